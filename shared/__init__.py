@@ -1,0 +1,1 @@
+"""The small utilities every week, paper and capstone may lean on; it knows none of them."""

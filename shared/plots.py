@@ -1,0 +1,144 @@
+"""One house style for every figure: a question as its title, the reference drawn in, no clutter."""
+
+from __future__ import annotations
+
+import io
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from shared.artifacts import write_atomic
+
+STYLE = str(Path(__file__).with_name("ml-studies.mplstyle"))
+
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C8C8C",
+)
+REFERENCE = "#444444"  # theory, baselines and the paper's values are drawn in this ink
+
+MAX_PNG_BYTES = 150_000
+
+
+def style() -> AbstractContextManager[None]:
+    """Context manager in which matplotlib draws in the house style."""
+    return matplotlib.rc_context(fname=STYLE)
+
+
+def subplots(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8.0, 4.5), **options
+) -> tuple[Figure, Axes | np.ndarray]:
+    """A figure in the house style without touching the interactive backend.
+
+    Returns
+    -------
+    figure, axes
+        `axes` is a single `Axes` for one panel, else an array of them.
+    """
+    with style():
+        return plt.subplots(rows, columns, figsize=size, **options)
+
+
+def save(figure: Figure, path: Path, *, max_bytes: int = MAX_PNG_BYTES) -> None:
+    """Write `figure` as a PNG of at most `max_bytes`, atomically, and close it.
+
+    A figure that comes out larger is reduced to 128 colours, which line plots never show and
+    photographs hardly do; only then does resolution go.
+
+    Raises
+    ------
+    ValueError
+        If even a quarter of the resolution is too large.
+    """
+    try:
+        with style():
+            for dpi in (110, 90, 70, 50, 30):
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+                if buffer.tell() > max_bytes:
+                    buffer = _with_palette(buffer)
+                if buffer.tell() <= max_bytes:
+                    write_atomic(path, buffer.getvalue())
+                    return
+    finally:
+        plt.close(figure)
+    raise ValueError(f"{path.name} does not fit in max_bytes = {max_bytes}, got {buffer.tell()}")
+
+
+def _with_palette(png: io.BytesIO) -> io.BytesIO:
+    image = Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    smaller = io.BytesIO()
+    image.save(smaller, format="png", optimize=True)
+    return smaller
+
+
+def label_lines(axes: Axes, *, gap: float = 0.02, **text) -> None:
+    """Write each line's label at its right end instead of in a legend, spread so none overlap.
+
+    Parameters
+    ----------
+    gap
+        Least distance between two labels, as a fraction of the axis height (before the font's own
+        height, which is added).
+    """
+    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    if not lines:
+        return
+    figure = axes.figure
+    figure.canvas.draw()
+    to_axes = axes.transAxes.inverted()
+    height = text.get("fontsize", 10) * 1.25 / (axes.get_window_extent().height * 72 / figure.dpi)
+    wanted = []
+    for line in lines:
+        x, y = (np.asarray(v, dtype=float) for v in line.get_data())
+        last = np.flatnonzero(np.isfinite(x) & np.isfinite(y))[-1]
+        point = to_axes.transform(line.get_transform().transform((x[last], y[last])))
+        wanted.append((float(np.clip(point[1], 0.0, 1.0)), line))
+    wanted.sort(key=lambda pair: pair[0])
+    step = height + gap
+    heights = np.array([y for y, _ in wanted])
+    for _ in range(200):  # push neighbours apart, a little at a time, until all have room
+        overlaps = step - np.diff(heights)
+        if (overlaps <= 1e-6).all():
+            break
+        for i in np.flatnonzero(overlaps > 0):
+            heights[i] -= overlaps[i] / 2
+            heights[i + 1] += overlaps[i] / 2
+    for y, (_, line) in zip(heights, wanted, strict=True):
+        axes.annotate(
+            line.get_label(),
+            (1.01, y),
+            xycoords="axes fraction",
+            color=line.get_color(),
+            va="center",
+            annotation_clip=False,
+            **{"fontsize": 10, **text},
+        )
+
+
+def interval_band(axes: Axes, x, runs, *, color: str, label: str) -> None:
+    """Draw the mean of several runs, its range as a band.
+
+    Parameters
+    ----------
+    x
+        Positions, shape (n,).
+    runs
+        One row a seed, shape (seeds, n).
+    """
+    runs = np.asarray(runs, dtype=float)
+    if runs.ndim != 2 or runs.shape[1] != len(x):
+        raise ValueError(f"runs must have shape (seeds, {len(x)}), got {runs.shape}")
+    axes.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.18, linewidth=0)
+    axes.plot(x, runs.mean(0), color=color, label=label)

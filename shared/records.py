@@ -1,0 +1,181 @@
+"""What a run leaves behind: one JSON record per script, read by the log, the tests and `study`."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import platform
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+from shared.artifacts import write_atomic
+from shared.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "transformers", "tokenizers", "xgboost")
+REQUIRED = [
+    "script",
+    "command",
+    "mode",
+    "options",
+    "seed",
+    "threads",
+    "device",
+    "seconds",
+    "date",
+    "commit",
+    "code",
+    "versions",
+    "checks",
+    "claims",
+    "metrics",
+    "verdicts",
+    "figures",
+]
+
+
+def key_of(script: Path) -> str:
+    """`weeks/14/minimal_gpt` for the file of that name; the stem for a file outside the project."""
+    script = script.resolve()
+    if script.is_relative_to(ROOT):
+        return script.relative_to(ROOT).with_suffix("").as_posix()
+    return script.stem
+
+
+def script_of(key: str) -> Path:
+    """The script that `key` names."""
+    return ROOT / f"{key}.py"
+
+
+def results_of(script: Path) -> Path:
+    """Where the committed record and figures of `script` live."""
+    return script.resolve().parent / "results"
+
+
+def record_of(script: Path) -> Path:
+    """The committed record of `script`."""
+    return results_of(script) / f"{script.stem}.json"
+
+
+def load(path: Path) -> dict:
+    """Read a record.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it is not a record.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no record {_short(path)}; run the script with --record") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"record {_short(path)} is not valid JSON: {error}") from None
+    missing = [field for field in REQUIRED if field not in record]
+    if missing:
+        raise UserError(f"record {_short(path)} lacks {', '.join(missing)}")
+    return record
+
+
+def save(record: dict, path: Path) -> None:
+    """Write a record as diff-friendly JSON, atomically."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=_plain, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
+def problems(record: dict) -> list[str]:
+    """What keeps a record from being evidence: a failed or missing check, a broken claim."""
+    found = [f"check failed: {c['name']}" for c in record["checks"] if not c["passed"]]
+    found += [f"claim does not hold: {c['name']}" for c in record["claims"] if not c["holds"]]
+    if not record["checks"]:
+        found.append("no check against a reference")
+    return found
+
+
+def differences(fresh: dict, recorded: dict) -> list[str]:
+    """How a fresh run departs from the record, one line each.
+
+    Checks, claims and verdicts must be the same ones with the same outcome; a metric must lie
+    within the relative tolerance that the record gives it (None: never compared).
+    """
+    found = problems(fresh)
+    for kind in ("checks", "claims", "metrics", "verdicts"):
+        new, old = ({row["name"]: row for row in r[kind]} for r in (fresh, recorded))
+        found += [f"{kind}: {name!r} is new" for name in new.keys() - old.keys()]
+        found += [f"{kind}: {name!r} is gone" for name in old.keys() - new.keys()]
+        for name in new.keys() & old.keys():
+            if kind == "metrics" and old[name]["rtol"] is not None:
+                value, expected = new[name]["value"], old[name]["value"]
+                if not math.isclose(value, expected, rel_tol=old[name]["rtol"]):
+                    found.append(
+                        f"metric {name!r}: {value:.6g}, recorded {expected:.6g}"
+                        f" (tolerance {old[name]['rtol']:.0%})"
+                    )
+            elif kind == "verdicts" and new[name]["verdict"] != old[name]["verdict"]:
+                found.append(
+                    f"verdict {name!r}: {new[name]['verdict']}, recorded {old[name]['verdict']}"
+                )
+    return found
+
+
+def code_digest(script: Path) -> str:
+    """SHA-256 of a script's code, blind to comments, docstrings and blank lines.
+
+    A record carries it, so that a number whose code has changed since is noticed.
+    """
+    source = script.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
+            for i in range(first.lineno - 1, first.end_lineno):
+                lines[i] = ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    code = "\n".join(line.rstrip() for line in lines if line.strip())
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that this process has loaded."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        if name.replace("scikit-learn", "sklearn").replace("-", "_") in sys.modules:
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def commit() -> str:
+    """Short hash of HEAD, with a `+` when tracked files differ from it; "" outside git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "--short=10", "HEAD")
+    return head + "+" if head and git("status", "--porcelain", "-uno") else head
+
+
+def _short(path: Path) -> str:
+    path = path.resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
+def _plain(value):
+    if hasattr(value, "tolist"):  # NumPy and torch scalars and arrays
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"cannot record a {type(value).__name__}")

@@ -1,0 +1,65 @@
+"""The tables at the end of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from shared.run import Run
+
+
+def show(run: Run, record: dict) -> None:
+    """Print what `run` showed: checks, claims, verdicts, metrics, figures, cost."""
+    mark = {True: "[green]✓[/]", False: "[red]✗[/]"}
+
+    def table(*columns: str) -> Table:
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            grid.add_column(column, overflow="fold", no_wrap=column in ("error", "allowed", ""))
+        return grid
+
+    if run.checks:
+        grid = table("", "check", "against", "error", "allowed")
+        for c in run.checks:
+            allowed = " + ".join(
+                f"{c[kind]:.0e}{suffix}"
+                for kind, suffix in (("atol", ""), ("rtol", "·|ref|"))
+                if c[kind]
+            )
+            error = "∞" if c["error"] is None else f"{c['error']:.1e}" if c["error"] else "0"
+            what = c["name"] if c["passed"] else f"{c['name']} ({c['why']})"
+            grid.add_row(mark[c["passed"]], what, c["against"], error, allowed or "exact")
+        run.console.print("", grid)
+    if run.claims:
+        grid = table("", "claim", "measured")
+        for c in run.claims:
+            sign = mark[c["holds"]] if c["judged"] else "[dim]–[/]"
+            note = c["detail"] if c["judged"] else f"{c['detail']} (not judged at this size)"
+            grid.add_row(sign, c["name"], note)
+        run.console.print("", grid)
+    if run.verdicts:
+        grid = table("", "paper's claim", "verdict", "measured")
+        for v in run.verdicts:
+            grid.add_row("·", v["name"], v["verdict"], v["detail"])
+        run.console.print("", grid)
+    if run.metrics:
+        grid = table("", "metric", "value", "unit")
+        for m in run.metrics:
+            grid.add_row("·", m["name"], f"{m['value']:.4g}", m["unit"])
+        run.console.print("", grid)
+    run.say()
+    for figure in run.figures:
+        run.say(f"figure {_readable(run.out / figure['file'])}")
+    libraries = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    run.say(
+        f"{record['seconds']:.1f} s, {run.mode} size, seed {run.seed}, {record['device']},"
+        f" {run.threads} threads, {libraries}"
+    )
+
+
+def _readable(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,300 @@
+"""What a script is handed: sizes, seeds and a device in; checks, claims, metrics, figures out."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from shared import records, report
+from shared.errors import UserError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Mode = Literal["quick", "default", "full"]
+VERDICTS = ("reproduced", "partly", "not reproduced", "inconclusive")
+T = TypeVar("T")
+
+
+class Run:
+    """One execution of a script: what it may use, and what it shows.
+
+    Parameters
+    ----------
+    script
+        The script's file; names the record and the output folder.
+    options
+        The script's own options, for the record.
+    seed, device, mode, threads
+        The common options.
+    out
+        Folder for figures and the record; `runs/…` in the project by default.
+    """
+
+    def __init__(
+        self,
+        script: Path,
+        options: dict[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        device: Device = "auto",
+        mode: Mode = "default",
+        threads: int = 2,
+        out: Path | None = None,
+        quiet: bool = False,
+    ):
+        self.script, self.options, self.seed, self.mode = script, options or {}, seed, mode
+        self.threads, self._device = threads, device
+        self.key = records.key_of(script)
+        runs = Path(os.environ.get("STUDY_RUNS", records.ROOT / "runs"))
+        self.out = out if out is not None else runs / self.key
+        terminal = sys.stdout.isatty()
+        self.console = Console(
+            quiet=quiet, width=None if terminal else 110, soft_wrap=not terminal, highlight=False
+        )
+        self.checks: list[dict] = []
+        self.claims: list[dict] = []
+        self.metrics: list[dict] = []
+        self.verdicts: list[dict] = []
+        self.figures: list[dict] = []
+        self.rng = np.random.default_rng(seed)
+        self._progress: Progress | None = None
+        self._start = time.perf_counter()
+
+    # ---- what a script may use
+
+    def budget(self, *, quick: T, default: T, full: T | None = None) -> T:
+        """The size for this run; `full` falls back to `default`."""
+        sizes = {"quick": quick, "default": default, "full": default if full is None else full}
+        return sizes[self.mode]
+
+    @property
+    def device(self):
+        """The `torch.device` to compute on; `auto` takes CUDA, then MPS, then the CPU."""
+        import torch
+
+        found = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "cpu": True,
+        }
+        if self._device == "auto":
+            return torch.device(next(name for name, there in found.items() if there))
+        if not found[self._device]:
+            there = ", ".join(name for name, is_there in found.items() if is_there)
+            raise UserError(f"--device {self._device} is not on this machine; it has {there}")
+        return torch.device(self._device)
+
+    def generator(self, offset: int = 0):
+        """A fresh CPU `torch.Generator`, seeded with `seed + offset`."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed + offset)
+
+    def say(self, text: str = "") -> None:
+        """Print a line (plain text, no markup)."""
+        self.console.print(text, markup=False)
+
+    def progress(self, steps: Iterable[T], description: str) -> Iterator[T]:
+        """Iterate with a progress bar, on a terminal only; `status` adds text to it."""
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self.console,
+            transient=True,
+            disable=not sys.stdout.isatty() or self.console.quiet,
+        )
+        with bar:
+            outer, self._progress = self._progress, bar
+            total = len(steps) if hasattr(steps, "__len__") else None
+            task = bar.add_task(description, total=total, status="")
+            try:
+                for step in steps:
+                    yield step
+                    bar.advance(task)
+            finally:
+                self._progress = outer
+
+    def status(self, text: str) -> None:
+        """Show `text` beside the running progress bar."""
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[-1], status=text)
+
+    # ---- what a script shows
+
+    def check(
+        self,
+        name: str,
+        ours,
+        reference,
+        *,
+        against: str,
+        why: str,
+        rtol: float = 0.0,
+        atol: float = 0.0,
+    ) -> bool:
+        """Numeric agreement with an independent reference: |ours - reference| <= atol + rtol |ref|.
+
+        Parameters
+        ----------
+        against
+            The library, theorem or closed form that gave `reference`.
+        why
+            The reason for the tolerance.
+
+        Raises
+        ------
+        ValueError
+            If the check could not fail: empty arrays, or the same object on both sides.
+        """
+        if ours is reference and not np.isscalar(ours):
+            raise ValueError(f"check {name!r} compares an object with itself")
+        ours, reference = _array(ours), _array(reference)
+        if ours.size == 0:
+            raise ValueError(f"check {name!r} compares nothing: ours has shape {ours.shape}")
+        if ours.shape != reference.shape:
+            error, passed = float("inf"), False
+            why = f"shapes differ: ours {ours.shape}, reference {reference.shape}"
+        else:
+            with np.errstate(invalid="ignore"):
+                error = np.where(ours == reference, 0.0, np.abs(ours - reference))
+            passed = bool(np.isclose(ours, reference, rtol=rtol, atol=atol).all())
+            error = float(np.nan_to_num(error, nan=np.inf).max())
+        self.checks.append(
+            {
+                "name": name,
+                "against": against,
+                "error": error if np.isfinite(error) else None,  # JSON knows no infinity
+                "atol": atol,
+                "rtol": rtol,
+                "why": why,
+                "passed": passed,
+            }
+        )
+        return passed
+
+    def claim(self, name: str, holds: bool, detail: str, *, quick: bool = True) -> bool:
+        """A falsifiable statement and whether it held.
+
+        Parameters
+        ----------
+        detail
+            The numbers that decide it, with seeds and interval.
+        quick
+            False if the effect needs more than the quick size; it is then not judged there.
+        """
+        judged = quick or self.mode != "quick"
+        row = {"name": name, "holds": bool(holds), "detail": detail, "judged": judged}
+        self.claims.append(row)
+        return bool(holds)
+
+    def metric(
+        self, name: str, value: float, unit: str = "", *, rtol: float | None = 0.02
+    ) -> float:
+        """Record a number; `rtol` is how far a later run may differ (None: never compared)."""
+        self.metrics.append({"name": name, "value": float(value), "unit": unit, "rtol": rtol})
+        return float(value)
+
+    def verdict(self, name: str, verdict: str, detail: str) -> str:
+        """The outcome of a paper's claim; not failing, whatever it is."""
+        if verdict not in VERDICTS:
+            raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}; got {verdict!r}")
+        self.verdicts.append({"name": name, "verdict": verdict, "detail": detail})
+        return verdict
+
+    @contextlib.contextmanager
+    def figure(self, name: str, title: str = "", rows: int = 1, columns: int = 1, **options):
+        """Yield axes in the house style; save them as `SCRIPT_NAME.png` when the block ends.
+
+        `title` is the question that the figure answers, or its answer.
+        """
+        from shared import plots
+
+        figure, axes = plots.subplots(rows, columns, **options)
+        try:
+            with plots.style():
+                yield axes
+                if title and isinstance(axes, np.ndarray):
+                    figure.suptitle(title, x=0.01, ha="left", weight="bold", size=13)
+                elif title:
+                    axes.set_title(title)
+        except BaseException:
+            plots.plt.close(figure)
+            raise
+        path = self.out / f"{self.script.stem}_{name}.png"
+        plots.save(figure, path)
+        self.figures.append({"file": path.name, "title": title or name.replace("_", " ")})
+
+    # ---- the end
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check and every judged claim held."""
+        claims = all(c["holds"] for c in self.claims if c["judged"])
+        return claims and all(c["passed"] for c in self.checks)
+
+    def record(self) -> dict:
+        """Everything this run showed, ready for JSON."""
+        device = str(self.device) if "torch" in sys.modules else "cpu"
+        mode = [] if self.mode == "default" else [f"--{self.mode}"]
+        return {
+            "script": self.key,
+            "command": " ".join(["uv run", f"{self.key}.py", *mode]),
+            "mode": self.mode,
+            "options": {k: str(v) if isinstance(v, Path) else v for k, v in self.options.items()},
+            "seed": self.seed,
+            "threads": self.threads,
+            "device": device,
+            "seconds": round(time.perf_counter() - self._start, 1),
+            "date": datetime.date.today().isoformat(),
+            "commit": records.commit(),
+            "code": records.code_digest(self.script),
+            "versions": records.versions(),
+            "checks": self.checks,
+            "claims": [{k: v for k, v in c.items() if k != "judged"} for c in self.claims],
+            "metrics": self.metrics,
+            "verdicts": self.verdicts,
+            "figures": self.figures,
+        }
+
+    def finish(self, *, publish: bool = False) -> bool:
+        """Print the table, write the record to `runs/`, and with `publish` to `results/`."""
+        record = self.record()
+        records.save(record, self.out / "record.json")
+        report.show(self, record)
+        if publish:
+            if not self.passed:
+                raise UserError("not recorded: a check or claim failed")
+            if self.mode == "quick":
+                raise UserError("not recorded: --quick is for tests, not for results")
+            target = records.results_of(self.script)
+            target.mkdir(exist_ok=True)
+            for old in target.glob(f"{self.script.stem}_*.png"):
+                old.unlink()
+            for figure in self.figures:
+                shutil.copyfile(self.out / figure["file"], target / figure["file"])
+            records.save(record, records.record_of(self.script))
+            self.say(f"recorded in {target.relative_to(records.ROOT).as_posix()}/")
+        return self.passed
+
+
+def _array(values) -> np.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    array = np.asarray(values)
+    if array.dtype == object or array.dtype.kind in "US":
+        raise ValueError(f"a check compares numbers, got {array.dtype}")
+    return array.astype(complex if array.dtype.kind == "c" else float)

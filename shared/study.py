@@ -1,0 +1,157 @@
+"""Run a script as an experiment: options, checks against references, claims, figures, a record.
+
+A script defines `main(run, *, option=default)` and ends with `cli(main)`:
+
+    def main(run, *, n: PositiveInt = 8):
+        run.check("norm", ours, reference, against="numpy.linalg.norm", atol=1e-12,
+                  why="float64 rounding")
+        run.claim("it is small", ours < 1, f"norm {ours:.2f}")
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter, validators
+from threadpoolctl import threadpool_limits
+
+from shared.errors import UserError
+from shared.run import Device, Mode, Run
+
+__all__ = [
+    "NonNegativeInt", "PositiveFloat", "PositiveInt", "Run", "UserError", "call", "cli", "execute",
+]  # fmt: skip
+
+PositiveInt = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+NonNegativeInt = Annotated[int, Parameter(validator=validators.Number(gte=0))]
+PositiveFloat = Annotated[float, Parameter(validator=validators.Number(gt=0))]
+
+
+def execute(
+    main: Callable[..., None],
+    *,
+    seed: int = 0,
+    device: Device = "auto",
+    mode: Mode = "default",
+    threads: int = 2,
+    record: bool = False,
+    out: Path | None = None,
+    quiet: bool = False,
+    **options,
+) -> Run:
+    """Run `main` once, with threads and seeds pinned, and finish its run."""
+    run = Run(
+        Path(inspect.getsourcefile(main)).resolve(),
+        {**_defaults(main), **options},
+        seed=seed, device=device, mode=mode, threads=threads, out=out, quiet=quiet,
+    )  # fmt: skip
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+    with threadpool_limits(threads):
+        main(run, **options)
+        run.finish(publish=record)
+    return run
+
+
+def cli(main: Callable[..., None], argv: list[str] | None = None) -> typing.NoReturn:
+    """Turn `main` into a command line and run it.
+
+    `main`'s keyword options come with the common ones: --seed, --device, --quick, --full,
+    --record, --threads. Exits 0 if every check and claim held, 1 if one did not, 2 on bad input
+    (one line on stderr; STUDY_TRACEBACK=1 shows where), 130 on Ctrl-C.
+    """
+    script = Path(inspect.getsourcefile(main))
+    app = cyclopts.App(
+        name=script.name, help=inspect.getmodule(main).__doc__, help_format="plaintext",
+        version_flags=[], result_action="return_value",
+    )  # fmt: skip
+
+    def command(
+        *,
+        seed: NonNegativeInt = 0,
+        device: Device = "auto",
+        quick: Annotated[bool, Parameter(negative="")] = False,
+        full: Annotated[bool, Parameter(negative="")] = False,
+        record: Annotated[bool, Parameter(negative="")] = False,
+        threads: PositiveInt = 2,
+        **options,
+    ) -> bool:
+        if quick and full:
+            raise UserError("--quick and --full exclude each other")
+        mode = "quick" if quick else "full" if full else "default"
+        run = execute(
+            main, seed=seed, device=device, mode=mode, threads=threads, record=record, **options
+        )
+        return run.passed
+
+    common = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+    hints = typing.get_type_hints(command, include_extras=True)
+    own = typing.get_type_hints(main, include_extras=True)
+    parameters = [
+        p.replace(annotation=(own if p.name in own else hints)[p.name])
+        for p in [*list(inspect.signature(main).parameters.values())[1:], *common]
+    ]
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = _help(main)
+    app.default(command)
+    sys.exit(call(app, argv))
+
+
+COMMON_HELP = """
+seed: Seed of every random number in the run.
+device: Where to compute; auto takes CUDA, then MPS, then the CPU.
+quick: Smallest size that still exercises everything (tests).
+full: The long setting.
+record: Write the record and figures to results/.
+threads: Threads for BLAS and torch; records are made with 2.
+"""
+
+
+def call(app: cyclopts.App, argv: list[str] | None = None) -> int:
+    """Run a cyclopts app; give its exit status and tell a user's mistake in one line."""
+    name = app.name[0]
+    try:
+        passed = app(argv, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        return _complain(name, " ".join(str(error).split()) + f" (see {name} --help)")
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; nothing was recorded", file=sys.stderr)
+        return 130
+    except (UserError, ValueError, OSError) as error:
+        if os.environ.get("STUDY_TRACEBACK"):
+            raise
+        return _complain(name, " ".join(str(error).split()))
+    return 0 if passed is None or passed else 1
+
+
+def _complain(name: str, message: str) -> int:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _help(main: Callable[..., None]) -> str:
+    """`main`'s own docstring parameters followed by the common ones, in one NumPy section."""
+    doc = inspect.cleandoc(main.__doc__ or "")
+    own = doc.split("Parameters\n----------\n")[1] if "Parameters\n----------\n" in doc else ""
+    common = [line.partition(": ") for line in COMMON_HELP.strip().splitlines()]
+    section = "\n".join(f"{name}\n    {text}" for name, _, text in common)
+    return f"\n\nParameters\n----------\n{own.rstrip()}\n{section}\n"
+
+
+def _defaults(main: Callable[..., None]) -> dict[str, Any]:
+    return {
+        p.name: p.default
+        for p in inspect.signature(main).parameters.values()
+        if p.default is not inspect.Parameter.empty
+    }

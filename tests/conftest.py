@@ -1,0 +1,36 @@
+"""Shapes are enforced, nothing is fetched, and property tests are the same on every run."""
+
+import os
+
+os.environ.setdefault("ML_STUDIES_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import tomllib
+from pathlib import Path
+
+import hypothesis
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+WEEKS = [name for name in PYPROJECT["tool"]["setuptools"]["packages"] if name != "shared"]
+
+# Every annotation of a week's functions is checked at each call, jaxtyping's shapes included.
+hook = install_import_hook(WEEKS, "beartype.beartype")
+
+hypothesis.settings.register_profile(
+    "study", deadline=None, max_examples=25, derandomize=True, print_blob=True
+)
+hypothesis.settings.load_profile("study")
+
+
+def pytest_configure(config):
+    """One thread a worker: workers are the parallelism."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Week 01 · Linear algebra."""

@@ -1,0 +1,1 @@
+"""Week 13 · Attention."""

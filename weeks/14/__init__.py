@@ -1,0 +1,1 @@
+"""Week 14 · GPT, BERT, T5."""
