@@ -1,7 +1,289 @@
-"""placeholder."""
-import os, tempfile
+"""Folders that are whole or not there.
+
+An artifact is a flat folder with a ``MANIFEST.json`` that lists every file's digest. It is written
+beside its target, synced to the disk and renamed into place, so that a crash at any instant leaves
+the old one or the new one to load::
+
+    .NAME.saving      being written; worthless after a crash, the next save clears it away
+    NAME              the artifact
+    .NAME.previous    the old one, for the moment between two renames; `load` falls back on it
+
+Weights are stored as safetensors, never as pickles.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-def write_atomic(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(data, str): data=data.encode()
-    t=path.with_name('.'+path.name+'.tmp'); t.write_bytes(data); os.replace(t,path)
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import UserError
+from shared.files import locked, sync_folder, write_atomic, write_synced
+from shared.tensors import pack, unpack
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "load",
+    "load_tensors",
+    "save",
+    "save_tensors",
+    "write_atomic",
+]
+
+MANIFEST = "MANIFEST.json"
+TENSORS = "tensors.safetensors"
+# One path component that means the same on every system: no separator, no leading dot.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class ArtifactError(UserError):
+    """An artifact that is not there, or not as it was saved."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact: its folder, its files' contents by name, what was said about it."""
+
+    path: Path
+    files: dict[str, bytes]
+    metadata: dict[str, Any]
+
+
+def save(
+    target: Path, contents: Mapping[str, bytes], *, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write an artifact, replacing the one that is there; at no instant is neither loadable.
+
+    Concurrent saves to one target take turns and the last one stays (on Windows, where folders
+    cannot be locked, they are not supported).
+
+    Parameters
+    ----------
+    target
+        The folder to write.
+    contents
+        Each file's bytes by name; a name is one path component of letters, digits and ``_.-``.
+    metadata
+        Anything JSON can hold, given back by `load`.
+
+    Raises
+    ------
+    ValueError
+        A file name or the metadata is not allowed.
+    ArtifactError
+        Something that is not an artifact stands at the target.
+    UserError
+        The folder cannot be written.
+    """
+    target = _absolute(target)
+    for name in contents:
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+            raise ValueError(f"contents must have plain file names, got {name!r}")
+    manifest = _manifest(contents, metadata or {})
+    saving, previous = _beside(target, "saving"), _beside(target, "previous")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.parent):
+            _refuse_to_replace_others(target)
+            _remove(saving)
+            try:
+                saving.mkdir()
+                for name, data in {**contents, MANIFEST: manifest}.items():
+                    write_synced(saving / name, data)
+                sync_folder(saving)
+                _swap(saving, target, previous)
+            except BaseException:
+                _remove(saving)
+                raise
+    except OSError as error:
+        raise UserError(f"{target} cannot be saved ({error.strerror or error})") from error
+
+
+def load(target: Path) -> Artifact:
+    """Read an artifact and verify every byte of it.
+
+    Raises
+    ------
+    ArtifactError
+        There is none, or a file is missing, altered, torn, unexpected or a link; the message
+        names it.
+    """
+    target = _absolute(target)
+    while True:
+        folder, identity = _current(target)
+        try:
+            if identity is None:
+                raise ArtifactError(f"there is no artifact at {target}")
+            return _read(target, folder)
+        except ArtifactError:
+            # A save may have swapped the folder under our eyes; then the new one is read.
+            if _current(target) == (folder, identity):
+                raise
+
+
+def save_tensors(
+    target: Path,
+    tensors: "Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]",
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write an artifact that holds arrays or tensors, and other files beside them.
+
+    Parameters
+    ----------
+    target, metadata
+        As in `save`.
+    tensors
+        All NumPy arrays or all torch tensors, of any shape; those that share memory (tied
+        weights) or are views are stored one by one.
+    files
+        More files by name, such as a configuration.
+
+    Raises
+    ------
+    TypeError
+        Arrays and tensors are mixed, a value is neither, or a dtype cannot be stored.
+    """
+    save(target, {**(files or {}), TENSORS: pack(tensors)}, metadata=metadata)
+
+
+def load_tensors(
+    target: Path,
+) -> "tuple[dict[str, np.ndarray] | dict[str, torch.Tensor], Artifact]":
+    """Read what `save_tensors` wrote: tensors of the kind that was saved, on the CPU.
+
+    Returns
+    -------
+    tensors
+        Arrays or tensors by name, with the dtypes and shapes they were saved with.
+    artifact
+        The metadata and the other files.
+
+    Raises
+    ------
+    ArtifactError
+        As `load`, or the artifact holds no tensors.
+    """
+    artifact = load(target)
+    data = artifact.files.get(TENSORS)
+    if data is None:
+        raise ArtifactError(f"artifact {artifact.path} holds no tensors: {TENSORS} is missing")
+    return unpack(data), artifact
+
+
+def _manifest(contents: Mapping[str, bytes], metadata: Mapping[str, Any]) -> bytes:
+    _sealed(dict(metadata))  # says what is wrong with it
+    body = {
+        "program": f"ml-studies {importlib.metadata.version('ml-studies')}",
+        "argv": sys.argv,
+        "metadata": json.loads(json.dumps(dict(metadata))),
+        "files": {name: _facts(data) for name, data in sorted(contents.items())},
+    }
+    return _sealed(body)
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def _sealed(body: dict[str, Any]) -> bytes:
+    """Return the manifest's bytes, the last entry being the digest of all others."""
+    try:
+        text = json.dumps(body, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be what JSON can hold: {error}") from error
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({**body, "sha256": seal}, indent=1).encode() + b"\n"
+
+
+def _read(target: Path, folder: Path) -> Artifact:
+    def wrong(what: str) -> ArtifactError:
+        return ArtifactError(f"artifact {target} cannot be trusted: {what}; save it again")
+
+    try:
+        entries = {entry.name: entry for entry in os.scandir(folder)}
+        for name, entry in entries.items():
+            if not entry.is_file(follow_symlinks=False):
+                raise wrong(f"{name} is not a regular file")
+        if MANIFEST not in entries:
+            raise wrong(f"{MANIFEST} is missing")
+        raw = (folder / MANIFEST).read_bytes()
+        try:
+            body = json.loads(raw)
+            del body["sha256"]
+            intact = _sealed(body) == raw and isinstance(body["files"], dict)
+        except (ValueError, TypeError, LookupError, RecursionError):  # not what save() writes
+            intact = False
+        if not intact:
+            raise wrong(f"{MANIFEST} was altered or is torn")
+        for name in body["files"]:
+            if not _FILE_NAME.fullmatch(name):
+                raise wrong(f"{MANIFEST} names {name!r}, which is not a plain file name")
+            if name not in entries:
+                raise wrong(f"{name} is missing")
+        if extra := entries.keys() - body["files"].keys() - {MANIFEST}:
+            raise wrong(f"{min(extra)} does not belong to it")
+        files = {name: (folder / name).read_bytes() for name in body["files"]}
+    except OSError as error:
+        raise wrong(f"{error.filename} cannot be read ({error.strerror})") from error
+    for name, data in files.items():
+        if _facts(data) != body["files"][name]:
+            raise wrong(f"{name} was altered or is torn")
+    return Artifact(target, files, body["metadata"])
+
+
+def _current(target: Path) -> tuple[Path, tuple[int, int] | None]:
+    """Return the folder to load, and what tells it from one that takes its place later."""
+    for folder in (target, _beside(target, "previous")):
+        with contextlib.suppress(OSError):
+            stat = folder.stat()
+            return folder, (stat.st_ino, stat.st_mtime_ns)
+    return target, None
+
+
+def _refuse_to_replace_others(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ArtifactError(f"{target} is not a folder, so no artifact is saved there")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
+        raise ArtifactError(f"{target} holds something else ({MANIFEST} is missing): not replaced")
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.{what}")
+
+
+def _swap(saving: Path, target: Path, previous: Path) -> None:
+    """Put the new folder in the old one's place."""
+    if target.exists():
+        _remove(previous)
+        os.rename(target, previous)
+    try:
+        os.rename(saving, target)
+    except BaseException:
+        if previous.exists() and not target.exists():
+            os.rename(previous, target)
+        raise
+    sync_folder(target.parent)
+    _remove(previous)
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)

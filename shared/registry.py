@@ -18,6 +18,7 @@ import hashlib
 import os
 import secrets
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,7 +96,7 @@ def _parse(toml: Path) -> dict[str, Dataset]:
 def cache_dir() -> Path:
     """Return the folder the data sets live in: ``$ML_STUDIES_DATA`` or the user's cache."""
     if folder := os.environ.get("ML_STUDIES_DATA"):
-        return Path(folder).expanduser().absolute()
+        return Path(os.path.abspath(Path(folder).expanduser()))
     import pooch
 
     return Path(pooch.os_cache("ml-studies"))
@@ -139,13 +140,11 @@ def path(name: str, file: str, *, progress: bool = False) -> Path:
     return fetch(name, file, progress=progress)[0]
 
 
-def unknown_name(kind: str, name: str, known) -> UserError:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for a name that is not among the known ones, with the nearest of them."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    some = near or sorted(known)
-    hint = "did you mean" if near else "known are"
-    return UserError(f"unknown {kind} {name!r}; {hint} {', '.join(some)}?".replace(
-        "?", "?" if near else ""))
+    if near := difflib.get_close_matches(name, known, n=3, cutoff=0.5):
+        return UserError(f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?")
+    return UserError(f"unknown {kind} {name!r}; known are {', '.join(sorted(known))}")
 
 
 def _fetch(name: str, file: File, *, progress: bool) -> Path:

@@ -233,6 +233,7 @@ class Run:
         except BaseException:
             plots.plt.close(figure)
             raise
+        self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / f"{self.script.stem}_{name}.png"
         plots.save(figure, path)
         self.figures.append({"file": path.name, "title": title or name.replace("_", " ")})
@@ -272,6 +273,7 @@ class Run:
     def finish(self, *, publish: bool = False) -> bool:
         """Print the table, write the record to `runs/`, and with `publish` to `results/`."""
         record = self.record()
+        self.out.mkdir(parents=True, exist_ok=True)
         records.save(record, self.out / "record.json")
         report.show(self, record)
         if publish:

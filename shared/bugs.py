@@ -1,0 +1,169 @@
+"""The bug catalogue: classic mistakes, applied to a copy of the project one at a time.
+
+`tests/bugs.toml` lists small edits to our own code, each with the test that must go red. A test
+suite that stays green under one of them shows nothing about that bug.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+from shared.errors import UserError
+from shared.records import ROOT
+
+TESTS_FAILED = 1  # pytest's exit status for "tests ran, some failed"
+TIMEOUT = 180  # seconds for one test under one bug
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One classic mistake.
+
+    Attributes
+    ----------
+    file
+        The source to edit, from the project's root.
+    before, after
+        The text to replace, occurring exactly once, and what replaces it.
+    symptom
+        What goes wrong for whoever makes the mistake.
+    test
+        The pytest node that must go red.
+    """
+
+    id: str
+    file: str
+    before: str
+    after: str
+    symptom: str
+    test: str
+
+    def apply(self, root: Path) -> None:
+        """Make the mistake in the project at `root`.
+
+        Raises
+        ------
+        UserError
+            If `before` does not occur exactly once.
+        """
+        path = root / self.file
+        source = path.read_text(encoding="utf-8")
+        if source.count(self.before) != 1:
+            raise UserError(
+                f"bug {self.id}: `before` must occur once in {self.file}, "
+                f"found {source.count(self.before)} times"
+            )
+        path.write_text(source.replace(self.before, self.after), encoding="utf-8")
+
+
+def catalogue(root: Path = ROOT) -> list[Bug]:
+    """The bugs of `tests/bugs.toml`."""
+    entries = tomllib.loads((root / "tests" / "bugs.toml").read_text(encoding="utf-8"))
+    return [Bug(**entry) for entry in entries["bug"]]
+
+
+def touched(bugs: list[Bug], base: str) -> list[Bug]:
+    """The bugs whose source or test differs from the commit `base`."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "diff", "--name-only", base], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise UserError(f"git does not know the commit {base!r}")
+    changed = set(done.stdout.splitlines())
+    return [bug for bug in bugs if {bug.file, bug.test.split("::")[0]} & changed]
+
+
+def survivors(
+    bugs: list[Bug], *, jobs: int = 2, told: Callable[[Bug, str], None] = lambda bug, verdict: None
+) -> list[tuple[Bug, str]]:
+    """Apply each bug to a throw-away copy and run its test there.
+
+    Parameters
+    ----------
+    jobs
+        Copies worked on at the same time.
+    told
+        Called with each bug and its verdict as it is known.
+
+    Returns
+    -------
+    survivors
+        The bugs that were not caught, with the reason.
+
+    Raises
+    ------
+    UserError
+        If a test is red before any bug is applied.
+    """
+    with tempfile.TemporaryDirectory(prefix="study-bugs-") as scratch:
+        copies: Queue[Path] = Queue()
+        for i in range(jobs):
+            copies.put(_copy(Path(scratch) / str(i)))
+        clean = copies.get()
+        status, output = _pytest(clean, sorted({bug.test for bug in bugs}), "-n", str(jobs))
+        copies.put(clean)
+        if status:
+            raise UserError(f"the catalogue's tests are red without any bug:\n{output[-3000:]}")
+
+        def judge(bug: Bug) -> tuple[Bug, str]:
+            copy = copies.get()
+            original = (copy / bug.file).read_bytes()
+            try:
+                bug.apply(copy)
+                status, output = _pytest(copy, [bug.test], "-n0", "-x")
+            finally:
+                (copy / bug.file).write_bytes(original)
+                copies.put(copy)
+            verdict = "caught" if status == TESTS_FAILED else "survived"
+            if status not in (0, TESTS_FAILED):
+                verdict = f"did not run (pytest status {status}): {output.strip()[-300:]}"
+            told(bug, verdict)
+            return bug, verdict
+
+        with ThreadPoolExecutor(jobs) as pool:
+            judged = list(pool.map(judge, bugs))
+    return [(bug, verdict) for bug, verdict in judged if verdict != "caught"]
+
+
+def _copy(target: Path) -> Path:
+    """Copy what git knows to `target`, importable there in place of the installed project."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in done.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+    for week in (target / "weeks").iterdir():
+        link = target / "imports" / f"week{week.name}"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(week, target_is_directory=True)
+    return target
+
+
+def _pytest(copy: Path, tests: list[str], *options: str) -> tuple[int, str]:
+    path = os.pathsep.join([str(copy / "imports"), str(copy)])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    if "ML_STUDIES_DATA" in os.environ:
+        environment["ML_STUDIES_DATA"] = str(Path(os.environ["ML_STUDIES_DATA"]).resolve())
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return TESTS_FAILED, "timed out"  # a bug that hangs the test is caught too
+    return done.returncode, done.stdout + done.stderr

@@ -1,0 +1,254 @@
+"""The `study` command: read the log, run and verify its scripts, keep its tables true."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from shared import log, records
+from shared.errors import UserError
+from shared.study import PositiveInt, call
+
+app = cyclopts.App(
+    name="study", help=__doc__, help_format="plaintext", version_flags=[],
+    result_action="return_value",
+)  # fmt: skip
+console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+
+Jobs = Annotated[PositiveInt, Parameter(name=["-j", "--jobs"])]
+
+
+def main() -> None:
+    """Entry point of the `study` command."""
+    sys.exit(call(app))
+
+
+@app.default
+def overview() -> None:
+    """Show the log as a table."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column, side in (("week", "left"), ("date", "left"), ("title", "left"),
+                         ("checks", "right"), ("seconds", "right")):  # fmt: skip
+        grid.add_column(column, justify=side)
+    for week in log.curriculum()["week"]:
+        scripts = log.scripts_in(log.ROOT / "weeks" / week["number"])
+        found = [records.load(records.record_of(script)) for script in scripts]
+        checks = [c["passed"] for record in found for c in record["checks"]]
+        grid.add_row(
+            week["number"],
+            str(week.get("date", "planned")),
+            week["title"],
+            f"{sum(checks)}/{len(checks)}" if checks else "",
+            f"{sum(record['seconds'] for record in found):.0f}" if found else "",
+            style=None if found else "dim",
+        )
+    console.print(grid)
+
+
+@app.command
+def show(target: str) -> None:
+    """Show what the scripts of a week or paper recorded.
+
+    Parameters
+    ----------
+    target
+        A week (13), a script (13/attention) or a paper's folder.
+    """
+    for script in log.select([target]):
+        record = records.load(records.record_of(script))
+        console.print(f"\n[bold]{record['script']}[/] · {log.title_of(script)}")
+        console.print(f"{record['command']}   {record['date']}, {record['seconds']} s", style="dim")
+        grid = Table(box=None, pad_edge=False, show_header=False)
+        for c in record["checks"]:
+            grid.add_row("check", c["name"], f"{c['error']:.1e}", f"against {c['against']}")
+        for c in record["claims"]:
+            grid.add_row("claim", c["name"], "holds" if c["holds"] else "fails", c["detail"])
+        for v in record["verdicts"]:
+            grid.add_row("verdict", v["name"], v["verdict"], v["detail"])
+        for m in record["metrics"]:
+            grid.add_row("metric", m["name"], f"{m['value']:.4g}", m["unit"])
+        console.print(grid)
+        for figure in record["figures"]:
+            path = records.results_of(script) / figure["file"]
+            console.print(f"figure {os.path.relpath(path)}", markup=False)
+
+
+@app.command
+def run(
+    week: str, script: str = "", /, *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]
+) -> int:
+    """Run the scripts of a week, or one of them; further arguments go to the scripts.
+
+    Parameters
+    ----------
+    week
+        A week (13) or a paper's folder.
+    script
+        One script of it (attention); all if not given.
+    """
+    if script.startswith("-"):
+        script, arguments = "", (script, *arguments)
+    failed = 0
+    for path in log.select([f"{week}/{script}" if script else week]):
+        console.print(f"\n[bold]{records.key_of(path)}[/]")
+        failed += subprocess.run([sys.executable, path, *arguments], check=False).returncode != 0
+    return failed == 0
+
+
+@app.command
+def verify(*targets: str, jobs: Jobs = 1) -> bool:
+    """Run scripts as they were recorded and compare with their records; exit 1 on a difference.
+
+    Parameters
+    ----------
+    targets
+        Weeks, scripts or papers; everything if none is given.
+    jobs
+        Scripts run at the same time.
+    """
+    with tempfile.TemporaryDirectory() as runs, ThreadPoolExecutor(jobs) as pool:
+
+        def one(script: Path) -> tuple[Path, list[str], float]:
+            recorded = records.load(records.record_of(script))
+            mode = [] if recorded["mode"] == "default" else [f"--{recorded['mode']}"]
+            done = subprocess.run(
+                [sys.executable, script, *mode, "--seed", str(recorded["seed"])],
+                env=os.environ | {"STUDY_RUNS": runs}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            path = Path(runs) / records.key_of(script) / "record.json"
+            if not path.exists():
+                return script, [f"did not finish: {done.stderr.strip()[-300:]}"], 0.0
+            fresh = records.load(path)
+            return script, records.differences(fresh, recorded), fresh["seconds"]
+
+        found = 0
+        for script, differences, seconds in pool.map(one, log.select(targets)):
+            sign = "[red]✗[/]" if differences else "[green]✓[/]"
+            console.print(f"{sign} {records.key_of(script)} ({seconds:.0f} s)")
+            for line in differences:
+                console.print(f"    {line}", markup=False)
+            found += len(differences)
+    return found == 0
+
+
+@app.command
+def record(*targets: str) -> bool:
+    """Run scripts with --record, then rewrite the tables.
+
+    Parameters
+    ----------
+    targets
+        Weeks, scripts or papers; everything if none is given. A script that was recorded with
+        --full is recorded so again.
+    """
+    for script in log.select(targets):
+        path, mode = records.record_of(script), []
+        if path.exists() and records.load(path)["mode"] == "full":
+            mode = ["--full"]
+        console.print(f"\n[bold]{records.key_of(script)}[/]")
+        if subprocess.run([sys.executable, script, "--record", *mode], check=False).returncode:
+            return False
+    return log_(check=False)
+
+
+@app.command(name="log")
+def log_(*, check: bool = False) -> bool:
+    """Rewrite the generated tables and values of every Markdown file.
+
+    Parameters
+    ----------
+    check
+        Change nothing; exit 1 if a file is stale.
+    """
+    stale = log.update(check=check)
+    for name in stale:
+        console.print(f"{'stale' if check else 'rewrote'} {name}", markup=False)
+    return not (check and stale)
+
+
+@app.command
+def fetch(*names: str) -> None:
+    """Download data sets into the cache folder (ML_STUDIES_DATA), with hashes checked.
+
+    Parameters
+    ----------
+    names
+        Data sets; without any, they are listed.
+    """
+    from shared import registry
+
+    if names:
+        for name in names:
+            for path in registry.fetch(name, progress=sys.stdout.isatty()):
+                console.print(str(path), markup=False, soft_wrap=True)
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "files", "MB", "licence", "what"):
+        grid.add_column(column, justify="right" if column in ("files", "MB") else "left")
+    for name, dataset in sorted(registry.registry().items()):
+        size = sum(file.bytes or 0 for file in dataset.files) / 1e6
+        grid.add_row(
+            name, str(len(dataset.files)), f"{size:.1f}", dataset.licence, dataset.description
+        )
+    console.print(f"cache folder: {registry.cache_dir()}", markup=False, soft_wrap=True)
+    console.print(grid)
+
+
+@app.command
+def bugs(*ids: str, since: str = "", jobs: Jobs = 2) -> bool:
+    """Make each classic mistake of tests/bugs.toml in a copy; exit 1 if its test stays green.
+
+    Parameters
+    ----------
+    ids
+        Bugs to try, or the start of their names; all if none is given.
+    since
+        Only bugs whose source or test changed since this commit.
+    jobs
+        Copies worked on at the same time.
+    """
+    from shared import bugs as catalogue
+
+    chosen = catalogue.catalogue()
+    if ids:
+        chosen = [bug for bug in chosen if bug.id.startswith(tuple(ids))]
+        if not chosen:
+            raise UserError(f"no bug's name starts with {' or '.join(ids)}")
+    if since:
+        chosen = catalogue.touched(chosen, since)
+
+    def told(bug, verdict: str) -> None:
+        sign = "[green]✓[/]" if verdict == "caught" else "[red]✗[/]"
+        console.print(f"{sign} {bug.id}: {verdict}")
+
+    alive = catalogue.survivors(chosen, jobs=jobs, told=told) if chosen else []
+    console.print(f"{len(chosen) - len(alive)} of {len(chosen)} bugs caught")
+    return not alive
+
+
+@app.command(name="setup-git")
+def setup_git() -> None:
+    """Install the clean filter that keeps download addresses out of the committed uv.lock."""
+    python = Path(sys.executable).as_posix()
+    filters = {"clean": f'"{python}" shared/portable_lock.py', "smudge": "cat", "required": "true"}
+    for key, value in filters.items():
+        subprocess.run(
+            ["git", "-C", str(log.ROOT), "config", f"filter.portable-lock.{key}", value], check=True
+        )
+    # Refresh what git remembers of the file, so that a filled-in lock does not look changed.
+    subprocess.run(["git", "-C", str(log.ROOT), "add", "--renormalize", "uv.lock"], check=True)
+    console.print("git now strips download addresses from uv.lock when it is committed")
+
+
+if __name__ == "__main__":
+    main()

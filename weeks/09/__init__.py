@@ -1,0 +1,1 @@
+"""Week 09 · Optimisation and regularisation."""

@@ -1,0 +1,526 @@
+r"""Attention: a soft look-up, from the formula to the multi-head layer.
+
+A query $q_i$ is compared with every key $k_j$; the softmax turns the scores into weights that are
+positive and sum to one, and the output is that average of the values (eq. 1 of the paper):
+
+$$ \mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V . $$
+
+    uv run weeks/13/attention.py
+
+Vaswani et al. (2017), "Attention is all you need", sections 3.2.1 and 3.2.2; grouped heads:
+Ainslie et al. (2023), "GQA".
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from shared.study import PositiveInt, Run, cli
+
+LOOK_UP_SYMBOLS, LOOK_UP_PAIRS = 32, 8
+
+# ---- scaled dot-product attention
+
+
+def causal_mask(
+    query_len: int, key_len: int, device: torch.device | str | None = None
+) -> Bool[Tensor, "query key"]:
+    """Which keys each query may see when nobody sees the future; True means "may attend".
+
+    The queries are the *last* `query_len` positions of the keys, so the same function serves a
+    whole sequence (`query_len == key_len`) and one new token beside a cache (`query_len == 1`).
+    """
+    if not 0 <= query_len <= key_len:
+        raise ValueError(f"query_len must be between 0 and key_len = {key_len}, got {query_len}")
+    query = torch.arange(key_len - query_len, key_len, device=device)
+    return torch.arange(key_len, device=device) <= query[:, None]
+
+
+def attention_weights(
+    q: Float[Tensor, "batch head query dim"],
+    k: Float[Tensor, "batch kv_head key dim"],
+    *,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "batch head query key"]:
+    """Softmax over the keys of the scaled scores; every row sums to one, or to zero if it is empty.
+
+    Parameters
+    ----------
+    q, k
+        Queries and keys. `kv_head` divides `head`: with fewer key heads, query heads
+        0 … head/kv_head - 1 share key head 0, and so on.
+    mask
+        Broadcastable to (batch, head, query, key). Boolean: True may attend. Float: added to the
+        scores. To hide padding of shape (batch, key), pass `keep[:, None, None, :]`.
+    is_causal
+        Also apply `causal_mask`.
+    scale
+        Factor of the scores; $1/\\sqrt{d}$ if not given.
+
+    Returns
+    -------
+    weights
+        A query that may attend to nothing gets a row of zeros where a bare softmax gives NaN.
+    """
+    _validate(q, k, mask)
+    key = _repeat_heads(k, q.shape[1])
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores = scale * (q @ key.transpose(-2, -1))
+    if is_causal:
+        causal = causal_mask(q.shape[2], k.shape[2], device=q.device)
+        scores = scores.masked_fill(~causal, -torch.inf)
+    if mask is None:
+        return scores.softmax(dim=-1)
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    # exp(-inf - max) is 0/0 in a row of -inf: its scores are made finite before the softmax, so
+    # that the backward pass is finite too, and the row is erased after it.
+    empty = (scores == -torch.inf).all(dim=-1, keepdim=True)
+    return scores.masked_fill(empty, 0.0).softmax(dim=-1).masked_fill(empty, 0.0)
+
+
+def scaled_dot_product_attention(
+    q: Float[Tensor, "batch head query dim"],
+    k: Float[Tensor, "batch kv_head key dim"],
+    v: Float[Tensor, "batch kv_head key value_dim"],
+    *,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "batch head query value_dim"]:
+    """Average of the values under `attention_weights`, which documents the other parameters.
+
+    Parameters
+    ----------
+    dropout
+        Probability of dropping a weight, applied whenever it is positive: a module passes 0 at
+        evaluation. The kept weights grow by 1/(1 - dropout), so the expectation stays.
+    generator
+        Source of the dropout's randomness; torch's global one if not given.
+
+    References
+    ----------
+    Vaswani et al. (2017), eq. 1. Differs from `F.scaled_dot_product_attention` where queries are
+    fewer than keys: there `is_causal` takes the queries for the *first* positions.
+    """
+    if v.shape[:-1] != k.shape[:-1]:
+        raise ValueError(
+            f"v must have the batch, heads and length of k {tuple(k.shape[:-1])}, "
+            f"got {tuple(v.shape[:-1])}"
+        )
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    weights = attention_weights(q, k, mask=mask, is_causal=is_causal, scale=scale)
+    if dropout > 0.0:
+        uniform = torch.rand(
+            weights.shape, generator=generator, device=q.device, dtype=torch.float32
+        )
+        weights = weights * (uniform >= dropout) / (1 - dropout)
+    return weights @ _repeat_heads(v, q.shape[1])
+
+
+def _repeat_heads(x: Tensor, n_heads: int) -> Tensor:
+    """Give every query head its key head: a a b b, not a b a b."""
+    groups = n_heads // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _validate(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
+    if q.shape[-1] != k.shape[-1] or q.shape[0] != k.shape[0]:
+        raise ValueError(
+            f"q and k must agree in batch and dim, got {tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(
+            f"the heads of q must be a multiple of those of k, got {q.shape[1]} and {k.shape[1]}"
+        )
+    if mask is not None:
+        scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        fits = mask.ndim <= 4 and all(
+            m in (1, s) for m, s in zip(mask.shape[::-1], scores[::-1], strict=False)
+        )
+        if not fits:
+            raise ValueError(
+                "mask must broadcast to (batch, head, query, key) = "
+                f"{scores}, got {tuple(mask.shape)}"
+            )
+
+
+# ---- several heads
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention in `n_heads` learned subspaces at once, for self- and cross-attention.
+
+    Parameters
+    ----------
+    d_model
+        Width of the input and of the output; every head works in d_model / n_heads dimensions.
+    n_heads
+        Number of query heads.
+    n_kv_heads
+        Number of key and value heads, a divisor of `n_heads`: fewer of them shrink the cache of
+        a decoder (grouped-query attention; 1 is multi-query). As many as `n_heads` if not given.
+    bias
+        Whether the four projections have one.
+    dropout
+        Dropout of the attention weights, in training only.
+
+    References
+    ----------
+    Vaswani et al. (2017), section 3.2.2; Ainslie et al. (2023), section 2.2.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        n_kv_heads: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        if n_heads < 1 or d_model % n_heads:
+            raise ValueError(f"n_heads must divide d_model = {d_model}, got {n_heads}")
+        if n_kv_heads < 1 or n_heads % n_kv_heads:
+            raise ValueError(f"n_kv_heads must divide n_heads = {n_heads}, got {n_kv_heads}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
+        self.head_dim, self.dropout = d_model // n_heads, dropout
+        self.q_proj = nn.Linear(d_model, n_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
+        self.out_proj = nn.Linear(n_heads * self.head_dim, d_model, bias=bias)
+
+    def _heads(
+        self, x: Float[Tensor, "batch seq width"], n_heads: int
+    ) -> Float[Tensor, "batch {n_heads} seq head_dim"]:
+        # view then transpose: a view straight to (batch, head, seq, dim) mixes heads with positions
+        return x.view(x.shape[0], x.shape[1], n_heads, self.head_dim).transpose(1, 2)
+
+    def _queries_keys(self, x: Tensor, context: Tensor | None, rope: Callable | None):
+        if rope is not None and context is not None:
+            raise ValueError("rope needs queries and keys of one sequence, got a context")
+        q = self._heads(self.q_proj(x), self.n_heads)
+        k = self._heads(self.k_proj(x if context is None else context), self.n_kv_heads)
+        return (q, k) if rope is None else (rope(q), rope(k))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query d_model"],
+        context: Float[Tensor, "batch key d_model"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+        is_causal: bool = False,
+        rope: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "batch query d_model"]:
+        """Attend from `x` to `context`, or to itself without one.
+
+        Parameters
+        ----------
+        mask, is_causal
+            As in `attention_weights`.
+        rope
+            Rotation of queries and keys, (batch, head, seq, dim) to the same.
+        """
+        q, k = self._queries_keys(x, context, rope)
+        v = self._heads(self.v_proj(x if context is None else context), self.n_kv_heads)
+        heads = scaled_dot_product_attention(
+            q, k, v, mask=mask, is_causal=is_causal, dropout=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def weights(
+        self,
+        x: Float[Tensor, "batch query d_model"],
+        context: Float[Tensor, "batch key d_model"] | None = None,
+        *,
+        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+        is_causal: bool = False,
+        rope: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "batch head query key"]:
+        """The attention maps that `forward` averages with, before dropout."""
+        q, k = self._queries_keys(x, context, rope)
+        return attention_weights(q, k, mask=mask, is_causal=is_causal)
+
+
+# ---- what it shows
+
+
+class LookUp(nn.Module):
+    """One attention over a small dictionary: asked for a key, answer with its value."""
+
+    def __init__(self, n_symbols: int, dim: int, scale: float | None):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Embedding(n_symbols, dim) for _ in range(3))
+        self.out, self.scale = nn.Linear(dim, n_symbols), scale
+
+    def weights(self, asked: Tensor, keys: Tensor) -> Tensor:
+        """Attention of each asked symbol over the stored keys, (batch, head = 1, asked, pair)."""
+        return attention_weights(
+            self.query(asked)[:, None], self.key(keys)[:, None], scale=self.scale
+        )
+
+    def forward(self, asked: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Logits of the answers, (batch, asked, symbol)."""
+        return self.out(self.weights(asked, keys)[:, 0] @ self.value(values))
+
+
+def train_look_up(
+    steps: int, seed: int, *, dim: int, scale: float | None = None, shuffled: bool = False
+) -> tuple[LookUp, list[float], float]:
+    """Train on random dictionaries; return the model, its losses and its accuracy on new ones."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = LookUp(LOOK_UP_SYMBOLS, dim, scale)
+    optimiser, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
+    for step in range(steps + 1):
+        size = (128, LOOK_UP_SYMBOLS)
+        keys = torch.rand(size, generator=generator).argsort(dim=1)[:, :LOOK_UP_PAIRS]
+        values = torch.randint(LOOK_UP_SYMBOLS, keys.shape, generator=generator)
+        logits = model(keys[:, :1], keys, values)[:, 0]
+        answers = values[:, 0]
+        if step == steps:  # one more batch, never trained on
+            return model, losses, (logits.argmax(dim=-1) == answers).float().mean().item()
+        if shuffled:
+            answers = answers[torch.randperm(len(answers), generator=generator)]
+        loss = nn.functional.cross_entropy(logits, answers)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    raise AssertionError("unreachable")
+
+
+def main(run: Run, *, dim: PositiveInt = 64, seeds: PositiveInt = 3) -> None:
+    """Check attention, then show what the scale is for.
+
+    Parameters
+    ----------
+    dim
+        Dimension of queries and keys in the look-up.
+    seeds
+        Runs of the look-up in each setting.
+    """
+    _check_function(run)
+    _check_layer(run)
+    _show_scale(run)
+    steps = run.budget(quick=60, default=200)
+    settings = {
+        "scaled by 1/√d": {"scale": None},
+        "not scaled": {"scale": 1.0},
+        "answers shuffled": {"shuffled": True},
+    }
+    curves, accuracy = {}, {}
+    for name, setting in settings.items():
+        runs = [train_look_up(steps, run.seed + s, dim=dim, **setting) for s in range(seeds)]
+        curves[name] = [losses for _, losses, _ in runs]
+        accuracy[name] = [a for _, _, a in runs]
+        if name == "scaled by 1/√d":
+            model = runs[0][0]
+        run.metric(f"look-up accuracy, {name}", sum(accuracy[name]) / seeds, rtol=None)
+    scaled, unscaled, control = accuracy.values()
+    run.claim(
+        "without 1/√d the look-up learns badly",
+        min(scaled) >= 0.99 and max(unscaled) <= 0.95,
+        f"accuracy after {steps} steps, {seeds} seeds: {min(scaled):.2f} to {max(scaled):.2f} "
+        f"scaled, {min(unscaled):.2f} to {max(unscaled):.2f} not",
+        quick=False,
+    )
+    run.claim(
+        "shuffled answers cannot be learnt",
+        max(control) <= 0.15,
+        f"accuracy {max(control):.2f} at most; chance is {1 / LOOK_UP_SYMBOLS:.2f}",
+    )
+    _show_look_up(run, curves, model)
+
+
+def _check_function(run: Run) -> None:
+    """Forward and backward against torch, mask by mask, in float64."""
+    from torch.nn.attention.bias import causal_lower_right
+    from torch.nn.functional import scaled_dot_product_attention as reference
+
+    g = run.generator()
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
+
+    q, k, v = draw(2, 4, 5, 8), draw(2, 2, 7, 8), draw(2, 2, 7, 6)
+    keep = torch.rand(2, 1, 5, 7, generator=g) < 0.6
+    keep[0, 0, 2] = False  # one query with nothing to look at
+    with torch.no_grad():
+        bias = draw(4, 5, 7)
+    square = draw(2, 4, 7, 8)
+    cases = {
+        "no mask": (q, {}, {}),
+        "boolean mask with an empty row": (q, {"mask": keep}, {"attn_mask": keep}),
+        "float mask": (q, {"mask": bias}, {"attn_mask": bias}),
+        "causal": (square, {"is_causal": True}, {"is_causal": True}),
+        "causal, queries last": (
+            q, {"is_causal": True}, {"attn_mask": causal_lower_right(5, 7)._materialize("cpu")}
+        ),
+        "scale 0.3": (q, {"scale": 0.3}, {"scale": 0.3}),
+    }  # fmt: skip
+    for name, (query, our_options, their_options) in cases.items():
+        ours = scaled_dot_product_attention(query, k, v, **our_options)
+        theirs = reference(query, k, v, enable_gqa=True, **their_options)
+        upstream = torch.randn(ours.shape, generator=g, dtype=torch.float64)
+        gradients = [
+            torch.cat([x.flatten() for x in torch.autograd.grad(out, (query, k, v), upstream)])
+            for out in (ours, theirs)
+        ]
+        options = {
+            "against": "F.scaled_dot_product_attention", "atol": 1e-12, "why": "float64 rounding"
+        }  # fmt: skip
+        run.check(f"output, {name}", ours, theirs, **options)
+        run.check(f"gradients, {name}", *gradients, **options)
+
+
+def copy_from_torch(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> MultiHeadAttention:
+    """Load the packed weights of torch's layer into ours (self- or cross-attention)."""
+    weights, biases = theirs.in_proj_weight.chunk(3), theirs.in_proj_bias.chunk(3)
+    with torch.no_grad():
+        for i, layer in enumerate((ours.q_proj, ours.k_proj, ours.v_proj)):
+            layer.weight.copy_(weights[i])
+            layer.bias.copy_(biases[i])
+    ours.out_proj.load_state_dict(theirs.out_proj.state_dict())
+    return ours
+
+
+def _check_layer(run: Run) -> None:
+    """The layer against torch's with the same weights, and against itself one token at a time."""
+    g = run.generator(1)
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    ours = copy_from_torch(MultiHeadAttention(32, 4), theirs).eval()
+    x, context = (torch.randn(3, n, 32, generator=g) for n in (5, 9))
+    hidden = torch.arange(9) >= torch.tensor([9, 4, 6])[:, None]  # padding of three lengths
+    expected, maps = theirs(
+        x, context, context, key_padding_mask=hidden, average_attn_weights=False
+    )
+    mask = ~hidden[:, None, None, :]
+    output = ours(x, context, mask=mask)
+    options = {"against": "nn.MultiheadAttention", "why": "float32 rounding", "atol": 1e-6}
+    run.check("cross-attention with padding", output, expected, **options)
+    run.check("attention maps", ours.weights(x, context, mask=mask), maps, **options)
+    for out in (output, expected):
+        out.square().sum().backward()
+    gradient = torch.cat([m.weight.grad for m in (ours.q_proj, ours.k_proj, ours.v_proj)])
+    options["atol"], options["rtol"] = 1e-5, 1e-5
+    run.check("gradients of the projections", gradient, theirs.in_proj_weight.grad, **options)
+
+    grouped = MultiHeadAttention(32, 4, n_kv_heads=2).double()
+    x = x.double()
+    whole = grouped(x, is_causal=True)
+    cached = [grouped(x[:, : t + 1], is_causal=True)[:, -1:] for t in range(x.shape[1])]
+    run.check(
+        "causal: a prefix does not see what follows", torch.cat(cached, dim=1), whole,
+        against="the layer on each prefix alone", why="float64 rounding", atol=1e-12,
+    )  # fmt: skip
+
+
+def _show_scale(run: Run) -> None:
+    """Entropy and gradient of the softmax over n keys of independent standard normal entries."""
+    from shared import plots
+
+    g, n_keys, n_queries = run.generator(2), 1024, run.budget(quick=64, default=512)
+    dims = [2**p for p in range(1, 11)]
+    rows = {1: [], 0: []}
+    for d in dims:
+        q, k = (torch.randn(1, 1, n, d, generator=g) for n in (n_queries, n_keys))
+        for scaled, row in rows.items():
+            p = attention_weights(q, k, scale=d**-0.5 if scaled else 1.0)[0, 0]
+            entropy = torch.special.entr(p).sum(dim=1)
+            row.append([entropy.mean().item(), (1 - p.square().sum(dim=1)).mean().item()])
+        if d == 64:
+            run.check(
+                "standard deviation of scores at d = 64", (q @ k.mT).std(), math.sqrt(d),
+                against="theory: √d", rtol=0.05, why="Monte Carlo over the drawn queries and keys",
+            )  # fmt: skip
+            run.check(
+                "entropy at d = 64, scaled", rows[1][-1][0], math.log(n_keys) - 0.5,
+                against="theory: ln n - 1/2", atol=0.05, why="Monte Carlo and 1/n corrections",
+            )  # fmt: skip
+    measured = {name: torch.tensor(row).T for name, row in rows.items()}
+    at = dims.index(256)
+    shrunk = measured[1][1, at] / measured[0][1, at]
+    run.metric("gradient lost at d = 256 without the scale", shrunk, "times", rtol=0.1)
+    run.claim(
+        "without the scale the softmax freezes as d grows",
+        bool(measured[0][1, -1] < 0.25 and measured[1][1, -1] > 0.9),
+        f"trace of the softmax's Jacobian at d = {dims[-1]}: {measured[1][1, -1]:.2f} scaled, "
+        f"{measured[0][1, -1]:.2f} not",
+    )
+
+    frozen = 2 * math.log(n_keys)
+    fine = torch.logspace(0.3, 3.01, 200)
+    theory = {
+        0: [(math.log(n_keys) - fine / 2).clamp(min=0), (frozen / fine).sqrt().clamp(max=1)],
+        1: [torch.full_like(fine, math.log(n_keys) - 0.5), torch.ones_like(fine)],
+    }
+    labels = {1: "scaled by 1/√d", 0: "not scaled"}
+    with run.figure(
+        "scale", "Why 1/√d: without it the softmax freezes and its gradient dies",
+        columns=2, size=(9.0, 4.0),
+    ) as axes:  # fmt: skip
+        for i, (ax, label) in enumerate(
+            zip(axes, ("entropy of the weights (nats)", "trace of the Jacobian"), strict=True)
+        ):
+            for scaled, colour in ((1, plots.BLUE), (0, plots.ORANGE)):
+                ax.plot(fine, theory[scaled][i], color=plots.REFERENCE, linewidth=1, linestyle="--")
+                ax.plot(dims, measured[scaled][i], "o", color=colour, label=labels[scaled])
+            ax.axvline(frozen, color=plots.GREY, linewidth=0.8, linestyle=":")
+            ax.set(xscale="log", xlabel="dimension d of queries and keys", ylabel=label)
+        axes[0].set(ylim=(-0.2, 7.6), yticks=[0, 2, 4, 6, math.log(n_keys)])
+        axes[0].set_yticklabels(["0", "2", "4", "6", "ln 1024"])
+        axes[1].set(ylim=(0, 1.05))
+        axes[0].text(frozen * 1.1, 4.2, "frozen from\nd = 2 ln n", color=plots.GREY, fontsize=9)
+        axes[0].legend(loc="center right", bbox_to_anchor=(1, 0.72))
+        axes[1].text(
+            150, 0.48, "dashed: theory\n(random energies)", color=plots.REFERENCE, fontsize=9
+        )
+
+
+def _show_look_up(run: Run, curves: dict[str, list[list[float]]], model: LookUp) -> None:
+    from shared import plots
+
+    steps = range(1, len(next(iter(curves.values()))[0]) + 1)
+    with run.figure("look_up", "Can a look-up be learnt without 1/√d?") as ax:
+        colours = (plots.BLUE, plots.ORANGE, plots.GREY)
+        for (name, runs), colour in zip(curves.items(), colours, strict=True):
+            plots.interval_band(ax, steps, runs, color=colour, label=name)
+        chance = math.log(LOOK_UP_SYMBOLS)
+        ax.axhline(chance, color=plots.REFERENCE, linewidth=1, linestyle="--")
+        ax.text(len(steps), chance * 0.93, "guessing: ln 32", color=plots.REFERENCE, ha="right",
+                va="top", fontsize=9)  # fmt: skip
+        ax.set(xlabel="training step", ylabel="cross-entropy (nats)", ylim=(0, None))
+        plots.label_lines(ax)
+
+    stored = torch.randperm(LOOK_UP_SYMBOLS, generator=run.generator(3))[:LOOK_UP_PAIRS]
+    asked = stored[torch.randperm(LOOK_UP_PAIRS, generator=run.generator(4))]
+    weights = model.weights(asked[None], stored[None])[0, 0].detach()
+    right = (asked[:, None] == stored).int().argmax(dim=1)
+    run.metric("least weight on the right pair", weights.max(dim=1).values.min(), rtol=None)
+    with run.figure("map", "Where does a trained query look?", size=(6.4, 5.2)) as ax:
+        image = ax.imshow(weights, vmin=0, vmax=1, cmap="Blues")
+        ax.scatter(right, range(len(right)), s=260, facecolors="none", edgecolors=plots.ORANGE,
+                   linewidths=1.5, label="the right pair")  # fmt: skip
+        names = [chr(ord("A") + i) if i < 26 else str(i - 25) for i in range(LOOK_UP_SYMBOLS)]
+        ax.set_xticks(range(len(stored)), [names[i] for i in stored])
+        ax.set_yticks(range(len(asked)), [names[i] for i in asked])
+        ax.set(xlabel="stored key", ylabel="asked for")
+        ax.grid(False)
+        ax.figure.colorbar(image, label="attention weight", shrink=0.85)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13))
+
+
+if __name__ == "__main__":
+    cli(main)

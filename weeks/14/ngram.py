@@ -1,0 +1,195 @@
+r"""Character n-grams with Witten–Bell smoothing: the baseline that a language model must beat.
+
+Count how often each character followed each context of up to $n-1$ characters. A context seen
+$c(h)$ times with $t(h)$ different continuations trusts its own counts with weight
+$c(h) / (c(h) + t(h))$ and leaves the rest to the context one character shorter:
+
+$$p(x \mid h) = \frac{c(h x) + t(h)\, p(x \mid h')}{c(h) + t(h)}, \qquad
+  p(x \mid \text{nothing}) = \frac{c(x) + t\,/\,V}{c + t}.$$
+
+    uv run weeks/14/ngram.py
+
+Source: Witten & Bell, "The zero-frequency problem", IEEE Trans. Information Theory 37 (1991),
+method C; interpolated as in Chen & Goodman (1998), section 2.5.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from shared import datasets, plots
+from shared.study import PositiveInt, Run, cli
+
+
+class WittenBell:
+    """Interpolated Witten–Bell n-gram model over integer tokens.
+
+    Contexts are hashed to integers exactly (base `vocab_size`), so counting is two sorts an order.
+
+    Parameters
+    ----------
+    order
+        Length of the n-grams; a model of order n sees n - 1 tokens of context.
+    vocab_size
+        Number of tokens; tokens are 0 .. vocab_size - 1.
+
+    References
+    ----------
+    Witten & Bell (1991), method C.
+    """
+
+    def __init__(self, order: int, vocab_size: int):
+        if order < 1:
+            raise ValueError(f"order must be at least 1, got {order}")
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
+        if order * math.log2(max(vocab_size, 2)) >= 63:
+            raise ValueError(
+                f"order = {order} with vocab_size = {vocab_size} does not fit in 63-bit keys"
+            )
+        self.order, self.vocab_size = order, vocab_size
+
+    def fit(self, tokens: Int[np.ndarray, " n"]) -> "WittenBell":
+        """Count every n-gram of orders 1 to `order` in `tokens`."""
+        self._grams, self._contexts = [], []
+        for k in range(1, self.order + 1):
+            grams, counts = np.unique(self._keys(tokens, k), return_counts=True)
+            contexts, starts = np.unique(grams // self.vocab_size, return_index=True)
+            totals = np.add.reduceat(counts, starts)
+            kinds = np.diff(np.append(starts, len(grams)))
+            self._grams.append((grams, counts))
+            self._contexts.append((contexts, totals, kinds))
+        return self
+
+    def log_probs(self, tokens: Int[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
+        """Log-probability, in nats, of each token after the first `order - 1` given those before.
+
+        Returns
+        -------
+        log_probs
+            Shape (n - order + 1,): entry i is for token i + order - 1.
+        """
+        p = np.full(len(tokens) - self.order + 1, 1.0 / self.vocab_size)
+        for k, (grams, contexts) in enumerate(zip(self._grams, self._contexts, strict=True), 1):
+            keys = self._keys(tokens, k)[self.order - k :]  # align every order on the same targets
+            count = _lookup(grams[0], grams[1], keys)
+            total = _lookup(contexts[0], contexts[1], keys // self.vocab_size)
+            kinds = _lookup(contexts[0], contexts[2], keys // self.vocab_size)
+            seen = np.maximum(total + kinds, 1)
+            p = np.where(total > 0, (count + kinds * p) / seen, p)
+        return np.log(p)
+
+    def _keys(self, tokens: Int[np.ndarray, " n"], k: int) -> Int[np.ndarray, " m"]:
+        if len(tokens) < self.order:
+            raise ValueError(f"tokens must hold at least order = {self.order}, got {len(tokens)}")
+        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
+            raise ValueError(
+                f"tokens must lie in 0..{self.vocab_size - 1}, got {tokens.min()}..{tokens.max()}"
+            )
+        keys = np.zeros(len(tokens) - k + 1, dtype=np.int64)
+        for i in range(k):
+            keys = keys * self.vocab_size + tokens[i : len(tokens) - k + 1 + i]
+        return keys
+
+
+def _lookup(table: np.ndarray, values: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Values of `keys` in a sorted table, 0 where a key is absent."""
+    at = np.searchsorted(table, keys).clip(max=len(table) - 1)
+    return np.where(table[at] == keys, values[at], 0)
+
+
+def bits_per_character(nats: float) -> float:
+    """Convert nats to bits."""
+    return nats / math.log(2)
+
+
+def encode_characters(text: str) -> tuple[Int[np.ndarray, " n"], str]:
+    """Tokens of `text` and its sorted alphabet; token i is character i of the alphabet."""
+    if not text:
+        raise ValueError("text must hold at least one character, got none")
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    alphabet, tokens = np.unique(codes, return_inverse=True)
+    return tokens.astype(np.int64), "".join(map(chr, alphabet))
+
+
+def exact_probability(text: str, context: str, char: str, alphabet: str) -> Fraction:
+    """p(char | context) by reading the definition aloud, in exact arithmetic: the reference."""
+    shorter = (
+        exact_probability(text, context[1:], char, alphabet)
+        if context
+        else Fraction(1, len(alphabet))
+    )
+    ends = range(len(context), len(text))
+    following = [text[i] for i in ends if text[i - len(context) : i] == context]
+    kinds = len(set(following))
+    if not following:
+        return shorter
+    return (following.count(char) + kinds * shorter) / (len(following) + kinds)
+
+
+def main(run: Run, *, order: PositiveInt = 6, dataset: str = "pydocs") -> None:
+    """Count n-grams of growing order and see where more context stops paying.
+
+    Parameters
+    ----------
+    order
+        Highest order to count.
+    dataset
+        Text to model: pydocs, tinyshakespeare, wikitext2 or wikipedia.
+    """
+    text = datasets.load_text(dataset)
+    tokens, alphabet = encode_characters(text)
+    split = int(0.9 * len(tokens))
+    train, valid = tokens[:split], tokens[split:]
+    run.say(f"{dataset}: {len(text):,} characters, alphabet of {len(alphabet)}")
+
+    small = text[:400]
+    small_tokens, small_alphabet = encode_characters(small)
+    model = WittenBell(3, len(small_alphabet)).fit(small_tokens)
+    ours = model.log_probs(small_tokens[:60])
+    exact = [
+        math.log(exact_probability(small, small[i - 2 : i], small[i], small_alphabet))
+        for i in range(2, 60)
+    ]
+    run.check(
+        "log p of 58 characters, order 3", ours, np.array(exact),
+        against="the definition in exact fractions", atol=1e-12, why="float64 rounding of a sum",
+    )  # fmt: skip
+    after = np.array([np.append(small_tokens[:2], x) for x in range(len(small_alphabet))])
+    total = sum(np.exp(model.log_probs(row)[0]) for row in after)
+    run.check("sum of p over the alphabet", total, 1.0, against="probabilities sum to one",
+              atol=1e-12, why="float64 rounding of a sum")  # fmt: skip
+
+    train_loss, valid_loss, unsmoothed_fails = [], [], []
+    for n in run.progress(range(1, order + 1), "counting"):
+        model = WittenBell(n, len(alphabet)).fit(train)
+        train_loss.append(-model.log_probs(train).mean())
+        valid_loss.append(-model.log_probs(valid).mean())
+        grams = model._grams[-1][0]
+        unsmoothed_fails.append(1 - np.isin(model._keys(valid, n), grams).mean())
+        run.metric(f"{n}-gram loss", valid_loss[-1], "nats/char", rtol=0.1)
+    run.metric("best n-gram loss", min(valid_loss), "nats/char", rtol=0.1)
+    run.metric("unseen n-grams", 100 * unsmoothed_fails[-1], "% of validation", rtol=None)
+    shuffled = run.rng.permutation(train)
+    control = -WittenBell(order, len(alphabet)).fit(shuffled).log_probs(valid).mean()
+    run.claim(
+        "context helps, and only because of the order of the characters",
+        min(valid_loss) < valid_loss[0] - 0.5 and control > valid_loss[0] - 0.01,
+        f"order 1: {valid_loss[0]:.3f}, best: {min(valid_loss):.3f}, "
+        f"counted on shuffled text: {control:.3f} nats/char",
+    )
+    with run.figure("order", "More context pays until the counts run out") as axes:
+        orders = np.arange(1, order + 1)
+        axes.plot(orders, train_loss, "o-", color=plots.SKY, label="text it counted")
+        axes.plot(orders, valid_loss, "o-", color=plots.BLUE, label="held-out text")
+        axes.axhline(math.log(len(alphabet)), color=plots.REFERENCE, lw=1, ls="--")
+        axes.text(1, math.log(len(alphabet)) - 0.05, "guessing: ln of the alphabet", va="top")
+        axes.set(xlabel="order n (characters, prediction included)", ylabel="loss (nats/character)",
+                 ylim=(0, None), xticks=orders)  # fmt: skip
+        plots.label_lines(axes)
+
+
+if __name__ == "__main__":
+    cli(main)
