@@ -75,9 +75,11 @@ def catalogue(root: Path = ROOT) -> list[Bug]:
 def touched(bugs: list[Bug], base: str) -> list[Bug]:
     """The bugs whose source or test differs from the commit `base`."""
     done = subprocess.run(
-        ["git", "-C", str(ROOT), "diff", "--name-only", base], capture_output=True, text=True,
+        ["git", "-C", str(ROOT), "diff", "--name-only", base],
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     if done.returncode:
         raise UserError(f"git does not know the commit {base!r}")
     changed = set(done.stdout.splitlines())
@@ -140,8 +142,10 @@ def _copy(target: Path) -> Path:
     """Copy what git knows to `target`, importable there in place of the installed project."""
     done = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in done.stdout.splitlines():
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,9 +165,14 @@ def _pytest(copy: Path, tests: list[str], *options: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
     try:
         done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
+            command,
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
             check=False,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         return TESTS_FAILED, "timed out"  # a bug that hangs the test is caught too
     return done.returncode, done.stdout + done.stderr

@@ -20,9 +20,12 @@ from shared.errors import UserError
 from shared.study import PositiveInt, call
 
 app = cyclopts.App(
-    name="study", help=__doc__, help_format="plaintext", version_flags=[],
+    name="study",
+    help=__doc__,
+    help_format="plaintext",
+    version_flags=[],
     result_action="return_value",
-)  # fmt: skip
+)
 console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 Jobs = Annotated[PositiveInt, Parameter(name=["-j", "--jobs"])]
@@ -37,8 +40,13 @@ def main() -> None:
 def overview() -> None:
     """Show the log as a table."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column, side in (("week", "left"), ("date", "left"), ("title", "left"),
-                         ("checks", "right"), ("seconds", "right")):  # fmt: skip
+    for column, side in (
+        ("week", "left"),
+        ("date", "left"),
+        ("title", "left"),
+        ("checks", "right"),
+        ("seconds", "right"),
+    ):
         grid.add_column(column, justify=side)
     for week in log.curriculum()["week"]:
         scripts = log.scripts_in(log.ROOT / "weeks" / week["number"])
@@ -123,8 +131,11 @@ def verify(*targets: str, jobs: Jobs = 1) -> bool:
             mode = [] if recorded["mode"] == "default" else [f"--{recorded['mode']}"]
             done = subprocess.run(
                 [sys.executable, script, *mode, "--seed", str(recorded["seed"])],
-                env=os.environ | {"STUDY_RUNS": runs}, capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                env=os.environ | {"STUDY_RUNS": runs},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             path = Path(runs) / records.key_of(script) / "record.json"
             if not path.exists():
                 return script, [f"did not finish: {done.stderr.strip()[-300:]}"], 0.0

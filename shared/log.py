@@ -143,8 +143,10 @@ def markdown_files() -> list[Path]:
     """Every Markdown file that git tracks or would track."""
     done = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "*.md"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     names = done.stdout.splitlines() if done.returncode == 0 else []
     found = [ROOT / name for name in names] or [
         p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.parts)
@@ -172,8 +174,11 @@ def _weeks(here: Path) -> str:
         parts.setdefault(week["part"], []).append(week)
     lines = []
     for part, weeks in parts.items():
-        lines += [f"\n### {part}\n", "| Week | Date | Title | Scripts | Checks | Seconds |",
-                  "|---|---|---|---|---|---|"]  # fmt: skip
+        lines += [
+            f"\n### {part}\n",
+            "| Week | Date | Title | Scripts | Checks | Seconds |",
+            "|---|---|---|---|---|---|",
+        ]
         lines += [_week_row(week, here) for week in weeks]
     return "\n".join(lines).strip("\n") + "\n"
 
@@ -244,8 +249,10 @@ def _verdicts(folder: Path) -> str:
     record = records.load(records.record_of(folder / "reproduce.py"))
     lines = ["| Sub-claim | Verdict | Measured |", "|---|---|---|"]
     lines += [f"| {v['name']} | **{v['verdict']}** | {v['detail']} |" for v in record["verdicts"]]
-    lines += [f"| {c['name']} | {'holds' if c['holds'] else 'fails'} | {c['detail']} |"
-              for c in record["claims"]]  # fmt: skip
+    lines += [
+        f"| {c['name']} | {'holds' if c['holds'] else 'fails'} | {c['detail']} |"
+        for c in record["claims"]
+    ]
     return "\n".join(lines)
 
 

@@ -26,8 +26,15 @@ from shared.errors import UserError
 from shared.run import Device, Mode, Run
 
 __all__ = [
-    "NonNegativeInt", "PositiveFloat", "PositiveInt", "Run", "UserError", "call", "cli", "execute",
-]  # fmt: skip
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Run",
+    "UserError",
+    "call",
+    "cli",
+    "execute",
+]
 
 PositiveInt = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 NonNegativeInt = Annotated[int, Parameter(validator=validators.Number(gte=0))]
@@ -50,8 +57,13 @@ def execute(
     run = Run(
         Path(inspect.getsourcefile(main)).resolve(),
         {**_defaults(main), **options},
-        seed=seed, device=device, mode=mode, threads=threads, out=out, quiet=quiet,
-    )  # fmt: skip
+        seed=seed,
+        device=device,
+        mode=mode,
+        threads=threads,
+        out=out,
+        quiet=quiet,
+    )
     if "torch" in sys.modules:
         import torch
 
@@ -72,9 +84,12 @@ def cli(main: Callable[..., None], argv: list[str] | None = None) -> typing.NoRe
     """
     script = Path(inspect.getsourcefile(main))
     app = cyclopts.App(
-        name=script.name, help=inspect.getmodule(main).__doc__, help_format="plaintext",
-        version_flags=[], result_action="return_value",
-    )  # fmt: skip
+        name=script.name,
+        help=inspect.getmodule(main).__doc__,
+        help_format="plaintext",
+        version_flags=[],
+        result_action="return_value",
+    )
 
     def command(
         *,

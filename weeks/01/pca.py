@@ -204,7 +204,10 @@ def _reconstructions(run: Run, X: np.ndarray, labels: np.ndarray) -> None:
         ax.imshow(tiles, cmap="gray_r", vmin=0, vmax=16)
         ax.set_yticks(10 * np.arange(len(ranks)) + 4.5)
         ax.set_yticklabels(
-            [f"{k} components,\n{s:.0%} of variance" for k, s in zip(ranks, shares, strict=True)]
+            [
+                f"{k} component{'s' * (k > 1)},\n{s:.0%} of variance"
+                for k, s in zip(ranks, shares, strict=True)
+            ]
         )
         ax.tick_params(length=0)
         ax.set_xticks([])

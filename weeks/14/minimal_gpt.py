@@ -27,12 +27,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from week09.optimizers import AdamW, Muon
-from week13.attention import attention_weights, scaled_dot_product_attention
+from week13.attention import scaled_dot_product_attention
 from week13.positional_encodings import apply_rope
 from week14.ngram import WittenBell, bits_per_character, encode_characters
-from week14.transformers_layout import from_gpt2, from_gpt_neox
 
-from shared import datasets, plots
+from shared import datasets
 from shared.study import NonNegativeInt, PositiveFloat, PositiveInt, Run, UserError, cli
 
 # ---- the model
@@ -167,16 +166,18 @@ def random_batch(
     return tokens[index], tokens[index + 1]
 
 
-def make_optimizers(model: GPT, name: Literal["muon", "adamw"]) -> list[AdamW | Muon]:
+def make_optimizers(
+    model: GPT, name: Literal["muon", "adamw"], *, lr_scale: float = 1.0
+) -> list[AdamW | Muon]:
     """Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     if name == "adamw":
-        return [AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)]
+        return [AdamW(model.parameters(), lr=3e-3 * lr_scale, betas=(0.9, 0.95), weight_decay=0.1)]
     of_blocks = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in of_blocks]
     return [
-        Muon(matrices, lr=0.02),
-        AdamW(rest, lr=1.2e-2, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon(matrices, lr=0.02 * lr_scale),
+        AdamW(rest, lr=1.2e-2 * lr_scale, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
@@ -188,6 +189,7 @@ def train(
     batch: int,
     optimizer: Literal["muon", "adamw"],
     generator: torch.Generator,
+    lr_scale: float = 1.0,
     shuffle_targets: bool = False,
     steps_of: Callable = range,
     told: Callable[[int, float], None] = lambda step, loss: None,
@@ -200,6 +202,8 @@ def train(
         Training text.
     batch
         Windows a step, each of the model's context.
+    lr_scale
+        Factor of the learning rates of `make_optimizers`.
     shuffle_targets
         The control: every input is paired with the target of some other input.
     steps_of
@@ -213,7 +217,7 @@ def train(
         Training loss at each step, nats per character.
     """
     device = next(model.parameters()).device
-    optimizers = make_optimizers(model, optimizer)
+    optimizers = make_optimizers(model, optimizer, lr_scale=lr_scale)
     peak = [o.lr for o in optimizers]
     losses = []
     for step in steps_of(steps):
@@ -343,12 +347,16 @@ def main(
     sample_length
         Characters to write.
     """
+    from week14 import gpt_evidence as evidence
+
     steps = steps or run.budget(quick=20, default=900, full=3000)
     corpus = datasets.read_text_file(text) if text else datasets.load_text(dataset)
     ids, alphabet = encode_characters(corpus)
     if len(ids) < 20 * (context + 1):
-        raise UserError(f"the text must hold at least {20 * (context + 1)} characters for --context"
-                        f" {context}, got {len(ids)}")  # fmt: skip
+        raise UserError(
+            f"the text must hold at least {20 * (context + 1)} characters for --context"
+            f" {context}, got {len(ids)}"
+        )
     if missing := sorted(set(prompt) - set(alphabet)):
         raise UserError(f"--prompt has characters that the text has not: {''.join(missing)!r}")
     if not prompt:
@@ -359,14 +367,21 @@ def main(
     config = GPTConfig(len(alphabet), context, layers, heads, width, positions)
     model = GPT(config, run.generator()).to(run.device)
     n_parameters = sum(p.numel() for p in model.parameters())
-    run.say(f"{text or dataset}: {len(ids):,} characters, alphabet of {len(alphabet)}; "
-            f"GPT of {n_parameters:,} parameters on {run.device}")  # fmt: skip
+    run.say(
+        f"{text or dataset}: {len(ids):,} characters, alphabet of {len(alphabet)}; "
+        f"GPT of {n_parameters:,} parameters on {run.device}"
+    )
 
-    check_against_transformers(run)
+    evidence.check_against_transformers(run)
     initial = evaluate(model, validation, window=context)
-    run.check("loss before training", initial, math.log(len(alphabet)),
-              against="ln(alphabet), guessing", rtol=0.02,
-              why="logits of a fresh head have a standard deviation near 0.2")  # fmt: skip
+    run.check(
+        "loss before training",
+        initial,
+        math.log(len(alphabet)),
+        against="ln(alphabet), guessing",
+        rtol=0.02,
+        why="logits of a fresh head have a standard deviation near 0.2",
+    )
 
     # Counting, the rival
     orders = [n for n in range(2, 7) if n * math.log2(len(alphabet)) < 62]
@@ -385,20 +400,30 @@ def main(
             run.status(f"loss {loss:.2f}, {rate:,.0f} characters/s")
 
     losses = train(
-        model, training, steps=steps, batch=batch, optimizer=optimizer,
-        generator=run.generator(1), told=told,
+        model,
+        training,
+        steps=steps,
+        batch=batch,
+        optimizer=optimizer,
+        generator=run.generator(1),
+        told=told,
         steps_of=lambda n: run.progress(range(n), "training"),
-    )  # fmt: skip
+    )
     seconds = time.perf_counter() - start
     loss = evaluate(model, validation, window=context)
 
     # The control: the same text, every target swapped with another's
     control = GPT(config, run.generator()).to(run.device)
     control_losses = train(
-        control, training, steps=max(steps // 6, 10), batch=batch, optimizer=optimizer,
-        generator=run.generator(1), shuffle_targets=True,
+        control,
+        training,
+        steps=max(steps // 6, 10),
+        batch=batch,
+        optimizer=optimizer,
+        generator=run.generator(1),
+        shuffle_targets=True,
         steps_of=lambda n: run.progress(range(n), "control"),
-    )  # fmt: skip
+    )
     control_loss = evaluate(control, validation, window=context)
     unigram = -float(WittenBell(1, len(alphabet)).fit(ids[:split]).log_probs(ids[split:]).mean())
 
@@ -411,156 +436,38 @@ def main(
     run.metric("parameters", n_parameters, "", rtol=0)
     run.metric("training time", seconds, "s", rtol=None)
     tenth = max(steps // 10, 1)
-    run.claim("the loss falls", np.mean(losses[-tenth:]) < np.mean(losses[:tenth]) - 0.5,
-              f"{np.mean(losses[:tenth]):.2f} in the first tenth of training, "
-              f"{np.mean(losses[-tenth:]):.2f} in the last", quick=False)  # fmt: skip
-    run.claim("with shuffled targets it learns the letters' frequencies at most",
-              control_loss > unigram - 0.1,
-              f"control {control_loss:.2f}, letter frequencies {unigram:.2f} nats/char")  # fmt: skip
+    run.claim(
+        "the loss falls",
+        np.mean(losses[-tenth:]) < np.mean(losses[:tenth]) - 0.5,
+        f"{np.mean(losses[:tenth]):.2f} in the first tenth of training, "
+        f"{np.mean(losses[-tenth:]):.2f} in the last",
+        quick=False,
+    )
+    run.claim(
+        "with shuffled targets it learns the letters' frequencies at most",
+        control_loss > unigram - 0.1,
+        f"control {control_loss:.2f}, letter frequencies {unigram:.2f} nats/char",
+    )
     verdict = f"GPT {loss:.3f}, best n-gram (n = {best}) {ngrams[best]:.3f} nats/char"
     if text is None and dataset == "pydocs" and (positions, optimizer) == ("rotary", "muon"):
         run.claim("the GPT beats counting", loss < ngrams[best], verdict, quick=False)
     else:
         run.say(verdict)
 
-    draw_loss(run, losses, control_losses, loss, ngrams)
-    draw_comparison(run, loss, ngrams, unigram, math.log(len(alphabet)))
-    draw_attention(run, model, validation[: min(context, 48)], alphabet)
+    evidence.draw_loss(run, losses, control_losses, loss, ngrams)
+    evidence.draw_comparison(run, loss, ngrams, unigram, math.log(len(alphabet)))
+    evidence.draw_attention(run, model, validation[: min(context, 48)])
     start_ids = torch.tensor([alphabet.index(c) for c in prompt])
-    written = sample(model, start_ids, sample_length, temperature=temperature,
-                     top_k=min(top_k, len(alphabet)), generator=run.generator(2))  # fmt: skip
+    written = sample(
+        model,
+        start_ids,
+        sample_length,
+        temperature=temperature,
+        top_k=min(top_k, len(alphabet)),
+        generator=run.generator(2),
+    )
     run.say(f"\nIt writes (temperature {temperature}):\n")
     run.say("".join(alphabet[i] for i in written))
-
-
-def check_against_transformers(run: Run) -> None:
-    """Same weights, same tokens: logits, gradients and optimiser steps as `transformers`' models."""
-    from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
-
-    torch.manual_seed(run.seed)
-    common = {"vocab_size": 31, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": False}
-    gpt2 = GPT2LMHeadModel(GPT2Config(
-        n_positions=16, n_embd=24, n_layer=2, n_head=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-        **common))  # fmt: skip
-    neox = GPTNeoXForCausalLM(GPTNeoXConfig(
-        max_position_embeddings=16, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=96, rope_parameters={"rope_type": "default", "rope_theta": 10000.0,
-                                               "partial_rotary_factor": 1.0},
-        hidden_act="gelu_new", use_parallel_residual=False, **common))  # fmt: skip
-    tokens = torch.randint(31, (3, 17), generator=run.generator())
-    for name, positions, theirs, layout in (
-        ("GPT2LMHeadModel", "learned", gpt2, from_gpt2),
-        ("GPTNeoXForCausalLM", "rotary", neox, lambda tensors: from_gpt_neox(tensors, 4)),
-    ):
-        theirs.eval()
-        for p in theirs.parameters():  # biases and norms too: zeros and ones would hide mistakes
-            nn.init.normal_(p, std=0.2)
-        ours = GPT(GPTConfig(31, 16, 2, 4, 24, positions))
-        ours.load_state_dict(layout(theirs.state_dict()))
-        logits, reference = ours(tokens[:, :-1]), theirs(tokens[:, :-1]).logits
-        run.check(f"logits, {positions} positions", logits, reference,
-                  against=f"transformers {name}", rtol=1e-5, atol=1e-5,
-                  why="float32 rounding through two layers")  # fmt: skip
-        next_token_loss(logits, tokens[:, 1:]).backward()
-        F.cross_entropy(reference.flatten(0, 1), tokens[:, 1:].flatten()).backward()
-        gradients = layout({name: p.grad for name, p in theirs.named_parameters()})
-        reference = torch.cat([gradients[name].flatten() for name, _ in ours.named_parameters()])
-        ours_flat = torch.cat([p.grad.flatten() for p in ours.parameters()])
-        size = reference.abs().max()
-        run.check(f"gradients / largest, {positions} positions", ours_flat / size, reference / size,
-                  against=f"transformers {name}", atol=1e-5,
-                  why="float32 rounding through two layers and back")  # fmt: skip
-    steps_like_torch(run, gpt2.double())
-
-
-def steps_like_torch(run: Run, theirs: nn.Module) -> None:
-    """Ten steps of our training loop, and the same ten of transformers' model and torch's AdamW."""
-    steps, tokens = 10, torch.randint(31, (200,), generator=run.generator())
-    ours = GPT(GPTConfig(31, 16, 2, 4, 24, "learned")).double()
-    ours.load_state_dict(from_gpt2(theirs.state_dict()))
-    losses = train(ours, tokens, steps=steps, batch=3, optimizer="adamw",
-                   generator=run.generator(1))  # fmt: skip
-    torch_adamw = torch.optim.AdamW(
-        theirs.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1
-    )
-    decay = torch.optim.lr_scheduler.LinearLR(torch_adamw, 1.0, 0.0, total_iters=steps)
-    generator, reference = run.generator(1), []
-    for _ in range(steps):
-        x, y = random_batch(tokens, 3, 16, generator)
-        loss = F.cross_entropy(theirs(x).logits.flatten(0, 1), y.flatten())
-        torch_adamw.zero_grad()
-        loss.backward()
-        torch_adamw.step()
-        decay.step()
-        reference.append(loss.item())
-    run.check("losses of the first ten steps", np.array(losses), np.array(reference),
-              against="transformers GPT2LMHeadModel + torch.optim.AdamW", rtol=1e-8,
-              why="float64 rounding, amplified by ten steps")  # fmt: skip
-
-
-# ---- figures
-
-
-def draw_loss(run: Run, losses, control_losses, loss: float, ngrams: dict[int, float]) -> None:
-    """Loss curves, with the n-grams as the lines to cross."""
-
-    def smooth(values):
-        width = max(len(values) // 40, 1)
-        return np.convolve(values, np.ones(width) / width, mode="valid")
-
-    with run.figure("loss", "A minute of training overtakes counting") as axes:
-        axes.plot(losses, color=plots.BLUE, alpha=0.2, lw=0.8)
-        axes.plot(smooth(losses), color=plots.BLUE, label="GPT, training text")
-        axes.plot(smooth(control_losses), color=plots.GREY, label="control: shuffled targets")
-        axes.plot(len(losses) - 1, loss, "o", color=plots.ORANGE, ms=8)
-        axes.annotate(f"whole validation split: {loss:.3f}", (len(losses) - 1, loss),
-                      xytext=(-8, -16), textcoords="offset points", ha="right",
-                      color=plots.ORANGE)  # fmt: skip
-        for n, value in ngrams.items():
-            if n in (2, 3) or value == min(ngrams.values()):
-                axes.axhline(value, color=plots.REFERENCE, lw=1, ls="--")
-                axes.text(len(losses), value, f" {n}-gram {value:.2f}", va="center",
-                          color=plots.REFERENCE, fontsize=10)  # fmt: skip
-        axes.set(xlabel="training step", ylabel="loss (nats/character)", xlim=(0, len(losses)),
-                 ylim=(min(loss, *ngrams.values()) - 0.3, max(losses) + 0.1))  # fmt: skip
-        axes.legend(loc="upper right")
-
-
-def draw_comparison(run: Run, loss, ngrams: dict[int, float], unigram, guessing) -> None:
-    """Bars: guessing, letter frequencies, n-grams, the GPT."""
-    rows = {"guessing": guessing, "letter frequencies": unigram}
-    rows |= {f"{n}-gram": value for n, value in ngrams.items()} | {"GPT": loss}
-    colors = [plots.BLUE if name == "GPT" else plots.SKY for name in rows]
-    with run.figure("comparison", "Surprise per character of unseen text") as axes:
-        axes.barh(list(rows), list(rows.values()), color=colors)
-        for i, value in enumerate(rows.values()):
-            axes.text(value, i, f" {value:.2f} nats = {bits_per_character(value):.2f} bits",
-                      va="center", fontsize=10)  # fmt: skip
-        axes.set(xlabel="loss on the whole validation split (nats/character)",
-                 xlim=(0, 1.25 * guessing))  # fmt: skip
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-
-
-@torch.no_grad()
-def draw_attention(run: Run, model: GPT, tokens: Int[Tensor, " n"], alphabet: str) -> None:
-    """One map a head: rows are queries, columns the characters they look at."""
-    layers, heads = min(model.config.n_layers, 3), min(model.config.n_heads, 4)
-    stream = model.residual_stream(tokens[None].to(run.device))
-    distance = torch.arange(len(tokens))[:, None] - torch.arange(len(tokens))
-    with run.figure("attention", "Where each head looks (row: query, column: key)", layers, heads,
-                    size=(2.1 * heads, 2.35 * layers), squeeze=False) as axes:  # fmt: skip
-        for layer in range(layers):
-            q, k, _ = model.blocks[layer].qkv(stream[layer])
-            weights = attention_weights(q, k, is_causal=True)[0].cpu()
-            for head in range(heads):
-                back = (weights[head] * distance).sum(-1).mean()
-                panel = axes[layer, head]
-                panel.imshow(weights[head].sqrt(), cmap="Blues", vmin=0, vmax=1)
-                panel.set_title(f"layer {layer + 1}, head {head + 1}\n{back:.1f} back on average",
-                                fontsize=9, weight="normal")  # fmt: skip
-                panel.set(xticks=[], yticks=[])
-                panel.grid(visible=False)
 
 
 if __name__ == "__main__":

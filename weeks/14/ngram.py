@@ -154,13 +154,23 @@ def main(run: Run, *, order: PositiveInt = 6, dataset: str = "pydocs") -> None:
         for i in range(2, 60)
     ]
     run.check(
-        "log p of 58 characters, order 3", ours, np.array(exact),
-        against="the definition in exact fractions", atol=1e-12, why="float64 rounding of a sum",
-    )  # fmt: skip
+        "log p of 58 characters, order 3",
+        ours,
+        np.array(exact),
+        against="the definition in exact fractions",
+        atol=1e-12,
+        why="float64 rounding of a sum",
+    )
     after = np.array([np.append(small_tokens[:2], x) for x in range(len(small_alphabet))])
     total = sum(np.exp(model.log_probs(row)[0]) for row in after)
-    run.check("sum of p over the alphabet", total, 1.0, against="probabilities sum to one",
-              atol=1e-12, why="float64 rounding of a sum")  # fmt: skip
+    run.check(
+        "sum of p over the alphabet",
+        total,
+        1.0,
+        against="probabilities sum to one",
+        atol=1e-12,
+        why="float64 rounding of a sum",
+    )
 
     train_loss, valid_loss, unsmoothed_fails = [], [], []
     for n in run.progress(range(1, order + 1), "counting"):
@@ -186,8 +196,12 @@ def main(run: Run, *, order: PositiveInt = 6, dataset: str = "pydocs") -> None:
         axes.plot(orders, valid_loss, "o-", color=plots.BLUE, label="held-out text")
         axes.axhline(math.log(len(alphabet)), color=plots.REFERENCE, lw=1, ls="--")
         axes.text(1, math.log(len(alphabet)) - 0.05, "guessing: ln of the alphabet", va="top")
-        axes.set(xlabel="order n (characters, prediction included)", ylabel="loss (nats/character)",
-                 ylim=(0, None), xticks=orders)  # fmt: skip
+        axes.set(
+            xlabel="order n (characters, prediction included)",
+            ylabel="loss (nats/character)",
+            ylim=(0, None),
+            xticks=orders,
+        )
         plots.label_lines(axes)
 
 

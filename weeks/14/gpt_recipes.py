@@ -1,0 +1,157 @@
+r"""Which part of the recipe beats counting: the positions, the optimiser, or both?
+
+The same GPT, text, batches and number of steps, in the four combinations of
+
+- positions *learned* (GPT-2's: a vector per position is added) or *rotary* (queries and keys are
+  turned by their position), and
+- *AdamW* for every parameter (GPT-2's) or *Muon* for the matrices of the blocks.
+
+Each combination first picks the best of three learning rates on seed 0; the other seeds then use
+that one. The line to cross is the best Witten–Bell n-gram of `ngram.py`, counted on the same text.
+
+    uv run weeks/14/gpt_recipes.py            # short runs: the order of the recipes
+    uv run weeks/14/gpt_recipes.py --full     # full runs, three seeds: the record
+
+Sources: Radford et al. (2019); Su et al., "RoFormer" (2021); Jordan et al., "Muon" (2024).
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from week14.minimal_gpt import GPT, GPTConfig, evaluate, train
+from week14.ngram import WittenBell, encode_characters
+
+from shared import datasets, plots
+from shared.stats import mean_interval
+from shared.study import PositiveInt, Run, cli
+
+SCALES = (1 / 3, 1.0, 3.0)  # of the learning rates in `make_optimizers`
+
+
+def final_loss(
+    training: torch.Tensor,
+    validation: torch.Tensor,
+    config: GPTConfig,
+    optimizer: str,
+    *,
+    steps: int,
+    lr_scale: float,
+    seed: int,
+) -> float:
+    """Validation loss, nats per character, after training one recipe from one seed."""
+    model = GPT(config, torch.Generator().manual_seed(seed))
+    train(
+        model,
+        training,
+        steps=steps,
+        batch=16,
+        optimizer=optimizer,
+        lr_scale=lr_scale,
+        generator=torch.Generator().manual_seed(1000 + seed),
+    )
+    return evaluate(model, validation, window=config.context)
+
+
+def main(run: Run, *, seeds: PositiveInt | None = None, steps: PositiveInt | None = None) -> None:
+    """Train the four recipes and compare them with n-grams.
+
+    Parameters
+    ----------
+    seeds
+        Seeds a recipe.
+    steps
+        Training steps a run.
+    """
+    seeds = seeds or run.budget(quick=1, default=2, full=3)
+    steps = steps or run.budget(quick=3, default=60, full=900)
+    scales = run.budget(quick=(1.0,), default=(1.0,), full=SCALES)
+    ids, alphabet = encode_characters(datasets.load_text("pydocs"))
+    tokens = torch.from_numpy(ids)
+    split = int(0.9 * len(tokens))
+    training, validation = tokens[:split], tokens[split:]
+    counts = [
+        -WittenBell(n, len(alphabet)).fit(ids[:split]).log_probs(ids[split:]).mean()
+        for n in range(3, 7)
+    ]
+    counting = float(min(counts))
+
+    learned = GPTConfig(len(alphabet), positions="learned")
+    rotary = GPTConfig(len(alphabet), positions="rotary")
+    difference = sum(p.numel() for p in GPT(learned).parameters())
+    difference -= sum(p.numel() for p in GPT(rotary).parameters())
+    run.check(
+        "extra parameters of learned positions",
+        difference,
+        learned.context * learned.d_model,
+        against="context × width",
+        why="integers",
+    )
+
+    losses, chosen = {}, {}
+    recipes = list(itertools.product((learned, rotary), ("adamw", "muon")))
+    for config, optimizer in run.progress(recipes, "recipes"):
+        name = f"{config.positions} + {'Muon' if optimizer == 'muon' else 'AdamW'}"
+        options = {"steps": steps, "training": training, "validation": validation}
+        first = {
+            scale: final_loss(config=config, optimizer=optimizer, lr_scale=scale, seed=0, **options)
+            for scale in scales
+        }
+        chosen[name] = min(first, key=first.get)
+        losses[name] = [first[chosen[name]]] + [
+            final_loss(
+                config=config, optimizer=optimizer, lr_scale=chosen[name], seed=seed, **options
+            )
+            for seed in range(1, seeds)
+        ]
+        run.say(f"{name}: {', '.join(f'{v:.3f}' for v in losses[name])} (lr × {chosen[name]:.2f})")
+        run.metric(name, np.mean(losses[name]), "nats/char", rtol=0.05)
+        run.metric(f"{name}, learning-rate factor", chosen[name], "", rtol=None)
+    run.metric("best n-gram", counting, "nats/char", rtol=0.1)
+
+    modern, plain = losses["rotary + Muon"], losses["learned + AdamW"]
+
+    def interval(values) -> str:
+        return str(mean_interval(values)) if len(values) > 1 else f"{values[0]:.3f} (n = 1)"
+
+    run.claim(
+        "rotary positions with Muon end lower than learned ones with AdamW, in every seed",
+        all(m < p for m, p in zip(modern, plain, strict=True)),
+        f"{interval(modern)} against {interval(plain)} nats/char",
+        quick=False,
+    )
+    if run.mode == "full":
+        run.claim(
+            "a minute of the plain GPT-2 recipe does not beat counting, in any seed",
+            min(plain) > counting,
+            f"{interval(plain)}, n-gram {counting:.3f} nats/char",
+        )
+        run.claim(
+            "a minute of the modern recipe does, in every seed",
+            max(modern) < counting,
+            f"{interval(modern)}, n-gram {counting:.3f} nats/char",
+        )
+        run.claim(
+            "no recipe wanted a learning rate at the edge of the grid",
+            all(scale == 1.0 for scale in chosen.values()),
+            ", ".join(f"{name}: × {scale:.2f}" for name, scale in chosen.items()),
+        )
+
+    title = "Which part of the recipe beats counting?"
+    with run.figure("recipes", title) as axes:
+        for row, (name, values) in enumerate(losses.items()):
+            color = plots.BLUE if name == "rotary + Muon" else plots.SKY
+            axes.plot([min(values), max(values)], [row, row], color=color, lw=4, alpha=0.4)
+            axes.plot(values, [row] * len(values), "o", color=color, ms=8)
+            axes.text(np.mean(values), row - 0.18, f"{np.mean(values):.3f}", ha="center")
+        axes.axvline(counting, color=plots.REFERENCE, ls="--", lw=1.2)
+        axes.text(counting, 3.45, f" best n-gram {counting:.3f}", color=plots.REFERENCE)
+        axes.set_yticks(range(len(losses)), list(losses))
+        low = min(counting, *itertools.chain(*losses.values()))
+        axes.set(xlabel="validation loss (nats/character); dots are seeds", ylim=(3.6, -0.6))
+        axes.set_xlim(low - 0.1, max(itertools.chain(*losses.values())) + 0.12)
+        axes.grid(axis="y", visible=False)
+
+
+if __name__ == "__main__":
+    cli(main)
