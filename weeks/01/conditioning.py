@@ -138,8 +138,8 @@ def _least_squares_errors(run: Run, n: int, seeds: int) -> None:
     at = int(np.argmin(np.abs(kappas - 1e9)))
     normal, qr, svd = errors[0, :, at].T
     for name, values in (("normal equations", normal), ("QR", qr), ("SVD", svd)):
-        run.metric(f"{name}, error at κ = 1e9", np.median(values), rtol=0.9)
-    run.metric("QR, error at κ = 1e9 and 45°", np.median(errors[1, :, at, 1]), rtol=0.9)
+        run.metric(f"{name}, error at κ = 1e9", np.median(values), rtol=None)
+    run.metric("QR, error at κ = 1e9 and 45°", np.median(errors[1, :, at, 1]), rtol=None)
     run.claim(
         "b in the column space, κ = 1e9: QR and SVD keep 5 digits, the normal equations none",
         max(qr.max(), svd.max()) < 1e-5 and normal.min() > 0.1,

@@ -14,7 +14,6 @@ Learning* (2006), section 12.1; Trefethen and Bau, *Numerical Linear Algebra* (1
 """
 
 import io
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -53,7 +52,7 @@ class PCA:
     def __init__(self, n_components: int | None = None):
         self.n_components = n_components
 
-    def fit(self, X: Float[np.ndarray, "n_samples n_features"]) -> Self:
+    def fit(self, X: Float[np.ndarray, "n_samples n_features"]) -> "PCA":
         """Find mean and directions.
 
         Raises

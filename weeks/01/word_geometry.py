@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from week01.matrix_decompositions import svd_jacobi
 from week01.pca import PCA
 
@@ -98,13 +99,13 @@ def ppmi(
 
 
 def truncated_svd(
-    A: Float[np.ndarray, "m n"], k: int, rng: np.random.Generator
+    A: Float[np.ndarray, "m n"], k: int, rng: np.random.Generator, tol: float = 1e-10
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "k"], Float[np.ndarray, "k n"]]:
     """The k largest singular triplets by Lanczos: look at A only through products with vectors.
 
     The Krylov space of v, AᵀA v, (AᵀA)² v, … soon holds the leading right singular vectors; the
     SVD of A on it gives all three factors. The space is enlarged until each triplet satisfies
-    |Aᵀu - σ v| <= 1e-10 σ_max.
+    |Aᵀu - σ v| <= tol σ_max.
 
     References
     ----------
@@ -112,7 +113,10 @@ def truncated_svd(
     """
     if not 1 <= k <= min(A.shape):
         raise ValueError(f"k must be between 1 and min(A.shape) = {min(A.shape)}, got {k}")
-    steps = min(*A.shape, 3 * k + 20)
+    if A.shape[0] < A.shape[1]:
+        V, sigma, Ut = truncated_svd(A.T, k, rng, tol)
+        return Ut.T, sigma, V.T
+    steps = min(A.shape[1], 3 * k + 20)
     while True:
         V = np.zeros((A.shape[1], steps))
         v = rng.normal(size=len(V))
@@ -129,9 +133,9 @@ def truncated_svd(
         U, sigma, Qt = svd_jacobi(A @ V)
         U, sigma, Vt = U[:, :k], sigma[:k], Qt[:k] @ V.T
         residual = np.linalg.norm(A.T @ U - Vt.T * sigma, axis=0).max()
-        if residual <= 1e-10 * sigma[0] or steps == min(A.shape):
+        if residual <= tol * sigma[0] or steps == A.shape[1]:
             return U, sigma, Vt
-        steps = min(*A.shape, 2 * steps)
+        steps = min(A.shape[1], 2 * steps)
 
 
 def cosine_similarity(E: Float[np.ndarray, "word dim"]) -> Float[np.ndarray, "word word"]:
@@ -155,13 +159,13 @@ def nearest_neighbours(E: Float[np.ndarray, "word dim"], word: int, k: int) -> I
 # ---- the experiment
 
 GROUPS = {
-    "numbers": ("integer", "integers", "float", "floating", "complex", "numeric", "precision"),
-    "errors": ("exception", "exceptions", "raise", "raised", "except", "try", "finally", "handler"),
-    "coroutines": ("async", "await", "coroutine", "asynchronous", "generator", "yield"),
-    "matching": ("pattern", "patterns", "subject", "capture", "succeeds", "fails", "wildcard"),
-    "modules": ("module", "modules", "import", "imported", "package", "relative"),
-    "classes": ("class", "classes", "metaclass", "instance", "derived", "inheritance", "base"),
-    "debugging": ("breakpoint", "breakpoints", "debugger", "command", "commands", "stack"),
+    "numbers": ("integer", "float", "floating", "complex", "numeric", "precision"),
+    "errors": ("exception", "exceptions", "raise", "except", "try", "finally"),
+    "coroutines": ("async", "await", "coroutine", "generator", "yield"),
+    "matching": ("pattern", "patterns", "subject", "capture", "succeeds", "fails"),
+    "modules": ("module", "modules", "import", "package", "relative"),
+    "classes": ("class", "classes", "metaclass", "instance", "base"),
+    "debugging": ("breakpoint", "breakpoints", "debugger", "stack"),
 }
 
 
@@ -219,7 +223,7 @@ def _plurals(run: Run, documents: list[list[str]], min_count: int, k: int, seeds
         for text, name in ((sample, ""), (_shuffled(sample, rng), ", shuffled text")):
             counts = cooccurrence(text, vocabulary, 5)
             table = ppmi(counts)
-            U, sigma, _ = truncated_svd(table, k, rng)
+            U, sigma, _ = truncated_svd(table, k, rng, tol=1e-2)
             for step, E in (
                 ("counts", counts),
                 ("PPMI", table),
@@ -265,26 +269,23 @@ def _plurals(run: Run, documents: list[list[str]], min_count: int, k: int, seeds
 def _place_labels(ax: Axes, points: np.ndarray, labels: list[str], colors: list[str]) -> None:
     """Write each label beside its point, at the first of many places where it covers nothing."""
     ax.figure.canvas.draw()
-    to_pixels = ax.figure.dpi / 72
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in ax.transData.transform(points)]
-    places = [(r * np.cos(t), r * np.sin(t)) for r in (7, 12, 18, 25, 33, 42)
-              for t in np.pi * np.array([0, 1, 0.5, 1.5, 0.25, 0.75, 1.25, 1.75])]  # fmt: skip
+    turns = np.pi * np.array([0, 1, 0.5, 1.5, 0.25, 0.75, 1.25, 1.75])
+    places = [
+        (r * np.cos(t), r * np.sin(t)) for r in (7, 12, 18, 25, 33, 42, 52, 64) for t in turns
+    ]
     for point, label, color in zip(points, labels, colors, strict=True):
-        best = None
         for dx, dy in places:
             ha = "left" if dx > 1 else "right" if dx < -1 else "center"
+            line = {"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0}
             text = ax.annotate(
                 label, point, (dx, dy), textcoords="offset points", color=color, fontsize=9,
-                ha=ha, va="center",
-                arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0} if dx**2 + dy**2 > 150 else None,
+                ha=ha, va="center", arrowprops=line if np.hypot(dx, dy) > 15 else None,
             )  # fmt: skip
-            box = text.get_window_extent().padded(0.5 * to_pixels)
-            own = (box.x0, box.y0, box.x1, box.y1)
-            if best is None and not any(
-                own[0] < b[2] and b[0] < own[2] and own[1] < b[3] and b[1] < own[3] for b in taken
-            ):
-                taken.append(own)
-                best = text
+            text.update_positions(ax.figure.canvas.get_renderer())
+            x0, y0, x1, y1 = Text.get_window_extent(text).extents  # without the line
+            if not any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in taken):
+                taken.append((x0, y0, x1, y1))
                 break
             text.remove()
 
@@ -310,12 +311,11 @@ def _map(run: Run, E: np.ndarray, vocabulary: list[str]) -> None:
         ax.margins(0.1)
         ax.set(xlabel=f"component 1 ({share[0]:.0%} of the variance)",
                ylabel=f"component 2 ({share[1]:.0%})")  # fmt: skip
-        _place_labels(ax, points, [word for word, _, _ in words], colors)
-        present = list(dict.fromkeys((group, color) for _, group, color in words))
-        for group, color in present:
+        for group, color in dict.fromkeys((group, color) for _, group, color in words):
             ax.plot([], [], "o", color=color, label=group)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=7, handletextpad=0.1,
                   columnspacing=1.0)  # fmt: skip
+        _place_labels(ax, points, [word for word, _, _ in words], colors)
 
 
 def main(

@@ -19,7 +19,7 @@ regularization" (2019), algorithm 2; Jordan et al., "Muon: an optimizer for hidd
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -72,7 +72,7 @@ class Optimizer:
                 p.mul_(1 - self.lr * self.weight_decay)
                 p.sub_(self.update(p.grad, state))
 
-    def update(self, grad: Tensor, state: dict) -> Tensor:
+    def update(self, grad: Float[Tensor, "..."], state: dict) -> Float[Tensor, "..."]:
         """What to subtract from a parameter whose gradient is `grad`."""
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class AdamW(Optimizer):
             raise ValueError(f"betas must lie in [0, 1), got {betas}")
         self.betas, self.eps = betas, eps
 
-    def update(self, grad: Tensor, state: dict) -> Tensor:
+    def update(self, grad: Float[Tensor, "..."], state: dict) -> Float[Tensor, "..."]:
         """Bias-corrected mean over bias-corrected root mean square, times lr."""
         if not state:
             state.update(t=0, mean=torch.zeros_like(grad), square=torch.zeros_like(grad))
@@ -170,7 +170,7 @@ class Muon(Optimizer):
                 raise ValueError(f"params must be matrices, got a tensor of shape {tuple(p.shape)}")
         self.momentum, self.dtype = momentum, dtype
 
-    def update(self, grad: Tensor, state: dict) -> Tensor:
+    def update(self, grad: Float[Tensor, "m n"], state: dict) -> Float[Tensor, "m n"]:
         """Orthogonalised Nesterov momentum, scaled so that tall matrices move as far as square."""
         if not state:
             state["mean"] = torch.zeros_like(grad)
@@ -180,8 +180,13 @@ class Muon(Optimizer):
         return self.lr * scale * orthogonalize(ahead, dtype=self.dtype)
 
 
-def trajectory(optimizer, weight: Tensor, loss_of, steps: int) -> Float[Tensor, "step m n"]:
-    """Positions of `weight` over `steps` steps of gradient descent on `loss_of(weight)`."""
+def trajectory(
+    optimizer: Optimizer | torch.optim.Optimizer,
+    weight: Float[Tensor, "m n"],
+    loss_of: Callable[[Tensor], Tensor],
+    steps: int,
+) -> Float[Tensor, "step m n"]:
+    """Positions of `weight` while `optimizer` lowers `loss_of(weight)`, the start included."""
     path = [weight.detach().clone()]
     for _ in range(steps):
         optimizer.zero_grad()

@@ -315,7 +315,7 @@ def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
     """
     _check_rope(run)
     _check_biases(run)
-    steps, seeds = run.budget(quick=8, default=300), run.budget(quick=1, default=seeds)
+    steps, seeds = run.budget(quick=8, default=200), run.budget(quick=1, default=seeds)
     characters = datasets.pydocs_text()
     index = {c: i for i, c in enumerate(sorted(set(characters)))}
     text = torch.tensor([index[c] for c in characters])

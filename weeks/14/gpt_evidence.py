@@ -1,4 +1,6 @@
-"""The checks and figures of `minimal_gpt.py`, kept apart so that the model can be read alone."""
+"""Checks, claims and figures of `minimal_gpt.py`, apart from it so that it can be read alone."""
+
+import math
 
 import numpy as np
 import torch
@@ -7,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from week13.attention import attention_weights
 from week14.minimal_gpt import GPT, GPTConfig, next_token_loss, random_batch, train
-from week14.ngram import bits_per_character
+from week14.ngram import WittenBell, bits_per_character
 from week14.transformers_layout import from_gpt2, from_gpt_neox
 
 from shared import plots
@@ -119,6 +121,79 @@ def steps_like_torch(run: Run, theirs: nn.Module) -> None:
     )
 
 
+def check_first_loss(run: Run, loss: float, config: GPTConfig) -> None:
+    """Before training, every character must be about equally likely."""
+    variance = 0.02**2 * config.d_model  # of a logit: a normalised stream times the fresh head
+    run.check(
+        "loss before training",
+        loss,
+        math.log(config.vocab_size),
+        against="ln(alphabet), guessing",
+        rtol=0.01,
+        atol=variance / 2,
+        why="random logits cost half their variance, give or take 1 %",
+    )
+
+
+# ---- claims
+
+
+def count_ngrams(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> dict[int, float]:
+    """Loss of Witten–Bell n-grams on `valid`, by order: 1 to 6, or as far as keys of 63 bits go."""
+    orders = [n for n in range(1, 7) if n * math.log2(max(vocab_size, 2)) < 63]
+    return {n: -float(WittenBell(n, vocab_size).fit(train).log_probs(valid).mean()) for n in orders}
+
+
+def judge(
+    run: Run,
+    *,
+    gpt: float,
+    control: float,
+    ngrams: dict[int, float],
+    losses: list[float],
+    control_losses: list[float],
+    must_win: bool,
+) -> None:
+    """Metrics, claims and the two figures of the loss.
+
+    Parameters
+    ----------
+    gpt, control
+        Losses on the whole validation split, nats per character.
+    must_win
+        Whether beating the n-grams is a claim or only reported.
+    """
+    best = min(ngrams, key=ngrams.get)
+    run.metric("GPT loss", gpt, "nats/char", rtol=0.05)
+    run.metric("GPT bits", bits_per_character(gpt), "bits/char", rtol=0.05)
+    for n, value in ngrams.items():
+        run.metric(f"{n}-gram loss", value, "nats/char", rtol=0.1)
+    run.metric("best n-gram loss", ngrams[best], "nats/char", rtol=0.1)
+    run.metric("control loss", control, "nats/char", rtol=0.1)
+
+    tenth = max(len(losses) // 10, 1)
+    first, last = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
+    noise = np.std(losses[-tenth:])
+    run.claim(
+        "the loss falls by more than ten times its noise",
+        first - last > 10 * noise,
+        f"{first:.2f} in the first tenth of training, {last:.2f} ± {noise:.2f} in the last",
+        quick=False,
+    )
+    run.claim(
+        "with shuffled targets it learns the letters' frequencies at most",
+        control > ngrams[1] - 0.1,
+        f"control {control:.2f}, letter frequencies {ngrams[1]:.2f} nats/char",
+    )
+    measured = f"GPT {gpt:.3f}, best n-gram (n = {best}) {ngrams[best]:.3f} nats/char"
+    if must_win:
+        run.claim("the GPT beats counting", gpt < ngrams[best], measured, quick=False)
+    else:
+        run.say(measured)
+    draw_loss(run, losses, control_losses, gpt, ngrams)
+    draw_comparison(run, gpt, ngrams)
+
+
 # ---- figures
 
 
@@ -159,10 +234,10 @@ def draw_loss(run: Run, losses, control_losses, loss: float, ngrams: dict[int, f
         axes.legend(loc="upper right")
 
 
-def draw_comparison(run: Run, loss, ngrams: dict[int, float], unigram, guessing) -> None:
-    """Bars: guessing, letter frequencies, n-grams, the GPT."""
-    rows = {"guessing": guessing, "letter frequencies": unigram}
-    rows |= {f"{n}-gram": value for n, value in ngrams.items()} | {"GPT": loss}
+def draw_comparison(run: Run, loss: float, ngrams: dict[int, float]) -> None:
+    """Bars: letter frequencies, n-grams, the GPT."""
+    names = {n: f"{n}-gram" for n in ngrams} | {1: "letter frequencies"}
+    rows = {names[n]: value for n, value in ngrams.items()} | {"GPT": loss}
     colors = [plots.BLUE if name == "GPT" else plots.SKY for name in rows]
     with run.figure("comparison", "Surprise per character of unseen text") as axes:
         axes.barh(list(rows), list(rows.values()), color=colors)
@@ -175,7 +250,8 @@ def draw_comparison(run: Run, loss, ngrams: dict[int, float], unigram, guessing)
                 fontsize=10,
             )
         axes.set(
-            xlabel="loss on the whole validation split (nats/character)", xlim=(0, 1.28 * guessing)
+            xlabel="loss on the whole validation split (nats/character)",
+            xlim=(0, 1.28 * max(rows.values())),
         )
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)

@@ -6,7 +6,7 @@ The same GPT, text, batches and number of steps, in the four combinations of
   turned by their position), and
 - *AdamW* for every parameter (GPT-2's) or *Muon* for the matrices of the blocks.
 
-Each combination first picks the best of three learning rates on seed 0; the other seeds then use
+Each combination first picks the best of four learning rates on seed 0; the other seeds then use
 that one. The line to cross is the best Witten–Bell n-gram of `ngram.py`, counted on the same text.
 
     uv run weeks/14/gpt_recipes.py            # short runs: the order of the recipes
@@ -26,7 +26,7 @@ from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run, cli
 
-SCALES = (1 / 3, 1.0, 3.0)  # of the learning rates in `make_optimizers`
+SCALES = (1 / 9, 1 / 3, 1.0, 3.0)  # of the learning rates in `make_optimizers`
 
 
 def final_loss(
@@ -133,7 +133,7 @@ def main(run: Run, *, seeds: PositiveInt | None = None, steps: PositiveInt | Non
         )
         run.claim(
             "no recipe wanted a learning rate at the edge of the grid",
-            all(scale == 1.0 for scale in chosen.values()),
+            all(min(SCALES) < scale < max(SCALES) for scale in chosen.values()),
             ", ".join(f"{name}: × {scale:.2f}" for name, scale in chosen.items()),
         )
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from week09.optimizers import AdamW, Muon
 from week13.attention import scaled_dot_product_attention
 from week13.positional_encodings import apply_rope
-from week14.ngram import WittenBell, bits_per_character, encode_characters
+from week14.ngram import encode_characters
 
 from shared import datasets
 from shared.study import NonNegativeInt, PositiveFloat, PositiveInt, Run, UserError, cli
@@ -84,8 +83,10 @@ class Block(nn.Module):
         self.out_proj = nn.Linear(d, d)
         self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
 
-    def qkv(self, x: Float[Tensor, "batch seq d_model"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (batch, head, seq, head_dim)."""
+    def qkv(
+        self, x: Float[Tensor, "batch seq d_model"]
+    ) -> tuple[Float[Tensor, "batch head seq head_dim"], ...]:
+        """Queries, keys and values."""
         x = self.attention_norm(x)
         q, k, v = (
             project(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
@@ -130,8 +131,10 @@ class GPT(nn.Module):
         """Logits of the next token after each one."""
         return self.head(self.norm(self.residual_stream(tokens)[-1]))
 
-    def residual_stream(self, tokens: Int[Tensor, "batch seq"]) -> list[Tensor]:
-        """The stream (batch, seq, d_model) before each block and after the last."""
+    def residual_stream(
+        self, tokens: Int[Tensor, "batch seq"]
+    ) -> list[Float[Tensor, "batch seq d_model"]]:
+        """The stream before each block and after the last."""
         if tokens.shape[1] > self.config.context:
             raise ValueError(
                 f"tokens must be at most context = {self.config.context} long, "
@@ -311,7 +314,7 @@ def main(
     optimizer: Literal["muon", "adamw"] = "muon",
     temperature: PositiveFloat = 0.8,
     top_k: NonNegativeInt = 0,
-    prompt: str = "The ",
+    prompt: str | None = None,
     sample_length: NonNegativeInt = 600,
 ) -> None:
     """Train a GPT on text and see whether it beats counting.
@@ -343,7 +346,7 @@ def main(
     top_k
         Draw among the k likeliest characters only; 0 for all.
     prompt
-        How the sample begins.
+        How the sample begins; "The " if not given.
     sample_length
         Characters to write.
     """
@@ -357,110 +360,62 @@ def main(
             f"the text must hold at least {20 * (context + 1)} characters for --context"
             f" {context}, got {len(ids)}"
         )
-    if missing := sorted(set(prompt) - set(alphabet)):
-        raise UserError(f"--prompt has characters that the text has not: {''.join(missing)!r}")
-    if not prompt:
-        raise UserError("--prompt must hold at least one character, got none")
+    prompt_ids = encode_prompt(prompt, alphabet)
     tokens = torch.from_numpy(ids)
     split = int(0.9 * len(tokens))
     training, validation = tokens[:split], tokens[split:]
+
     config = GPTConfig(len(alphabet), context, layers, heads, width, positions)
-    model = GPT(config, run.generator()).to(run.device)
-    n_parameters = sum(p.numel() for p in model.parameters())
+    model, control = (GPT(config, run.generator()).to(run.device) for _ in range(2))
     run.say(
         f"{text or dataset}: {len(ids):,} characters, alphabet of {len(alphabet)}; "
-        f"GPT of {n_parameters:,} parameters on {run.device}"
+        f"GPT of {sum(p.numel() for p in model.parameters()):,} parameters on {run.device}"
     )
-
     evidence.check_against_transformers(run)
-    initial = evaluate(model, validation, window=context)
-    run.check(
-        "loss before training",
-        initial,
-        math.log(len(alphabet)),
-        against="ln(alphabet), guessing",
-        rtol=0.02,
-        why="logits of a fresh head have a standard deviation near 0.2",
-    )
+    evidence.check_first_loss(run, evaluate(model, validation, window=context), config)
 
-    # Counting, the rival
-    orders = [n for n in range(2, 7) if n * math.log2(len(alphabet)) < 62]
-    ngrams = {
-        n: -float(WittenBell(n, len(alphabet)).fit(ids[:split]).log_probs(ids[split:]).mean())
-        for n in orders
-    }
-    best = min(ngrams, key=ngrams.get)
-
-    # Training
     start = time.perf_counter()
 
     def told(step: int, loss: float) -> None:
-        if step % 10 == 9:
-            rate = (step + 1) * batch * context / (time.perf_counter() - start)
-            run.status(f"loss {loss:.2f}, {rate:,.0f} characters/s")
+        rate = (step + 1) * batch * context / (time.perf_counter() - start)
+        run.status(f"loss {loss:.2f}, {rate:,.0f} characters/s")
 
+    options = {"batch": batch, "optimizer": optimizer}
     losses = train(
         model,
         training,
         steps=steps,
-        batch=batch,
-        optimizer=optimizer,
         generator=run.generator(1),
         told=told,
         steps_of=lambda n: run.progress(range(n), "training"),
+        **options,
     )
     seconds = time.perf_counter() - start
-    loss = evaluate(model, validation, window=context)
-
-    # The control: the same text, every target swapped with another's
-    control = GPT(config, run.generator()).to(run.device)
     control_losses = train(
         control,
         training,
         steps=max(steps // 6, 10),
-        batch=batch,
-        optimizer=optimizer,
         generator=run.generator(1),
         shuffle_targets=True,
         steps_of=lambda n: run.progress(range(n), "control"),
+        **options,
     )
-    control_loss = evaluate(control, validation, window=context)
-    unigram = -float(WittenBell(1, len(alphabet)).fit(ids[:split]).log_probs(ids[split:]).mean())
 
-    run.metric("GPT loss", loss, "nats/char", rtol=0.05)
-    run.metric("GPT bits", bits_per_character(loss), "bits/char", rtol=0.05)
-    for n, value in ngrams.items():
-        run.metric(f"{n}-gram loss", value, "nats/char", rtol=0.1)
-    run.metric("best n-gram loss", ngrams[best], "nats/char", rtol=0.1)
-    run.metric("control loss", control_loss, "nats/char", rtol=0.1)
-    run.metric("parameters", n_parameters, "", rtol=0)
+    evidence.judge(
+        run,
+        gpt=evaluate(model, validation, window=context),
+        control=evaluate(control, validation, window=context),
+        ngrams=evidence.count_ngrams(ids[:split], ids[split:], len(alphabet)),
+        losses=losses,
+        control_losses=control_losses,
+        must_win=text is None and (dataset, positions, optimizer) == ("pydocs", "rotary", "muon"),
+    )
+    run.metric("parameters", sum(p.numel() for p in model.parameters()), "", rtol=0.02)
     run.metric("training time", seconds, "s", rtol=None)
-    tenth = max(steps // 10, 1)
-    run.claim(
-        "the loss falls",
-        np.mean(losses[-tenth:]) < np.mean(losses[:tenth]) - 0.5,
-        f"{np.mean(losses[:tenth]):.2f} in the first tenth of training, "
-        f"{np.mean(losses[-tenth:]):.2f} in the last",
-        quick=False,
-    )
-    run.claim(
-        "with shuffled targets it learns the letters' frequencies at most",
-        control_loss > unigram - 0.1,
-        f"control {control_loss:.2f}, letter frequencies {unigram:.2f} nats/char",
-    )
-    verdict = f"GPT {loss:.3f}, best n-gram (n = {best}) {ngrams[best]:.3f} nats/char"
-    if text is None and dataset == "pydocs" and (positions, optimizer) == ("rotary", "muon"):
-        run.claim("the GPT beats counting", loss < ngrams[best], verdict, quick=False)
-    else:
-        run.say(verdict)
-
-    evidence.draw_loss(run, losses, control_losses, loss, ngrams)
-    evidence.draw_comparison(run, loss, ngrams, unigram, math.log(len(alphabet)))
     evidence.draw_attention(run, model, validation[: min(context, 48)])
-    start_ids = torch.tensor([alphabet.index(c) for c in prompt])
     written = sample(
         model,
-        start_ids,
+        prompt_ids,
         sample_length,
         temperature=temperature,
         top_k=min(top_k, len(alphabet)),
@@ -468,6 +423,17 @@ def main(
     )
     run.say(f"\nIt writes (temperature {temperature}):\n")
     run.say("".join(alphabet[i] for i in written))
+
+
+def encode_prompt(prompt: str | None, alphabet: str) -> Int[Tensor, " n"]:
+    """Tokens of the prompt; without one, of "The " or else of the alphabet's last character."""
+    if prompt is None:
+        prompt = "The " if set("The ") <= set(alphabet) else alphabet[-1]
+    if not prompt:
+        raise UserError("--prompt must hold at least one character, got none")
+    if missing := sorted(set(prompt) - set(alphabet)):
+        raise UserError(f"--prompt has characters that the text has not: {''.join(missing)!r}")
+    return torch.tensor([alphabet.index(c) for c in prompt])
 
 
 if __name__ == "__main__":

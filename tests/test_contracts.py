@@ -1,0 +1,300 @@
+"""What holds everywhere: dependencies, docstrings, shapes, links, and what must not be there."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from conftest import PYPROJECT, ROOT
+
+from shared import log, records
+
+SCRIPTS = log.all_scripts()
+MARKDOWN = log.markdown_files()
+PYTHON = sorted(
+    path
+    for folder in ("shared", "weeks", "papers", "capstones", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+WEEK_MODULES = [p for p in PYTHON if p.is_relative_to(ROOT / "weeks") and p.stem != "__init__"]
+
+
+def key(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=key)
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+# ---- dependencies
+
+
+@each([p for p in PYTHON if p.is_relative_to(ROOT / "shared")])
+def test_shared_knows_no_week(path):
+    assert not [name for name in imports(path) if re.match(r"week\d\d$|capstones|papers", name)]
+
+
+@each(WEEK_MODULES)
+def test_week_imports_no_later_week(path):
+    own = path.relative_to(ROOT / "weeks").parts[0]
+    weeks = {name[4:] for name in imports(path) if re.match(r"week\d\d$", name)}
+    assert all(week <= own for week in weeks)
+    assert not imports(path) & {"capstones", "papers"}
+
+
+def test_every_week_is_installed():
+    folders = {p.name for p in (ROOT / "weeks").iterdir() if (p / "__init__.py").exists()}
+    setuptools = PYPROJECT["tool"]["setuptools"]
+    assert set(setuptools["packages"]) == {"shared"} | {f"week{name}" for name in folders}
+    expected = {f"week{name}": f"weeks/{name}" for name in folders} | {"shared": "shared"}
+    assert setuptools["package-dir"] == expected
+
+
+REFERENCES = {"transformers", "tokenizers", "xgboost", "sklearn"}
+
+
+@each(SCRIPTS)
+def test_implementation_does_not_import_its_reference(path):
+    top = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {
+        name
+        for node in top
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    assert not {name.split(".")[0] for name in names} & REFERENCES
+
+
+# ---- scripts
+
+
+@each(SCRIPTS)
+def test_docstring_has_title_command_and_source(path):
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert f"uv run {key(path)}" in doc
+    assert re.search(r"\b(1[6-9]|20)\d\d\b", doc), "no source with its year"
+    assert len(log.title_of(path)) > 15
+
+
+@each(sorted({script.parent for script in SCRIPTS}))
+def test_week_has_readme_and_notes(path):
+    readme = (path / "README.md").read_text(encoding="utf-8")
+    assert "results/" in readme, "no figure shown"
+    for note in path.glob("*.md"):
+        assert note.name == "README.md" or f"]({note.name})" in readme, f"{note.name} not linked"
+    if path.parent.name == "weeks":
+        week = next(w for w in log.curriculum()["week"] if w["number"] == path.name)
+        assert readme.startswith(f"# Week {path.name} · {week['title']}\n")
+        assert str(week["date"]) in readme
+        assert list(path.glob("[a-z]*.md")), "no note"
+
+
+@each([p for p in MARKDOWN if p.parent.parent.name == "weeks" and p.name != "README.md"])
+def test_note_has_its_parts(path):
+    text = path.read_text(encoding="utf-8")
+    assert "```python" in text, "no code that shows it"
+    assert text.count("<details>") >= 3, "three questions with folded answers"
+    assert text.count("<details>") == text.count("</details>")
+    assert re.search(r"\]\([a-z_]+\.py\)", text), "no link to the script"
+    assert "Before this" in text
+    assert "Next" in text
+    assert "$$" in text
+    assert 60 <= len(text.splitlines()) <= 220
+
+
+def test_dates_and_folders_agree():
+    for week in log.curriculum()["week"]:
+        there = bool(log.scripts_in(ROOT / "weeks" / week["number"]))
+        assert there == ("date" in week), f"week {week['number']}"
+    known = {paper["folder"] for paper in log.curriculum()["paper"]}
+    found = {p.name for p in (ROOT / "papers").iterdir() if p.is_dir()}
+    assert found <= known
+
+
+@each([ROOT / "papers" / p["folder"] / "README.md" for p in log.curriculum()["paper"]
+       if (ROOT / "papers" / p["folder"]).is_dir()])  # fmt: skip
+def test_paper_front_matter_is_complete(path):
+    matter = yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])
+    assert {"title", "authors", "year", "venue", "arxiv", "claim", "where", "rules"} <= set(matter)
+
+
+# ---- functions
+
+
+def public_functions(path: Path):
+    """Public functions and methods at module level or in public classes, with their class."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node, None
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node, None
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                    yield inner, node
+
+
+@each(WEEK_MODULES)
+def test_public_names_have_docstrings(path):
+    missing = [node.name for node, _ in public_functions(path) if not ast.get_docstring(node)]
+    assert not missing
+
+
+BARE = {"ndarray", "Tensor", "np.ndarray", "torch.Tensor"}
+SHAPELESS = {"told", "draw"}
+
+
+@each([p for p in WEEK_MODULES if p.stem != "gpt_evidence"])
+def test_arrays_carry_their_shapes(path):
+    """Every public function with arrays says their shapes, so that tests can enforce them."""
+    shapeless = []
+    for node, _ in public_functions(path):
+        if not isinstance(node, ast.FunctionDef) or node.name == "main":
+            continue
+        arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        for argument in arguments:
+            if argument.arg in ("self", "cls"):
+                continue
+            annotation = ast.unparse(argument.annotation) if argument.annotation else None
+            if annotation is None or annotation in BARE:
+                shapeless.append(f"{node.name}({argument.arg}: {annotation})")
+        if node.returns is not None and ast.unparse(node.returns) in BARE:
+            shapeless.append(f"{node.name} -> {ast.unparse(node.returns)}")
+    assert not shapeless
+
+
+# ---- Markdown
+
+
+LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)(?: \"[^\"]*\")?\)|!\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """GitHub's anchors of a Markdown file's headings."""
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE):
+        plain = re.sub(r"[`*$]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        found.add(re.sub(r"[^\w\- ]", "", plain).replace(" ", "-"))
+    return found
+
+
+@each(MARKDOWN)
+def test_links_resolve(path):
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    dead = []
+    for match in LINK.finditer(text):
+        target = match[1] or match[2]
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / unquote(name)) if name else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            dead.append(target)
+    assert not dead
+
+
+@each(MARKDOWN)
+def test_figures_have_alternative_text(path):
+    assert not re.findall(r"!\[\s*\]\(", path.read_text(encoding="utf-8"))
+
+
+@each(MARKDOWN)
+def test_code_blocks_run(path, monkeypatch):
+    """Every ```python block of a file, in order, in one namespace."""
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"),
+                        flags=re.DOTALL | re.MULTILINE)  # fmt: skip
+    monkeypatch.chdir(ROOT)
+    namespace = {"__name__": "note"}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"{key(path)}, block {number}", "exec"), namespace)
+
+
+def test_generated_tables_and_values_are_fresh():
+    assert log.update(check=True) == []
+
+
+# ---- what must not be there
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip("not a git checkout: nothing says which files belong to the project")
+    return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def texts():
+    for path in tracked():
+        if path.suffix not in (".png",) and path.name != "uv.lock":
+            yield path, path.read_text(encoding="utf-8")
+
+
+def found(pattern: str) -> list[str]:
+    return [
+        f"{key(path)}: {match[0]}"
+        for path, text in texts()
+        if path.name != Path(__file__).name
+        for match in re.finditer(pattern, text)
+    ]
+
+
+def test_no_absolute_path_of_a_machine():
+    assert not found(r"(?<![\w.~-])/(?:home|root|work|Users|opt/[a-z]+)/\w")
+
+
+def test_no_registry_host():
+    assert not found(r"py[p]i\.org|python[h]osted\.org|np[m]js\.(?:org|com)|deb[i]an\.org")
+
+
+def test_nothing_is_unpickled():
+    pattern = r"pickle\.loads?\(|torch\.load\(|joblib\.load|allow_pickle\s*=\s*True|np\.load\("
+    assert not found(pattern)
+
+
+def test_no_large_file():
+    assert not [key(p) for p in tracked() if p.stat().st_size > 1_000_000]
+
+
+def test_no_skipped_test_without_a_reason():
+    pattern = r"@pytest\.mark\.(?:skip|xfail)(?!if)(?:\(\))?\s*\n|pytest\.skip\(\)"
+    assert not found(pattern)
+
+
+# ---- imports stay light
+
+
+@pytest.mark.parametrize("module", ["shared.study", "shared.log", "shared.datasets"])
+def test_importing_shared_loads_no_heavy_library(module):
+    heavy = "{'torch', 'sklearn', 'pandas', 'transformers', 'scipy'}"
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_code_digests_are_recorded_for_every_script():
+    for script in SCRIPTS:
+        assert len(records.load(records.record_of(script))["code"]) == 16

@@ -1,0 +1,61 @@
+"""Every script runs, checks itself against something else, and has a record that its code made."""
+
+import importlib
+import sys
+
+import matplotlib.image
+import pytest
+
+from shared import log, records
+from shared.study import execute
+
+SCRIPTS = log.all_scripts()
+NAMES = [records.key_of(script) for script in SCRIPTS]
+SIZE_LIMIT = 150_000
+
+
+def load(script):
+    """The module of a script: a week's by its import name, a paper's from its file."""
+    if script.parent.parent.name == "weeks":
+        return importlib.import_module(f"week{script.parent.name}.{script.stem}")
+    name = f"paper_{script.parent.name.replace('-', '_')}"
+    spec = importlib.util.spec_from_file_location(name, script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_quick_run_passes(script, tmp_path):
+    run = execute(load(script).main, mode="quick", threads=1, out=tmp_path, quiet=True)
+    assert run.checks, "no check against a reference"
+    assert run.claims or run.verdicts, "nothing is claimed"
+    assert run.passed, records.problems(run.record())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_record_is_complete_and_passing(script):
+    record = records.load(records.record_of(script))
+    assert records.problems(record) == []
+    assert record["script"] == records.key_of(script)
+    assert record["mode"] in ("default", "full")
+    assert record["code"] == records.code_digest(script), "the code changed after the record"
+    if record["mode"] == "default":
+        assert record["seconds"] < 90
+    for figure in record["figures"]:
+        path = records.results_of(script) / figure["file"]
+        assert path.stat().st_size <= SIZE_LIMIT
+        assert matplotlib.image.imread(path).std() > 0.01, f"{path.name} is blank"
+
+
+def test_no_result_without_a_record():
+    known = set()
+    for script in SCRIPTS:
+        known.add(records.record_of(script))
+        record = records.load(records.record_of(script))
+        known |= {records.results_of(script) / f["file"] for f in record["figures"]}
+    found = {
+        p for folder in ("weeks", "papers") for p in records.ROOT.glob(f"{folder}/*/results/*")
+    }
+    assert found == known

@@ -1,0 +1,264 @@
+"""Week 01: QR, Jacobi eigenvalues and SVD, projection, least squares."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from week01.matrix_decompositions import (
+    classical_gram_schmidt,
+    eigh_jacobi,
+    householder_qr,
+    least_squares,
+    project,
+    solve_triangular,
+    svd_jacobi,
+    with_condition,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.integers(1, 9)
+
+
+def hilbert(n):
+    i = np.arange(n)
+    return 1.0 / (i[:, None] + i + 1.0)
+
+
+def random_matrix(m, n, seed, rank=None):
+    rng = np.random.default_rng(seed)
+    if rank is None:
+        return rng.normal(size=(m, n))
+    return rng.normal(size=(m, rank)) @ rng.normal(size=(rank, n))
+
+
+MATRICES = {
+    "tall": random_matrix(30, 5, 0),
+    "wide": random_matrix(5, 30, 1),
+    "square": random_matrix(12, 12, 2),
+    "rank 2 of 6": random_matrix(9, 6, 3, rank=2),
+    "wide, rank 2": random_matrix(4, 9, 4, rank=2),
+    "hilbert": hilbert(10),
+    "zero": np.zeros((4, 3)),
+    "one by one": np.array([[-2.5]]),
+    "row": random_matrix(1, 6, 5),
+    "column": random_matrix(6, 1, 6),
+    "zero column": random_matrix(6, 3, 7) * [1.0, 0.0, 1.0],
+    "repeated column": np.repeat(random_matrix(6, 2, 8), 2, axis=1),
+    "identity": np.eye(5),
+    "ones": np.ones((5, 4)),
+    "huge": 1e300 * random_matrix(5, 4, 9),
+    "tiny": 1e-300 * random_matrix(5, 4, 10),
+    "ill-conditioned": with_condition(12, 6, 1e13, np.random.default_rng(11)),
+}
+
+
+@pytest.fixture(params=MATRICES, ids=MATRICES.keys())
+def A(request):
+    matrix = MATRICES[request.param].copy()
+    yield matrix
+    np.testing.assert_array_equal(matrix, MATRICES[request.param], "the argument was changed")
+
+
+def assert_orthonormal(Q):
+    np.testing.assert_allclose(Q.T @ Q, np.eye(Q.shape[1]), atol=1e-13)
+
+
+def size_of(A):
+    return max(np.abs(A).max(), 1e-320) * np.sqrt(A.size)
+
+
+def test_qr_is_a_qr_factorisation(A):
+    Q, R = householder_qr(A)
+    k = min(A.shape)
+    assert Q.shape == (A.shape[0], k)
+    assert R.shape == (k, A.shape[1])
+    assert_orthonormal(Q)
+    np.testing.assert_array_equal(R, np.triu(R))
+    np.testing.assert_allclose(Q @ R, A, rtol=0, atol=1e-14 * size_of(A))
+
+
+def test_qr_equals_numpy_signs_included(A):
+    Q, R = householder_qr(A)
+    expected_Q, expected_R = np.linalg.qr(A)
+    if np.array_equal(A[:, 0], A[:, 1 % A.shape[1]]) and A.shape == (6, 4):
+        return  # a repeated column leaves the rows of R below it to rounding
+    np.testing.assert_allclose(R, expected_R, rtol=0, atol=1e-13 * size_of(A))
+    if np.linalg.matrix_rank(A / size_of(A)) == min(A.shape) and A.shape != (10, 10):
+        kappa = np.linalg.cond(A / size_of(A))
+        np.testing.assert_allclose(Q, expected_Q, atol=1e-14 * kappa)
+
+
+def test_qr_does_not_cancel():
+    # v = x - |x| e₁ would lose all digits here: x is almost along e₁ already.
+    A = np.array([[1.0, 2.0], [1e-9, 1.0], [1e-9, 3.0]])
+    Q, R = householder_qr(A)
+    assert_orthonormal(Q)
+    np.testing.assert_allclose(Q @ R, A, atol=1e-15)
+
+
+@given(sizes, sizes, seeds)
+def test_qr_property(m, n, seed):
+    A = random_matrix(m, n, seed)
+    Q, R = householder_qr(A)
+    _, expected_R = np.linalg.qr(A)
+    np.testing.assert_allclose(R, expected_R, atol=1e-13)
+    assert_orthonormal(Q)
+    np.testing.assert_allclose(Q @ R, A, atol=1e-13)
+
+
+def test_svd_is_a_singular_value_decomposition(A):
+    U, sigma, Vt = svd_jacobi(A)
+    k = min(A.shape)
+    assert (U.shape, sigma.shape, Vt.shape) == ((len(A), k), (k,), (k, A.shape[1]))
+    assert_orthonormal(U)
+    assert_orthonormal(Vt.T)
+    assert (sigma >= 0).all()
+    assert (np.diff(sigma) <= 0).all()
+    np.testing.assert_allclose((U * sigma) @ Vt, A, rtol=0, atol=1e-14 * size_of(A))
+
+
+def test_singular_values_equal_numpy(A):
+    expected = np.linalg.svd(A, compute_uv=False)
+    np.testing.assert_allclose(svd_jacobi(A)[1], expected, rtol=0, atol=1e-14 * size_of(A))
+
+
+@given(sizes, sizes, seeds)
+def test_svd_property(m, n, seed):
+    A = random_matrix(m, n, seed)
+    U, sigma, Vt = svd_jacobi(A)
+    np.testing.assert_allclose(sigma, np.linalg.svd(A, compute_uv=False), atol=1e-13)
+    np.testing.assert_allclose((U * sigma) @ Vt, A, atol=1e-13)
+    np.testing.assert_allclose(svd_jacobi(A.T)[1], sigma, atol=1e-13)
+
+
+def test_small_singular_values_are_relatively_accurate():
+    # diag(1, 1e-12, 1e-24) between rotations of the plane that keep the columns' scales.
+    D = np.array([1e-24, 1.0, 1e-12])
+    B = np.array([[1.0, 0.5, 0.25], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+    sigma = svd_jacobi(B * D)[1]
+    np.testing.assert_allclose(np.prod(sigma), np.prod(D), rtol=1e-14)  # |det B| = 1
+
+
+def test_eigh_equals_numpy():
+    for A in MATRICES.values():
+        S = (A / size_of(A)) @ (A / size_of(A)).T - 0.3 * np.eye(len(A))
+        values, V = eigh_jacobi(S)
+        np.testing.assert_allclose(values, np.linalg.eigvalsh(S), atol=1e-14)
+        assert_orthonormal(V)
+        np.testing.assert_allclose(S @ V, V * values, atol=1e-14)
+
+
+@given(st.integers(1, 12), seeds)
+def test_eigh_property(n, seed):
+    A = random_matrix(n, n, seed)
+    values, V = eigh_jacobi(A + A.T)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(A + A.T), atol=1e-12)
+    np.testing.assert_allclose((V * values) @ V.T, A + A.T, atol=1e-12)
+    assert_orthonormal(V)
+
+
+@pytest.mark.parametrize("S", [np.zeros((3, 3)), np.eye(4), np.diag([3.0, -1.0, 2.0]), [[7.0]],
+                               np.ones((4, 4))])  # fmt: skip
+def test_eigh_of_degenerate_matrices(S):
+    S = np.array(S)
+    values, V = eigh_jacobi(S)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(S), atol=1e-14)
+    assert_orthonormal(V)
+
+
+def test_eigh_worked_example():
+    # [[2, 1], [1, 2]]: 1 along (1, -1), 3 along (1, 1)
+    values, V = eigh_jacobi(np.array([[2.0, 1.0], [1.0, 2.0]]))
+    np.testing.assert_allclose(values, [1.0, 3.0])
+    np.testing.assert_allclose(np.abs(V), np.sqrt(0.5))
+    assert V[0, 0] * V[1, 0] < 0 < V[0, 1] * V[1, 1]
+
+
+def test_eigenvalues_of_the_gram_matrix_are_squared_singular_values():
+    A = random_matrix(20, 7, 3)
+    np.testing.assert_allclose(eigh_jacobi(A.T @ A)[0][::-1], svd_jacobi(A)[1] ** 2, rtol=1e-12)
+
+
+@given(st.integers(1, 8), seeds)
+def test_solve_triangular(n, seed):
+    R = np.triu(random_matrix(n, n, seed)) + 3 * np.eye(n)
+    b = random_matrix(n, 2, seed + 1)
+    expected = np.linalg.solve(R, b)
+    np.testing.assert_allclose(solve_triangular(R, b), expected, atol=1e-11)
+    np.testing.assert_allclose(solve_triangular(R, b[:, 0]), expected[:, 0], atol=1e-11)
+
+
+def test_least_squares_equals_numpy():
+    for name, A in MATRICES.items():
+        if name in ("huge", "tiny"):
+            continue
+        b = random_matrix(len(A), 3, 5)
+        x, expected = least_squares(A, b, rcond=1e-6), np.linalg.lstsq(A, b, rcond=1e-6)[0]
+        kappa = 1e6 if name in ("hilbert", "ill-conditioned") else 10.0
+        np.testing.assert_allclose(x, expected, atol=1e-13 * kappa**2, err_msg=name)
+        np.testing.assert_allclose(least_squares(A, b[:, 0], rcond=1e-6), x[:, 0], atol=1e-13)
+
+
+def test_least_squares_of_the_rank_deficient_has_least_norm():
+    A, b = MATRICES["rank 2 of 6"], random_matrix(9, 1, 4)[:, 0]
+    x = least_squares(A, b)
+    np.testing.assert_allclose(x, np.linalg.pinv(A) @ b, atol=1e-12)
+    null = np.linalg.svd(A)[2][2:]
+    np.testing.assert_allclose(null @ x, 0.0, atol=1e-13)
+
+
+def test_least_squares_of_huge_numbers():
+    A, b = random_matrix(6, 3, 1), random_matrix(6, 1, 2)[:, 0]
+    expected = np.linalg.lstsq(A, b)[0]
+    np.testing.assert_allclose(least_squares(1e300 * A, 1e300 * b), expected, rtol=1e-12)
+
+
+def test_project_is_the_orthogonal_projection(A):
+    A = A / size_of(A)
+    b = random_matrix(len(A), 2, 8)
+    p = project(A, b)
+    if A.shape == (10, 10) or A.shape == (
+        12,
+        6,
+    ):  # ill-conditioned: only the geometry is determined
+        np.testing.assert_allclose(A.T @ (b - p), 0.0, atol=1e-12)
+    else:
+        np.testing.assert_allclose(p, A @ np.linalg.pinv(A) @ b, atol=1e-12)
+    np.testing.assert_allclose(project(A, p), p, atol=1e-12)
+
+
+def test_gram_schmidt_fails_where_householder_does_not():
+    A = with_condition(20, 8, 1e10, np.random.default_rng(0))
+    Q = classical_gram_schmidt(A)
+    assert np.abs(Q.T @ Q - np.eye(8)).max() > 1e-2
+    assert_orthonormal(householder_qr(A)[0])
+    well = random_matrix(20, 4, 0)
+    assert_orthonormal(classical_gram_schmidt(well))
+
+
+def test_with_condition_has_that_condition():
+    A = with_condition(10, 4, 1e5, np.random.default_rng(0))
+    np.testing.assert_allclose(np.linalg.cond(A), 1e5, rtol=1e-9)
+
+
+@pytest.mark.parametrize("function", [householder_qr, svd_jacobi, eigh_jacobi])
+def test_bad_matrices(function):
+    with pytest.raises(ValueError, match=r"A must be finite, got 1 NaN or inf"):
+        function(np.array([[1.0, np.nan], [np.nan, 1.0]])[:1, 1:])
+    with pytest.raises(ValueError, match=r"A must be a matrix with at least one entry, got"):
+        function(np.zeros((0, 0)))
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"A must be symmetric"):
+        eigh_jacobi(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    with pytest.raises(ValueError, match=r"R must have a non-zero diagonal, got R\[1, 1\] = 0"):
+        solve_triangular(np.diag([1.0, 0.0]), np.ones(2))
+    with pytest.raises(ValueError, match=r"rcond must be at least 0 and below 1, got -1"):
+        least_squares(np.eye(2), np.ones(2), rcond=-1.0)
+    with pytest.raises(ValueError, match=r"b must be finite, got 1 NaN or inf"):
+        least_squares(np.eye(2), np.array([1.0, np.inf]))
+    with pytest.raises(TypeError):
+        least_squares(np.eye(2), np.ones(3))
+    with pytest.raises(TypeError):
+        householder_qr(np.ones(3))

@@ -1,0 +1,133 @@
+"""Week 01: principal components and the best low-rank approximation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits, load_wine
+from sklearn.decomposition import PCA as Reference
+from week01.pca import PCA, low_rank
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def cloud(n, d, seed):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 5 * rng.normal(size=d)
+
+
+ATTRIBUTES = ("mean_", "components_", "explained_variance_", "explained_variance_ratio_",
+              "singular_values_")  # fmt: skip
+
+
+def assert_same(ours, reference, atol=1e-9):
+    for name in ATTRIBUTES:
+        np.testing.assert_allclose(
+            getattr(ours, name), getattr(reference, name), rtol=1e-9, atol=atol, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_equals_sklearn(k):
+    X = load_digits().data[:300]
+    ours, reference = PCA(k).fit(X), Reference(k, svd_solver="full").fit(X)
+    assert_same(ours, reference)
+    assert ours.n_components_ == k
+    new = load_digits().data[300:350]
+    np.testing.assert_allclose(ours.transform(new), reference.transform(new), atol=1e-9)
+    Z = reference.transform(new)
+    np.testing.assert_allclose(ours.inverse_transform(Z), reference.inverse_transform(Z), atol=1e-9)
+
+
+def test_equals_sklearn_on_wine():
+    X = load_wine().data
+    assert_same(PCA(4).fit(X), Reference(4, svd_solver="full").fit(X), atol=1e-8)
+
+
+@given(st.integers(2, 12), st.integers(1, 6), seeds)
+def test_equals_sklearn_on_random_clouds(n, d, seed):
+    X = cloud(n, d, seed)
+    k = min(n - 1, d)  # with n <= d the last direction has no variance and no definite sign
+    ours, reference = PCA(k).fit(X), Reference(k, svd_solver="full").fit(X)
+    np.testing.assert_allclose(
+        ours.explained_variance_, reference.explained_variance_, rtol=1e-8, atol=1e-10
+    )
+    np.testing.assert_allclose(
+        ours.inverse_transform(ours.transform(X)), X if k == d or n <= d else 0, atol=1e-9
+    )
+
+
+def test_variance_is_the_variance_of_the_coordinates():
+    X = cloud(50, 5, 0)
+    pca = PCA()
+    Z = pca.fit_transform(X)
+    np.testing.assert_allclose(np.cov(Z.T), np.diag(pca.explained_variance_), atol=1e-10)
+    np.testing.assert_allclose(pca.explained_variance_.sum(), X.var(axis=0, ddof=1).sum())
+    np.testing.assert_allclose(pca.explained_variance_ratio_.sum(), 1.0)
+    assert (np.diff(pca.explained_variance_) <= 0).all()
+
+
+def test_ratio_is_of_the_whole_variance():
+    X = cloud(50, 5, 0)
+    whole = PCA().fit(X).explained_variance_ratio_
+    np.testing.assert_allclose(PCA(2).fit(X).explained_variance_ratio_, whole[:2])
+
+
+def test_moving_the_cloud_moves_only_the_mean():
+    X = cloud(40, 4, 1)
+    here, there = PCA(2).fit(X), PCA(2).fit(X + 100.0)
+    np.testing.assert_allclose(here.components_, there.components_, atol=1e-10)
+    np.testing.assert_allclose(there.mean_, here.mean_ + 100.0)
+
+
+def test_sign_does_not_depend_on_the_order_of_rows():
+    X = cloud(40, 4, 2)
+    np.testing.assert_allclose(PCA().fit(X).components_, PCA().fit(X[::-1]).components_, atol=1e-10)
+    components = PCA().fit(X).components_
+    assert (np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1) > 0).all()
+
+
+def test_more_features_than_samples():
+    X = cloud(4, 9, 3)
+    ours, reference = PCA(3).fit(X), Reference(3, svd_solver="full").fit(X)
+    assert_same(ours, reference)
+    np.testing.assert_allclose(ours.inverse_transform(ours.transform(X)), X, atol=1e-10)
+
+
+def test_constant_data_has_no_variance():
+    pca = PCA(2).fit(np.full((5, 3), 7.0))
+    np.testing.assert_array_equal(pca.explained_variance_, 0.0)
+    np.testing.assert_array_equal(pca.explained_variance_ratio_, 0.0)
+    np.testing.assert_allclose(pca.inverse_transform(pca.transform(np.full((1, 3), 7.0))), 7.0)
+
+
+@given(st.integers(2, 8), st.integers(2, 8), seeds)
+def test_low_rank_is_optimal(m, n, seed):
+    A = np.random.default_rng(seed).normal(size=(m, n))
+    sigma = np.linalg.svd(A, compute_uv=False)
+    for rank in range(1, min(m, n) + 1):
+        B = low_rank(A, rank)
+        assert np.linalg.matrix_rank(B) <= rank
+        tail = np.sqrt((sigma[rank:] ** 2).sum())
+        np.testing.assert_allclose(np.linalg.norm(A - B), tail, atol=1e-12)
+
+
+def test_bad_arguments():
+    X = cloud(10, 8, 0)
+    message = r"n_components must be between 1 and min\(n_samples, n_features\) = 8, got 20"
+    with pytest.raises(ValueError, match=message):
+        PCA(20).fit(X)
+    with pytest.raises(ValueError, match=r"n_components must be between 1 .* got 0"):
+        PCA(0).fit(X)
+    with pytest.raises(ValueError, match=r"X must have at least 2 rows to have a variance, got 1"):
+        PCA().fit(X[:1])
+    with pytest.raises(ValueError, match=r"X must be finite, got 80 NaN or inf"):
+        PCA().fit(X * np.nan)
+    with pytest.raises(ValueError, match=r"X must have 8 columns as in fit, got 7"):
+        PCA().fit(X).transform(X[:, :7])
+    with pytest.raises(ValueError, match=r"Z must have 2 columns, got shape \(10, 8\)"):
+        PCA(2).fit(X).inverse_transform(X)
+    with pytest.raises(ValueError, match=r"PCA must be fitted before use"):
+        PCA().transform(X)
+    with pytest.raises(ValueError, match=r"rank must be between 1 and min\(A.shape\) = 8, got 9"):
+        low_rank(X, 9)

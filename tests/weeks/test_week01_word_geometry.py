@@ -1,0 +1,146 @@
+"""Week 01: counts, PPMI, truncated SVD and neighbours."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.decomposition import TruncatedSVD
+from week01.word_geometry import (
+    build_vocabulary,
+    cooccurrence,
+    cosine_similarity,
+    nearest_neighbours,
+    plural_ranks,
+    ppmi,
+    tokenize,
+    truncated_svd,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+documents = st.lists(st.lists(st.sampled_from("abcdx"), max_size=12), max_size=4)
+
+
+def test_tokenize():
+    assert tokenize("The range() of a `for`-loop, 3 TIMES.") == ["the", "range", "of", "for",
+                                                                 "loop", "times"]  # fmt: skip
+    assert tokenize("") == []
+
+
+def test_build_vocabulary():
+    texts = [["b", "a", "c"], ["c", "a", "c"]]
+    assert build_vocabulary(texts, 1) == ["c", "a", "b"]
+    assert build_vocabulary(texts, 2) == ["c", "a"]
+    assert build_vocabulary([], 1) == []
+
+
+def test_cooccurrence_worked_example():
+    # "a b a": a-b twice at distance 1, a-a once at distance 2, counted from both ends
+    counts = cooccurrence([["a", "b", "a"]], ["a", "b"], 2)
+    np.testing.assert_array_equal(counts, [[2, 2], [2, 0]])
+    np.testing.assert_array_equal(cooccurrence([["a", "b", "a"]], ["a", "b"], 1), [[0, 2], [2, 0]])
+
+
+@given(documents, st.integers(1, 5))
+def test_cooccurrence_equals_enumeration(texts, window):
+    vocabulary = ["a", "b", "c", "d"]
+    expected = np.zeros((4, 4))
+    for text in texts:
+        for i, word in enumerate(text):
+            for j, context in enumerate(text):
+                if 0 < abs(i - j) <= window and word != "x" and context != "x":
+                    expected[vocabulary.index(word), vocabulary.index(context)] += 1
+    np.testing.assert_array_equal(cooccurrence(texts, vocabulary, window), expected)
+
+
+def test_ppmi_worked_example():
+    # Jurafsky and Martin, Speech and Language Processing (3rd ed. draft), figures 6.10 to 6.12:
+    # cherry, strawberry, digital, information against computer, data, result, pie, sugar
+    counts = np.array([[2, 8, 9, 442, 25], [0, 0, 1, 60, 19], [1670, 1683, 85, 5, 4],
+                       [3325, 3982, 378, 5, 13.0]])  # fmt: skip
+    expected = np.array([[0, 0, 0, 4.38, 3.30], [0, 0, 0, 4.10, 5.51], [0.18, 0.01, 0, 0, 0],
+                         [0.02, 0.09, 0.28, 0, 0]])  # fmt: skip
+    np.testing.assert_allclose(ppmi(counts, alpha=1.0) / np.log(2), expected, atol=0.006)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), seeds, st.sampled_from([0.5, 0.75, 1.0]))
+def test_ppmi_equals_the_definition(m, n, seed, alpha):
+    counts = np.random.default_rng(seed).poisson(1.0, size=(m, n)).astype(float)
+    table = ppmi(counts, alpha)
+    context = counts.sum(axis=0) ** alpha
+    for w in range(m):
+        for c in range(n):
+            expected = 0.0
+            if counts[w, c] > 0:
+                joint = counts[w, c] / counts.sum()
+                chance = counts[w].sum() / counts.sum() * context[c] / context.sum()
+                expected = max(0.0, np.log(joint / chance))
+            assert table[w, c] == pytest.approx(expected, abs=1e-12)
+
+
+def test_ppmi_of_independent_words_is_zero():
+    counts = np.outer([1.0, 2.0, 3.0], [4.0, 5.0])
+    np.testing.assert_allclose(ppmi(counts, alpha=1.0), 0.0, atol=1e-12)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), seeds, st.data())
+def test_truncated_svd_equals_numpy(m, n, seed, data):
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(m, n))
+    k = data.draw(st.integers(1, min(m, n)))
+    U, sigma, Vt = truncated_svd(A, k, rng)
+    P, expected, Qt = np.linalg.svd(A, full_matrices=False)
+    np.testing.assert_allclose(sigma, expected[:k], atol=1e-11)
+    np.testing.assert_allclose((U * sigma) @ Vt, (P[:, :k] * expected[:k]) @ Qt[:k], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(120, 90), (90, 120)])
+def test_truncated_svd_equals_sklearn(shape):
+    rng = np.random.default_rng(0)
+    A = np.abs(rng.normal(size=shape))
+    U, sigma, _ = truncated_svd(A, 5, rng)
+    model = TruncatedSVD(5, algorithm="arpack", tol=0.0, random_state=0)
+    E = model.fit_transform(A)
+    np.testing.assert_allclose(sigma, model.singular_values_, rtol=1e-10)
+    np.testing.assert_allclose((U * sigma) @ (U * sigma).T, E @ E.T, atol=1e-6)
+
+
+def test_truncated_svd_beyond_the_rank():
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(40, 2)) @ rng.normal(size=(2, 30))
+    U, sigma, Vt = truncated_svd(A, 4, rng)
+    np.testing.assert_allclose((U * sigma) @ Vt, A, atol=1e-12)
+    np.testing.assert_allclose(sigma[2:], 0.0, atol=1e-12)
+    np.testing.assert_allclose(U.T @ U, np.eye(4), atol=1e-12)
+    assert truncated_svd(np.zeros((5, 4)), 2, rng)[1].tolist() == [0.0, 0.0]
+
+
+def test_neighbours():
+    E = np.array([[1.0, 0.0], [10.0, 1.0], [0.0, 2.0], [-3.0, 0.0], [0.0, 0.0]])
+    assert nearest_neighbours(E, 0, 3).tolist() == [1, 2, 4]
+    np.testing.assert_allclose(np.diag(cosine_similarity(E)), [1, 1, 1, 1, 0])
+    np.testing.assert_allclose(cosine_similarity(E)[0], [1, 10 / np.sqrt(101), 0, -1, 0])
+
+
+def test_plural_ranks():
+    # cats is the nearest of cat, and cat the second nearest of cats
+    E = np.array([[1.0, 0.0], [1.0, 0.3], [1.0, 0.5], [-1.0, 0.0]])
+    assert plural_ranks(E, ["cat", "cats", "dog", "fish"]).tolist() == [1, 2]
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"min_count must be at least 1, got 0"):
+        build_vocabulary([], 0)
+    with pytest.raises(ValueError, match=r"window must be at least 1, got 0"):
+        cooccurrence([["a"]], ["a"], 0)
+    with pytest.raises(ValueError, match=r"vocabulary must hold each word once"):
+        cooccurrence([["a"]], ["a", "a"], 1)
+    with pytest.raises(ValueError, match=r"counts must be finite and at least 0"):
+        ppmi(np.array([[-1.0]]))
+    with pytest.raises(ValueError, match=r"alpha must be above 0 and at most 1, got 2"):
+        ppmi(np.array([[1.0]]), alpha=2.0)
+    with pytest.raises(ValueError, match=r"k must be between 1 and min\(A.shape\) = 2, got 3"):
+        truncated_svd(np.eye(2), 3, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"word must be between 0 and 1, got 2"):
+        nearest_neighbours(np.eye(2), 2, 1)
+    with pytest.raises(ValueError, match=r"k must be between 1 and 1, got 2"):
+        nearest_neighbours(np.eye(2), 0, 2)

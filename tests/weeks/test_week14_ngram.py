@@ -1,0 +1,71 @@
+"""Witten–Bell n-grams against exact arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from week14.ngram import WittenBell, bits_per_character, encode_characters, exact_probability
+
+SMALL = st.text(alphabet="abc", min_size=6, max_size=40)
+
+
+@given(text=SMALL, order=st.integers(1, 4))
+def test_equals_the_definition_in_fractions(text, order):
+    tokens, alphabet = encode_characters(text)
+    ours = WittenBell(order, len(alphabet)).fit(tokens).log_probs(tokens)
+    exact = [
+        math.log(exact_probability(text, text[i - order + 1 : i], text[i], alphabet))
+        for i in range(order - 1, len(text))
+    ]
+    np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-12)
+
+
+@given(text=SMALL, unseen=SMALL, order=st.integers(1, 4))
+def test_probabilities_sum_to_one_after_any_context(text, unseen, order):
+    alphabet = "abcd"  # d is never seen
+    train, context = (np.array([alphabet.index(c) for c in t]) for t in (text, unseen))
+    model = WittenBell(order, 4).fit(train)
+    total = sum(math.exp(model.log_probs(np.append(context, x))[-1]) for x in range(len(alphabet)))
+    assert math.isclose(total, 1, rel_tol=1e-12)
+
+
+def test_worked_example():
+    """abab: after a always b (2 times, 1 kind), so p(b|a) = (2 + 1·p(b)) / 3 with p(b) = 1/2."""
+    tokens, _ = encode_characters("abab")
+    model = WittenBell(2, 2).fit(tokens)
+    p_b = (2 + 2 * 0.5) / 6
+    assert math.isclose(math.exp(model.log_probs(np.array([0, 1]))[0]), (2 + p_b) / 3)
+
+
+def test_one_probability_a_target():
+    tokens = np.arange(10) % 3
+    assert WittenBell(4, 3).fit(tokens).log_probs(tokens).shape == (7,)
+
+
+def test_encoding_round_trips_beyond_the_basic_plane():
+    text = "naïve 数学 🧮 e\u0301"
+    tokens, alphabet = encode_characters(text)
+    assert "".join(alphabet[i] for i in tokens) == text
+    assert list(alphabet) == sorted(alphabet)
+
+
+def test_bits():
+    assert bits_per_character(math.log(2)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: WittenBell(0, 5), "order must be at least 1, got 0"),
+        (lambda: WittenBell(2, 0), "vocab_size must be at least 1, got 0"),
+        (lambda: WittenBell(9, 1000), "does not fit in 63-bit keys"),
+        (lambda: WittenBell(3, 5).fit(np.array([1, 2])), "tokens must hold at least order = 3"),
+        (lambda: WittenBell(1, 5).fit(np.array([1, 7])), r"tokens must lie in 0\.\.4, got 1\.\.7"),
+        (lambda: encode_characters(""), "text must hold at least one character"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
