@@ -14,12 +14,12 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from queue import Queue
 
+from shared import records
 from shared.errors import UserError
-from shared.records import ROOT
 
 TESTS_FAILED = 1  # pytest's exit status for "tests ran, some failed"
 TIMEOUT = 180  # seconds for one test under one bug
@@ -48,34 +48,47 @@ class Bug:
     symptom: str
     test: str
 
-    def apply(self, root: Path) -> None:
-        """Make the mistake in the project at `root`.
+    def mistaken(self, root: Path) -> str:
+        """The source of the project at `root` with the mistake made.
 
         Raises
         ------
         UserError
-            If `before` does not occur exactly once.
+            If there is no such file, or `before` does not occur in it exactly once.
         """
-        path = root / self.file
-        source = path.read_text(encoding="utf-8")
+        try:
+            source = (root / self.file).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(f"bug {self.id}: there is no file {self.file}") from None
         if source.count(self.before) != 1:
             raise UserError(
                 f"bug {self.id}: `before` must occur once in {self.file}, "
                 f"found {source.count(self.before)} times"
             )
-        path.write_text(source.replace(self.before, self.after), encoding="utf-8")
+        return source.replace(self.before, self.after)
 
 
-def catalogue(root: Path = ROOT) -> list[Bug]:
-    """The bugs of `tests/bugs.toml`."""
-    entries = tomllib.loads((root / "tests" / "bugs.toml").read_text(encoding="utf-8"))
-    return [Bug(**entry) for entry in entries["bug"]]
+def catalogue() -> list[Bug]:
+    """The bugs of `tests/bugs.toml`.
+
+    Raises
+    ------
+    UserError
+        If an entry lacks a field or has an unknown one.
+    """
+    text = (records.ROOT / "tests" / "bugs.toml").read_text(encoding="utf-8")
+    entries, names = tomllib.loads(text).get("bug", []), {field.name for field in fields(Bug)}
+    for number, entry in enumerate(entries, 1):
+        if wrong := sorted(names ^ entry.keys()):
+            name = entry.get("id", f"number {number}")
+            raise UserError(f"tests/bugs.toml, bug {name}: missing or unknown {', '.join(wrong)}")
+    return [Bug(**entry) for entry in entries]
 
 
 def touched(bugs: list[Bug], base: str) -> list[Bug]:
     """The bugs whose source or test differs from the commit `base`."""
     done = subprocess.run(
-        ["git", "-C", str(ROOT), "diff", "--name-only", base],
+        ["git", "-C", str(records.ROOT), "diff", "--name-only", base, "--"],
         capture_output=True,
         text=True,
         check=False,
@@ -106,8 +119,10 @@ def survivors(
     Raises
     ------
     UserError
-        If a test is red before any bug is applied.
+        If a bug cannot be made, or a test is red before any bug is.
     """
+    for bug in bugs:
+        bug.mistaken(records.ROOT)
     with tempfile.TemporaryDirectory(prefix="study-bugs-") as scratch:
         copies: Queue[Path] = Queue()
         for i in range(jobs):
@@ -120,13 +135,13 @@ def survivors(
 
         def judge(bug: Bug) -> tuple[Bug, str]:
             copy = copies.get()
-            original = (copy / bug.file).read_bytes()
             try:
-                bug.apply(copy)
+                original = (copy / bug.file).read_bytes()
+                (copy / bug.file).write_text(bug.mistaken(copy), encoding="utf-8")
                 status, output = _pytest(copy, [bug.test], "-n0", "-x")
-            finally:
                 (copy / bug.file).write_bytes(original)
-                copies.put(copy)
+            finally:
+                copies.put(copy)  # else the others would wait for it for ever
             verdict = "caught" if status == TESTS_FAILED else "survived"
             if status not in (0, TESTS_FAILED):
                 verdict = f"did not run (pytest status {status}): {output.strip()[-300:]}"
@@ -140,16 +155,13 @@ def survivors(
 
 def _copy(target: Path) -> Path:
     """Copy what git knows to `target`, importable there in place of the installed project."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in done.stdout.splitlines():
-        if (ROOT / name).is_file():
+    names = records.git_files()
+    if not names:
+        raise UserError("study bugs copies what git knows, and this is not a git checkout")
+    for name in names:
+        if (records.ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, target / name)
+            shutil.copyfile(records.ROOT / name, target / name)
     for week in (target / "weeks").iterdir():
         link = target / "imports" / f"week{week.name}"
         link.parent.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,11 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shared import log, records
 from shared.errors import UserError
+from shared.report import error_text
 from shared.study import PositiveInt, call
 
 app = cyclopts.App(
@@ -26,8 +29,12 @@ app = cyclopts.App(
     version_flags=[],
     result_action="return_value",
 )
-console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+console = Console(
+    width=None if sys.stdout.isatty() else 110, highlight=False, markup=False, emoji=False
+)
+MARK = {True: Text("✓", "green"), False: Text("✗", "red")}
 
+Argument = Annotated[str, Parameter(allow_leading_hyphen=True)]
 Jobs = Annotated[PositiveInt, Parameter(name=["-j", "--jobs"])]
 
 
@@ -49,8 +56,9 @@ def overview() -> None:
     ):
         grid.add_column(column, justify=side)
     for week in log.curriculum()["week"]:
-        scripts = log.scripts_in(log.ROOT / "weeks" / week["number"])
-        found = [records.load(records.record_of(script)) for script in scripts]
+        scripts = log.scripts_in(records.ROOT / "weeks" / week["number"])
+        paths = [records.record_of(script) for script in scripts]
+        found = [records.load(path) for path in paths if path.exists()]
         checks = [c["passed"] for record in found for c in record["checks"]]
         grid.add_row(
             week["number"],
@@ -74,11 +82,11 @@ def show(target: str) -> None:
     """
     for script in log.select([target]):
         record = records.load(records.record_of(script))
-        console.print(f"\n[bold]{record['script']}[/] · {log.title_of(script)}")
+        console.print(Text.assemble("\n", (record["script"], "bold"), " · ", log.title_of(script)))
         console.print(f"{record['command']}   {record['date']}, {record['seconds']} s", style="dim")
         grid = Table(box=None, pad_edge=False, show_header=False)
         for c in record["checks"]:
-            grid.add_row("check", c["name"], f"{c['error']:.1e}", f"against {c['against']}")
+            grid.add_row("check", c["name"], error_text(c["error"]), f"against {c['against']}")
         for c in record["claims"]:
             grid.add_row("claim", c["name"], "holds" if c["holds"] else "fails", c["detail"])
         for v in record["verdicts"]:
@@ -88,13 +96,11 @@ def show(target: str) -> None:
         console.print(grid)
         for figure in record["figures"]:
             path = records.results_of(script) / figure["file"]
-            console.print(f"figure {os.path.relpath(path)}", markup=False)
+            console.print(f"figure {os.path.relpath(path)}")
 
 
 @app.command
-def run(
-    week: str, script: str = "", /, *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]
-) -> int:
+def run(week: str, script: Argument = "", /, *arguments: Argument) -> bool:
     """Run the scripts of a week, or one of them; further arguments go to the scripts.
 
     Parameters
@@ -108,7 +114,7 @@ def run(
         script, arguments = "", (script, *arguments)
     failed = 0
     for path in log.select([f"{week}/{script}" if script else week]):
-        console.print(f"\n[bold]{records.key_of(path)}[/]")
+        console.print(f"\n{records.key_of(path)}", style="bold")
         failed += subprocess.run([sys.executable, path, *arguments], check=False).returncode != 0
     return failed == 0
 
@@ -127,10 +133,13 @@ def verify(*targets: str, jobs: Jobs = 1) -> bool:
     with tempfile.TemporaryDirectory() as runs, ThreadPoolExecutor(jobs) as pool:
 
         def one(script: Path) -> tuple[Path, list[str], float]:
-            recorded = records.load(records.record_of(script))
-            mode = [] if recorded["mode"] == "default" else [f"--{recorded['mode']}"]
+            try:
+                recorded = records.load(records.record_of(script))
+            except UserError as error:
+                return script, [str(error)], 0.0
+            arguments = shlex.split(recorded["command"])[3:]  # after `uv run SCRIPT`
             done = subprocess.run(
-                [sys.executable, script, *mode, "--seed", str(recorded["seed"])],
+                [sys.executable, script, *arguments],
                 env=os.environ | {"STUDY_RUNS": runs},
                 capture_output=True,
                 text=True,
@@ -138,16 +147,16 @@ def verify(*targets: str, jobs: Jobs = 1) -> bool:
             )
             path = Path(runs) / records.key_of(script) / "record.json"
             if not path.exists():
-                return script, [f"did not finish: {done.stderr.strip()[-300:]}"], 0.0
+                last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                return script, [f"did not finish: {last}"], 0.0
             fresh = records.load(path)
             return script, records.differences(fresh, recorded), fresh["seconds"]
 
         found = 0
         for script, differences, seconds in pool.map(one, log.select(targets)):
-            sign = "[red]✗[/]" if differences else "[green]✓[/]"
-            console.print(f"{sign} {records.key_of(script)} ({seconds:.0f} s)")
+            console.print(MARK[not differences], f"{records.key_of(script)} ({seconds:.0f} s)")
             for line in differences:
-                console.print(f"    {line}", markup=False)
+                console.print(f"    {line}", soft_wrap=True)
             found += len(differences)
     return found == 0
 
@@ -166,7 +175,7 @@ def record(*targets: str) -> bool:
         path, mode = records.record_of(script), []
         if path.exists() and records.load(path)["mode"] == "full":
             mode = ["--full"]
-        console.print(f"\n[bold]{records.key_of(script)}[/]")
+        console.print(f"\n{records.key_of(script)}", style="bold")
         if subprocess.run([sys.executable, script, "--record", *mode], check=False).returncode:
             return False
     return log_(check=False)
@@ -183,7 +192,7 @@ def log_(*, check: bool = False) -> bool:
     """
     stale = log.update(check=check)
     for name in stale:
-        console.print(f"{'stale' if check else 'rewrote'} {name}", markup=False)
+        console.print(f"{'stale' if check else 'rewrote'} {name}", soft_wrap=True)
     return not (check and stale)
 
 
@@ -201,7 +210,7 @@ def fetch(*names: str) -> None:
     if names:
         for name in names:
             for path in registry.fetch(name, progress=sys.stdout.isatty()):
-                console.print(str(path), markup=False, soft_wrap=True)
+                console.print(str(path), soft_wrap=True)
         return
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "files", "MB", "licence", "what"):
@@ -211,7 +220,7 @@ def fetch(*names: str) -> None:
         grid.add_row(
             name, str(len(dataset.files)), f"{size:.1f}", dataset.licence, dataset.description
         )
-    console.print(f"cache folder: {registry.cache_dir()}", markup=False, soft_wrap=True)
+    console.print(f"cache folder: {registry.cache_dir()}", soft_wrap=True)
     console.print(grid)
 
 
@@ -239,8 +248,7 @@ def bugs(*ids: str, since: str = "", jobs: Jobs = 2) -> bool:
         chosen = catalogue.touched(chosen, since)
 
     def told(bug, verdict: str) -> None:
-        sign = "[green]✓[/]" if verdict == "caught" else "[red]✗[/]"
-        console.print(f"{sign} {bug.id}: {verdict}")
+        console.print(MARK[verdict == "caught"], f"{bug.id}: {verdict}", soft_wrap=True)
 
     alive = catalogue.survivors(chosen, jobs=jobs, told=told) if chosen else []
     console.print(f"{len(chosen) - len(alive)} of {len(chosen)} bugs caught")
@@ -252,12 +260,13 @@ def setup_git() -> None:
     """Install the clean filter that keeps download addresses out of the committed uv.lock."""
     python = Path(sys.executable).as_posix()
     filters = {"clean": f'"{python}" shared/portable_lock.py', "smudge": "cat", "required": "true"}
-    for key, value in filters.items():
-        subprocess.run(
-            ["git", "-C", str(log.ROOT), "config", f"filter.portable-lock.{key}", value], check=True
-        )
-    # Refresh what git remembers of the file, so that a filled-in lock does not look changed.
-    subprocess.run(["git", "-C", str(log.ROOT), "add", "--renormalize", "uv.lock"], check=True)
+    # The last refreshes what git remembers of the file: a filled-in lock does not look changed.
+    commands = [["config", f"filter.portable-lock.{key}", value] for key, value in filters.items()]
+    for command in [*commands, ["add", "--renormalize", "uv.lock"]]:
+        git = ["git", "-C", str(records.ROOT), *command]
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"git {command[0]} failed: {done.stderr.strip()}")
     console.print("git now strips download addresses from uv.lock when it is committed")
 
 

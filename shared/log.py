@@ -14,9 +14,9 @@ format:
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import subprocess
 import tomllib
 from collections.abc import Iterable
 from functools import partial
@@ -28,9 +28,9 @@ from shared import records
 from shared.artifacts import write_atomic
 from shared.errors import UserError
 
-ROOT = records.ROOT
 BLOCK = re.compile(r"(<!-- study:(\w+) -->\n).*?(<!-- /study -->)", re.DOTALL)
 VALUE = re.compile(r'(<!--= (\S+) "([^"]+)" (\S+) -->)(.*?)(<!--/=-->)')
+CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)  # may mention the markers
 
 
 # ---- what there is
@@ -38,29 +38,28 @@ VALUE = re.compile(r'(<!--= (\S+) "([^"]+)" (\S+) -->)(.*?)(<!--/=-->)')
 
 def curriculum() -> dict:
     """The map of the log, done and planned: `curriculum.toml`."""
-    return tomllib.loads((ROOT / "curriculum.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((records.ROOT / "curriculum.toml").read_text(encoding="utf-8"))
 
 
 def scripts_in(folder: Path) -> list[Path]:
-    """The runnable scripts of a week or paper: the files that end in `cli(main)`."""
-    return [
+    """The runnable scripts of a week or paper, those that end in `cli(main)`, in reading order.
+
+    That is the curriculum's order; scripts that it does not plan come last, by name.
+    """
+    planned = _planned(folder)
+    found = [
         path
         for path in sorted(folder.glob("*.py"))
         if path.read_text(encoding="utf-8").rstrip().endswith("cli(main)")
     ]
+    return sorted(found, key=lambda s: planned.index(s.name) if s.name in planned else len(planned))
 
 
 def all_scripts() -> list[Path]:
     """Every script of every week and paper, in reading order."""
-    folders = [ROOT / "weeks" / week["number"] for week in curriculum()["week"]]
-    folders += sorted(path for path in (ROOT / "papers").glob("*") if path.is_dir())
-    planned = [name for week in curriculum()["week"] for name in week["scripts"]]
-    order = {name: i for i, name in enumerate(planned)}
-    return [
-        script
-        for folder in folders
-        for script in sorted(scripts_in(folder), key=lambda s: (order.get(s.name, -1), s.name))
-    ]
+    folders = [records.ROOT / "weeks" / week["number"] for week in curriculum()["week"]]
+    folders += sorted(path for path in (records.ROOT / "papers").glob("*") if path.is_dir())
+    return [script for folder in folders for script in scripts_in(folder)]
 
 
 def select(targets: Iterable[str]) -> list[Path]:
@@ -74,7 +73,8 @@ def select(targets: Iterable[str]) -> list[Path]:
     chosen, scripts = [], all_scripts()
     for target in targets:
         target = target.removesuffix(".py").strip("/")
-        wanted = {target, f"weeks/{target}", f"papers/{target}", f"weeks/{target.zfill(2)}"}
+        padded = re.sub(r"^(\d)(?=/|$)", r"0\1", target)
+        wanted = {target, f"weeks/{padded}", f"papers/{target}"}
         found = [s for s in scripts if {records.key_of(s), _key(s.parent)} & wanted]
         if not found:
             known = sorted({s.parent.name for s in scripts})
@@ -89,12 +89,15 @@ def paper_front_matter(folder: Path) -> dict:
     Raises
     ------
     UserError
-        If there is none.
+        If there is none, or it is not YAML.
     """
     parts = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     if len(parts) < 3 or parts[0]:
         raise UserError(f"papers/{folder.name}/README.md has no front matter")
-    return yaml.safe_load(parts[1])
+    try:
+        return yaml.safe_load(parts[1])
+    except yaml.YAMLError as error:
+        raise UserError(f"papers/{folder.name}/README.md: front matter: {error}") from None
 
 
 # ---- tables
@@ -109,6 +112,12 @@ def render(text: str, path: Path) -> str:
         "scripts": partial(_scripts, path.parent),
         "verdicts": partial(_verdicts, path.parent),
     }
+
+    for kind, begin, pattern in (("table", "<!-- study:", BLOCK), ("value", "<!--= ", VALUE)):
+        # One that is not closed would swallow all up to the next, or never be rewritten.
+        swallowed = any(match[0].count(begin) > 1 for match in pattern.finditer(text))
+        if swallowed or begin in CODE.sub("", pattern.sub("", text)):
+            raise UserError(f"{_key(path)}: a generated {kind} is not well formed or not closed")
 
     def block(match: re.Match) -> str:
         if match[2] not in tables:
@@ -141,15 +150,11 @@ def update(*, check: bool = False) -> list[str]:
 
 def markdown_files() -> list[Path]:
     """Every Markdown file that git tracks or would track."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "*.md"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    names = done.stdout.splitlines() if done.returncode == 0 else []
-    found = [ROOT / name for name in names] or [
-        p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.parts)
+    root = records.ROOT
+    found = [root / name for name in records.git_files("*.md")] or [
+        path
+        for path in root.rglob("*.md")
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     return sorted(path for path in found if path.exists())
 
@@ -161,11 +166,14 @@ def _value(key: str, name: str, spec: str) -> str:
         if spec not in rows.get(name, {}):
             raise UserError(f"{key} recorded no claim or verdict {name!r}")
         return rows[name][spec]
-    numbers = {c["name"]: c["error"] for c in record["checks"]}
+    numbers = {c["name"]: math.inf if c["error"] is None else c["error"] for c in record["checks"]}
     numbers |= {m["name"]: m["value"] for m in record["metrics"]} | {"seconds": record["seconds"]}
     if name not in numbers:
         raise UserError(f"{key} recorded no metric or check {name!r}")
-    return format(numbers[name], spec)
+    try:
+        return format(numbers[name], spec)
+    except ValueError:
+        raise UserError(f"{key} {name!r}: {spec!r} is no format of a number") from None
 
 
 def _weeks(here: Path) -> str:
@@ -184,10 +192,10 @@ def _weeks(here: Path) -> str:
 
 
 def _week_row(week: dict, here: Path) -> str:
-    folder = ROOT / "weeks" / week["number"]
+    folder = records.ROOT / "weeks" / week["number"]
     if "date" not in week:
         names = ", ".join(name.removesuffix(".py") for name in week["scripts"])
-        return f"| {week['number']} | *planned* | {week['title']} | *{names}* | | |"
+        return _row(week["number"], "*planned*", week["title"], f"*{names}*", "", "")
     scripts = {s.name: s for s in scripts_in(folder)}
     found = [records.load(records.record_of(s)) for s in scripts.values()]
     names = [
@@ -199,9 +207,13 @@ def _week_row(week: dict, here: Path) -> str:
     checks = [c["passed"] for r in found for c in r["checks"]]
     title = f"[{week['title']}]({_link(folder / 'README.md', here)})"
     seconds = sum(r["seconds"] for r in found)
-    return (
-        f"| {week['number']} | {week['date']} | {title} | {', '.join(names)} | "
-        f"{sum(checks)}/{len(checks)} | {seconds:.0f} |"
+    return _row(
+        week["number"],
+        week["date"],
+        title,
+        ", ".join(names),
+        f"{sum(checks)}/{len(checks)}",
+        f"{seconds:.0f}",
     )
 
 
@@ -214,18 +226,23 @@ def _scripts(folder: Path) -> str:
         record = records.load(records.record_of(script))
         checks = record["checks"]
         against = ", ".join(dict.fromkeys(c["against"] for c in checks))
-        errors = max(c["error"] for c in checks)
+        errors = [math.inf if c["error"] is None else c["error"] for c in checks]
         mode = "" if record["mode"] == "default" else f" `--{record['mode']}`"
         figures = " ".join(
             f'[{i}](results/{f["file"]} "{f["title"]}")' for i, f in enumerate(record["figures"], 1)
         )
         lines.append(
-            f"| [{script.stem}]({script.name}){mode} | {title_of(script)} | {against} | "
-            f"{sum(c['passed'] for c in checks)}/{len(checks)} | {errors:.1e} | "
-            f"{record['seconds']:.0f} | {figures} |"
+            _row(
+                f"[{script.stem}]({script.name}){mode}",
+                title_of(script),
+                against,
+                f"{sum(c['passed'] for c in checks)}/{len(checks)}",
+                f"{max(errors):.1e}" if errors else "",
+                f"{record['seconds']:.0f}",
+                figures,
+            )
         )
-    week = next((w for w in curriculum()["week"] if w["number"] == folder.name), {"scripts": []})
-    planned = [n.removesuffix(".py") for n in week["scripts"] if not (folder / n).exists()]
+    planned = [n.removesuffix(".py") for n in _planned(folder) if not (folder / n).exists()]
     if planned:
         lines.append(f"\nPlanned: {', '.join(planned)}.")
     return "\n".join(lines)
@@ -234,24 +251,23 @@ def _scripts(folder: Path) -> str:
 def _papers(here: Path) -> str:
     lines = ["| Year | Paper | Claim | Verdict |", "|---|---|---|---|"]
     for paper in sorted(curriculum()["paper"], key=lambda p: (p["year"], p["title"])):
-        folder = ROOT / "papers" / paper["folder"]
+        folder = records.ROOT / "papers" / paper["folder"]
         if not folder.is_dir():
-            lines.append(f"| {paper['year']} | {paper['title']} | {paper['claim']} | *planned* |")
+            lines.append(_row(paper["year"], paper["title"], paper["claim"], "*planned*"))
             continue
         record = records.load(records.record_of(folder / "reproduce.py"))
         verdict = "; ".join(f"{v['name']}: **{v['verdict']}**" for v in record["verdicts"])
         title = f"[{paper['title']}]({_link(folder / 'README.md', here)})"
-        lines.append(f"| {paper['year']} | {title} | {paper['claim']} | {verdict} |")
+        lines.append(_row(paper["year"], title, paper["claim"], verdict))
     return "\n".join(lines)
 
 
 def _verdicts(folder: Path) -> str:
     record = records.load(records.record_of(folder / "reproduce.py"))
     lines = ["| Sub-claim | Verdict | Measured |", "|---|---|---|"]
-    lines += [f"| {v['name']} | **{v['verdict']}** | {v['detail']} |" for v in record["verdicts"]]
+    lines += [_row(v["name"], f"**{v['verdict']}**", v["detail"]) for v in record["verdicts"]]
     lines += [
-        f"| {c['name']} | {'holds' if c['holds'] else 'fails'} | {c['detail']} |"
-        for c in record["claims"]
+        _row(c["name"], "holds" if c["holds"] else "fails", c["detail"]) for c in record["claims"]
     ]
     return "\n".join(lines)
 
@@ -259,11 +275,11 @@ def _verdicts(folder: Path) -> str:
 def _capstones(here: Path) -> str:
     lines = ["| Capstone | What it does |", "|---|---|"]
     for capstone in curriculum()["capstone"]:
-        folder = ROOT / "capstones" / capstone["name"]
+        folder = records.ROOT / "capstones" / capstone["name"]
         there = (folder / "README.md").exists()
         title = f"[{capstone['title']}]({_link(folder / 'README.md', here)})"
         name = title if there else f"{capstone['title']} (*planned*)"
-        lines.append(f"| {name} | {capstone['about']} |")
+        lines.append(_row(name, capstone["about"]))
     return "\n".join(lines)
 
 
@@ -275,9 +291,20 @@ def title_of(script: Path) -> str:
     return match[1]
 
 
+def _planned(folder: Path) -> list[str]:
+    weeks = curriculum()["week"] if folder.parent == records.ROOT / "weeks" else []
+    return next((week["scripts"] for week in weeks if week["number"] == folder.name), [])
+
+
+def _row(*cells) -> str:
+    """A row of a Markdown table; a bar in a cell would end it, unless escaped."""
+    plain = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(plain)} |"
+
+
 def _link(path: Path, here: Path) -> str:
     return Path(os.path.relpath(path, here)).as_posix()
 
 
 def _key(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+    return path.relative_to(records.ROOT).as_posix()

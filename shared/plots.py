@@ -102,8 +102,10 @@ def label_lines(axes: Axes, *, gap: float = 0.02, **text) -> None:
     wanted = []
     for line in lines:
         x, y = (np.asarray(v, dtype=float) for v in line.get_data())
-        last = np.flatnonzero(np.isfinite(x) & np.isfinite(y))[-1]
-        point = to_axes.transform(line.get_transform().transform((x[last], y[last])))
+        drawn = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        if not drawn.size:
+            continue  # a run that diverged at once has no end to label
+        point = to_axes.transform(line.get_transform().transform((x[drawn[-1]], y[drawn[-1]])))
         wanted.append((float(np.clip(point[1], 0.0, 1.0)), line))
     wanted.sort(key=lambda pair: pair[0])
     step = height + gap

@@ -39,6 +39,13 @@ REQUIRED = [
     "verdicts",
     "figures",
 ]
+ROWS = {
+    "checks": {"name", "against", "error", "passed"},
+    "claims": {"name", "holds", "detail"},
+    "metrics": {"name", "value", "unit", "rtol"},
+    "verdicts": {"name", "verdict", "detail"},
+    "figures": {"file", "title"},
+}
 
 
 def key_of(script: Path) -> str:
@@ -64,6 +71,13 @@ def record_of(script: Path) -> Path:
     return results_of(script) / f"{script.stem}.json"
 
 
+def figures_of(script: Path) -> set[str]:
+    """Names of the committed figures of `script`, less those of a script whose name begins so."""
+    longer = tuple(f"{other.stem}_" for other in script.parent.glob(f"{script.stem}_*.py"))
+    found = {path.name for path in results_of(script).glob(f"{script.stem}_*.png")}
+    return {name for name in found if not name.startswith(longer)}
+
+
 def load(path: Path) -> dict:
     """Read a record.
 
@@ -75,12 +89,20 @@ def load(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no record {_short(path)}; run the script with --record") from None
+        raise UserError(f"no record {readable(path)}; run the script with --record") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"record {_short(path)} is not valid JSON: {error}") from None
+        raise UserError(f"record {readable(path)} is not valid JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"record {readable(path)} is not a JSON object")
     missing = [field for field in REQUIRED if field not in record]
     if missing:
-        raise UserError(f"record {_short(path)} lacks {', '.join(missing)}")
+        raise UserError(f"record {readable(path)} lacks {', '.join(missing)}")
+    for kind, fields in ROWS.items():
+        rows = record[kind] if isinstance(record[kind], list) else [None]
+        if not all(isinstance(row, dict) and fields <= row.keys() for row in rows):
+            raise UserError(
+                f"record {readable(path)}: each of its {kind} needs {', '.join(sorted(fields))}"
+            )
     return record
 
 
@@ -108,15 +130,15 @@ def differences(fresh: dict, recorded: dict) -> list[str]:
     found = problems(fresh)
     for kind in ("checks", "claims", "metrics", "verdicts"):
         new, old = ({row["name"]: row for row in r[kind]} for r in (fresh, recorded))
-        found += [f"{kind}: {name!r} is new" for name in new.keys() - old.keys()]
-        found += [f"{kind}: {name!r} is gone" for name in old.keys() - new.keys()]
-        for name in new.keys() & old.keys():
+        found += [f"{kind}: {name!r} is new" for name in new if name not in old]
+        found += [f"{kind}: {name!r} is gone" for name in old if name not in new]
+        for name in (name for name in new if name in old):
             if kind == "metrics" and old[name]["rtol"] is not None:
                 value, expected = new[name]["value"], old[name]["value"]
                 if not math.isclose(value, expected, rel_tol=old[name]["rtol"]):
                     found.append(
                         f"metric {name!r}: {value:.6g}, recorded {expected:.6g}"
-                        f" (tolerance {old[name]['rtol']:.0%})"
+                        f" (tolerance {100 * old[name]['rtol']:.3g} %)"
                     )
             elif kind == "verdicts" and new[name]["verdict"] != old[name]["verdict"]:
                 found.append(
@@ -131,18 +153,35 @@ def code_digest(script: Path) -> str:
     A record carries it, so that a number whose code has changed since is noticed.
     """
     source = script.read_text(encoding="utf-8")
-    lines = source.splitlines()
+    lines = source.split("\n")
+    strings, comments = [], []
+    inside = set()  # lines that end within a string, where blanks count
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind, row = tokenize.tok_name[token.type], token.start[0]
+        if kind == "COMMENT":
+            comments.append(token.start)
+        elif kind in ("FSTRING_START", "TSTRING_START"):
+            strings.append(row)
+        elif kind in ("FSTRING_END", "TSTRING_END"):
+            inside |= set(range(strings.pop() - 1, token.end[0] - 1))
+        elif kind == "STRING":
+            inside |= set(range(row - 1, token.end[0] - 1))
+    for row, column in comments:
+        lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(source)):
         body = getattr(node, "body", None)
         first = body[0] if isinstance(body, list) and body else None
         if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
-            for i in range(first.lineno - 1, first.end_lineno):
-                lines[i] = ""
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    code = "\n".join(line.rstrip() for line in lines if line.strip())
+            top, bottom = first.lineno - 1, first.end_lineno - 1
+            before = lines[top].encode()[: first.col_offset].decode()
+            after = lines[bottom].encode()[first.end_col_offset :].decode()
+            lines[top : bottom + 1] = [before + after] + [""] * (bottom - top)
+            inside -= set(range(top, bottom + 1))
+    code = "\n".join(
+        line if i in inside else line.rstrip()
+        for i, line in enumerate(lines)
+        if i in inside or line.strip()
+    )
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
@@ -155,20 +194,34 @@ def versions() -> dict[str, str]:
     return found
 
 
+def git_files(*patterns: str) -> list[str]:
+    """Names of the files that git tracks or would track, none outside git."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard", *patterns]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:  # no git here
+        return []
+    return [name for name in done.stdout.decode().split("\0") if name]
+
+
 def commit() -> str:
     """Short hash of HEAD, with a `+` when tracked files differ from it; "" outside git."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
-        )
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+            )
+        except OSError:  # no git here
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "--short=10", "HEAD")
     return head + "+" if head and git("status", "--porcelain", "-uno") else head
 
 
-def _short(path: Path) -> str:
+def readable(path: Path) -> str:
+    """The path from the project's root; the name of a file outside it."""
     path = path.resolve()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from shared.run import Run
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def show(run: Run, record: dict) -> None:
     """Print what `run` showed: checks, claims, verdicts, metrics, figures, cost."""
-    mark = {True: "[green]✓[/]", False: "[red]✗[/]"}
+    mark = {True: Text("✓", "green"), False: Text("✗", "red")}
 
     def table(*columns: str) -> Table:
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -26,18 +27,18 @@ def show(run: Run, record: dict) -> None:
         grid = table("", "check", "against", "error", "allowed")
         for c in run.checks:
             allowed = " + ".join(
-                f"{c[kind]:.0e}{suffix}"
+                f"{c[kind]:.2g}{suffix}"
                 for kind, suffix in (("atol", ""), ("rtol", "·|ref|"))
                 if c[kind]
             )
-            error = "∞" if c["error"] is None else f"{c['error']:.1e}" if c["error"] else "0"
             what = c["name"] if c["passed"] else f"{c['name']} ({c['why']})"
+            error = error_text(c["error"])
             grid.add_row(mark[c["passed"]], what, c["against"], error, allowed or "exact")
         run.console.print("", grid)
     if run.claims:
         grid = table("", "claim", "measured")
         for c in run.claims:
-            sign = mark[c["holds"]] if c["judged"] else "[dim]–[/]"
+            sign = mark[c["holds"]] if c["judged"] else Text("–", "dim")
             note = c["detail"] if c["judged"] else f"{c['detail']} (not judged at this size)"
             grid.add_row(sign, c["name"], note)
         run.console.print("", grid)
@@ -59,6 +60,11 @@ def show(run: Run, record: dict) -> None:
         f"{record['seconds']:.1f} s, {run.mode} size, seed {run.seed}, {record['device']},"
         f" {run.threads} threads, {libraries}"
     )
+
+
+def error_text(error: float | None, spec: str = ".1e") -> str:
+    """The error of a check; a record holds None where it is not finite."""
+    return "∞" if error is None else format(error, spec) if error else "0"
 
 
 def _readable(path: Path) -> str:

@@ -54,9 +54,12 @@ def execute(
     **options,
 ) -> Run:
     """Run `main` once, with threads and seeds pinned, and finish its run."""
+    defaults = _defaults(main)
+    changed = {name: value for name, value in options.items() if value != defaults.get(name)}
     run = Run(
         Path(inspect.getsourcefile(main)).resolve(),
-        {**_defaults(main), **options},
+        {**defaults, **options},
+        arguments=_arguments(changed),
         seed=seed,
         device=device,
         mode=mode,
@@ -64,6 +67,7 @@ def execute(
         out=out,
         quiet=quiet,
     )
+    run.prepare()
     if "torch" in sys.modules:
         import torch
 
@@ -103,6 +107,8 @@ def cli(main: Callable[..., None], argv: list[str] | None = None) -> typing.NoRe
     ) -> bool:
         if quick and full:
             raise UserError("--quick and --full exclude each other")
+        if quick and record:
+            raise UserError("--quick and --record exclude each other: quick runs are for tests")
         mode = "quick" if quick else "full" if full else "default"
         run = execute(
             main, seed=seed, device=device, mode=mode, threads=threads, record=record, **options
@@ -136,6 +142,9 @@ threads: Threads for BLAS and torch; records are made with 2.
 def call(app: cyclopts.App, argv: list[str] | None = None) -> int:
     """Run a cyclopts app; give its exit status and tell a user's mistake in one line."""
     name = app.name[0]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
     try:
         passed = app(argv, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -162,6 +171,19 @@ def _help(main: Callable[..., None]) -> str:
     common = [line.partition(": ") for line in COMMON_HELP.strip().splitlines()]
     section = "\n".join(f"{name}\n    {text}" for name, _, text in common)
     return f"\n\nParameters\n----------\n{own.rstrip()}\n{section}\n"
+
+
+def _arguments(options: dict[str, Any]) -> list[str]:
+    """Options as they stand on the command line."""
+    words = []
+    for name, value in options.items():
+        name = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            for item in value if isinstance(value, list | tuple) else [value]:
+                words += [f"--{name}", str(item)]
+    return words
 
 
 def _defaults(main: Callable[..., None]) -> dict[str, Any]:

@@ -27,11 +27,11 @@ import yaml
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from week13.attention import MultiHeadAttention
 
 from shared import plots
 from shared.stats import Interval, bootstrap_interval, paired_bootstrap
 from shared.study import PositiveFloat, PositiveInt, Run, cli
+from week13.attention import MultiHeadAttention
 
 HEADS = (1, 2, 4, 8, 16, 64)
 LENGTH, N_SYMBOLS, D_MODEL = 16, 32, 64

@@ -110,7 +110,7 @@ def test_one_equal_average_cannot_tell_the_order():
     """With equal weights on two places, exchanging the two symbols changes nothing."""
     model = paper.Fetcher(1, 2)
     symbols = torch.randint(32, (1, 16))
-    x, memory = model.embed(symbols, torch.randint(16, (1, 16, 2)))
+    _, memory = model.embed(symbols, torch.randint(16, (1, 16, 2)))
     weights = torch.zeros(16)
     weights[[2, 5]] = 0.5
     swapped = symbols.clone()
@@ -131,7 +131,7 @@ def test_one_equal_average_cannot_tell_the_order():
         ([0.9, 0.9, 0.9], [0.85, 0.86, 0.87], "not reproduced"),  # right sign, below the margin
         ([0.7, 0.7, 0.7], [0.9, 0.9, 0.9], "not reproduced"),  # wrong sign, far past it
         ([0.9, 0.9, 0.9], [0.2, 0.3, 0.95], "inconclusive"),  # past the margin, one wrong sign
-        ([0.9, 0.9, 0.9], [0.7, 0.85, 0.89], "reproduced"),
+        ([0.9, 0.9, 0.9], [0.6, 0.85, 0.89], "reproduced"),
         ([0.9, 0.9, 0.9], [0.75, 0.85, 0.89], "inconclusive"),  # mean 7 pp
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from week01.conditioning import (
     exact_least_squares,
     exact_singular_values,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from week01.matrix_decompositions import (
     classical_gram_schmidt,
     eigh_jacobi,

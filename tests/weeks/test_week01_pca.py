@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_wine
 from sklearn.decomposition import PCA as Reference
+
 from week01.pca import PCA, low_rank
 
 seeds = st.integers(0, 2**32 - 1)

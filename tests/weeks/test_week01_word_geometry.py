@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import TruncatedSVD
+
 from week01.word_geometry import (
     build_vocabulary,
     cooccurrence,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from week09.optimizers import AdamW, Muon, Optimizer, orthogonalize, trajectory
 
 
@@ -117,3 +118,16 @@ def test_base_class_has_no_step_of_its_own():
     weight.sum().backward()
     with pytest.raises(NotImplementedError):
         Optimizer([weight], lr=0.1, weight_decay=0.0).step()
+
+
+def test_parameters_do_not_share_state():
+    pairs = []
+    for make in (AdamW, torch.optim.AdamW):
+        weights = [torch.full((2, 2), v, requires_grad=True) for v in (1.0, -3.0)]
+        optimizer = make(weights, lr=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            sum(quadratic(w) for w in weights).backward()
+            optimizer.step()
+        pairs.append(torch.stack([w.detach() for w in weights]))
+    torch.testing.assert_close(*pairs)

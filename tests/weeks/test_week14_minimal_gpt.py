@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+from shared.errors import UserError
 from week14.gpt_evidence import check_first_loss, count_ngrams
 from week14.minimal_gpt import (
     GPT,
@@ -22,8 +24,6 @@ from week14.minimal_gpt import (
     train,
 )
 from week14.transformers_layout import from_gpt2, from_gpt_neox
-
-from shared.errors import UserError
 
 
 def small(positions="rotary", vocab=11, context=12, seed=0):
@@ -206,6 +206,31 @@ def test_learning_rate_falls_to_zero():
     train(model, torch.arange(200) % 11, steps=steps, batch=2, optimizer="muon",
           generator=torch.Generator().manual_seed(0), told=told)  # fmt: skip
     assert rates[-1] < 0.6 * rates[0]
+
+
+def test_training_steps_equal_torchs():
+    ours, theirs = small("learned").double(), small("learned").double()
+    tokens = torch.arange(200) % 11
+    losses = train(
+        ours,
+        tokens,
+        steps=6,
+        batch=3,
+        optimizer="adamw",
+        generator=torch.Generator().manual_seed(0),
+    )
+    adamw = torch.optim.AdamW(theirs.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        adamw.param_groups[0]["lr"] = 3e-3 * (1 - step / 6)
+        x, y = random_batch(tokens, 3, 12, generator)
+        loss = F.cross_entropy(theirs(x).flatten(0, 1), y.flatten())
+        assert math.isclose(loss.item(), losses[step], rel_tol=1e-9)
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
 def test_every_parameter_is_trained_by_one_optimizer():

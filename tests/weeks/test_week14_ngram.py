@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from week14.ngram import WittenBell, bits_per_character, encode_characters, exact_probability
 
 SMALL = st.text(alphabet="abc", min_size=6, max_size=40)

@@ -20,6 +20,9 @@ from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float
+
+from shared import plots
+from shared.study import PositiveInt, Run, cli
 from week01.matrix_decompositions import (
     EPS,
     householder_qr,
@@ -28,9 +31,6 @@ from week01.matrix_decompositions import (
     svd_jacobi,
     with_condition,
 )
-
-from shared import plots
-from shared.study import PositiveInt, Run, cli
 
 
 def least_squares_qr(

@@ -18,11 +18,11 @@ import io
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from week01.matrix_decompositions import svd_jacobi
 
 from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run, cli
+from week01.matrix_decompositions import svd_jacobi
 
 
 class PCA:

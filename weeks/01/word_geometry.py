@@ -24,12 +24,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.text import Text
-from week01.matrix_decompositions import svd_jacobi
-from week01.pca import PCA
 
 from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run, cli
+from week01.matrix_decompositions import svd_jacobi
+from week01.pca import PCA
 
 
 def tokenize(text: str) -> list[str]:

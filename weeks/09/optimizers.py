@@ -274,14 +274,15 @@ def main(run: Run, *, steps: PositiveInt = 50) -> None:
     )
 
     s = torch.logspace(-4, 0, 400, dtype=torch.float64)
-    title = "Five products send every singular value close to one"
+    title = "Five products lift all but tiny singular values to about one"
     with run.figure("newton_schulz", title) as axes:
         mapped = s.clone()
-        shades = (plots.GREY, plots.GREY, plots.SKY, plots.SKY, plots.BLUE)
-        for step, color in enumerate(shades, 1):
+        for step in range(1, 6):
             mapped = a * mapped + b * mapped**3 + c * mapped**5
-            name = f"{step} iteration{'s' if step > 1 else ''}" if step in (1, 3, 5) else None
-            axes.semilogx(s, mapped, color=color, lw=2.4 if step == 5 else 1.2, label=name)
+            if step in (1, 3, 5):
+                color = {1: plots.GREY, 3: plots.SKY, 5: plots.BLUE}[step]
+                name = f"{step} iteration{'s' if step > 1 else ''}"
+                axes.semilogx(s, mapped, color=color, lw=0.8 + step / 3, label=name)
         axes.axhline(1.0, color=plots.REFERENCE, ls="--", lw=1)
         axes.text(1.1e-4, 1.03, "$UV^\\top$ by SVD", color=plots.REFERENCE)
         axes.set(xlabel="singular value of the normalised momentum", ylabel="after the iteration")

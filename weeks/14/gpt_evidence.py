@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
+
+from shared import plots
+from shared.study import Run
 from week13.attention import attention_weights
 from week14.minimal_gpt import GPT, GPTConfig, next_token_loss, random_batch, train
 from week14.ngram import WittenBell, bits_per_character
 from week14.transformers_layout import from_gpt2, from_gpt_neox
-
-from shared import plots
-from shared.study import Run
 
 # ---- checks
 

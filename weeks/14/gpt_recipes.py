@@ -19,12 +19,12 @@ import itertools
 
 import numpy as np
 import torch
-from week14.minimal_gpt import GPT, GPTConfig, evaluate, train
-from week14.ngram import WittenBell, encode_characters
 
 from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run, cli
+from week14.minimal_gpt import GPT, GPTConfig, evaluate, train
+from week14.ngram import WittenBell, encode_characters
 
 SCALES = (1 / 9, 1 / 3, 1.0, 3.0)  # of the learning rates in `make_optimizers`
 

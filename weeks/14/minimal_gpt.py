@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from shared import datasets
+from shared.study import NonNegativeInt, PositiveFloat, PositiveInt, Run, UserError, cli
 from week09.optimizers import AdamW, Muon
 from week13.attention import scaled_dot_product_attention
 from week13.positional_encodings import apply_rope
 from week14.ngram import encode_characters
-
-from shared import datasets
-from shared.study import NonNegativeInt, PositiveFloat, PositiveInt, Run, UserError, cli
 
 # ---- the model
 
