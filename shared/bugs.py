@@ -88,7 +88,7 @@ def catalogue() -> list[Bug]:
 def touched(bugs: list[Bug], base: str) -> list[Bug]:
     """The bugs whose source or test differs from the commit `base`."""
     done = subprocess.run(
-        ["git", "-C", str(records.ROOT), "diff", "--name-only", base, "--"],
+        ["git", "-C", str(records.ROOT), "diff", "--name-only", "--end-of-options", base, "--"],
         capture_output=True,
         text=True,
         check=False,

@@ -36,8 +36,16 @@ __all__ = [
     "execute",
 ]
 
-PositiveInt = Annotated[int, Parameter(validator=validators.Number(gte=1))]
-NonNegativeInt = Annotated[int, Parameter(validator=validators.Number(gte=0))]
+
+def _whole(type_, tokens) -> int:
+    try:
+        return int(tokens[0].value)  # cyclopts itself would round 1.5 to 2 and say nothing
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {tokens[0].value}") from None
+
+
+PositiveInt = Annotated[int, Parameter(converter=_whole, validator=validators.Number(gte=1))]
+NonNegativeInt = Annotated[int, Parameter(converter=_whole, validator=validators.Number(gte=0))]
 PositiveFloat = Annotated[float, Parameter(validator=validators.Number(gt=0))]
 
 
@@ -57,7 +65,7 @@ def execute(
     defaults = _defaults(main)
     changed = {name: value for name, value in options.items() if value != defaults.get(name)}
     run = Run(
-        Path(inspect.getsourcefile(main)).resolve(),
+        _script(main).resolve(),
         {**defaults, **options},
         arguments=_arguments(changed),
         seed=seed,
@@ -86,7 +94,7 @@ def cli(main: Callable[..., None], argv: list[str] | None = None) -> typing.NoRe
     --record, --threads. Exits 0 if every check and claim held, 1 if one did not, 2 on bad input
     (one line on stderr; STUDY_TRACEBACK=1 shows where), 130 on Ctrl-C.
     """
-    script = Path(inspect.getsourcefile(main))
+    script = _script(main)
     app = cyclopts.App(
         name=script.name,
         help=inspect.getmodule(main).__doc__,
@@ -142,6 +150,7 @@ threads: Threads for BLAS and torch; records are made with 2.
 def call(app: cyclopts.App, argv: list[str] | None = None) -> int:
     """Run a cyclopts app; give its exit status and tell a user's mistake in one line."""
     name = app.name[0]
+    app.suppress_keyboard_interrupt = False  # it would end without a word
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
@@ -184,6 +193,11 @@ def _arguments(options: dict[str, Any]) -> list[str]:
             for item in value if isinstance(value, list | tuple) else [value]:
                 words += [f"--{name}", str(item)]
     return words
+
+
+def _script(main: Callable[..., None]) -> Path:
+    """The file of `main`, also where a decorator (a test's type checker) wraps it."""
+    return Path(inspect.getsourcefile(inspect.unwrap(main)))
 
 
 def _defaults(main: Callable[..., None]) -> dict[str, Any]:

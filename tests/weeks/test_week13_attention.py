@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+
 from week13.attention import (
     MultiHeadAttention,
     attention_weights,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from week13.attention import attention_weights, causal_mask
 from week13.positional_encodings import (
     SCHEMES,

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+
 from week13.transformer import (
     BOS,
     EOS,
@@ -170,6 +171,15 @@ def test_greedy_decoding_stops():
         model.target_embedding.weight.zero_()[EOS, 0] = 1.0
     tokens = greedy_decode(model, batch(3)[0], bos=BOS, eos=EOS, max_len=9)
     assert tokens.tolist() == [[EOS]] * 3
+
+
+def test_what_follows_the_end_is_padding():
+    model = tiny()  # made to write i sevens in row i, then EOS, then sevens again
+    model.decode = lambda target, memory, source: torch.nn.functional.one_hot(
+        torch.where(torch.arange(3) + 1 == target.shape[1], EOS, 7), N_TOKENS
+    )[:, None].float()
+    tokens = greedy_decode(model, torch.full((3, 2), 5), bos=BOS, eos=EOS, max_len=9)
+    assert tokens.tolist() == [[EOS, PAD, PAD], [7, EOS, PAD], [7, 7, EOS]]
 
 
 def test_reversal_batch():

@@ -141,7 +141,7 @@ def _samples(X: ArrayLike, name: str = "X") -> Float[np.ndarray, "n n_features"]
 # ---- the experiment
 
 
-def relative_error(A: np.ndarray, B: np.ndarray) -> float:
+def relative_error(A: Float[np.ndarray, "m n"], B: Float[np.ndarray, "m n"]) -> float:
     """Distance of B from A in the Frobenius norm, as a share of A's length."""
     return float(np.linalg.norm(A - B) / np.linalg.norm(A))
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from shared.study import PositiveInt, Run, cli
@@ -264,14 +264,21 @@ class LookUp(nn.Module):
         self.query, self.key, self.value = (nn.Embedding(n_symbols, dim) for _ in range(3))
         self.out, self.scale = nn.Linear(dim, n_symbols), scale
 
-    def weights(self, asked: Tensor, keys: Tensor) -> Tensor:
-        """Attention of each asked symbol over the stored keys, (batch, head = 1, asked, pair)."""
+    def weights(
+        self, asked: Int[Tensor, "batch asked"], keys: Int[Tensor, "batch pair"]
+    ) -> Float[Tensor, "batch 1 asked pair"]:
+        """Attention of each asked symbol over the stored keys, in one head."""
         return attention_weights(
             self.query(asked)[:, None], self.key(keys)[:, None], scale=self.scale
         )
 
-    def forward(self, asked: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Logits of the answers, (batch, asked, symbol)."""
+    def forward(
+        self,
+        asked: Int[Tensor, "batch asked"],
+        keys: Int[Tensor, "batch pair"],
+        values: Int[Tensor, "batch pair"],
+    ) -> Float[Tensor, "batch asked symbol"]:
+        """Logits of the answers."""
         return self.out(self.weights(asked, keys)[:, 0] @ self.value(values))
 
 

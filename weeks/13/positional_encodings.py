@@ -12,15 +12,16 @@ Vaswani et al. (2017), section 3.5; Su et al. (2021), "RoFormer", section 3.2; P
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from week13.attention import MultiHeadAttention, attention_weights
 
 from shared import datasets, plots
 from shared.study import PositiveInt, Run, cli
+from week13.attention import MultiHeadAttention, attention_weights
 
 SCHEMES = ("none", "learned", "sinusoidal", "RoPE", "ALiBi", "T5 bias")
 
@@ -238,7 +239,13 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x, bias, rope):
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq width"],
+        bias: Float[Tensor, "head seq seq"] | None,
+        rope: Callable[[Tensor], Tensor] | None,
+    ) -> Float[Tensor, "batch seq width"]:
+        """The stream after this block; `bias` is added to the scores, `rope` turns q and k."""
         x = x + self.attention(self.norms[0](x), mask=bias, is_causal=True, rope=rope)
         return x + self.mlp(self.norms[1](x))
 
@@ -287,7 +294,7 @@ def bits_by_position(
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, steps, pct_start=0.1)
     for _ in range(steps):
-        starts = torch.randint(len(train) - length, (32, 1), generator=generator)
+        starts = torch.randint(len(train) - length, (16, 1), generator=generator)
         window = train[starts + torch.arange(length + 1)]
         loss = nn.functional.cross_entropy(model(window[:, :-1]).transpose(1, 2), window[:, 1:])
         optimiser.zero_grad()
@@ -295,7 +302,7 @@ def bits_by_position(
         optimiser.step()
         schedule.step()
     windows = held_out[: (len(held_out) - 1) // (4 * length) * 4 * length + 1]
-    windows = windows.unfold(0, 4 * length + 1, 4 * length)
+    windows = windows.unfold(0, 4 * length + 1, 4 * length)[:200]
     with torch.no_grad():
         nats = nn.functional.cross_entropy(
             model(windows[:, :-1]).transpose(1, 2), windows[:, 1:], reduction="none"
@@ -315,7 +322,7 @@ def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
     """
     _check_rope(run)
     _check_biases(run)
-    steps, seeds = run.budget(quick=8, default=200), run.budget(quick=1, default=seeds)
+    steps, seeds = run.budget(quick=8, default=300), run.budget(quick=1, default=seeds)
     characters = datasets.pydocs_text()
     index = {c: i for i, c in enumerate(sorted(set(characters)))}
     text = torch.tensor([index[c] for c in characters])

@@ -15,15 +15,16 @@ Vaswani et al. (2017), "Attention is all you need", sections 3 and 5; pre-norm: 
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from week13.attention import MultiHeadAttention
-from week13.positional_encodings import sinusoidal_encoding
 
 from shared import plots
 from shared.study import PositiveInt, Run, cli
+from week13.attention import MultiHeadAttention
+from week13.positional_encodings import sinusoidal_encoding
 
 PAD, BOS, EOS, FIRST_DIGIT, N_TOKENS = 0, 1, 2, 3, 13
 SHORTEST, LONGEST = 4, 8
@@ -48,7 +49,9 @@ class Residual(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(d_model), nn.Dropout(dropout)
         self.norm_first = norm_first
 
-    def forward(self, x: Float[Tensor, "batch seq d_model"], sublayer):
+    def forward(
+        self, x: Float[Tensor, "batch seq d_model"], sublayer: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "batch seq d_model"]:
         """x + sublayer(norm(x)), or norm(x + sublayer(x))."""
         if self.norm_first:
             return x + self.dropout(sublayer(self.norm(x)))
@@ -443,7 +446,7 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
 # ---- against torch
 
 
-def torch_names(model: Transformer, pick) -> dict[str, Tensor]:
+def torch_names(model: Transformer, pick: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Encoder and decoder as a state dict of nn.Transformer; `pick` takes weight or gradient."""
     state = {}
     for stack in ("encoder", "decoder"):
@@ -485,7 +488,10 @@ class TorchTransformer(nn.Module):
         self.source = nn.Embedding.from_pretrained(ours.source_embedding.weight.clone(), False)
         self.target = nn.Embedding.from_pretrained(ours.target_embedding.weight.clone(), False)
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"]
+    ) -> Float[Tensor, "batch target symbol"]:
+        """Logits of the next target token."""
         d = self.target.weight.shape[1]
         causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1]) < 0
         embedded = [

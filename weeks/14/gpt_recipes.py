@@ -19,6 +19,8 @@ import itertools
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from shared import datasets, plots
 from shared.stats import mean_interval
@@ -30,8 +32,8 @@ SCALES = (1 / 9, 1 / 3, 1.0, 3.0)  # of the learning rates in `make_optimizers`
 
 
 def final_loss(
-    training: torch.Tensor,
-    validation: torch.Tensor,
+    training: Int[Tensor, " n"],
+    validation: Int[Tensor, " m"],
     config: GPTConfig,
     optimizer: str,
     *,

@@ -1,0 +1,291 @@
+"""The `study` command, in a small project of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tiny_project import SCRIPT, files_in, git, make_project
+
+from shared import bugs, cli, records, registry
+from shared.study import call
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    root = make_project(tmp_path, monkeypatch)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def recorded(project):
+    """The project after `study record`, without the seconds that takes."""
+    record = {
+        **dict.fromkeys(records.REQUIRED, ""),
+        "script": "weeks/01/norm",
+        "command": "uv run weeks/01/norm.py",
+        "mode": "default",
+        "seed": 0,
+        "seconds": 1.25,
+        "checks": [
+            {"name": "norm of x[i]", "against": "numpy.linalg.norm", "error": 0.0, "passed": True}
+        ],
+        "claims": [{"name": "it is positive", "holds": True, "detail": "n = 4 | one seed"}],
+        "metrics": [{"name": "length", "value": 0.6740964, "unit": "m", "rtol": 0.02}],
+        "verdicts": [],
+        "figures": [{"file": "norm_line.png", "title": "How long is it?"}],
+    }
+    path = project / "weeks" / "01" / "results" / "norm.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return path
+
+
+def change(path, edit):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    edit(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.fixture
+def study(capfd):
+    def study(*argv):
+        status = call(cli.app, list(argv))
+        told = capfd.readouterr()
+        return status, told.out, told.err
+
+    return study
+
+
+@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+def test_main(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study", "nosuch"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_overview(recorded, study):
+    status, told, _ = study()
+    assert status == 0
+    rows = [" ".join(line.split()) for line in told.splitlines()]
+    assert rows[0] == "week date title checks seconds"
+    assert rows[1:] == ["01 2025-01-02 Lengths 1/1 1", "02 planned Areas"]
+    recorded.unlink()  # a script that was not yet recorded hides nothing of the rest
+    assert study()[1].splitlines()[1].split() == ["01", "2025-01-02", "Lengths"]
+
+
+def test_show(recorded, study):
+    status, told, _ = study("show", "1")
+    assert status == 0
+    words = " ".join(told.split())
+    for part in (
+        "weeks/01/norm · The length of a vector",
+        "uv run weeks/01/norm.py",
+        "check norm of x[i] 0 against numpy.linalg.norm",
+        "claim it is positive holds n = 4 | one seed",
+        "metric length 0.6741 m",
+        "figure weeks/01/results/norm_line.png",
+    ):
+        assert part in words
+    change(recorded, lambda record: record["checks"][0].update(error=None, passed=False))
+    assert "∞" in study("show", "01/norm")[1]
+
+
+@pytest.mark.parametrize("command", ["show", "run", "verify", "record"])
+def test_unknown_target(recorded, study, command):
+    status, _, told = study(command, "77")
+    assert status == 2
+    assert told == "study: error: no script is named '77'; there are 01\n"
+
+
+def test_no_record(project, study):
+    status, _, told = study("show", "01")
+    assert (status, told.count("\n")) == (2, 1)
+    assert "no record weeks/01/results/norm.json; run the script with --record" in told
+
+
+def test_run_passes_arguments_on(project, study):
+    status, told, _ = study("run", "01", "norm", "--n", "9", "--seed", "5")
+    assert status == 0
+    assert "n = 9" in told
+    assert "seed 5" in told
+    status, told, _ = study("run", "1", "--wrong")
+    assert status == 1
+    assert "norm of x[i] (rounding)" in told
+    assert not (project / "weeks" / "01" / "results").exists()
+
+
+def test_verify(recorded, study, project):
+    before = files_in(project)
+    status, told, _ = study("verify")
+    assert (status, told) == (0, told)
+    assert told.startswith("✓ weeks/01/norm (")
+    assert files_in(project) == before
+
+
+def test_verify_finds_what_was_altered(recorded, study):
+    def alter(record):
+        record["metrics"][0]["value"] = 0.5
+        record["checks"].append({**record["checks"][0], "name": "x[j] is gone"})
+
+    change(recorded, alter)
+    status, told, _ = study("verify", "01", "-j", "2")
+    assert status == 1
+    assert told.splitlines()[0].startswith("✗ weeks/01/norm (")
+    assert told.splitlines()[1:] == [
+        "    checks: 'x[j] is gone' is gone",
+        "    metric 'length': 0.674096, recorded 0.5 (tolerance 2 %)",
+    ]
+
+
+def test_verify_repeats_the_recorded_command(recorded, study, monkeypatch):
+    change(recorded, lambda record: record.update(command="uv run x.py --text 'a b' --seed 3"))
+    seen = []
+
+    def run(command, **options):
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "")
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    assert study("verify")[0] == 1
+    assert seen[0][2:] == ["--text", "a b", "--seed", "3"]
+
+
+def test_verify_tells_of_a_crash_and_goes_on(recorded, study, project):
+    script = project / "weeks" / "01" / "norm.py"
+    angle = project / "weeks" / "01" / "angle.py"
+    shutil.copy(script, angle)
+    script.write_text("raise SystemError('[broken]')\n# cli(main)", encoding="utf-8")
+    status, told, _ = study("verify")
+    assert status == 1
+    assert told.splitlines() == [
+        "✗ weeks/01/norm (0 s)",
+        "    did not finish: SystemError: [broken]",
+        "✗ weeks/01/angle (0 s)",
+        "    no record weeks/01/results/angle.json; run the script with --record",
+    ]
+
+
+def test_record_then_verify_and_log(project, study):
+    note = project / "weeks" / "01" / "note.md"
+    note.write_text('<!--= weeks/01/norm "length" .2f -->?<!--/=-->\n', encoding="utf-8")
+    status, told, error = study("record", "01")
+    assert (status, error) == (0, "")
+    assert told.endswith("rewrote weeks/01/note.md\n")
+    assert "recorded in weeks/01/results/\n" in told
+    assert list(files_in(note.parent / "results")) == ["norm.json", "norm_line.png"]
+    assert records.load(note.parent / "results" / "norm.json")["metrics"][0]["value"] > 0
+    assert study("log", "--check") == (0, "", "")
+    change(note.parent / "results" / "norm.json", lambda r: r["metrics"][0].update(value=7.0))
+    assert study("log", "--check") == (1, "stale weeks/01/note.md\n", "")
+    assert study("log") == (0, "rewrote weeks/01/note.md\n", "")
+    assert "-->7.00<!--" in note.read_text(encoding="utf-8")
+
+
+def test_failing_script_is_not_recorded(recorded, study, project):
+    broken = SCRIPT.replace(
+        "np.linalg.norm(x),\n        against", "1 + np.linalg.norm(x),\n against"
+    )
+    (project / "weeks" / "01" / "norm.py").write_text(broken, encoding="utf-8")
+    before = files_in(project / "weeks")
+    assert study("record")[0] == 1
+    assert files_in(project / "weeks") == before
+
+
+def test_full_is_recorded_full_again(recorded, study, monkeypatch):
+    seen = []
+
+    def run(command, **options):
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    change(recorded, lambda record: record.update(mode="full"))
+    assert study("record")[0] == 1
+    change(recorded, lambda record: record.update(mode="default"))
+    study("record")
+    assert [command[2:] for command in seen] == [["--record", "--full"], ["--record"]]
+
+
+def test_fetch(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("ML_STUDIES_DATA", str(tmp_path / "cache"))
+    status, told, _ = study("fetch")
+    assert status == 0
+    assert told.startswith(f"cache folder: {tmp_path / 'cache'}\n")
+    for name in registry.registry():
+        assert name in told
+    status, _, told = study("fetch", "tinyshakespear")
+    assert status == 2
+    assert told == (
+        "study: error: unknown data set 'tinyshakespear'; did you mean tinyshakespeare?\n"
+    )
+    status, _, told = study("fetch", "tinyshakespeare")
+    assert (status, told.count("\n")) == (2, 1)
+    assert "run `study fetch tinyshakespeare` when online" in told
+    assert not (tmp_path / "cache").exists()
+
+
+def test_bugs(study, monkeypatch):
+    catalogue = [
+        bugs.Bug(name, "a.py", "x", "y", "wrong", "tests/t.py::t") for name in ("a-one", "b[i]")
+    ]
+    verdicts = {"a-one": "caught", "b[i]": "survived"}
+
+    def survivors(chosen, *, jobs, told):
+        for bug in chosen:
+            told(bug, verdicts[bug.id])
+        return [(bug, verdicts[bug.id]) for bug in chosen if verdicts[bug.id] != "caught"]
+
+    monkeypatch.setattr(bugs, "catalogue", lambda: catalogue)
+    monkeypatch.setattr(bugs, "survivors", survivors)
+    assert study("bugs") == (1, "✓ a-one: caught\n✗ b[i]: survived\n1 of 2 bugs caught\n", "")
+    assert study("bugs", "a-") == (0, "✓ a-one: caught\n1 of 1 bugs caught\n", "")
+    status, _, told = study("bugs", "c")
+    assert (status, told) == (2, "study: error: no bug's name starts with c\n")
+    monkeypatch.setattr(bugs, "touched", lambda chosen, since: [])
+    assert study("bugs", "--since", "HEAD") == (0, "0 of 0 bugs caught\n", "")
+
+
+LOCK = """\
+version = 1
+
+[[package]]
+name = "colour"
+version = "0.5"
+source = { registry = "." }
+"""
+FILLED = LOCK.replace('"."', '"https://mirror.example"') + (
+    'wheels = [\n    { url = "https://mirror.example/colour.whl" },\n]\n'
+)
+
+
+def test_setup_git(project, study):
+    git(project, "init", "-q")
+    (project / ".gitattributes").write_text("uv.lock filter=portable-lock\n", encoding="utf-8")
+    (project / "uv.lock").write_text(LOCK, encoding="utf-8")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "first")
+    (project / "uv.lock").write_text(FILLED, encoding="utf-8")
+    assert "mirror.example" in git(project, "diff")
+    status, told, error = study("setup-git")
+    assert (status, error) == (0, "")
+    assert told == "git now strips download addresses from uv.lock when it is committed\n"
+    assert git(project, "diff") == git(project, "status", "--porcelain") == ""
+    assert (project / "uv.lock").read_text(encoding="utf-8") == FILLED, "the reader's file stays"
+    newer = FILLED.replace("0.5", "0.6")
+    (project / "uv.lock").write_text(newer, encoding="utf-8")
+    assert '+version = "0.6"' in git(project, "diff")
+    git(project, "commit", "-qam", "newer")
+    assert git(project, "show", "HEAD:uv.lock") == LOCK.replace("0.5", "0.6")
+    assert study("setup-git")[0] == 0, "once more does no harm"
+
+
+def test_setup_git_outside_git(project, study):
+    status, _, told = study("setup-git")
+    assert (status, told.count("\n")) == (2, 1)
+    assert told.startswith("study: error: git config failed: ")
