@@ -6,8 +6,12 @@ suite that stays green under one of them shows nothing about that bug.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +27,21 @@ from shared.errors import UserError
 
 TESTS_FAILED = 1  # pytest's exit status for "tests ran, some failed"
 TIMEOUT = 180  # seconds for one test under one bug
+BASELINE_TIMEOUT = 1200  # seconds for all of them without one
+HEAVY = (  # imported once per copy instead of once per bug
+    "numpy",
+    "scipy.stats",
+    "torch",
+    "torch._dynamo",
+    "sklearn.ensemble",
+    "matplotlib.pyplot",
+    "hypothesis",
+    "jaxtyping",
+    "beartype",
+    "rich.progress",
+    "cyclopts",
+    "pytest",
+)
 
 
 @dataclass(frozen=True)
@@ -133,24 +152,73 @@ def survivors(
         if status:
             raise UserError(f"the catalogue's tests are red without any bug:\n{output[-3000:]}")
 
-        def judge(bug: Bug) -> tuple[Bug, str]:
-            copy = copies.get()
-            try:
-                original = (copy / bug.file).read_bytes()
-                (copy / bug.file).write_text(bug.mistaken(copy), encoding="utf-8")
-                status, output = _pytest(copy, [bug.test], "-n0", "-x")
-                (copy / bug.file).write_bytes(original)
-            finally:
-                copies.put(copy)  # else the others would wait for it for ever
-            verdict = "caught" if status == TESTS_FAILED else "survived"
-            if status not in (0, TESTS_FAILED):
-                verdict = f"did not run (pytest status {status}): {output.strip()[-300:]}"
-            told(bug, verdict)
-            return bug, verdict
+        with contextlib.ExitStack() as stack:
+            workers = {copy: stack.enter_context(Worker(copy)) for copy in list(copies.queue)}
 
-        with ThreadPoolExecutor(jobs) as pool:
-            judged = list(pool.map(judge, bugs))
+            def judge(bug: Bug) -> tuple[Bug, str]:
+                copy = copies.get()
+                try:
+                    original = (copy / bug.file).read_bytes()
+                    (copy / bug.file).write_text(bug.mistaken(copy), encoding="utf-8")
+                    status, output = workers[copy].run([bug.test])
+                    (copy / bug.file).write_bytes(original)
+                finally:
+                    copies.put(copy)  # else the others would wait for it for ever
+                verdict = "caught" if status == TESTS_FAILED else "survived"
+                if status not in (0, TESTS_FAILED):
+                    verdict = f"did not run (pytest status {status}): {output.strip()[-300:]}"
+                told(bug, verdict)
+                return bug, verdict
+
+            with ThreadPoolExecutor(jobs) as pool:
+                judged = list(pool.map(judge, bugs))
     return [(bug, verdict) for bug, verdict in judged if verdict != "caught"]
+
+
+class Worker:
+    """A process that has the heavy libraries loaded and forks for every pytest run in `copy`.
+
+    Where there is no fork (Windows), every run is a process of its own.
+    """
+
+    def __init__(self, copy: Path):
+        self.copy, self.process = copy, None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stop()
+
+    def run(self, tests: list[str]) -> tuple[int, str]:
+        """Pytest's exit status and the end of its output."""
+        if not hasattr(os, "fork"):
+            return _pytest(self.copy, tests, "-n0", "-x")
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "shared.bug_worker", *HEAVY],
+                cwd=self.copy,
+                env=_environment(self.copy),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        request = ["-q", "-p", "no:cacheprovider", "-n0", "-x", *tests]
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        if not select.select([self.process.stdout], [], [], TIMEOUT)[0]:
+            self._stop()
+            return TESTS_FAILED, "timed out"  # a bug that hangs the test is caught too
+        status, output = json.loads(self.process.stdout.readline())
+        return status, output
+
+    def _stop(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.communicate()
+            self.process = None
 
 
 def _copy(target: Path) -> Path:
@@ -170,21 +238,26 @@ def _copy(target: Path) -> Path:
 
 
 def _pytest(copy: Path, tests: list[str], *options: str) -> tuple[int, str]:
-    path = os.pathsep.join([str(copy / "imports"), str(copy)])
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    if "ML_STUDIES_DATA" in os.environ:
-        environment["ML_STUDIES_DATA"] = str(Path(os.environ["ML_STUDIES_DATA"]).resolve())
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
     try:
         done = subprocess.run(
             command,
             cwd=copy,
-            env=environment,
+            env=_environment(copy),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=BASELINE_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
         return TESTS_FAILED, "timed out"  # a bug that hangs the test is caught too
     return done.returncode, done.stdout + done.stderr
+
+
+def _environment(copy: Path) -> dict[str, str]:
+    """This process's, with the copy's code before the installed one and no bytecode written."""
+    path = os.pathsep.join([str(copy / "imports"), str(copy)])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    if "ML_STUDIES_DATA" in os.environ:
+        environment["ML_STUDIES_DATA"] = str(Path(os.environ["ML_STUDIES_DATA"]).resolve())
+    return environment

@@ -62,6 +62,7 @@ class Run:
         self.arguments, self.threads = arguments, threads
         self._device, self._device_used = device, "cpu"
         self.key = records.key_of(script)
+        self.code = records.code_digest(script)  # as it was when the run began
         runs = Path(os.environ.get("STUDY_RUNS", records.ROOT / "runs"))
         self.out = out if out is not None else runs / self.key
         terminal = sys.stdout.isatty()
@@ -313,7 +314,7 @@ class Run:
             "seconds": round(time.perf_counter() - self._start, 1),
             "date": datetime.date.today().isoformat(),
             "commit": records.commit(),
-            "code": records.code_digest(self.script),
+            "code": self.code,
             "versions": records.versions(),
             "checks": self.checks,
             "claims": [{k: v for k, v in c.items() if k != "judged"} for c in self.claims],

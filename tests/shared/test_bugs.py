@@ -1,6 +1,6 @@
 """The bug catalogue: a mistake is caught by a test that goes red, and only by that."""
 
-import subprocess
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def project(tmp_path, monkeypatch):
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-qm", "first")
+    monkeypatch.setattr(bugs, "HEAVY", ())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a third of the time
     monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin")
@@ -112,11 +113,23 @@ def test_file_that_git_does_not_know(project, monkeypatch):
 
 
 def test_test_that_hangs_is_red(project, monkeypatch):
-    def hang(command, **options):
-        raise subprocess.TimeoutExpired(command, options["timeout"])
+    monkeypatch.setattr(bugs, "TIMEOUT", 6)
+    hangs = bug(after="r**2 if r == 3 else area(r) if not __import__('time').sleep(99) else 0")
+    told = []
+    alive = bugs.survivors([hangs, bug()], jobs=1, told=lambda bug, verdict: told.append(verdict))
+    assert (alive, told) == ([], ["caught", "caught"]), "the next one has a worker again"
 
-    monkeypatch.setattr(subprocess, "run", hang)
-    assert bugs._pytest(project, []) == (bugs.TESTS_FAILED, "timed out")
+
+def test_each_run_sees_the_sources_of_its_time(project):
+    with bugs.Worker(bugs._copy(project.parent / "copy")) as worker:
+        source = worker.copy / "weeks" / "01" / "area.py"
+        statuses = [worker.run(["tests/test_area.py::test_area"])[0]]
+        source.write_text(AREA.replace("r**2", "r"), encoding="utf-8")
+        statuses.append(worker.run(["tests/test_area.py::test_area"])[0])
+        source.write_text(AREA, encoding="utf-8")
+        statuses.append(worker.run(["tests/test_area.py::test_area"])[0])
+    shutil.rmtree(worker.copy)
+    assert statuses == [0, bugs.TESTS_FAILED, 0]
 
 
 def test_outside_git(tmp_path, monkeypatch):
