@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import subprocess
@@ -253,6 +254,48 @@ def bugs(*ids: str, since: str = "", jobs: Jobs = 2) -> bool:
     alive = catalogue.survivors(chosen, jobs=jobs, told=told) if chosen else []
     console.print(f"{len(chosen) - len(alive)} of {len(chosen)} bugs caught")
     return not alive
+
+
+@app.command
+def bench(*targets: str, repeats: PositiveInt = 5) -> bool:
+    """Measure speed beside the library a user would pick: ratios of medians, in turns, one thread.
+
+    Exits 1 if a ratio is above its limit. Nothing else should run on the machine meanwhile.
+
+    Parameters
+    ----------
+    targets
+        Weeks whose benchmarks (bench_*.py) to run; all if none is given.
+    repeats
+        Timings of each side.
+    """
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("benchmark", "ours", "reference", "ratio", "limit", "equal work"):
+        grid.add_column(
+            column, justify="left" if column in ("benchmark", "equal work") else "right"
+        )
+    found = [
+        path
+        for path in sorted(records.ROOT.glob("weeks/*/bench_*.py"))
+        if not targets or path.parent.name in {target.zfill(2) for target in targets}
+    ]
+    if not found:
+        raise UserError(f"no benchmark in {' or '.join(targets) or 'any week'}")
+    within = True
+    for path in found:
+        module = importlib.import_module(f"week{path.parent.name}.{path.stem}")
+        result = module.bench(repeats)
+        within &= result["ratio"] <= result["limit"]
+        grid.add_row(
+            result["name"],
+            f"{result['ours_seconds']:.3g} s",
+            f"{result['reference_seconds']:.3g} s",
+            f"{result['ratio']:.2f}",
+            f"{result['limit']:g}",
+            result["equal_work"],
+        )
+    console.print(grid)
+    return within
 
 
 @app.command(name="setup-git")

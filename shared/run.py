@@ -62,7 +62,8 @@ class Run:
         self.arguments, self.threads = arguments, threads
         self._device, self._device_used = device, "cpu"
         self.key = records.key_of(script)
-        self.code = records.code_digest(script)  # as it was when the run began
+        # as it was when the run began; only a script that is there can be recorded
+        self.code = records.code_digest(script) if script.exists() else ""
         runs = Path(os.environ.get("STUDY_RUNS", records.ROOT / "runs"))
         self.out = out if out is not None else runs / self.key
         terminal = sys.stdout.isatty()

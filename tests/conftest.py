@@ -18,7 +18,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 WEEKS = [name for name in PYPROJECT["tool"]["setuptools"]["packages"] if name != "shared"]
 
 # Every annotation of a week's functions is checked at each call, jaxtyping's shapes included.
-hook = install_import_hook(WEEKS, "beartype.beartype")
+hook = install_import_hook(WEEKS, "enforce.typechecker")
 
 hypothesis.settings.register_profile(
     "study", deadline=None, max_examples=25, derandomize=True, print_blob=True

@@ -73,15 +73,6 @@ def judge(
     return ("inconclusive" if covers else "not reproduced"), interval
 
 
-def overall(verdicts: list[str]) -> str:
-    """One verdict for a claim of several halves; "partly" if only some were reproduced."""
-    if not verdicts:
-        raise ValueError("verdicts must not be empty")
-    if "reproduced" in verdicts:
-        return "reproduced" if set(verdicts) == {"reproduced"} else "partly"
-    return "not reproduced" if "not reproduced" in verdicts else "inconclusive"
-
-
 def penalty_vanishes(
     best: Float[np.ndarray, "seed"], one_head: Float[np.ndarray, "seed"], margin: float
 ) -> bool:
@@ -358,12 +349,11 @@ def _report(run: Run, paper: dict, best: int, scores: dict, single: dict) -> Non
         mean = scores[h].mean()
         run.metric(f"accuracy, h = {h}", 100 * mean, "%", rtol=0.02 if mean > 0.95 else None)
     run.metric("best number of heads", best, rtol=None)
-    verdicts, n = [], len(scores[best])
+    n = len(scores[best])
     strength = "direction only" if n < 8 else "all the rule asks for"
     for rule in paper["rules"]:
         other = scores[rule["heads"]]
         verdict, gap = judge(scores[best], other, rule["margin"] / 100, run.rng)
-        verdicts.append(verdict)
         run.metric(f"gap of h = {rule['heads']}", 100 * gap.mean, "pp", rtol=None)
         run.verdict(
             rule["name"], verdict,
@@ -371,9 +361,6 @@ def _report(run: Run, paper: dict, best: int, scores: dict, single: dict) -> Non
             f"[{100 * gap.low:.1f}, {100 * gap.high:.1f}], margin {rule['margin']} pp, "
             f"right sign {int((scores[best] > other).sum())} of {n} seeds ({strength})",
         )  # fmt: skip
-    run.verdict(
-        "both halves together", overall(verdicts), f"{verdicts.count('reproduced')} of 2 reproduced"
-    )
     margin = paper["falsifier"]["margin"]
     gap = 100 * float(np.mean(single[best] - single[1]))
     for h, values in single.items():

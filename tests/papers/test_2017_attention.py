@@ -165,25 +165,6 @@ def test_margin_must_be_positive():
         paper.judge(np.ones(3), np.ones(3), 0.0, rng())
 
 
-@pytest.mark.parametrize(
-    ("halves", "verdict"),
-    [
-        (["reproduced", "reproduced"], "reproduced"),
-        (["reproduced", "not reproduced"], "partly"),
-        (["inconclusive", "reproduced"], "partly"),
-        (["inconclusive", "not reproduced"], "not reproduced"),
-        (["inconclusive", "inconclusive"], "inconclusive"),
-    ],
-)
-def test_overall(halves, verdict):
-    assert paper.overall(halves) == verdict
-
-
-def test_overall_of_nothing():
-    with pytest.raises(ValueError, match="verdicts must not be empty"):
-        paper.overall([])
-
-
 def test_falsifier_fails_where_one_head_is_worse_or_better():
     best = np.array([1.0, 0.9, 0.95])
     assert paper.penalty_vanishes(best, best - 0.09, 0.1)

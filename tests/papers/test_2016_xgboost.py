@@ -1,0 +1,135 @@
+"""Exact greedy trees on stored entries, and the rule, of papers/2016-xgboost."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from sklearn.tree import DecisionTreeRegressor
+
+PAPER = Path(__file__).parents[2] / "papers" / "2016-xgboost"
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("reproduce_2016", PAPER / "reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+paper = load()
+
+
+def holey(n, p, missing, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, p))
+    X[rng.random((n, p)) < missing] = np.nan
+    return X, rng.normal(size=n)
+
+
+@given(st.integers(4, 40), st.integers(1, 4), st.floats(0, 0.9), st.integers(0, 10**6))
+def test_best_split_is_the_best_of_all(n, p, missing, seed):
+    X, g = holey(n, p, missing, seed)
+    h = np.ones(n)
+    split = paper.best_split(paper.columns_of(X), g, h, g.sum(), h.sum(), 1.0, ("right", "left"))
+    best = 0.0
+    for j in range(p):
+        x = X[:, j]
+        for t in [*np.unique(x[~np.isnan(x)]), np.inf]:
+            for default in (True, False):
+                left = np.where(np.isnan(x), default, x < t)
+                if 0 < left.sum() < n:
+                    parts = [g[left].sum() ** 2 / (left.sum() + 1),
+                             g[~left].sum() ** 2 / ((~left).sum() + 1)]  # fmt: skip
+                    best = max(best, sum(parts) - g.sum() ** 2 / (n + 1))
+    assert (0.0 if split is None else split[3]) == pytest.approx(best, abs=1e-5)
+
+
+@given(st.floats(0.02, 0.9), st.integers(0, 10**6))
+def test_naive_and_aware_grow_the_same_tree(density, seed):
+    X, y = paper.sparse_table(80, 6, density, seed)
+    h = np.full(80, 0.25)
+    aware = paper.grow(paper.columns_of(X), 0.5 - y, h, depth=3)
+    naive = paper.grow(paper.columns_of(X, naive=True), 0.5 - y, h, depth=3)
+    np.testing.assert_allclose(
+        paper.predict(aware, X), paper.predict(naive, np.nan_to_num(X)), atol=1e-9
+    )
+
+
+def test_only_what_is_there_is_stored():
+    X, _ = holey(50, 4, 0.7, 0)
+    aware, naive = paper.columns_of(X), paper.columns_of(X, naive=True)
+    assert len(aware.row) == np.isfinite(X).sum()
+    assert len(naive.row) == X.size
+    np.testing.assert_array_equal(aware.value, X[aware.row, aware.feature])
+    for j in range(4):
+        assert (np.diff(aware.value[aware.feature == j]) >= 0).all()
+
+
+def test_squared_loss_without_penalty_is_sklearns_tree():
+    X, y = holey(120, 4, 0.0, 1)
+    tree = paper.grow(paper.columns_of(X), -y, np.ones(120), depth=3, reg_lambda=0.0)
+    reference = DecisionTreeRegressor(max_depth=3, random_state=0).fit(X, y)
+    np.testing.assert_allclose(paper.predict(tree, X), reference.predict(X))
+
+
+def test_leaf_by_hand():
+    tree = paper.grow(paper.columns_of(np.ones((4, 1))), np.array([-3.0] * 4), np.ones(4), depth=2)
+    assert tree.feature == -1
+    assert tree.weight == pytest.approx(12 / 5)
+
+
+def test_gamma_takes_back_only_what_has_nothing_below():
+    X, y = holey(100, 3, 0.2, 2)
+    columns, h = paper.columns_of(X), np.ones(100)
+    full = paper.gains(paper.grow(columns, -y, h, depth=4))
+    gamma = float(np.median(full))
+    left = paper.gains(paper.grow(columns, -y, h, depth=4, gamma=gamma))
+    assert 0 < len(left) < len(full)
+    assert not paper.gains(paper.grow(columns, -y, h, depth=4, gamma=1e9))
+
+
+def test_fixed_direction_sends_absent_rows_left():
+    X, y = np.array([[0.0], [0.0], [1.0], [1.0], [np.nan], [np.nan]]), np.array([0, 0, 1, 1, 1, 1])
+    columns, h = paper.columns_of(X), np.ones(6)
+    free = paper.grow(columns, 0.5 - y, h, depth=1)
+    fixed = paper.grow(columns, 0.5 - y, h, depth=1, directions=("left",))
+    assert not free.default_left
+    assert fixed.default_left
+    assert fixed.gain < free.gain
+
+
+def test_auc_equals_sklearns():
+    rng = np.random.default_rng(0)
+    y, score = rng.integers(0, 2, 60), np.round(rng.normal(size=60), 1)
+    assert paper.auc(y, score) == pytest.approx(roc_auc_score(y, score))
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most", "verdict"),
+    [
+        (12.0, 10, np.inf, "reproduced"),
+        (9.9, 10, np.inf, "not reproduced"),
+        (1.1, 0.85, 1.15, "reproduced"),
+        (1.16, 0.85, 1.15, "not reproduced"),
+    ],
+)
+def test_verdict(value, least, most, verdict):
+    assert paper.judge(value, least, most) == verdict
+
+
+def test_verdict_needs_ordered_bounds():
+    with pytest.raises(ValueError, match="least must not exceed most, got 2 and 1"):
+        paper.judge(0.0, 2, 1)
+
+
+def test_front_matter_carries_the_rules():
+    matter = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
+    assert [r.get("least") for r in matter["rules"]] == [10, 0.85, None]
+    assert matter["rules"][1]["most"] == 1.15
+    assert matter["paper_speedup"] == 50
+    with pytest.raises(ValueError, match="must start with front matter"):
+        paper.front_matter("# A page\n")

@@ -1,0 +1,252 @@
+"""Derivatives against torch and on paper, and what the classic mistakes of autodiff break."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from week02.gradients_and_jacobians import (
+    Counted,
+    Dual,
+    Tape,
+    cos,
+    exp,
+    finite_difference,
+    gradient,
+    hessian,
+    jacobian_forward,
+    jacobian_reverse,
+    jvp,
+    log,
+    sin,
+    sqrt,
+    tanh,
+    vjp,
+)
+
+WAYS = {"forward": jacobian_forward, "reverse": jacobian_reverse}
+ways = pytest.mark.parametrize("jacobian", WAYS.values(), ids=WAYS)
+ONE = {
+    "exp": (exp, torch.exp), "log": (log, torch.log), "sin": (sin, torch.sin),
+    "cos": (cos, torch.cos), "tanh": (tanh, torch.tanh), "sqrt": (sqrt, torch.sqrt),
+    "neg": (lambda x: -x, lambda x: -x), "cube": (lambda x: x**3, lambda x: x**3),
+    "root": (lambda x: x**-0.5, lambda x: x**-0.5), "base": (lambda x: 2.0**x, lambda x: 2.0**x),
+    "1 - x": (lambda x: 1.0 - x, lambda x: 1.0 - x), "1 / x": (lambda x: 1.0 / x, lambda x: 1 / x),
+    "3 + x": (lambda x: 3.0 + x, lambda x: 3 + x), "x - 3": (lambda x: x - 3.0, lambda x: x - 3),
+    "x / 3": (lambda x: x / 3.0, lambda x: x / 3), "3 x": (lambda x: 3.0 * x, lambda x: 3 * x),
+}  # fmt: skip
+TWO = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b, "pow": lambda a, b: a**b,
+}  # fmt: skip
+
+
+@given(
+    program=st.lists(
+        st.tuples(st.sampled_from([*ONE, *TWO]), st.integers(0, 9), st.integers(0, 9)), max_size=8
+    ),
+    x=st.lists(st.floats(0.4, 1.6), min_size=1, max_size=4),
+)  # fmt: skip
+def test_random_programs_equal_torch(program, x):
+    def evaluate(v, which):
+        done, squash = list(v), (tanh, torch.tanh)[which]
+        for name, i, j in program:
+            a, b = done[i % len(done)], done[j % len(done)]
+            out = ONE[name][which](a) if name in ONE else TWO[name](a, b)
+            done.append(1.0 + 0.5 * squash(out))  # stays in (0.5, 1.5): every function is smooth
+        return done
+
+    at = torch.tensor(x, dtype=torch.float64)
+    expected = torch.autograd.functional.jacobian(lambda v: torch.stack(evaluate(v, 1)), at)
+    for jacobian in WAYS.values():
+        ours = jacobian(lambda v: evaluate(v, 0), np.array(x))
+        np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+@ways
+def test_a_value_that_is_used_twice_is_reached_by_two_paths(jacobian):
+    def f(v):
+        b = v[0] + v[0]
+        return b + b
+
+    assert jacobian(f, np.array([3.0])) == 4.0
+
+
+@ways
+def test_plain_outputs_and_unused_inputs_have_derivative_zero(jacobian):
+    J = jacobian(lambda v: [v[0], 7.0, v[0] * v[0]], np.array([2.0, 5.0]))
+    np.testing.assert_array_equal(J, [[1.0, 0.0], [0.0, 0.0], [4.0, 0.0]])
+
+
+def test_the_same_output_twice_adds_its_weights():
+    _, pull_back = vjp(lambda v: [v[0] * v[0]] * 2, [3.0])
+    assert pull_back([1.0, 10.0]) == [66.0]
+
+
+@ways
+def test_control_flow_follows_the_value(jacobian):
+    def newton(v):
+        root = 1.0
+        while abs_(root * root - v[0]) > 1e-12:
+            root = 0.5 * (root + v[0] / root)
+        return root
+
+    def abs_(n):
+        return n if n > 0.0 else -n
+
+    np.testing.assert_allclose(jacobian(newton, np.array([9.0])), 1.0 / 6.0, rtol=1e-9)
+
+
+def test_comparisons():
+    a, b = Dual(1.0, 5.0), Dual(2.0, -5.0)
+    assert a < b
+    assert a <= 1.0
+    assert b >= a
+    assert b == 2.0
+    assert a != b
+
+
+def test_perturbation_confusion():
+    # Siskind and Pearlmutter (2005): d/dx (x · d/dy (x + y)) = 1, not 2
+    outer = jvp(lambda v: v[0] * jvp(lambda w: v[0] + w[0], [1.0], [1.0])[1][0], [1.0], [1.0])
+    assert outer[1] == [1.0]
+    reverse = vjp(lambda v: v[0] * vjp(lambda w: v[0] + w[0], [1.0])[1]([1.0])[0], [1.0])
+    assert reverse[1]([1.0]) == [1.0]
+
+
+def test_nested_derivatives():
+    def slope(f):
+        return lambda v: jvp(f, v, [1.0])[1][0]
+
+    f = slope(slope(slope(lambda v: sin(2.0 * v[0]))))
+    assert f([0.3]) == pytest.approx(-8.0 * math.cos(0.6), rel=1e-14)
+
+
+@settings(max_examples=10)
+@given(x=st.lists(st.floats(-2.0, 2.0), min_size=2, max_size=4))
+def test_hessian_is_symmetric_and_equals_scipy(x):
+    from scipy.optimize import rosen_hess
+
+    x = np.array(x)
+
+    def rosenbrock(v):
+        return sum(
+            100.0 * (v[i + 1] - v[i] ** 2) ** 2 + (1.0 - v[i]) ** 2 for i in range(len(x) - 1)
+        )
+
+    H = hessian(rosenbrock, x)
+    np.testing.assert_allclose(H, rosen_hess(x), rtol=1e-11, atol=1e-9)
+    np.testing.assert_allclose(H, H.T, atol=1e-9)
+
+
+def test_hessian_where_the_gradient_vanishes():
+    # an adjoint of value 0 may still have a derivative: it must not be skipped
+    H = hessian(lambda v: v[0] * (3.0 * v[1]), np.array([0.0, 0.0]))
+    np.testing.assert_array_equal(H, [[0.0, 3.0], [3.0, 0.0]])
+    H = hessian(lambda v: (v[0] * v[1]) ** 2 + v[0] * v[1], np.array([0.0, 0.0]))
+    np.testing.assert_array_equal(H, [[0.0, 1.0], [1.0, 0.0]])
+
+
+def test_power_at_zero():
+    for n, slope in ((0, 0.0), (1, 1.0), (2, 0.0), (3, 0.0)):
+        assert gradient(lambda v, n=n: v[0] ** n, np.array([0.0])) == slope
+
+
+def test_deep_graphs_need_no_recursion():
+    def f(v):
+        total = v[0]
+        for _ in range(10_000):
+            total = total * 1.0001
+        return total
+
+    assert gradient(f, np.array([1.0]))[0] == pytest.approx(1.0001**10_000)
+
+
+def test_arrays_of_independent_numbers():
+    x = np.linspace(0.0, 1.0, 7)
+    values, slopes = jvp(lambda v: x * exp(v[0]) - v[0] / (1.0 + x), [x], [1.0])
+    np.testing.assert_allclose(values[0], x * np.exp(x) - x / (1.0 + x))
+    np.testing.assert_allclose(slopes[0], x * np.exp(x) - 1.0 / (1.0 + x))
+
+
+def test_jvp_and_vjp_are_transposes():
+    rng = np.random.default_rng(0)
+    x, v, w = rng.normal(size=(3, 4))
+
+    def f(z):
+        return [sin(z[0] * z[1]), z[2] * exp(z[3]), z[0] / (2.0 + z[1] * z[1]), tanh(z[3])]
+
+    forward = np.dot(w, jvp(f, list(x), list(v))[1])
+    assert np.dot(vjp(f, list(x))[1](list(w)), v) == pytest.approx(forward, rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rtol"), [("forward", 1e-6), ("central", 1e-8), ("complex", 1e-14)]
+)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_finite_differences(scheme, rtol, scale):
+    x = scale * np.array([0.5, -1.2, 2.0])
+    J = finite_difference(lambda v: [v[0] * v[1], v[2] ** 3 / scale], x, scheme=scheme)
+    expected = [[x[1], x[0], 0.0], [0.0, 0.0, 3.0 * x[2] ** 2 / scale]]
+    np.testing.assert_allclose(J, expected, rtol=rtol, atol=30 * rtol * max(scale, 1.0))
+
+
+def test_a_step_below_rounding_sees_a_constant():
+    J = finite_difference(lambda v: v[0] * v[0], np.array([1.0]), scheme="forward", step=1e-17)
+    assert J[0, 0] == 0.0
+
+
+def test_central_differences_are_exact_for_a_parabola():
+    J = finite_difference(lambda v: v[0] * v[0], np.array([3.0]), step=2.0**-10)
+    assert J[0, 0] == 6.0
+
+
+def test_cost_of_a_gradient_does_not_grow():
+    def f(v):
+        total = v[0]
+        for a in v:
+            total = total * a + sin(a) / (1.0 + a * a)
+        return total
+
+    def operations(of, n):
+        tally = Counter()
+        of([Counted(1.0 + 0.01 * i, tally) for i in range(n)])
+        return tally.total()
+
+    for n in (1, 10, 100):
+        assert operations(lambda v: vjp(f, v)[1]([1.0]), n) <= 5 * operations(f, n)
+    one = operations(lambda v: jvp(f, v, [1.0] + [0.0] * (len(v) - 1)), 100)
+    assert one <= 4 * operations(f, 100)
+
+
+def test_tape_by_hand():
+    tape = Tape()
+    x, y = tape.variable(2.0), tape.variable(3.0)
+    z = x * y + sin(x)
+    adjoints = tape.adjoints({z.index: 1.0})
+    assert z.value == 6.0 + math.sin(2.0)
+    assert adjoints[x.index] == 3.0 + math.cos(2.0)
+    assert adjoints[y.index] == 2.0
+
+
+def test_wrong_input():
+    x = np.ones(2)
+    with pytest.raises(ValueError, match="scheme must be one of forward, central, complex"):
+        finite_difference(lambda v: v[0], x, scheme="backward")
+    with pytest.raises(ValueError, match="step must be positive and finite, got -1"):
+        finite_difference(lambda v: v[0], x, step=-1.0)
+    for function in (finite_difference, jacobian_forward, jacobian_reverse, gradient, hessian):
+        with pytest.raises(ValueError, match="x must be a vector of at least one finite number"):
+            function(lambda v: v[0], np.array([np.nan]))
+        with pytest.raises(ValueError, match="x must be a vector of at least one finite number"):
+            function(lambda v: 0.0, np.zeros(0))
+        with pytest.raises(TypeError):
+            function(lambda v: v[0], np.ones((2, 2)))
+    with pytest.raises(ValueError, match="f must give one number, got 2"):
+        gradient(lambda v: v, x)
+    with pytest.raises(ValueError, match="f must give a number or a sequence of numbers"):
+        jacobian_reverse(lambda v: "x", x)

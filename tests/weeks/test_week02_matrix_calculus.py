@@ -1,0 +1,208 @@
+"""Every layer's gradients against torch.autograd, and the invariants that classic bugs break."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from week02.gradients_and_jacobians import finite_difference
+from week02.matrix_calculus import (
+    attention,
+    attention_backward,
+    batch_norm,
+    batch_norm_backward,
+    cross_entropy,
+    cross_entropy_backward,
+    layer_norm,
+    layer_norm_backward,
+    linear,
+    linear_backward,
+    softmax,
+    softmax_backward,
+    softmax_backward_diagonal,
+    softmax_jacobian,
+)
+
+sizes, seeds = st.integers(1, 6), st.integers(0, 999)
+
+
+def draw(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def agree(theirs, inputs, output, backward, seed, atol=1e-9):
+    """Output and gradients against torch's, for one random gradient from above."""
+    leaves = [torch.tensor(x, requires_grad=True) for x in inputs]
+    expected = theirs(*leaves)
+    np.testing.assert_allclose(output, expected.detach(), atol=atol, rtol=1e-9)
+    dY = np.random.default_rng(seed + 1).normal(size=expected.shape)
+    found = backward(dY)
+    for ours, theirs_gradient in zip(
+        found, torch.autograd.grad(expected, leaves, torch.tensor(dY)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs_gradient, atol=atol, rtol=1e-9)
+
+
+@given(n=st.integers(0, 6), d=sizes, k=sizes, seed=seeds)
+def test_linear(n, d, k, seed):
+    X, W, b = draw(seed, (n, d), (k, d), k)
+    agree(F.linear, (X, W, b), linear(X, W, b), lambda dY: linear_backward(dY, X, W), seed)
+
+
+@given(n=sizes, k=sizes, scale=st.sampled_from([0.1, 3.0, 1e3]), seed=seeds)
+def test_softmax(n, k, scale, seed):
+    (Z,) = draw(seed, (n, k))
+    Z *= scale
+    P = softmax(Z)
+    agree(lambda Z: Z.softmax(-1), (Z,), P, lambda dY: (softmax_backward(dY, P),), seed)
+
+
+@given(k=sizes, seed=seeds)
+def test_softmax_jacobian(k, seed):
+    (z,) = draw(seed, k)
+    J = softmax_jacobian(z)
+    expected = torch.autograd.functional.jacobian(lambda z: z.softmax(0), torch.tensor(z))
+    np.testing.assert_allclose(J, expected, atol=1e-12)
+    np.testing.assert_allclose(J.sum(axis=0), 0.0, atol=1e-15)  # probabilities sum to one
+    np.testing.assert_allclose(J.sum(axis=1), 0.0, atol=1e-15)  # a shift changes nothing
+    rows = softmax_backward(np.eye(k), np.tile(softmax(z), (k, 1)))
+    np.testing.assert_allclose(rows, J, atol=1e-15)
+
+
+def test_diagonal_is_only_the_diagonal():
+    z = np.array([0.3, -1.0, 2.0])
+    rows = softmax_backward_diagonal(np.eye(3), np.tile(softmax(z), (3, 1)))
+    np.testing.assert_allclose(rows, np.diag(np.diag(softmax_jacobian(z))), atol=1e-15)
+
+
+@given(n=sizes, k=sizes, scale=st.sampled_from([0.1, 3.0, 1e4]), seed=seeds)
+def test_cross_entropy(n, k, scale, seed):
+    (Z,) = draw(seed, (n, k))
+    Z, targets = Z * scale, np.random.default_rng(seed).integers(k, size=n)
+    agree(
+        lambda Z: F.cross_entropy(Z, torch.tensor(targets)),
+        (Z,),
+        np.array(cross_entropy(Z, targets)),
+        lambda dY: (dY * cross_entropy_backward(Z, targets),),
+        seed,
+    )
+
+
+def test_cross_entropy_of_a_hopeless_prediction_is_finite():
+    Z = np.array([[0.0, 1000.0]])
+    assert cross_entropy(Z, np.array([0])) == 1000.0
+    np.testing.assert_array_equal(cross_entropy_backward(Z, np.array([0])), [[-1.0, 1.0]])
+
+
+def test_cross_entropy_through_the_softmax():
+    # the fused gradient p - y is -1/p pulled back through the softmax's full Jacobian
+    (Z,) = draw(3, (5, 4))
+    targets, P = np.array([0, 3, 1, 1, 2]), softmax(Z)
+    dP = np.zeros_like(P)
+    dP[np.arange(5), targets] = -1.0 / (5 * P[np.arange(5), targets])
+    fused = cross_entropy_backward(Z, targets)
+    np.testing.assert_allclose(softmax_backward(dP, P), fused, atol=1e-15)
+    assert np.abs(softmax_backward_diagonal(dP, P) - fused).max() > 0.01
+
+
+@given(n=sizes, d=st.integers(2, 6), eps=st.sampled_from([1e-5, 0.1]), seed=seeds)
+def test_layer_norm(n, d, eps, seed):
+    X, gain, bias = draw(seed, (n, d), d, d)
+    agree(
+        lambda X, gain, bias: F.layer_norm(X, (d,), gain, bias, eps),
+        (X, gain, bias),
+        layer_norm(X, gain, bias, eps=eps),
+        lambda dY: layer_norm_backward(dY, X, gain, eps=eps),
+        seed,
+        atol=1e-7 if eps < 0.1 else 1e-9,  # two near-equal features: 1/σ up to 300
+    )
+
+
+@given(n=st.integers(2, 7), d=sizes, eps=st.sampled_from([1e-5, 0.1]), seed=seeds)
+def test_batch_norm(n, d, eps, seed):
+    X, gain, bias = draw(seed, (n, d), d, d)
+    agree(
+        lambda X, gain, bias: F.batch_norm(X, None, None, gain, bias, training=True, eps=eps),
+        (X, gain, bias),
+        batch_norm(X, gain, bias, eps=eps),
+        lambda dY: batch_norm_backward(dY, X, gain, eps=eps),
+        seed,
+        atol=1e-7 if eps < 0.1 else 1e-9,
+    )
+
+
+def test_norms_of_constant_input():
+    X, one, none = np.full((3, 4), 7.0), np.ones(4), np.zeros(4)
+    for norm in (layer_norm, batch_norm):
+        np.testing.assert_array_equal(norm(X, one, none), np.zeros((3, 4)))
+
+
+@given(seed=seeds)
+def test_norms_push_neither_along_the_mean_nor_along_the_scale(seed):
+    X, dY, gain = draw(seed, (6, 5), (6, 5), 5)
+    for backward, axis in ((layer_norm_backward, 1), (batch_norm_backward, 0)):
+        dX = backward(dY, X, gain, eps=1e-12)[0]
+        size = np.abs(dX).sum(axis=axis)
+        assert (np.abs(dX.sum(axis=axis)) < 1e-12 * size + 1e-12).all()
+        assert (np.abs((dX * X).sum(axis=axis)) < 1e-8 * size + 1e-8).all()
+
+
+@given(m=sizes, n=sizes, d=sizes, v=sizes, masked=st.booleans(), seed=seeds)
+def test_attention(m, n, d, v, masked, seed):
+    Q, K, V = draw(seed, (m, d), (n, d), (n, v))
+    mask = np.random.default_rng(seed).random((m, n)) < 0.5 if masked else np.ones((m, n), bool)
+    mask[:, 0] = True
+    Y, P = attention(Q, K, V, mask)
+    agree(
+        lambda Q, K, V: F.scaled_dot_product_attention(Q, K, V, attn_mask=torch.tensor(mask)),
+        (Q, K, V),
+        Y,
+        lambda dY: attention_backward(dY, Q, K, V, P),
+        seed,
+    )
+    if not masked:
+        np.testing.assert_array_equal(Y, attention(Q, K, V)[0])
+
+
+def test_a_hidden_key_gets_no_gradient():
+    Q, K, V, dY = draw(0, (3, 4), (5, 4), (5, 2), (3, 2))
+    mask = np.ones((3, 5), bool)
+    mask[:, 2] = False
+    _, P = attention(Q, K, V, mask)
+    _, dK, dV = attention_backward(dY, Q, K, V, P)
+    np.testing.assert_array_equal(dK[2], 0.0)
+    np.testing.assert_array_equal(dV[2], 0.0)
+
+
+def test_against_finite_differences():
+    X, gain, bias, dY = draw(5, (3, 4), 4, 4, (3, 4))
+    numeric = finite_difference(
+        lambda v: float((dY * layer_norm(np.array(v).reshape(3, 4), gain, bias)).sum()), X.ravel()
+    )
+    ours = layer_norm_backward(dY, X, gain)[0].reshape(1, -1)
+    np.testing.assert_allclose(numeric, ours, atol=1e-8)
+
+
+def test_wrong_input():
+    X, one = np.ones((2, 3)), np.ones(3)
+    with pytest.raises(ValueError, match="targets must be between 0 and 2, got 0 to 3"):
+        cross_entropy(X, np.array([0, 3]))
+    with pytest.raises(ValueError, match="targets must be between 0 and 2, got -1 to 0"):
+        cross_entropy_backward(X, np.array([0, -1]))
+    with pytest.raises(ValueError, match=r"Z must have at least one row and one class"):
+        cross_entropy(np.ones((0, 3)), np.zeros(0, int))
+    with pytest.raises(ValueError, match="Z must have a finite largest entry in every row"):
+        softmax(np.full((1, 2), -np.inf))
+    with pytest.raises(ValueError, match="eps must be positive, got 0"):
+        layer_norm(X, one, one, eps=0.0)
+    with pytest.raises(ValueError, match=r"X must not be empty, got shape \(0, 3\)"):
+        batch_norm(np.ones((0, 3)), one, one)
+    with pytest.raises(ValueError, match="mask must leave every query a key"):
+        attention(X, X, X, np.zeros((2, 2), bool))
+    with pytest.raises(ValueError, match="K must have at least one row and one column"):
+        attention(X, np.ones((0, 3)), np.ones((0, 3)))
+    with pytest.raises(TypeError):
+        linear_backward(np.ones((2, 4)), X, np.ones((5, 3)))

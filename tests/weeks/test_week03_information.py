@@ -1,0 +1,251 @@
+"""Week 03: entropies, divergences and information against scipy, scikit-learn and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+from sklearn.feature_selection import mutual_info_regression
+from sklearn.metrics import log_loss, mutual_info_score
+
+from week03 import distributions as d
+from week03 import information as i
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def simplex(n, seed, concentration=0.5):
+    return np.random.default_rng(seed).dirichlet(np.full(n, concentration))
+
+
+def covariance(n, seed):
+    a = np.random.default_rng(seed).normal(size=(n, n))
+    return a @ a.T + 0.1 * np.eye(n)
+
+
+# ---- logits
+
+
+@given(st.integers(1, 7), st.floats(0.1, 5000), seeds)
+def test_log_sum_exp_and_log_softmax(n, size, seed):
+    x = size * np.random.default_rng(seed).normal(size=(2, 3, n))
+    np.testing.assert_allclose(i.log_sum_exp(x), special.logsumexp(x, axis=-1), rtol=1e-13)
+    np.testing.assert_allclose(
+        i.log_softmax(x), special.log_softmax(x, axis=-1), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_log_sum_exp_of_infinities():
+    x = np.array([[-np.inf, -np.inf], [0.0, -np.inf], [np.inf, 0.0]])
+    np.testing.assert_array_equal(i.log_sum_exp(x), [-np.inf, 0.0, np.inf])
+
+
+def test_cross_entropy_does_not_change_when_logits_move():
+    logits = np.random.default_rng(0).normal(size=(5, 4))
+    targets = np.array([0, 3, 1, 1, 2])
+    ours = i.softmax_cross_entropy(logits, targets)
+    np.testing.assert_allclose(ours, i.softmax_cross_entropy(logits + 1000, targets), atol=1e-10)
+    probabilities = np.exp(i.log_softmax(logits))
+    np.testing.assert_allclose(ours.mean(), log_loss(targets, probabilities, labels=range(4)))
+
+
+def test_certain_and_wrong_costs_the_difference_of_logits():
+    loss = i.softmax_cross_entropy(np.array([[0.0, 2000.0]]), np.array([0]))
+    np.testing.assert_array_equal(loss, [2000.0])
+
+
+# ---- tables
+
+
+@given(st.integers(1, 30), seeds)
+def test_entropy_and_divergence(n, seed):
+    p, q = simplex(n, seed), simplex(n, seed + 1, 5.0)
+    np.testing.assert_allclose(i.entropy(p), stats.entropy(p), atol=1e-12)
+    np.testing.assert_allclose(i.kl_divergence(p, q), stats.entropy(p, q), atol=1e-12)
+    np.testing.assert_allclose(
+        i.cross_entropy(p, q), i.entropy(p) + i.kl_divergence(p, q), atol=1e-11
+    )
+    assert i.kl_divergence(p, q) >= -1e-14
+    assert i.entropy(p) <= math.log(n) + 1e-12
+
+
+def test_worked_example_of_cover_and_thomas():
+    """Example 2.3.1 with r = 1/2, s = 1/4, in bits: D(p‖q) = 0.2075, D(q‖p) = 0.1887."""
+    p, q = np.array([0.5, 0.5]), np.array([0.75, 0.25])
+    bits = [i.kl_divergence(p, q) / math.log(2), i.kl_divergence(q, p) / math.log(2)]
+    np.testing.assert_allclose(bits, [0.2075, 0.1887], atol=5e-5)
+
+
+def test_joint_table_of_cover_and_thomas():
+    """Example 2.2.1: H(X) = 7/4, H(Y) = 2, H(X, Y) = 27/8 bits, so I = 3/8 bit."""
+    joint = np.array([[4, 2, 1, 1], [2, 4, 1, 1], [2, 2, 2, 2], [8, 0, 0, 0]]) / 32
+    bits = np.array([
+        i.entropy(joint.sum(axis=0)), i.entropy(joint.sum(axis=1)), i.entropy(joint),
+        i.mutual_information(joint),
+    ]) / math.log(2)  # fmt: skip
+    np.testing.assert_allclose(bits, [1.75, 2.0, 3.375, 0.375], atol=1e-12)
+
+
+def test_impossible_symbols():
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.0, 0.0])
+    assert i.kl_divergence(p, q) == i.cross_entropy(p, q) == math.inf
+    assert i.kl_divergence(q, p) == pytest.approx(math.log(2))
+    assert i.entropy(q) == 0
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), seeds)
+def test_data_processing_inequality(n, m, k, seed):
+    joint = simplex(n * m, seed).reshape(n, m)
+    channel = np.random.default_rng(seed).dirichlet(np.ones(k), size=m)
+    information = i.mutual_information(joint)
+    assert i.mutual_information(joint @ channel) <= information + 1e-12
+    shuffled = joint[:, np.random.default_rng(seed).permutation(m)]
+    np.testing.assert_allclose(i.mutual_information(shuffled), information, atol=1e-12)
+    np.testing.assert_allclose(i.mutual_information(joint.T), information, atol=1e-12)
+
+
+# ---- Gaussians
+
+
+@given(st.integers(1, 5), seeds)
+def test_normal_entropy(n, seed):
+    cov = covariance(n, seed)
+    np.testing.assert_allclose(
+        i.normal_entropy(cov), stats.multivariate_normal(np.zeros(n), cov).entropy(), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(("mu", "sd"), [(0.0, 1.0), (0.7, 2.0), (-2.0, 0.5)])
+def test_normal_kl_equals_quadrature(mu, sd):
+    def integrand(x):
+        return stats.norm.pdf(x, 0.3, 1.5) * (
+            stats.norm.logpdf(x, 0.3, 1.5) - stats.norm.logpdf(x, mu, sd)
+        )
+
+    exact = integrate.quad(integrand, -15, 15)[0]
+    ours = i.normal_kl(np.array([0.3]), np.array([[2.25]]), np.array([mu]), np.array([[sd**2]]))
+    np.testing.assert_allclose(ours, exact, atol=1e-8)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), seeds)
+def test_normal_kl_adds_over_independent_blocks(n, m, seed):
+    rng = np.random.default_rng(seed)
+    p, q = covariance(n, seed), covariance(n, seed + 1)
+    r, s = covariance(m, seed + 2), covariance(m, seed + 3)
+    a, b = rng.normal(size=n), rng.normal(size=m)
+    zero = np.zeros((n, m))
+    whole = i.normal_kl(
+        np.zeros(n + m), np.block([[p, zero], [zero.T, r]]),
+        np.append(a, b), np.block([[q, zero], [zero.T, s]]),
+    )  # fmt: skip
+    parts = i.normal_kl(np.zeros(n), p, a, q) + i.normal_kl(np.zeros(m), r, b, s)
+    np.testing.assert_allclose(whole, parts, rtol=1e-7)
+    assert abs(i.normal_kl(a, p, a, p)) < 1e-9
+
+
+@given(st.floats(-0.99, 0.99))
+def test_normal_information_is_a_divergence_and_a_sum_of_entropies(rho):
+    cov = np.array([[1.0, rho], [rho, 1.0]])
+    expected = i.normal_mutual_information(rho)
+    divergence = i.normal_kl(np.zeros(2), cov, np.zeros(2), np.eye(2))
+    np.testing.assert_allclose(divergence, expected, atol=1e-10)
+    entropies = 2 * i.normal_entropy(np.eye(1)) - i.normal_entropy(cov)
+    np.testing.assert_allclose(entropies, expected, atol=1e-10)
+
+
+# ---- from samples
+
+
+def test_kl_terms_are_unbiased_and_the_second_never_negative():
+    x = d.sample_normal(np.random.default_rng(0), 20_000)
+    plain, corrected = i.kl_terms(d.normal_log_pdf(x), d.normal_log_pdf(x, 0.5))
+    assert (corrected >= 0).all()
+    assert plain.min() < 0
+    for terms in (plain, corrected):
+        assert abs(terms.mean() - 0.125) < 5 * terms.std() / math.sqrt(20_000)
+    assert corrected.std() < plain.std()
+
+
+def test_corrected_terms_keep_their_digits():
+    _, corrected = i.kl_terms(np.array([0.0]), np.array([1e-7]))
+    np.testing.assert_allclose(corrected, 5e-15, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_ksg_equals_sklearn(k, rho):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=300)
+    y = rho * x + math.sqrt(1 - rho**2) * rng.normal(size=300)
+    y = 100 * y + 3  # scale and place carry no information
+    reference = mutual_info_regression(x[:, None], y, n_neighbors=k, random_state=0)[0]
+    np.testing.assert_allclose(max(0, i.mutual_information_ksg(x, y, k)), reference, atol=2e-3)
+
+
+def test_ksg_finds_what_correlation_cannot():
+    rng = np.random.default_rng(2)
+    angle = 2 * np.pi * rng.random(400)
+    x, y = np.cos(angle), np.sin(angle) + 0.05 * rng.normal(size=400)
+    assert abs(np.corrcoef(x, y)[0, 1]) < 0.15
+    assert i.mutual_information_ksg(x, y) > 0.8
+
+
+def test_ksg_with_ties_and_constants_is_finite():
+    x = np.repeat([0.0, 1.0], 20)
+    assert math.isfinite(i.mutual_information_ksg(x, x))
+    assert math.isfinite(i.mutual_information_ksg(x, np.zeros(40)))
+
+
+@given(st.integers(1, 9), seeds)
+def test_binned_equals_sklearns_score_of_the_cells(bins, seed):
+    x, y = np.random.default_rng(seed).normal(size=(2, 60))
+    cells = [np.argsort(np.argsort(v)) * bins // 60 for v in (x, y)]
+    ours = i.mutual_information_binned(x, y, bins)
+    np.testing.assert_allclose(ours, mutual_info_score(*cells), atol=1e-12)
+    corrected = i.mutual_information_binned(x, y, bins, corrected=True)
+    np.testing.assert_allclose(ours - corrected, (bins - 1) ** 2 / 120, atol=1e-12)
+
+
+def test_as_many_bins_as_pairs_find_everything():
+    x, y = np.random.default_rng(3).normal(size=(2, 50))
+    assert i.mutual_information_binned(x, y, 50) == pytest.approx(math.log(50))
+
+
+@given(st.floats(-3, 3), st.floats(0.5, 3))
+def test_reverse_fit_of_a_normal_is_that_normal(mean, sd):
+    fit = i.fit_normal_reverse(lambda x: (mean - x) / sd**2, 0.0, 1.0)
+    np.testing.assert_allclose(fit, (mean, sd), atol=1e-6)
+
+
+NAN = np.array([0.0, np.nan])
+X = np.zeros(4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: i.entropy(np.array([0.5, 0.6])), r"p must be non-negative and sum to 1, .* 1\.1"),
+        (lambda: i.kl_divergence(np.ones(1), np.array([2.0])), "q must be non-negative and sum"),
+        (lambda: i.mutual_information(np.eye(2)), "joint must be non-negative and sum to 1"),
+        (lambda: i.log_sum_exp(np.zeros((2, 0))), r"at least one entry to sum, got shape \(2, 0\)"),
+        (
+            lambda: i.softmax_cross_entropy(np.zeros((1, 3)), np.array([3])),
+            r"targets must lie in 0\.\.2, got 3\.\.3",
+        ),
+        (lambda: i.normal_entropy(-np.eye(2)), "cov must be symmetric and positive definite"),
+        (
+            lambda: i.normal_kl(np.zeros(1), np.eye(1), np.zeros(1), np.zeros((1, 1))),
+            "cov_q must be symmetric and positive definite",
+        ),
+        (lambda: i.normal_mutual_information(1.0), "correlation must be strictly between -1 and 1"),
+        (lambda: i.mutual_information_ksg(X, X, 4), r"k must be between 1 and n - 1 = 3, got 4"),
+        (lambda: i.mutual_information_ksg(NAN, NAN, 1), "x must be finite, got 1 NaN or inf"),
+        (lambda: i.mutual_information_binned(X, X, 0), "bins must be between 1 and the number"),
+        (lambda: i.fit_normal_reverse(lambda x: -x, 0.0, 0.0), r"sd must be positive, got 0\.0"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

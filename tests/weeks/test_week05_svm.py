@@ -1,0 +1,256 @@
+"""Week 05: support vector machines by sequential minimal optimisation."""
+
+import importlib
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.datasets import load_breast_cancer, load_iris, make_moons
+from sklearn.metrics.pairwise import linear_kernel, polynomial_kernel, rbf_kernel
+from sklearn.svm import SVC as Reference
+from sklearn.utils.estimator_checks import check_estimator
+
+from week05.smo import SELECTIONS, bias_of, kernel_matrix, movable, objectives, smo
+from week05.svm import SVC
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def problem(n, d, seed):
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(n, d)), np.where(rng.random(n) < 0.5, 1.0, -1.0)
+    y[:2] = [1.0, -1.0]
+    return X, y
+
+
+def tumours():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    return X[:200], y[:200], X[200:300]
+
+
+def assert_same(options, X, y, unseen, atol=1e-4):
+    ours = SVC(tol=1e-6, decision_function_shape="ovo", **options).fit(X, y)
+    reference = Reference(tol=1e-6, decision_function_shape="ovo", **options).fit(X, y)
+    np.testing.assert_array_equal(ours.support_, reference.support_)
+    np.testing.assert_array_equal(ours.support_vectors_, reference.support_vectors_)
+    np.testing.assert_allclose(ours.intercept_, reference.intercept_, atol=atol)
+    np.testing.assert_allclose(
+        ours.decision_function(unseen), reference.decision_function(unseen), atol=atol
+    )
+    np.testing.assert_array_equal(ours.predict(unseen), reference.predict(unseen))
+    return ours, reference
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf", "poly"])
+@pytest.mark.parametrize("C", [0.1, 1.0, 10.0])
+def test_equals_sklearn(kernel, C):
+    ours, reference = assert_same({"kernel": kernel, "C": C}, *tumours())
+    np.testing.assert_allclose(ours.dual_coef_, reference.dual_coef_, atol=1e-4 * C)
+
+
+def test_dual_objective_equals_sklearn():
+    X, y, _ = tumours()
+    ours, reference = SVC(tol=1e-6).fit(X, y), Reference(tol=1e-6).fit(X, y)
+    u, K = reference.dual_coef_[0], rbf_kernel(reference.support_vectors_, gamma=reference._gamma)
+    dual = np.abs(u).sum() - u @ K @ u / 2
+    np.testing.assert_allclose(ours.dual_objective_, [dual], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["ovr", "ovo"])
+def test_several_classes_equal_sklearn(shape):
+    X, y = load_iris(return_X_y=True)
+    y = np.array(["setosa", "versicolor", "virginica"])[y]
+    options = {"tol": 1e-6, "gamma": "auto", "decision_function_shape": shape}
+    ours, reference = SVC(**options).fit(X[::2], y[::2]), Reference(**options).fit(X[::2], y[::2])
+    np.testing.assert_array_equal(ours.support_, reference.support_)
+    np.testing.assert_allclose(
+        ours.decision_function(X[1::2]), reference.decision_function(X[1::2]), atol=1e-4
+    )
+    np.testing.assert_array_equal(ours.predict(X[1::2]), reference.predict(X[1::2]))
+
+
+def test_four_classes_equal_sklearn():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(80, 2)), rng.integers(0, 4, 80)
+    assert_same({"C": 5.0}, X, y, rng.normal(size=(50, 2)))
+
+
+@given(st.integers(4, 25), st.integers(1, 4), st.sampled_from([0.1, 1.0, 100.0]), seeds)
+def test_solution_meets_the_kkt_conditions(n, d, C, seed):
+    X, y = problem(n, d, seed)
+    K = kernel_matrix(X, X, "rbf", gamma=0.7)
+    for selection in SELECTIONS:
+        found = smo(K, y, C, tol=1e-7, selection=selection)
+        assert ((found.alpha >= 0) & (found.alpha <= C)).all()
+        np.testing.assert_allclose(found.alpha @ y, 0.0, atol=1e-9 * C)
+        np.testing.assert_allclose(found.errors, y - K @ (found.alpha * y), atol=1e-9 * C)
+        margin = y * (K @ (found.alpha * y) + found.bias)
+        assert (margin[found.alpha == 0] >= 1 - 1e-5).all()
+        assert (margin[found.alpha == C] <= 1 + 1e-5).all()
+        free = (found.alpha > 0) & (found.alpha < C)
+        np.testing.assert_allclose(margin[free], 1.0, atol=1e-5)
+        primal, dual = objectives(found.alpha, found.errors, y, C)
+        assert 0 <= primal - dual + 1e-9 * C <= 1e-5 * (1 + n * C)
+
+
+def test_solution_equals_a_general_optimiser():
+    X, y = problem(12, 2, 3)
+    K, C = kernel_matrix(X, X, "rbf", gamma=1.0), 1.0
+    Q = K * np.outer(y, y)
+    reference = minimize(
+        lambda a: a @ Q @ a / 2 - a.sum(), np.full(12, 0.1), jac=lambda a: Q @ a - 1,
+        bounds=[(0, C)] * 12,
+        constraints={"type": "eq", "fun": lambda a: a @ y, "jac": lambda a: y},
+        method="SLSQP", options={"ftol": 1e-14, "maxiter": 500},
+    )  # fmt: skip
+    np.testing.assert_allclose(smo(K, y, C, tol=1e-9).alpha, reference.x, atol=1e-5)
+
+
+def test_xor_of_the_textbook():
+    """Haykin, *Neural Networks* (2nd ed., 1999), section 6.6: all α are 1/8 and |w|² is 1/2."""
+    X = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+    y = np.array([-1.0, 1.0, 1.0, -1.0])
+    K = kernel_matrix(X, X, "poly", gamma=1.0, degree=2, coef0=1.0)
+    found = smo(K, y, 1e6, tol=1e-12)
+    np.testing.assert_allclose(found.alpha, 1 / 8, atol=1e-12)
+    np.testing.assert_allclose(objectives(found.alpha, found.errors, y, 1e6)[1], 1 / 4)
+    np.testing.assert_allclose(found.bias, 0.0, atol=1e-12)
+
+
+def test_two_points_have_the_margin_between_them():
+    machine = SVC(C=1e6, kernel="linear").fit([[0.0], [4.0]], [0, 1])
+    np.testing.assert_allclose(machine.decision_function([[0.0], [1.0], [2.0], [4.0]]),
+                               [-1.0, -0.5, 0.0, 1.0], atol=1e-12)  # fmt: skip
+    np.testing.assert_allclose(machine.dual_objective_, 1 / 8)  # ½ |w|² with w = 1/2
+
+
+def test_alpha_at_a_bound_is_exact():
+    X, y = make_moons(80, noise=0.4, random_state=0)
+    C = 0.3  # not a binary fraction: α + (C - α) may miss it by a rounding
+    found = smo(kernel_matrix(X, X), np.where(y == 1, 1.0, -1.0), C, tol=1e-8)
+    assert ((found.alpha == C) | (found.alpha < C * (1 - 1e-9))).all()
+    assert ((found.alpha == 0) | (found.alpha > 1e-12)).all()
+    assert (found.alpha == C).sum() > 10
+
+
+def test_dual_rises_at_every_step():
+    X, y = problem(40, 2, 5)
+    K, path = kernel_matrix(X, X), []
+    found = smo(K, y, 10.0, watch=lambda a, e: path.append(objectives(a, e, y, 10.0)[1]))
+    assert (np.diff(path) > -1e-10).all()
+    assert len(path) == found.n_iter + 1
+    assert path[0] == 0
+
+
+def test_duplicates_with_opposite_labels():
+    found = smo(np.ones((4, 4)), np.array([1.0, -1.0, 1.0, -1.0]), 2.0)
+    np.testing.assert_array_equal(found.alpha, 2.0)
+    assert found.bias == 0
+
+
+def test_bias_without_free_support_vectors():
+    alpha, y = np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, -1.0, 1.0, -1.0])
+    # y_i α_i may grow for rows 1 and 2 and shrink for 0 and 3: any b from 0.3 to 0.8 is optimal
+    assert bias_of(alpha, np.array([0.8, 0.1, 0.3, 2.0]), y, 1.0) == pytest.approx(0.55)
+
+
+def test_movable():
+    alpha, y = np.array([0.0, 0.0, 1.0, 1.0, 0.5]), np.array([1.0, -1.0, 1.0, -1.0, 1.0])
+    up, low = movable(alpha, y, 1.0)
+    assert up.tolist() == [True, False, False, True, True]
+    assert low.tolist() == [False, True, True, False, True]
+
+
+def test_second_order_needs_fewer_steps():
+    X, y, _ = tumours()
+    K, y = kernel_matrix(X, X, gamma=1 / 30), np.where(y == 1, 1.0, -1.0)
+    first, second = (smo(K, y, 10.0, selection=s, tol=1e-6) for s in SELECTIONS)
+    assert second.n_iter < first.n_iter
+    np.testing.assert_allclose(first.alpha, second.alpha, atol=1e-3)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), seeds)
+def test_kernels_equal_sklearn(m, n, d, seed):
+    rng = np.random.default_rng(seed)
+    A, B = rng.normal(size=(m, d)), rng.normal(size=(n, d))
+    np.testing.assert_allclose(kernel_matrix(A, B, "linear"), linear_kernel(A, B), atol=1e-12)
+    np.testing.assert_allclose(
+        kernel_matrix(A, B, "rbf", gamma=0.3), rbf_kernel(A, B, gamma=0.3), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        kernel_matrix(A, B, "poly", gamma=0.3, degree=3, coef0=1.0),
+        polynomial_kernel(A, B, gamma=0.3, degree=3, coef0=1.0), atol=1e-12,
+    )  # fmt: skip
+
+
+def test_kernel_of_a_point_with_itself_is_at_most_one():
+    X = 1e4 + np.random.default_rng(0).normal(size=(20, 3))
+    assert kernel_matrix(X, X, "rbf").max() <= 1.0
+
+
+def test_class_names_and_order_do_not_matter():
+    X, y, unseen = tumours()
+    outputs = SVC().fit(X, y).decision_function(unseen)
+    named = SVC().fit(X, np.where(y == 1, "good", "bad"))
+    np.testing.assert_array_equal(named.decision_function(unseen), outputs)
+    assert set(named.predict(unseen)) == {"good", "bad"}
+    swapped = SVC(tol=1e-8).fit(X, 1 - y).decision_function(unseen)
+    np.testing.assert_allclose(swapped, -SVC(tol=1e-8).fit(X, y).decision_function(unseen),
+                               atol=1e-6)  # fmt: skip
+
+
+def test_stops_at_max_iter_with_a_warning():
+    X, y, _ = tumours()
+    with pytest.warns(UserWarning, match=r"smo stopped at max_iter = 3 with violation"):
+        assert SVC(max_iter=3).fit(X, y).n_iter_.tolist() == [3]
+
+
+def plain(name):
+    """A module without the shape contracts, as readers run it: the checks pass lists and more."""
+    spec = importlib.util.spec_from_file_location(f"plain05_{name}", ROOT / f"weeks/05/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where pickle looks for its classes
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_scikit_learn_accepts_it():
+    model = plain("svm").SVC(max_iter=5000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(model, on_skip=None, on_fail=None)
+    failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
+    # Our error for unfitted use is not scikit-learn's own class; a y of one column is refused.
+    assert set(failed) == {"check_estimators_unfitted", "check_supervised_y_2d"}, failed
+    assert len(results) > 25
+
+
+def test_bad_arguments():
+    X, y, _ = tumours()
+    for options, message in (
+        ({"C": 0.0}, r"C must be a positive number, got 0"),
+        ({"tol": -1.0}, r"tol must be a positive number, got -1"),
+        ({"kernel": "sigmoid"}, r"kernel must be one of linear, poly, rbf; got 'sigmoid'"),
+        ({"gamma": "wide"}, r"gamma must be a number, scale or auto; got 'wide'"),
+        ({"gamma": -1.0}, r"gamma must be a positive number, got -1"),
+        ({"selection": "random"}, r"selection must be one of .* got 'random'"),
+        ({"decision_function_shape": "x"}, r"decision_function_shape must be ovr or ovo, got 'x'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SVC(**options).fit(X, y)
+    with pytest.raises(ValueError, match=r"y must have at least 2 classes, got 1 class"):
+        SVC().fit(X, np.zeros(len(X)))
+    with pytest.raises(ValueError, match=r"NaN or inf"):
+        SVC().fit(X * np.nan, y)
+    with pytest.raises(ValueError, match=r"SVC must be fitted before use"):
+        SVC().predict(X)
+    with pytest.raises(ValueError, match=r"X has 29 features, but SVC is expecting 30"):
+        SVC().fit(X, y).predict(X[:, :29])
+    with pytest.raises(ValueError, match=r"y must hold the labels -1 and 1"):
+        smo(np.eye(2), np.array([1.0, 2.0]), 1.0)

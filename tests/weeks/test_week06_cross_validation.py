@@ -1,0 +1,239 @@
+"""Week 06: splits, nested cross-validation and comparisons."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import model_selection as reference
+from sklearn.neighbors import KNeighborsClassifier
+
+from week06 import cross_validation as ours
+from week06.metrics import accuracy
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def assert_same(mine, theirs):
+    mine, theirs = list(mine), list(theirs)
+    assert len(mine) == len(theirs)
+    for pair in zip(mine, theirs, strict=True):
+        for a, b in zip(*pair, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@given(st.integers(2, 30), st.data(), st.booleans(), seeds)
+def test_kfold(n, data, shuffle, seed):
+    k = data.draw(st.integers(2, n))
+    X, state = np.zeros((n, 1)), seed if shuffle else None
+    assert_same(
+        ours.KFold(k, shuffle, state).split(X),
+        reference.KFold(k, shuffle=shuffle, random_state=state).split(X),
+    )
+
+
+@given(st.integers(2, 5), st.booleans(), seeds)
+def test_stratified(k, shuffle, seed):
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(
+        np.concatenate([np.repeat(["b", "a", "c"], k), rng.choice(list("abc"), 17)])
+    )
+    X, state = np.zeros((len(y), 1)), seed if shuffle else None
+    splits = list(ours.StratifiedKFold(k, shuffle, state).split(X, y))
+    assert_same(
+        splits, reference.StratifiedKFold(k, shuffle=shuffle, random_state=state).split(X, y)
+    )
+    for label in "abc":
+        counts = [(y[test] == label).sum() for _, test in splits]
+        assert max(counts) - min(counts) <= 1
+
+
+@given(st.integers(2, 5), seeds)
+def test_grouped(k, seed):
+    rng = np.random.default_rng(seed)
+    groups = np.concatenate([np.arange(k), rng.integers(0, 9, 30)])
+    X = np.zeros((len(groups), 1))
+    splits = list(ours.GroupKFold(k).split(X, None, groups))
+    assert_same(splits, reference.GroupKFold(k).split(X, None, groups))
+    for train, test in splits:
+        assert not set(groups[train]) & set(groups[test])
+
+
+@pytest.mark.parametrize("splitter", [ours.KFold(3, True, 0), ours.StratifiedKFold(3, True, 0)])
+def test_every_sample_is_tested_once(splitter):
+    X, y = np.zeros((20, 1)), np.arange(20) % 2
+    splits = list(splitter.split(X, y))
+    assert sorted(np.concatenate([test for _, test in splits])) == list(range(20))
+    for train, test in splits:
+        assert sorted([*train, *test]) == list(range(20))
+
+
+def data(n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    return rng.normal(size=(n, 4)) + y[:, None], y
+
+
+def test_cross_val_score():
+    X, y = data()
+    mine = ours.cross_val_score(KNeighborsClassifier, X, y, ours.KFold(4, True, 1), accuracy)
+    cv = reference.KFold(4, shuffle=True, random_state=1)
+    np.testing.assert_array_equal(
+        mine, reference.cross_val_score(KNeighborsClassifier(), X, y, cv=cv)
+    )
+    mine = ours.cross_val_score(
+        ours.NearestNeighbour, X, y, ours.GroupKFold(3), accuracy, groups=np.arange(60) // 5
+    )
+    theirs = reference.cross_val_score(
+        KNeighborsClassifier(1), X, y, cv=reference.GroupKFold(3), groups=np.arange(60) // 5
+    )
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_every_fold_gets_a_new_model():
+    X, y = data()
+    made = []
+
+    class Counting(ours.NearestNeighbour):
+        def fit(self, X, y):
+            assert not hasattr(self, "X_"), "fitted before"
+            made.append(self)
+            return super().fit(X, y)
+
+    ours.cross_val_score(Counting, X, y, ours.KFold(4), accuracy)
+    assert len(made) == 4
+
+
+def test_nested():
+    X, y = data(90)
+    grid = {"n_neighbors": [1, 5, 15], "weights": ["uniform", "distance"]}
+    outer, inner = ours.StratifiedKFold(4, True, 0), ours.StratifiedKFold(3, True, 1)
+    mine, chosen = ours.nested_cross_val_score(
+        KNeighborsClassifier, grid, X, y, outer, inner, accuracy
+    )
+    search = reference.GridSearchCV(
+        KNeighborsClassifier(), grid,
+        cv=reference.StratifiedKFold(3, shuffle=True, random_state=1),
+    )  # fmt: skip
+    theirs = reference.cross_validate(
+        search, X, y, cv=reference.StratifiedKFold(4, shuffle=True, random_state=0),
+        return_estimator=True,
+    )  # fmt: skip
+    np.testing.assert_array_equal(mine, theirs["test_score"])
+    assert chosen == [e.best_params_ for e in theirs["estimator"]]
+
+
+def test_tuning_never_sees_the_outer_test_fold():
+    X, y = data(60)
+    seen = []
+
+    class Watching(ours.NearestNeighbour):
+        def __init__(self, k):
+            pass
+
+        def fit(self, X, y):
+            seen.append(X)
+            return super().fit(X, y)
+
+    outer = ours.KFold(3)
+    ours.nested_cross_val_score(Watching, {"k": [1, 2]}, X, y, outer, ours.KFold(2), accuracy)
+    per_fold = len(seen) // 3
+    for k, (_, test) in enumerate(outer.split(X)):
+        tested = {row.tobytes() for row in X[test]}
+        for fitted in seen[k * per_fold : (k + 1) * per_fold]:
+            assert not tested & {row.tobytes() for row in fitted}
+
+
+def test_t_test_without_correction_is_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 12))
+    mine, theirs = ours.corrected_resampled_ttest(a, b, test_share=0.0), stats.ttest_rel(a, b)
+    ends = theirs.confidence_interval()
+    np.testing.assert_allclose(
+        [mine.t, mine.p, mine.low, mine.high],
+        [theirs.statistic, theirs.pvalue, ends.low, ends.high], rtol=1e-10,
+    )  # fmt: skip
+
+
+@given(st.integers(2, 40), st.floats(0.01, 1), seeds)
+def test_correction_divides_t(n, share, seed):
+    a, b = np.random.default_rng(seed).normal(size=(2, n))
+    plain = ours.corrected_resampled_ttest(a, b, test_share=0.0)
+    fair = ours.corrected_resampled_ttest(a, b, test_share=share)
+    assert fair.t == pytest.approx(plain.t / np.sqrt(1 + n * share))
+    assert fair.p == pytest.approx(2 * stats.t.sf(abs(fair.t), n - 1), rel=1e-9)
+    assert fair.difference == plain.difference
+    assert fair.high - fair.low > plain.high - plain.low
+    swapped = ours.corrected_resampled_ttest(b, a, test_share=share)
+    assert (swapped.t, swapped.p) == pytest.approx((-fair.t, fair.p))
+
+
+def test_the_same_difference_everywhere():
+    a = np.full(5, 0.5)
+    assert ours.corrected_resampled_ttest(a, a, test_share=0.1).p == 1
+    better = ours.corrected_resampled_ttest(a + 0.25, a, test_share=0.1)
+    assert (better.t, better.p) == (np.inf, 0)
+
+
+def test_bootstrap_pairs_what_belongs_together():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    pred = np.where(rng.random(400) < 0.7, y, 1 - y)
+    same = ours.bootstrap_difference(y, pred, pred, accuracy, rng=rng, n_resamples=50)
+    np.testing.assert_array_equal(same, 0)
+    other = np.where(rng.random(400) < 0.1, 1 - pred, pred)
+    draws = ours.bootstrap_difference(y, pred, other, accuracy, rng=rng, n_resamples=2000)
+    each = (pred == y).astype(float) - (other == y)
+    assert draws.mean() == pytest.approx(each.mean(), abs=5 * each.std() / 20 / 2000**0.5)
+    assert draws.std() == pytest.approx(each.std() / 20, rel=0.08)
+
+
+def test_most_correlated():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 8)), rng.normal(size=30)
+    X[:, 3] = 1.0  # constant: no correlation, no warning
+    expected = [abs(np.corrcoef(X[:, j], y)[0, 1]) if j != 3 else -1 for j in range(8)]
+    np.testing.assert_array_equal(ours.most_correlated(X, y, 4), np.argsort(expected)[::-1][:4])
+
+
+def test_selection_inside_the_folds_is_at_chance():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 1000)), rng.permutation(np.repeat([0, 1], 30))
+    folds = ours.StratifiedKFold(5, True, 0)
+    chosen = ours.most_correlated(X, y, 20)
+    leaked = ours.cross_val_score(ours.NearestNeighbour, X[:, chosen], y, folds, accuracy).mean()
+    honest = ours.cross_val_score(lambda: ours.SelectThenFit(20), X, y, folds, accuracy).mean()
+    assert leaked > 0.7
+    assert 0.25 < honest < 0.7
+
+
+def test_bad_arguments():
+    X, y = np.zeros((6, 1)), np.array([0, 0, 0, 0, 1, 1])
+    with pytest.raises(
+        ValueError, match="n_splits must be between 2 and the number of samples = 6"
+    ):
+        next(ours.KFold(7).split(X))
+    with pytest.raises(ValueError, match="samples of the rarest class = 2, got 3"):
+        next(ours.StratifiedKFold(3).split(X, y))
+    with pytest.raises(ValueError, match="number of groups = 2, got 3"):
+        next(ours.GroupKFold(3).split(X, y, y))
+    with pytest.raises(ValueError, match="groups must hold a group for each of 6 samples"):
+        next(ours.GroupKFold(3).split(X, y))
+    with pytest.raises(ValueError, match="y must hold a class for each of 6 samples"):
+        next(ours.StratifiedKFold(3).split(X))
+    with pytest.raises(TypeError):
+        ours.cross_val_score(ours.NearestNeighbour, X, y[:5], ours.KFold(2), accuracy)
+    with pytest.raises(ValueError, match="grid must name at least one value"):
+        ours.nested_cross_val_score(
+            ours.NearestNeighbour, {"k": []}, X, y, ours.KFold(2), ours.KFold(2), accuracy
+        )
+    with pytest.raises(ValueError, match="at least 2 splits, got 1"):
+        ours.corrected_resampled_ttest(np.zeros(1), np.zeros(1), test_share=0.1)
+    with pytest.raises(
+        ValueError, match=r"test_share must be n_test / n_train, at least 0, got -1\.0"
+    ):
+        ours.corrected_resampled_ttest(np.zeros(3), np.zeros(3), test_share=-1.0)
+    with pytest.raises(ValueError, match="k must be between 1 and n_features = 1, got 2"):
+        ours.most_correlated(X, y, 2)
+    with pytest.raises(ValueError, match="n_resamples must be at least 1, got 0"):
+        ours.bootstrap_difference(y, y, y, accuracy, rng=np.random.default_rng(0), n_resamples=0)

@@ -1,0 +1,227 @@
+"""Week 06: grid, random, halving, and Bayesian optimisation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.integrate import quad
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
+from sklearn.kernel_ridge import KernelRidge
+
+from week06 import hyperparameter_search as ours
+
+seeds = st.integers(0, 2**32 - 1)
+SHAPES = {"rbf": lambda s: RBF(s), "matern32": lambda s: Matern(s, nu=1.5),
+          "matern52": lambda s: Matern(s, nu=2.5)}  # fmt: skip
+SQUARE = np.array([[0.0, 1.0], [-2.0, 2.0]])
+
+
+@pytest.mark.parametrize("kernel", SHAPES)
+@given(st.integers(1, 15), st.integers(1, 3), st.floats(0.2, 2), seeds)
+def test_process_equals_sklearn(kernel, n, d, length_scale, seed):
+    rng = np.random.default_rng(seed)
+    X, new, y = rng.uniform(size=(n, d)), rng.uniform(size=(7, d)), rng.normal(size=n)
+    mine = ours.GaussianProcess(length_scale, 1.7, 0.01, kernel).fit(X, y)
+    theirs = GaussianProcessRegressor(
+        ConstantKernel(1.7) * SHAPES[kernel](length_scale), alpha=0.01, optimizer=None
+    ).fit(X, y)
+    mean, std = theirs.predict(new, return_std=True)
+    np.testing.assert_allclose(mine.predict(new)[0], mean, atol=1e-7)
+    np.testing.assert_allclose(mine.predict(new)[1] ** 2, std**2, atol=1e-8)
+    assert mine.log_marginal_likelihood_ == pytest.approx(
+        theirs.log_marginal_likelihood_value_, rel=1e-8
+    )
+
+
+def test_likelihood_is_a_gaussians():
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(size=(6, 2)), rng.normal(size=6)
+    K = 2 * ours.kernel_matrix(X, X, length_scale=0.5) + 0.1 * np.eye(6)
+    process = ours.GaussianProcess(0.5, 2.0, 0.1).fit(X, y)
+    assert process.log_marginal_likelihood_ == pytest.approx(
+        stats.multivariate_normal(np.zeros(6), K).logpdf(y)
+    )
+
+
+def test_without_noise_it_passes_through_the_points():
+    X, y = np.array([[0.0], [0.5], [1.0]]), np.array([1.0, -1.0, 2.0])
+    process = ours.GaussianProcess(0.3, 1.0, 0.0).fit(X, y)
+    mean, std = process.predict(X)
+    np.testing.assert_allclose(mean, y, atol=1e-8)
+    np.testing.assert_allclose(std, 0, atol=1e-5)
+    mean, std = process.predict(np.array([[100.0]]))  # far away: what was believed before
+    np.testing.assert_allclose([mean[0], std[0]], [0, 1], atol=1e-12)
+
+
+def test_likelihood_chooses_the_best_of_its_grid():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(size=(25, 1))
+    y = np.sin(6 * X[:, 0]) + 0.1 * rng.normal(size=25)
+    scales, ratios = np.array([0.01, 0.3, 5.0]), np.array([1e-4, 1e-2, 1.0])
+    best = ours.fit_by_likelihood(X, y, length_scales=scales, noise_ratios=ratios)
+    assert best.length_scale == 0.3
+    for scale in scales:
+        for ratio in ratios:
+            for variance in np.geomspace(0.1, 10, 9):
+                other = ours.GaussianProcess(scale, variance, ratio * variance).fit(X, y)
+                assert other.log_marginal_likelihood_ <= best.log_marginal_likelihood_ + 1e-9
+
+
+@given(st.floats(-3, 3), st.floats(0.05, 3), st.floats(-2, 2))
+def test_expected_improvement(mean, std, best):
+    exact, _ = quad(
+        lambda f: (best - f) * stats.norm.pdf(f, mean, std), mean - 12 * std, best, points=None
+    )
+    exact = exact if best > mean - 12 * std else 0.0
+    value = ours.expected_improvement(np.array([mean]), np.array([std]), best)[0]
+    assert value == pytest.approx(exact, abs=1e-6)
+    assert value >= max(best - mean, 0) - 1e-12
+
+
+def test_expected_improvement_without_doubt():
+    gain = ours.expected_improvement(np.array([1.0, 3.0, 2.0]), np.zeros(3), 2.0)
+    np.testing.assert_array_equal(gain, [1, 0, 0])
+
+
+def test_grid_and_random_points():
+    grid = ours.grid_points(SQUARE, 3)
+    assert grid.shape == (9, 2)
+    np.testing.assert_allclose(np.unique(grid[:, 0]), [1 / 6, 1 / 2, 5 / 6])
+    np.testing.assert_allclose(np.unique(grid[:, 1]), [-4 / 3, 0, 4 / 3], atol=1e-15)
+    points = ours.random_points(SQUARE, 500, np.random.default_rng(0))
+    assert ((points >= SQUARE[:, 0]) & (points <= SQUARE[:, 1])).all()
+    assert len(np.unique(points[:, 0])) == 500  # as many values on each axis as points
+    trace = ours.evaluate(lambda x: float(x[0]), grid)
+    np.testing.assert_array_equal(trace.best_so_far, np.minimum.accumulate(grid[:, 0]))
+
+
+def test_halving_schedule():
+    rungs = ours.successive_halving(lambda c, n: c, 27, min_resource=1, max_resource=9)
+    assert [(len(r.candidates), r.resource) for r in rungs] == [(27, 1), (9, 3), (3, 9)]
+    assert rungs[-1].candidates.tolist() == [0, 1, 2]
+    rungs = ours.successive_halving(lambda c, n: -c, 243, min_resource=1, max_resource=10**6)
+    assert [len(r.candidates) for r in rungs] == [243, 81, 27, 9, 3, 1]
+    assert rungs[-1].candidates.tolist() == [242]
+
+
+@given(st.integers(1, 40), st.integers(2, 4), st.integers(1, 40), seeds)
+def test_halving_survivors_equal_sklearn(n, factor, most, seed):
+    from sklearn.base import BaseEstimator
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+    from sklearn.model_selection import HalvingGridSearchCV
+
+    if n in (27, 9, 8, 16, 32, 4, 2, 3):
+        return  # exact powers: scikit-learn's logarithm may round down
+    noise = np.random.default_rng(seed).normal(size=(n, most + 1))
+
+    class Scored(BaseEstimator):
+        def __init__(self, candidate=0, resource=1):
+            self.candidate, self.resource = candidate, resource
+
+        def fit(self, X, y=None):
+            return self
+
+        def score(self, X, y=None):
+            return -noise[self.candidate, self.resource]
+
+    rungs = ours.successive_halving(
+        lambda c, r: noise[c, r], n, min_resource=1, max_resource=most, factor=factor
+    )
+    if most // factor ** len(rungs) > 0 and factor ** len(rungs) == most:
+        return
+    theirs = HalvingGridSearchCV(
+        Scored(), {"candidate": list(range(n))}, resource="resource", max_resources=most,
+        min_resources=1, factor=factor, cv=2, refit=False,
+    ).fit(np.zeros((8, 1)), np.arange(8) % 2)  # fmt: skip
+    who, when = theirs.cv_results_["param_candidate"].astype(int), theirs.cv_results_["iter"]
+    for i in range(min(len(rungs), when.max() + 1)):
+        assert sorted(rungs[i].candidates) == sorted(who[when == i])
+
+
+def test_a_nan_does_not_survive():
+    rungs = ours.successive_halving(
+        lambda c, n: math.nan if c < 3 else c, 6, min_resource=1, max_resource=2, factor=2
+    )
+    assert rungs[-1].candidates.tolist() == [3, 4, 5]
+
+
+def test_bayesian_search_finds_a_bowl():
+    def bowl(x):
+        return float((x[0] - 0.3) ** 2 + (x[1] / 4 - 0.2) ** 2)
+
+    searches = [ours.bayesian_search(bowl, SQUARE, 14, np.random.default_rng(s)) for s in range(3)]
+    randoms = [
+        ours.evaluate(bowl, ours.random_points(SQUARE, 14, np.random.default_rng(s)))
+        for s in range(3)
+    ]
+    assert max(t.values.min() for t in searches) < min(t.values.min() for t in randoms)
+    for trace in searches:
+        assert trace.points.shape == (14, 2)
+        assert ((trace.points >= SQUARE[:, 0]) & (trace.points <= SQUARE[:, 1])).all()
+        np.testing.assert_array_equal(trace.values, [bowl(x) for x in trace.points])
+
+
+def test_units_do_not_matter():
+    """Scaled inputs and outputs give the same trials: the search standardises both."""
+
+    def bowl(x):
+        return float((x[0] - 0.3) ** 2)
+
+    line = np.array([[0.0, 1.0]])
+    plain = ours.bayesian_search(bowl, line, 9, np.random.default_rng(0))
+    scaled = ours.bayesian_search(
+        lambda x: 1e4 * bowl(x / 1000) + 7, 1000 * line, 9, np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(scaled.points, 1000 * plain.points, rtol=1e-4)
+
+
+def test_constant_objective():
+    trace = ours.bayesian_search(lambda x: 1.0, SQUARE, 8, np.random.default_rng(0))
+    np.testing.assert_array_equal(trace.values, 1)
+
+
+def test_kernel_classifier():
+    rng = np.random.default_rng(0)
+    X, y, new = rng.normal(size=(40, 5)), rng.integers(0, 3, 40), rng.normal(size=(9, 5))
+    mine = ours.KernelClassifier(1.5, 0.1).fit(X, y, 3).decision_function(new)
+    theirs = KernelRidge(alpha=0.1, kernel="rbf", gamma=1 / (2 * 1.5**2)).fit(
+        X, np.eye(3)[y] - 1 / 3
+    )
+    np.testing.assert_allclose(mine, theirs.predict(new) + 1 / 3, atol=1e-10)
+
+
+def test_branin():
+    for x in ((-math.pi, 12.275), (math.pi, 2.275), (9.42478, 2.475)):
+        assert ours.branin(np.array(x)) == pytest.approx(0.397887, abs=1e-5)
+
+
+def test_bad_arguments():
+    X, y, rng = np.zeros((2, 1)), np.zeros(2), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="must be fitted before use"):
+        ours.GaussianProcess().predict(X)
+    with pytest.raises(ValueError, match="length_scale must be positive, got 0"):
+        ours.GaussianProcess(0.0)
+    with pytest.raises(ValueError, match="noise must be at least 0, got -1"):
+        ours.GaussianProcess(noise=-1.0)
+    with pytest.raises(ValueError, match="finite numbers only"):
+        ours.GaussianProcess().fit(X, y * np.nan)
+    with pytest.raises(ValueError, match="X must have 1 columns as in fit, got 2"):
+        ours.GaussianProcess().fit(X + np.eye(2)[:, :1], y).predict(np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="std must be at least 0, got -1"):
+        ours.expected_improvement(y, y - 1, 0.0)
+    with pytest.raises(ValueError, match="bounds must be finite with low < high"):
+        ours.grid_points(SQUARE[:, ::-1], 2)
+    with pytest.raises(ValueError, match="per_axis must be at least 1, got 0"):
+        ours.grid_points(SQUARE, 0)
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        ours.random_points(SQUARE, 0, rng)
+    with pytest.raises(ValueError, match="factor must be at least 2, got 1"):
+        ours.successive_halving(lambda c, n: c, 3, min_resource=1, max_resource=9, factor=1)
+    with pytest.raises(ValueError, match="min_resource must be between 1 and max_resource = 9"):
+        ours.successive_halving(lambda c, n: c, 3, min_resource=10, max_resource=9)
+    with pytest.raises(ValueError, match="n_initial must be between 2 and budget = 3, got 6"):
+        ours.bayesian_search(lambda x: 0.0, SQUARE, 3, rng)

@@ -1,0 +1,216 @@
+"""Week 06: metrics of classification."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve as reference_curve
+
+from week06 import metrics as ours
+
+seeds = st.integers(0, 2**32 - 1)
+CLOSE = {"rtol": 1e-12, "atol": 1e-13}
+
+
+def case(seed, n=40, classes=3):
+    """Labels, predictions, tied scores, probabilities and weights, some of them zero."""
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(classes), rng.integers(0, classes, n)])
+    pred = rng.integers(0, classes, len(y))
+    scores = rng.integers(0, 5, (len(y), classes)) / 4
+    weight = np.concatenate([np.ones(classes), rng.integers(0, 4, n) / 2])
+    prob = rng.dirichlet(np.ones(classes), len(y))
+    return y, pred, scores, prob, weight
+
+
+@given(seeds, st.booleans())
+def test_confusion_matrix_and_accuracy(seed, weighted):
+    y, pred, _, _, weight = case(seed)
+    w = weight if weighted else None
+    np.testing.assert_allclose(
+        ours.confusion_matrix(y, pred, sample_weight=w),
+        reference.confusion_matrix(y, pred, sample_weight=w), **CLOSE,
+    )  # fmt: skip
+    assert ours.accuracy(y, pred, sample_weight=w) == pytest.approx(
+        reference.accuracy_score(y, pred, sample_weight=w), abs=1e-14
+    )
+
+
+def test_confusion_matrix_has_truth_in_rows():
+    matrix = ours.confusion_matrix(np.array(["cat", "cat", "dog"]), np.array(["dog", "cat", "dog"]))
+    assert matrix.tolist() == [[1, 1], [0, 1]]
+    assert matrix.dtype == np.int64
+    some = ours.confusion_matrix(np.array([0, 1, 2]), np.array([0, 2, 2]), labels=np.array([2, 0]))
+    assert some.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+@given(
+    seeds, st.sampled_from(["macro", "micro", "weighted", None]), st.booleans(),
+    st.sampled_from([0.0, 1.0, np.nan]),
+)  # fmt: skip
+def test_precision_recall_f1(name, seed, average, weighted, zero):
+    y, pred, _, _, weight = case(seed, n=4, classes=4)  # few samples: 0 / 0 is common
+    options = {"average": average, "zero_division": zero}
+    options["sample_weight"] = weight if weighted else None
+    np.testing.assert_allclose(
+        getattr(ours, name)(y, pred, **options),
+        getattr(reference, f"{name}_score")(y, pred, **options), **CLOSE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+@pytest.mark.parametrize("pos_label", [0, 1])
+def test_binary_average(name, pos_label):
+    rng = np.random.default_rng(0)
+    y, pred = rng.integers(0, 2, 30), rng.integers(0, 2, 30)
+    assert getattr(ours, name)(y, pred, pos_label=pos_label) == pytest.approx(
+        getattr(reference, f"{name}_score")(y, pred, pos_label=pos_label), abs=1e-15
+    )
+
+
+@pytest.mark.parametrize("zero", [0.0, 1.0])
+def test_nothing_called_and_nothing_there(zero):
+    none, some = np.zeros(4, int), np.array([0, 0, 1, 0])
+    assert ours.precision(some, none, zero_division=zero) == zero
+    assert ours.recall(none, some, zero_division=zero) == zero
+    assert ours.f1(some, none, zero_division=zero) == 0  # 0 / 1, not 0 / 0
+    assert ours.f1(none, none, zero_division=zero) == zero
+    assert np.isnan(ours.f1(none, none, zero_division=float("nan")))
+
+
+@given(seeds, st.booleans(), st.booleans())
+def test_roc_curve(seed, weighted, drop):
+    y, _, scores, _, weight = case(seed, classes=2)
+    options = {"sample_weight": weight if weighted else None, "drop_intermediate": drop}
+    mine = ours.roc_curve(y, scores[:, 0], **options)
+    theirs = reference.roc_curve(y, scores[:, 0], **options)
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+@given(seeds, st.booleans())
+def test_precision_recall_curve(seed, weighted):
+    y, _, scores, _, weight = case(seed, classes=2)
+    w = weight if weighted else None
+    mine = ours.precision_recall_curve(y, scores[:, 0], sample_weight=w)
+    theirs = reference.precision_recall_curve(y, scores[:, 0], sample_weight=w)
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+@given(seeds, st.sampled_from(["macro", "micro", "weighted"]), st.booleans())
+def test_areas_of_several_classes(seed, average, weighted):
+    y, _, scores, _, weight = case(seed)
+    options = {"average": average, "sample_weight": weight if weighted else None}
+    onehot = y[:, None] == np.arange(3)
+    assert ours.roc_auc(y, scores, **options) == pytest.approx(
+        reference.roc_auc_score(onehot, scores, **options), abs=1e-13
+    )
+    assert ours.average_precision(y, scores, **options) == pytest.approx(
+        reference.average_precision_score(onehot, scores, **options), abs=1e-13
+    )
+
+
+@given(seeds)
+def test_auc_is_the_share_of_ordered_pairs(seed):
+    y, _, scores, _, _ = case(seed, classes=2)
+    s = scores[:, 0]
+    difference = s[y == 1][:, None] - s[y == 0]
+    pairs = (difference > 0).mean() + 0.5 * (difference == 0).mean()
+    assert ours.roc_auc(y, s) == pytest.approx(pairs, abs=1e-14)
+    assert ours.roc_auc(y, -s) == pytest.approx(1 - pairs, abs=1e-14)
+    assert ours.roc_auc(y, np.exp(3 * s)) == pytest.approx(pairs, abs=1e-14)  # only the order
+
+
+def test_worked_example():
+    """Four samples, the example of scikit-learn's documentation."""
+    y, s = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
+    assert ours.roc_auc(y, s) == 0.75
+    assert ours.average_precision(y, s) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+
+
+def test_constant_score():
+    y = np.arange(10) == 0
+    assert ours.roc_auc(y, np.zeros(10), pos_label=True) == 0.5
+    assert ours.average_precision(y, np.zeros(10), pos_label=True) == 0.1
+
+
+@given(seeds, st.booleans())
+def test_log_loss_and_brier(seed, weighted):
+    y, _, _, prob, weight = case(seed)
+    w = weight if weighted else None
+    label, p = (y == 1).astype(int), prob[:, 1]
+    for a, b in ((y, prob), (label, p)):
+        assert ours.log_loss(a, b, sample_weight=w) == pytest.approx(
+            reference.log_loss(a, b, sample_weight=w), abs=1e-12
+        )
+        assert ours.brier_score(a, b, sample_weight=w) == pytest.approx(
+            reference.brier_score_loss(a, b, sample_weight=w), abs=1e-13
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_certain_mistakes_are_clipped(dtype):
+    y, p = np.array([0, 1, 1]), np.array([1.0, 0.0, 1.0], dtype)
+    assert ours.log_loss(y, p) == pytest.approx(reference.log_loss(y, p), rel=1e-6)
+    assert np.isfinite(ours.log_loss(y, p))
+
+
+def test_log_loss_needs_labels_for_an_absent_class():
+    prob = np.full((2, 3), 1 / 3)
+    with pytest.raises(ValueError, match="y_prob must have a column for each of the classes"):
+        ours.log_loss(np.array([0, 1]), prob)
+    assert ours.log_loss(np.array([0, 1]), prob, labels=np.arange(3)) == pytest.approx(np.log(3))
+
+
+@given(seeds, st.integers(1, 12), st.sampled_from(["uniform", "quantile"]))
+def test_calibration_curve(seed, n_bins, strategy):
+    rng = np.random.default_rng(seed)
+    p = np.round(rng.random(50), 1)  # on the edges of bins, 0 and 1 among them
+    y = (rng.random(50) < p).astype(int)
+    y[:2] = 0, 1
+    mine = ours.calibration_curve(y, p, n_bins=n_bins, strategy=strategy)
+    theirs = reference_curve(y, p, n_bins=n_bins, strategy=strategy)
+    np.testing.assert_allclose(mine[0], theirs[0], **CLOSE)
+    np.testing.assert_allclose(mine[1], theirs[1], **CLOSE)
+    assert mine[2].sum() == 50
+
+
+def test_calibration_error_weighs_bins():
+    y, p = np.array([1, 1, 1, 0]), np.array([0.9, 0.9, 0.9, 0.4])
+    assert ours.calibration_error(y, p) == pytest.approx((3 * 0.1 + 1 * 0.4) / 4)
+    weight = np.array([1, 1, 1, 2])
+    twice = np.repeat(np.arange(4), weight)
+    assert ours.calibration_error(y, p, sample_weight=weight) == pytest.approx(
+        ours.calibration_error(y[twice], p[twice])
+    )
+
+
+def test_bad_arguments():
+    y, s = np.array([0, 1, 1]), np.array([0.1, 0.5, 0.9])
+    with pytest.raises(ValueError, match="y_true must hold both classes"):
+        ours.roc_curve(np.ones(3, int), s)
+    with pytest.raises(ValueError, match="y_true must hold the class pos_label = 1"):
+        ours.average_precision(np.zeros(3, int), s)
+    with pytest.raises(ValueError, match="scores must be finite, got 1 NaN or inf"):
+        ours.roc_auc(y, np.array([0.1, np.nan, 0.9]))
+    with pytest.raises(ValueError, match="average must not be 'binary' for 3 classes"):
+        ours.f1(np.arange(3), np.arange(3))
+    with pytest.raises(ValueError, match=r"pos_label must be one of \[0, 2\], got 1"):
+        ours.f1(np.array([0, 2]), np.array([0, 2]))
+    with pytest.raises(ValueError, match="sample_weight must be finite, at least 0"):
+        ours.accuracy(y, y, sample_weight=np.array([1, -1, 1]))
+    with pytest.raises(ValueError, match=r"y_prob must lie between 0 and 1, got -0\.9 to 1\.9"):
+        ours.brier_score(y, np.where(s > 0.6, 1.9, s))
+    with pytest.raises(ValueError, match="each row of y_prob must sum to 1"):
+        ours.log_loss(y, np.full((3, 2), 0.4))
+    with pytest.raises(ValueError, match="n_bins must be at least 1, got 0"):
+        ours.calibration_error(y, s, n_bins=0)
+    with pytest.raises(ValueError, match="y_true must hold at least one sample"):
+        ours.accuracy(y[:0], y[:0])
+    with pytest.raises(ValueError, match="y_score must have a column for each of 2 classes, got 3"):
+        ours.roc_auc(y, np.zeros((3, 3)))
+    with pytest.raises(TypeError):
+        ours.accuracy(y, y[:2])

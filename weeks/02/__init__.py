@@ -1,0 +1,1 @@
+"""Week 02 · Calculus."""

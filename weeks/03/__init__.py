@@ -1,0 +1,1 @@
+"""Week 03 · Probability and information."""

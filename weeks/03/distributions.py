@@ -1,0 +1,329 @@
+r"""Distributions from uniform numbers: log-densities and four ways to sample.
+
+A generator gives $U$ uniform on $[0, 1)$; everything else is made of it:
+
+$$F^{-1}(U) \sim F, \qquad \sqrt{-2 \ln U_1}\,(\cos 2\pi U_2, \sin 2\pi U_2) \sim \mathcal N(0, I),
+  \qquad X \sim q \text{ kept with probability } \frac{p(X)}{M q(X)} \;\Rightarrow\; X \sim p,$$
+
+by inverse CDF, Box–Muller and rejection; and the alias method, which draws one of n categories in
+constant time. Densities are compared with scipy.stats to rounding, samples by
+Kolmogorov–Smirnov and χ² tests whose number is accounted for.
+
+    uv run weeks/03/distributions.py
+
+Source: Devroye, *Non-Uniform Random Variate Generation* (1986), II.2, II.3, III.4; Marsaglia &
+Tsang, "A simple method for generating gamma variables", ACM TOMS 26 (2000); Vose, "A linear
+algorithm for generating random numbers with a given distribution", IEEE TSE 17 (1991).
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from shared.study import PositiveInt, Run, cli
+from week03.special_functions import Number, log_beta, log_gamma, require_positive
+
+# ---- log-densities: -inf outside the support, so that products of densities stay right
+
+
+def normal_log_pdf(
+    x: Float[np.ndarray, "*shape"], loc: Number = 0.0, scale: Number = 1.0
+) -> Float[np.ndarray, "*shape"]:
+    """ln N(x; loc, scale²)."""
+    scale = float(require_positive("scale", scale))
+    z = (x - loc) / scale
+    return np.asarray(-0.5 * z**2 - math.log(scale) - 0.5 * math.log(2 * math.pi))
+
+
+def exponential_log_pdf(
+    x: Float[np.ndarray, "*shape"], rate: Number = 1.0
+) -> Float[np.ndarray, "*shape"]:
+    """ln(rate e^(-rate x)) for x >= 0."""
+    return gamma_log_pdf(x, 1.0, rate)
+
+
+def gamma_log_pdf(
+    x: Float[np.ndarray, "*shape"], shape: Number, rate: Number = 1.0
+) -> Float[np.ndarray, "*shape"]:
+    """Log-density of Gamma(shape, rate): x^(shape - 1) e^(-rate x) rate^shape / Γ(shape)."""
+    shape, rate = float(require_positive("shape", shape)), float(require_positive("rate", rate))
+    power = _times_log(shape - 1, np.where(x >= 0, x, 1.0))
+    value = power - rate * x + shape * math.log(rate) - log_gamma(shape)
+    return np.asarray(np.where(x < 0, -np.inf, value))
+
+
+def beta_log_pdf(
+    x: Float[np.ndarray, "*shape"], a: Number, b: Number
+) -> Float[np.ndarray, "*shape"]:
+    """Log-density of Beta(a, b): x^(a - 1) (1 - x)^(b - 1) / B(a, b)."""
+    normaliser = float(log_beta(a, b))
+    outside = (x < 0) | (x > 1)
+    z = np.where(outside, 0.5, x)
+    value = _times_log(a - 1, z) + _times_log(b - 1, 1 - z) - normaliser
+    return np.asarray(np.where(outside, -np.inf, value))
+
+
+def student_t_log_pdf(
+    x: Float[np.ndarray, "*shape"], df: Number, loc: Number = 0.0, scale: Number = 1.0
+) -> Float[np.ndarray, "*shape"]:
+    """Log-density of loc + scale · t with df degrees of freedom; df = 1 is the Cauchy."""
+    df, scale = float(require_positive("df", df)), float(require_positive("scale", scale))
+    z = (x - loc) / scale
+    normaliser = float(log_beta(df / 2, 0.5)) + 0.5 * math.log(df) + math.log(scale)
+    # log1p, because for a large df the square is a small addition to 1.
+    return np.asarray(-0.5 * (df + 1) * np.log1p(z**2 / df) - normaliser)
+
+
+def poisson_log_pmf(k: Int[np.ndarray, "*shape"], rate: Number) -> Float[np.ndarray, "*shape"]:
+    """Log-probability of k events where `rate` are expected: k ln rate - rate - ln k!."""
+    rate = float(require_positive("rate", rate))
+    inside = np.where(k >= 0, k, 0).astype(np.float64)
+    value = inside * math.log(rate) - rate - log_gamma(inside + 1)
+    return np.asarray(np.where(k >= 0, value, -np.inf))
+
+
+def categorical_log_pmf(
+    k: Int[np.ndarray, "*shape"], p: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "*shape"]:
+    """Log-probability of category k, one of 0 … n - 1."""
+    p = require_distribution("p", p)
+    known = (k >= 0) & (k < len(p))
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.where(known, np.log(p)[np.where(known, k, 0)], -np.inf))
+
+
+# ---- samplers
+
+
+def sample_exponential(
+    rng: np.random.Generator, n: int, rate: Number = 1.0
+) -> Float[np.ndarray, " n"]:
+    """Inverse CDF: F(x) = 1 - e^(-rate x), so x = -ln(1 - U) / rate."""
+    rate = float(require_positive("rate", rate))
+    # U can be exactly 0 and never 1: ln(1 - U) is always finite, ln U is not.
+    return -np.log1p(-rng.random(_count(n))) / rate
+
+
+def sample_normal(
+    rng: np.random.Generator, n: int, loc: Number = 0.0, scale: Number = 1.0
+) -> Float[np.ndarray, " n"]:
+    """Box–Muller: the squared radius of a 2-D normal is exponential, its angle uniform."""
+    scale = float(require_positive("scale", scale))
+    half = (_count(n) + 1) // 2
+    radius = np.sqrt(2 * sample_exponential(rng, half))
+    angle = 2 * np.pi * rng.random(half)
+    z = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return loc + scale * z[:n]
+
+
+def sample_gamma(
+    rng: np.random.Generator, n: int, shape: Number, rate: Number = 1.0
+) -> Float[np.ndarray, " n"]:
+    """Gamma(shape, rate) by Marsaglia and Tsang's rejection."""
+    shape, rate = float(require_positive("shape", shape)), float(require_positive("rate", rate))
+    return np.exp(_sample_log_gamma(rng, n, shape)) / rate
+
+
+def sample_beta(rng: np.random.Generator, n: int, a: Number, b: Number) -> Float[np.ndarray, " n"]:
+    """Beta(a, b) as G_a / (G_a + G_b) of two gamma variables."""
+    a, b = float(require_positive("a", a)), float(require_positive("b", b))
+    # In logarithms: for small a and b both gammas underflow, and 0 / 0 is no probability.
+    difference = _sample_log_gamma(rng, n, b) - _sample_log_gamma(rng, n, a)
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(difference))
+
+
+def sample_student_t(rng: np.random.Generator, n: int, df: Number) -> Float[np.ndarray, " n"]:
+    """A normal variable over the square root of an independent χ²/df: Gamma(df/2, df/2)."""
+    df = float(require_positive("df", df))
+    return sample_normal(rng, n) / np.sqrt(sample_gamma(rng, n, df / 2, df / 2))
+
+
+def sample_poisson(rng: np.random.Generator, n: int, rate: Number) -> Int[np.ndarray, " n"]:
+    """Inverse CDF over a table. Knuth's product of uniforms fails where e^(-rate) underflows."""
+    rate = float(require_positive("rate", rate))
+    highest = int(rate + 12 * math.sqrt(rate) + 40)  # less than 1e-16 of the mass lies beyond
+    table = np.cumsum(np.exp(poisson_log_pmf(np.arange(highest), rate)))
+    return np.searchsorted(table, rng.random(_count(n)), side="right")
+
+
+class AliasTable:
+    """Draw from n categories in constant time: one column at random, then one of two in it.
+
+    Every category has n p worth of probability where a column holds 1. Who has too little shares
+    a column with one who has too much, its alias; n such pairings use everything up.
+
+    Parameters
+    ----------
+    p
+        Probabilities, shape (n,), summing to one.
+
+    Attributes
+    ----------
+    keep_, alias_ : (n,)
+        Column i yields i with probability keep_[i], else alias_[i].
+
+    References
+    ----------
+    Vose (1991); Walker (1977) for the idea.
+    """
+
+    def __init__(self, p: Float[np.ndarray, " n"]):
+        left = require_distribution("p", p) * len(p)
+        self.keep_, self.alias_ = np.ones(len(p)), np.arange(len(p))
+        small = [int(i) for i in np.flatnonzero(left < 1)]
+        large = [int(i) for i in np.flatnonzero(left >= 1)]
+        while small and large:
+            i, j = small.pop(), large[-1]
+            self.keep_[i], self.alias_[i] = left[i], j
+            left[j] -= 1 - left[i]
+            if left[j] < 1:
+                small.append(large.pop())
+        # Whoever remains holds 1 up to rounding, whichever list it is in: keep_ = 1 as set above.
+
+    def probabilities(self) -> Float[np.ndarray, " n"]:
+        """What the table really draws: p again, if it was built right."""
+        n = len(self.keep_)
+        return (self.keep_ + np.bincount(self.alias_, 1 - self.keep_, minlength=n)) / n
+
+    def sample(self, rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
+        """Draw n categories."""
+        column = rng.integers(len(self.keep_), size=_count(n))
+        return np.where(rng.random(n) < self.keep_[column], column, self.alias_[column])
+
+
+def rejection_sample(
+    rng: np.random.Generator,
+    n: int,
+    log_target: Callable[[np.ndarray], np.ndarray],
+    log_proposal: Callable[[np.ndarray], np.ndarray],
+    propose: Callable[[np.random.Generator, int], np.ndarray],
+    log_envelope: float,
+    *,
+    strict: bool = True,
+) -> tuple[Float[np.ndarray, " n"], float]:
+    """Sample a density by throwing away draws of another one.
+
+    Parameters
+    ----------
+    log_target, log_proposal
+        Log-densities; the target's may lack its normaliser.
+    propose
+        Draws n numbers from the proposal, given a generator and n.
+    log_envelope
+        ln M with target(x) <= M · proposal(x) everywhere.
+    strict
+        Whether to raise where the envelope turns out too small. If not, the draws silently follow
+        min(target, M · proposal): the mistake is invisible in the code that uses them.
+
+    Returns
+    -------
+    draws, acceptance_rate
+        The rate estimates 1/M if the target is normalised.
+
+    Raises
+    ------
+    ValueError
+        If strict and a proposed point lies above the envelope.
+    """
+    kept, n_kept, n_tried = [], 0, 0
+    while n_kept < _count(n):
+        x = propose(rng, max(n, 64))
+        log_ratio = log_target(x) - log_proposal(x) - log_envelope
+        if strict and log_ratio.max() > 1e-9:
+            worst = int(log_ratio.argmax())
+            raise ValueError(
+                f"log_envelope must bound log_target - log_proposal, got {log_envelope:.6g} where "
+                f"x = {x[worst]:.6g} needs {log_envelope + log_ratio[worst]:.6g}"
+            )
+        kept.append(x[np.log1p(-rng.random(len(x))) <= log_ratio])
+        n_kept, n_tried = n_kept + len(kept[-1]), n_tried + len(x)
+        if n_tried > 1000 * max(n, 64) and n_kept == 0:
+            raise ValueError(f"the envelope accepts nothing: 0 of {n_tried} draws were kept")
+    draws = np.concatenate(kept)[:n] if kept else np.empty(0)
+    return draws, n_kept / max(n_tried, 1)
+
+
+def sample_below(
+    rng: np.random.Generator, n: int, high: int, *, bits: int = 32
+) -> Int[np.ndarray, " n"]:
+    """Uniform integers 0 … high - 1 from words of `bits` random bits, without modulo bias.
+
+    2^bits is rarely a multiple of `high`; the words of the last, incomplete round are redrawn.
+    """
+    if not 1 <= high <= 2**bits:
+        raise ValueError(f"high must be between 1 and 2**bits = {2**bits}, got {high}")
+    whole_rounds = 2**bits - 2**bits % high
+    words = rng.integers(2**bits, size=_count(n))
+    while (bad := words >= whole_rounds).any():
+        words[bad] = rng.integers(2**bits, size=int(bad.sum()))
+    return words % high
+
+
+def require_distribution(name: str, p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Give p as float64; a ValueError naming it if it is not a probability distribution."""
+    p = np.array(p, dtype=np.float64)
+    if p.size == 0 or not (p >= 0).all() or abs(p.sum() - 1) > 1e-8:
+        told = f"sum {p.sum():.6g}, least {p.min():.6g}" if p.size else "no entry"
+        raise ValueError(f"{name} must be non-negative and sum to 1, got {told}")
+    return p / p.sum()
+
+
+def _sample_log_gamma(rng: np.random.Generator, n: int, shape: float) -> np.ndarray:
+    """ln of Gamma(shape, 1) draws; in logarithms, because small shapes underflow."""
+    if shape < 1:  # G_shape = G_(shape + 1) U^(1 / shape)
+        return _sample_log_gamma(rng, n, shape + 1) + np.log1p(-rng.random(n)) / shape
+    d = shape - 1 / 3
+    draws = np.empty(_count(n))
+    missing = np.arange(n)
+    while missing.size:
+        z = sample_normal(rng, missing.size)
+        v = np.maximum(1 + z / math.sqrt(9 * d), 0.0) ** 3
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # v = 0 gives -inf, which is never accepted.
+            accepts = np.log1p(-rng.random(missing.size)) < z**2 / 2 + d - d * v + d * np.log(v)
+            draws[missing] = np.log(d * v)
+        missing = missing[~accepts]
+    return draws
+
+
+def _times_log(power: float, x: np.ndarray) -> np.ndarray:
+    """power · ln x with 0 · ln 0 = 0: a density whose power vanishes is finite at the edge."""
+    if power == 0:
+        return np.where(np.isnan(x), x, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(power * np.log(x))
+
+
+def _count(n: int) -> int:
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+    return n
+
+
+# ---- the experiment
+
+
+def main(run: Run, *, draws: PositiveInt = 20_000, seeds: PositiveInt = 5) -> None:
+    """Compare densities and samplers with scipy.stats; show two samplers that are subtly wrong.
+
+    Parameters
+    ----------
+    draws
+        Numbers drawn by each sampler and seed.
+    seeds
+        Independent repetitions of every test.
+    """
+    from week03 import distributions_evidence as evidence
+
+    draws = run.budget(quick=draws, default=draws, full=10 * draws)
+    evidence.densities(run)
+    evidence.exact_samplers(run)
+    evidence.samplers(run, draws, run.budget(quick=2, default=seeds, full=4 * seeds))
+    evidence.averages(run)
+
+
+if __name__ == "__main__":
+    cli(main)

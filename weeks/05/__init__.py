@@ -1,0 +1,1 @@
+"""Week 05 · Trees, margins, clusters."""

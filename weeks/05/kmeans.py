@@ -1,0 +1,236 @@
+r"""k-means and Gaussian mixtures: clusters by alternating two easy steps.
+
+Both explain each point by one of $k$ sources. k-means gives every point to its nearest centre and
+moves every centre to the mean of its points; neither step can raise the inertia
+
+$$J = \sum_i \min_j \|x_i - \mu_j\|^2 .$$
+
+A Gaussian mixture deals each point out in shares, $r_{ij} \propto \pi_j\, N(x_i; \mu_j, \Sigma_j)$,
+and fits weights, means and covariances to them. That is expectation maximisation (EM): the
+log-likelihood never falls. Where it starts decides where either ends. k-means stands here, EM in
+gaussian_mixture.py, and what tells a good clustering in clustering_scores.py.
+
+    uv run weeks/05/kmeans.py
+
+Source: Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 28 (1982); Arthur
+& Vassilvitskii, "k-means++: the advantages of careful seeding", SODA (2007); Dempster, Laird &
+Rubin, "Maximum likelihood from incomplete data via the EM algorithm", J. R. Stat. Soc. B 39 (1977).
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from shared.study import PositiveInt, Run, cli
+from week04.estimator import Estimator, check_X
+
+
+def squared_distances(
+    X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"]
+) -> Float[np.ndarray, "n k"]:
+    """|x - c|² for every point and centre, as |x|² - 2 x·c + |c|²; rounding never below 0."""
+    squares = (X**2).sum(axis=1)[:, None] - 2 * X @ centers.T + (centers**2).sum(axis=1)
+    return np.maximum(squares, 0.0)
+
+
+def kmeans_plus_plus(
+    X: Float[np.ndarray, "n d"], n_clusters: int, rng: np.random.Generator, *, n_trials: int = 1
+) -> Float[np.ndarray, "k d"]:
+    """Draw centres from the points, each with probability ∝ squared distance to those drawn.
+
+    Parameters
+    ----------
+    X
+        The points.
+    n_clusters
+        Centres to draw.
+    rng
+        Where the draws come from.
+    n_trials
+        Candidates for each centre, of which the best stays; 1 is the paper's algorithm.
+
+    References
+    ----------
+    Arthur & Vassilvitskii (2007), section 2.2; several trials: section 4.
+    """
+    n = len(X)
+    if not 1 <= n_clusters <= n:
+        raise ValueError(f"n_clusters must be between 1 and n_samples = {n}, got {n_clusters}")
+    if n_trials < 1:
+        raise ValueError(f"n_trials must be at least 1, got {n_trials}")
+    chosen = [int(rng.integers(n))]
+    nearest = squared_distances(X, X[chosen])[:, 0]
+    for _ in range(1, n_clusters):
+        total = nearest.sum()
+        # With fewer different points than clusters all distances are 0: any point will do.
+        share = nearest / total if total > 0 else None
+        candidates = rng.choice(n, size=n_trials, p=share)
+        left = np.minimum(nearest[:, None], squared_distances(X, X[candidates]))
+        best = int(left.sum(axis=0).argmin())
+        chosen.append(int(candidates[best]))
+        nearest = left[:, best]
+    return X[chosen]
+
+
+def lloyd_step(
+    X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"]
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "k d"]]:
+    """Give each point to its nearest centre (the first of several), then take means.
+
+    A centre without points moves to the point farthest from its own centre, which leaves its
+    cluster: the inertia falls all the same, and no mean is taken over nothing.
+    """
+    distances = squared_distances(X, centers)
+    labels = distances.argmin(axis=1)
+    counts = np.bincount(labels, minlength=len(centers))
+    sums = np.zeros_like(centers)
+    np.add.at(sums, labels, X)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        farthest = np.argsort(-distances[np.arange(len(X)), labels], kind="stable")
+        for j, i in zip(empty, farthest, strict=False):
+            sums[labels[i]] -= X[i]
+            counts[labels[i]] -= 1
+            sums[j], counts[j] = X[i], 1
+    # A cluster whose only point was just given away stays where it was.
+    means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centers)
+    return labels, means
+
+
+def inertia(
+    X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"], labels: Int[np.ndarray, " n"]
+) -> float:
+    """Sum of squared distances of the points from the centres of their clusters."""
+    return float(((X - centers[labels]) ** 2).sum())
+
+
+class KMeans(Estimator):
+    """k-means by Lloyd's algorithm, the best of several starts.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of centres k.
+    init
+        ``"k-means++"`` (greedy, 2 + ⌊ln k⌋ trials a centre), ``"random"`` points, or the initial
+        centres (k, n_features).
+    n_init
+        Starts, of which the one with the least inertia is kept; given centres are tried once.
+    max_iter
+        Steps a start.
+    tol
+        Stop when the centres move by less: Σ |shift|² ≤ tol · mean variance of the features.
+    random_state
+        Seed of the starts.
+
+    Attributes
+    ----------
+    cluster_centers_ : (n_clusters, n_features)
+    labels_ : (n_samples,)
+    inertia_ : float
+    inertias_ : (n_iter_ + 1,)
+        Inertia before each step and at the end; it never rises.
+    n_iter_, n_features_in_ : int
+
+    References
+    ----------
+    Bishop, *Pattern Recognition and Machine Learning* (2006), section 9.1.
+    """
+
+    kind = "clusterer"
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        init: str | ArrayLike = "k-means++",
+        n_init: int = 1,
+        max_iter: int = 300,
+        tol: float | int = 1e-4,
+        random_state: int | None = None,
+    ):
+        self.n_clusters, self.init, self.n_init = n_clusters, init, n_init
+        self.max_iter, self.tol, self.random_state = max_iter, tol, random_state
+
+    def fit(self, X: ArrayLike, y: object = None) -> "KMeans":
+        """Find the centres; y is ignored."""
+        X = check_X(X)
+        n, k = len(X), self.n_clusters
+        if not 1 <= k <= n:
+            raise ValueError(f"n_clusters must be between 1 and n_samples = {n}, got {k}")
+        for name in ("n_init", "max_iter"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        mean, rng = X.mean(axis=0), np.random.default_rng(self.random_state)
+        threshold = self.tol * X.var(axis=0).mean()
+        centred = X - mean  # |x|² - 2 x·c + |c|² cancels less near the origin
+        runs = [self._run(centred, self._start(X, rng) - mean, threshold)
+                for _ in range(self.n_init if isinstance(self.init, str) else 1)]  # fmt: skip
+        best = min(runs, key=lambda result: result[2][-1])
+        centers, self.labels_, self.inertias_ = best
+        self.cluster_centers_ = centers + mean
+        self.inertia_, self.n_iter_ = float(self.inertias_[-1]), len(self.inertias_) - 1
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def _start(
+        self, X: Float[np.ndarray, "n d"], rng: np.random.Generator
+    ) -> Float[np.ndarray, "k d"]:
+        k = self.n_clusters
+        if not isinstance(self.init, str):
+            centers = np.asarray(self.init, dtype=np.float64)
+            if centers.shape != (k, X.shape[1]):
+                raise ValueError(f"init must have shape {(k, X.shape[1])}, got {centers.shape}")
+            return centers
+        if self.init == "k-means++":
+            return kmeans_plus_plus(X, k, rng, n_trials=2 + int(np.log(k)))
+        if self.init == "random":
+            return X[rng.choice(len(X), k, replace=False)]
+        raise ValueError(f"init must be k-means++, random or an array, got {self.init!r}")
+
+    def _run(
+        self, X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"], threshold: float | int
+    ) -> tuple[Float[np.ndarray, "k d"], Int[np.ndarray, " n"], Float[np.ndarray, " steps"]]:
+        previous, path = None, []
+        for _ in range(self.max_iter):
+            labels, moved = lloyd_step(X, centers)
+            path.append(inertia(X, centers, labels))
+            shift, centers = ((moved - centers) ** 2).sum(), moved
+            if np.array_equal(labels, previous) or shift <= threshold:
+                break
+            previous = labels
+        labels = squared_distances(X, centers).argmin(axis=1)  # of the centres that are returned
+        return centers, labels, np.array([*path, inertia(X, centers, labels)])
+
+    def predict(self, X: ArrayLike) -> Int[np.ndarray, " n"]:
+        """The nearest centre of each point."""
+        X = self._check_fitted_X(X)
+        return squared_distances(X, self.cluster_centers_).argmin(axis=1)
+
+    def fit_predict(self, X: ArrayLike, y: object = None) -> Int[np.ndarray, " n"]:
+        """`fit`, and the labels of its points."""
+        return self.fit(X).labels_
+
+
+def main(run: Run, *, seeds: PositiveInt = 10) -> None:
+    """Check k-means and EM against scikit-learn, watch them work, and break both.
+
+    Parameters
+    ----------
+    seeds
+        Repetitions of each claim that involves chance.
+    """
+    from week05 import kmeans_evidence as evidence
+
+    seeds = run.budget(quick=3, default=seeds, full=3 * seeds)
+    evidence.check_kmeans(run)
+    evidence.check_mixture(run, seeds)
+    evidence.show_iterations(run)
+    evidence.show_seeding(run, 3 * seeds)
+    evidence.show_choosing_k(run, seeds)
+    evidence.show_wrong_metric(run, seeds)
+    evidence.show_collapse(run)
+    evidence.controls(run, seeds)
+
+
+if __name__ == "__main__":
+    cli(main)

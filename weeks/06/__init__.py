@@ -1,0 +1,1 @@
+"""Week 06 · Evaluation and tuning."""

@@ -1,0 +1,429 @@
+r"""Metrics of classification: what a model got right, in which order, and how honestly.
+
+Three questions, three families. *Decisions* are counted in the confusion matrix. A *ranking* is
+judged over all thresholds: the area under the ROC curve is the chance that a random positive
+scores above a random negative, ties counting half,
+
+$$\mathrm{AUC} = P(s_+ > s_-) + \tfrac12 P(s_+ = s_-), \qquad
+  \mathrm{AP} = \sum_i (R_i - R_{i-1})\, P_i .$$
+
+*Probabilities* are judged by proper scores, log loss and Brier score, and by calibration.
+
+    uv run weeks/06/metrics.py
+
+Source: Fawcett, "An introduction to ROC analysis" (2006), algorithms 1 and 2; Davis and Goadrich,
+"The relationship between precision-recall and ROC curves" (2006); Brier (1950); Guo et al., "On
+calibration of modern neural networks" (2017), equation 3.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Num, Shaped
+
+from shared.study import PositiveInt, Run, cli
+
+Average = Literal["binary", "macro", "micro", "weighted"]
+Labels = Shaped[np.ndarray, " n"]  # integers, booleans or strings
+Weights = Num[np.ndarray, " n"]
+Scores = Num[np.ndarray, " n"]
+
+
+# ---- decisions
+
+
+def confusion_matrix(
+    y_true: Labels,
+    y_pred: Labels,
+    *,
+    labels: Shaped[np.ndarray, " c"] | None = None,
+    sample_weight: Weights | None = None,
+) -> Num[np.ndarray, "c c"]:
+    """Weight of the samples of class i (row) that were called class j (column).
+
+    Parameters
+    ----------
+    labels
+        The classes in order; all that occur, sorted, by default. Samples with a class that is not
+        among them, true or predicted, are left out.
+    """
+    weight = _weights(y_true, y_pred, sample_weight)
+    labels = np.unique(np.concatenate([y_true, y_pred])) if labels is None else labels
+    if len(np.unique(labels)) != len(labels):
+        raise ValueError(f"labels must differ from each other, got {labels.tolist()}")
+    hit_true, hit_pred = y_true[:, None] == labels, y_pred[:, None] == labels
+    matrix = (hit_true * weight[:, None]).T @ hit_pred
+    return matrix if sample_weight is not None else np.rint(matrix).astype(np.int64)
+
+
+def accuracy(y_true: Labels, y_pred: Labels, *, sample_weight: Weights | None = None) -> float:
+    """Share of the weight that was called right."""
+    return float(np.average(y_true == y_pred, weights=_weights(y_true, y_pred, sample_weight)))
+
+
+def precision(
+    y_true: Labels,
+    y_pred: Labels,
+    *,
+    average: Average | None = "binary",
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+    zero_division: float = 0.0,
+) -> float | Float[np.ndarray, " c"]:
+    """Of what was called positive, the share that is: TP / (TP + FP).
+
+    Parameters
+    ----------
+    average
+        binary: of the class `pos_label`. None: one value a class. macro: their mean. weighted:
+        their mean by true frequency. micro: counts are added up first.
+    zero_division
+        The value of 0 / 0; NaN leaves such a class out of the mean.
+    """
+    hit, called, _ = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    return _averaged(hit, called, y_true, y_pred, average, sample_weight, zero_division)
+
+
+def recall(
+    y_true: Labels,
+    y_pred: Labels,
+    *,
+    average: Average | None = "binary",
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+    zero_division: float = 0.0,
+) -> float | Float[np.ndarray, " c"]:
+    """Of what is positive, the share that was called so: TP / (TP + FN); see `precision`."""
+    hit, _, there = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    return _averaged(hit, there, y_true, y_pred, average, sample_weight, zero_division)
+
+
+def f1(
+    y_true: Labels,
+    y_pred: Labels,
+    *,
+    average: Average | None = "binary",
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+    zero_division: float = 0.0,
+) -> float | Float[np.ndarray, " c"]:
+    """Harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN); see `precision`."""
+    hit, called, there = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    # Counts, not the two ratios: with TP = 0 < FP + FN the ratios may be 0/0, F1 is not.
+    return _averaged(2 * hit, called + there, y_true, y_pred, average, sample_weight, zero_division)
+
+
+# ---- rankings
+
+
+def roc_curve(
+    y_true: Labels,
+    y_score: Scores,
+    *,
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+    drop_intermediate: bool = True,
+) -> tuple[
+    Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
+]:
+    """False and true positive rate at every threshold, from above the highest score downwards.
+
+    Parameters
+    ----------
+    drop_intermediate
+        Leave out points on the straight line between their neighbours.
+
+    Returns
+    -------
+    fpr, tpr, thresholds
+        A sample is called positive if its score is at least the threshold; the first is infinite.
+
+    References
+    ----------
+    Fawcett (2006), algorithm 1: equal scores cross the threshold together.
+    """
+    fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
+    if fps[-1] <= 0 or tps[-1] <= 0:
+        raise ValueError("y_true must hold both classes for a ROC curve, got only one")
+    if drop_intermediate and len(fps) > 2:
+        corner = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
+        keep = np.concatenate([[True], corner, [True]])
+        fps, tps, thresholds = fps[keep], tps[keep], thresholds[keep]
+    fpr, tpr = np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1])
+    return fpr, tpr, np.append(np.inf, thresholds)
+
+
+def roc_auc(
+    y_true: Labels,
+    y_score: Scores | Num[np.ndarray, "n c"],
+    *,
+    average: Literal["macro", "micro", "weighted"] = "macro",
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+) -> float:
+    """Area under the ROC curve; with a column of scores a class, each class against the rest."""
+    if y_score.ndim == 1:
+        fpr, tpr, _ = roc_curve(y_true, y_score, pos_label=pos_label, sample_weight=sample_weight)
+        return float(np.trapezoid(tpr, fpr))
+    return _one_against_rest(roc_auc, y_true, y_score, average, sample_weight)
+
+
+def precision_recall_curve(
+    y_true: Labels,
+    y_score: Scores,
+    *,
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+) -> tuple[
+    Float[np.ndarray, " points"], Float[np.ndarray, " points"], Num[np.ndarray, " thresholds"]
+]:
+    """Precision and recall at every threshold, from the lowest upwards, then the point (1, 0).
+
+    The last point belongs to no threshold; it only closes the curve.
+    """
+    fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
+    if tps[-1] <= 0:
+        raise ValueError(f"y_true must hold the class pos_label = {pos_label!r}, it does not")
+    ratio, share = tps / (tps + fps), tps / tps[-1]
+    return np.append(ratio[::-1], 1.0), np.append(share[::-1], 0.0), thresholds[::-1]
+
+
+def average_precision(
+    y_true: Labels,
+    y_score: Scores | Num[np.ndarray, "n c"],
+    *,
+    average: Literal["macro", "micro", "weighted"] = "macro",
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+) -> float:
+    """Precision averaged over the steps of recall: a sum of rectangles, nothing interpolated.
+
+    References
+    ----------
+    Davis and Goadrich (2006), section 4: straight lines between points of a precision-recall
+    curve promise what no threshold delivers.
+    """
+    if y_score.ndim == 1:
+        ratio, share, _ = precision_recall_curve(
+            y_true, y_score, pos_label=pos_label, sample_weight=sample_weight
+        )
+        return float(-np.sum(np.diff(share) * ratio[:-1]))
+    return _one_against_rest(average_precision, y_true, y_score, average, sample_weight)
+
+
+# ---- probabilities
+
+
+def log_loss(
+    y_true: Labels,
+    y_prob: Float[np.ndarray, " n"] | Float[np.ndarray, "n c"],
+    *,
+    labels: Shaped[np.ndarray, " c"] | None = None,
+    sample_weight: Weights | None = None,
+) -> float:
+    """Mean negative log-probability of the true class, in nats.
+
+    Parameters
+    ----------
+    y_prob
+        One column a class in the order of `labels`, or the second class's probability alone.
+        Clipped to [eps, 1 - eps] of the dtype, so that one certain mistake is not infinite.
+    """
+    onehot, prob, weight = _probabilities(y_true, y_prob, labels, sample_weight)
+    eps = np.finfo(prob.dtype).eps
+    chosen = np.log(prob.clip(eps, 1 - eps))[onehot]
+    return float(np.average(-chosen, weights=weight))
+
+
+def brier_score(
+    y_true: Labels,
+    y_prob: Float[np.ndarray, " n"] | Float[np.ndarray, "n c"],
+    *,
+    labels: Shaped[np.ndarray, " c"] | None = None,
+    sample_weight: Weights | None = None,
+) -> float:
+    """Mean squared distance of the probabilities from what happened.
+
+    For two classes of one class's probability, in [0, 1]; for more, summed over the classes, in
+    [0, 2], as Brier (1950) has it.
+    """
+    onehot, prob, weight = _probabilities(y_true, y_prob, labels, sample_weight)
+    distance = ((prob - onehot) ** 2).sum(axis=1)
+    return float(np.average(distance / (2 if prob.shape[1] == 2 else 1), weights=weight))
+
+
+def calibration_curve(
+    y_true: Labels,
+    y_prob: Float[np.ndarray, " n"],
+    *,
+    n_bins: int = 10,
+    strategy: Literal["uniform", "quantile"] = "uniform",
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
+    """Frequency of the positive class, mean probability and weight, for each bin with samples.
+
+    Parameters
+    ----------
+    strategy
+        Bins of equal width, or with about equally many samples.
+    """
+    weight = _weights(y_true, y_prob, sample_weight)
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, got {n_bins}")
+    if not ((y_prob >= 0) & (y_prob <= 1)).all():
+        raise ValueError(
+            f"y_prob must lie between 0 and 1, got {y_prob.min():g} to {y_prob.max():g}"
+        )
+    edges = np.linspace(0, 1, n_bins + 1)
+    if strategy == "quantile":
+        edges = np.quantile(y_prob, edges)
+    bins = np.searchsorted(edges[1:-1], y_prob)
+    total, predicted, positive = (
+        np.bincount(bins, weights=weight * values, minlength=n_bins)
+        for values in (1.0, y_prob, y_true == pos_label)
+    )
+    filled = total > 0
+    return positive[filled] / total[filled], predicted[filled] / total[filled], total[filled]
+
+
+def calibration_error(
+    y_true: Labels,
+    y_prob: Float[np.ndarray, " n"],
+    *,
+    n_bins: int = 10,
+    strategy: Literal["uniform", "quantile"] = "uniform",
+    pos_label: object = 1,
+    sample_weight: Weights | None = None,
+) -> float:
+    """Expected calibration error: mean distance of frequency and probability over the bins.
+
+    Binned and therefore biased: a perfect model scores above 0, the more so the more bins.
+
+    References
+    ----------
+    Guo et al. (2017), equation 3, for the probability of the positive class.
+    """
+    happened, predicted, weight = calibration_curve(
+        y_true, y_prob, n_bins=n_bins, strategy=strategy, pos_label=pos_label,
+        sample_weight=sample_weight,
+    )  # fmt: skip
+    return float(np.average(np.abs(happened - predicted), weights=weight))
+
+
+# ---- what they share
+
+
+def _weights(y_true: np.ndarray, other: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
+    if len(y_true) == 0:
+        raise ValueError("y_true must hold at least one sample, got none")
+    if other.dtype.kind == "f" and not np.isfinite(other).all():
+        bad = int((~np.isfinite(other)).sum())
+        raise ValueError(f"scores must be finite, got {bad} NaN or inf")
+    if sample_weight is None:
+        return np.ones(len(y_true))
+    if not np.isfinite(sample_weight).all() or sample_weight.min() < 0 or not sample_weight.any():
+        raise ValueError("sample_weight must be finite, at least 0, and not all 0")
+    return sample_weight.astype(np.float64)
+
+
+def _class_counts(y_true, y_pred, average, pos_label, sample_weight):
+    """Weight of hits, of what was called, and of what is there, for each class that counts."""
+    labels = np.unique(np.concatenate([y_true, y_pred]))
+    matrix = confusion_matrix(y_true, y_pred, labels=labels, sample_weight=sample_weight)
+    counts = np.stack([np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)])
+    if average == "binary":
+        if len(labels) > 2:
+            raise ValueError(
+                f"average must not be 'binary' for {len(labels)} classes; choose macro, micro, "
+                "weighted or None"
+            )
+        if pos_label not in labels and len(labels) == 2:
+            raise ValueError(f"pos_label must be one of {labels.tolist()}, got {pos_label!r}")
+        return counts[:, labels == pos_label].sum(axis=1, keepdims=True)
+    return counts.sum(axis=1, keepdims=True) if average == "micro" else counts
+
+
+def _averaged(top, bottom, y_true, y_pred, average, sample_weight, zero_division):
+    ratio = np.full(len(top), float(zero_division))
+    np.divide(top, bottom, out=ratio, where=bottom != 0)
+    if average is None:
+        return ratio
+    there = ~np.isnan(ratio)
+    if not there.any():
+        return float("nan")
+    weight = np.ones(len(ratio))
+    if average == "weighted":
+        weight = confusion_matrix(y_true, y_pred, sample_weight=sample_weight).sum(axis=1)
+        weight = weight if weight[there].any() else np.ones(len(ratio))
+    return float(np.average(ratio[there], weights=weight[there]))
+
+
+def _cumulated(y_true, y_score, pos_label, sample_weight):
+    """Weight of negatives and positives at or above each distinct score, highest first."""
+    weight = _weights(y_true, y_score, sample_weight)
+    order = np.argsort(-y_score.astype(np.float64), kind="stable")
+    order = order[weight[order] > 0]
+    score, weight, positive = y_score[order], weight[order], (y_true == pos_label)[order]
+    # A threshold cannot part equal scores: only the last of each run of ties is a point.
+    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
+    return np.cumsum(weight * ~positive)[last], np.cumsum(weight * positive)[last], score[last]
+
+
+def _one_against_rest(metric, y_true, y_score, average, sample_weight) -> float:
+    labels = np.unique(y_true)
+    if y_score.shape[1] != len(labels):
+        raise ValueError(
+            f"y_score must have a column for each of {len(labels)} classes, got {y_score.shape[1]}"
+        )
+    onehot = (y_true[:, None] == labels).astype(np.int64)
+    weight = _weights(y_true, y_score, sample_weight)
+    if average == "micro":
+        return metric(onehot.ravel(), y_score.ravel(), sample_weight=np.repeat(weight, len(labels)))
+    values = [metric(onehot[:, k], y_score[:, k], sample_weight=weight) for k in range(len(labels))]
+    return float(np.average(values, weights=weight @ onehot if average == "weighted" else None))
+
+
+def _probabilities(y_true, y_prob, labels, sample_weight):
+    weight = _weights(y_true, y_prob, sample_weight)
+    prob = np.stack([1 - y_prob, y_prob], axis=1) if y_prob.ndim == 1 else y_prob
+    labels = np.unique(y_true) if labels is None else labels
+    if len(labels) != prob.shape[1]:
+        raise ValueError(
+            f"y_prob must have a column for each of the classes {labels.tolist()}, got "
+            f"{prob.shape[1]}; name the classes by labels if some do not occur"
+        )
+    if prob.min() < 0 or prob.max() > 1:
+        raise ValueError(f"y_prob must lie between 0 and 1, got {prob.min():g} to {prob.max():g}")
+    if not np.allclose(prob.sum(axis=1), 1, atol=np.sqrt(np.finfo(prob.dtype).eps)):
+        raise ValueError("each row of y_prob must sum to 1")
+    onehot = y_true[:, None] == labels
+    if not onehot.any(axis=1).all():
+        raise ValueError(f"y_true must hold only {labels.tolist()}, got {np.unique(y_true)}")
+    return onehot, prob, weight
+
+
+def main(run: Run, *, samples: PositiveInt = 20_000, seeds: PositiveInt = 10) -> None:
+    """Compare every metric with scikit-learn's, then see where each of them misleads.
+
+    Parameters
+    ----------
+    samples
+        Samples of each simulated classifier.
+    seeds
+        Repetitions of each simulation.
+    """
+    from week06 import metrics_evidence as evidence
+
+    evidence.check_decisions(run)
+    evidence.check_rankings(run)
+    evidence.check_probabilities(run)
+    n = min(samples, run.budget(quick=4000, default=samples))
+    evidence.ranking_and_prevalence(run, n, seeds)
+    evidence.accuracy_is_not_enough(run, n, seeds)
+    evidence.straight_lines_lie(run, n, seeds)
+    evidence.honest_probabilities(run, n, seeds)
+
+
+if __name__ == "__main__":
+    cli(main)

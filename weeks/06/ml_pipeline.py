@@ -1,0 +1,365 @@
+r"""Project 1: a table with gaps and words in it, from the file to a model that can be trusted.
+
+What a practitioner does with pandas and scikit-learn, in order: look, split, choose a model by
+nested cross-validation, set the threshold by what mistakes cost, test once, explain, save. With
+calibrated probabilities $p$ the cheapest rule is to act when
+
+$$p\, c_\mathrm{FN} > (1 - p)\, c_\mathrm{FP} \quad\Longleftrightarrow\quad
+  p > \frac{c_\mathrm{FP}}{c_\mathrm{FP} + c_\mathrm{FN}} .$$
+
+Every step that learns anything (medians, categories, scales, threshold) learns it from training
+rows. The model is saved as numbers and JSON, never as a pickle, and read back by code that does
+not need scikit-learn. A report in Markdown lands in `runs/`.
+
+    uv run weeks/06/ml_pipeline.py
+
+Source: Elkan, "The foundations of cost-sensitive learning" (2001), equation 2; Breiman, "Random
+forests" (2001), section 10 (permutation importance); Kohavi (1996) for the Adult data.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from shared import artifacts, datasets
+from shared.study import PositiveFloat, PositiveInt, Run, cli
+
+Prob = Float[np.ndarray, " n"]
+Score = Callable[[np.ndarray, np.ndarray], float]
+DatasetName = Literal["auto", "adult", "titanic", "bundled"]
+
+
+# ---- the table
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A mixed-type table: features with gaps, a binary target, and a column to report by."""
+
+    name: str
+    features: pd.DataFrame
+    target: Int[np.ndarray, " n"]
+    question: str
+    group: str
+
+    @property
+    def numeric(self) -> list[str]:
+        """Columns of numbers."""
+        return list(self.features.select_dtypes("number").columns)
+
+    @property
+    def categorical(self) -> list[str]:
+        """All other columns."""
+        return [name for name in self.features if name not in self.numeric]
+
+
+def load_table(dataset: DatasetName, rng: np.random.Generator) -> tuple[Table, str]:
+    """Return a data set and why it was chosen; `auto` never downloads.
+
+    Parameters
+    ----------
+    rng
+        Where the bundled table's gaps come from.
+    """
+    if dataset == "auto":
+        for name in ("adult", "titanic"):
+            if all(
+                (datasets.cache_dir() / f.path).exists() for f in datasets.registry()[name].files
+            ):
+                return load_table(name, rng)[0], f"{name}: it is in the data folder"
+        return bundled_table(rng), "bundled: neither adult nor titanic is in the data folder"
+    if dataset == "adult":
+        features, target = datasets.adult()
+        # fnlwgt counts whom a row stands for: a property of the survey, not of the person.
+        table = Table("adult", features.drop(columns="fnlwgt"), target.astype(np.int64),
+                      "earns more than 50,000 dollars a year", "sex")  # fmt: skip
+    elif dataset == "titanic":
+        raw = datasets.titanic()
+        features = raw.drop(columns=["PassengerId", "Name", "Ticket", "Cabin", "Survived"])
+        table = Table("titanic", features.assign(Deck=raw["Cabin"].str[0]),
+                      raw["Survived"].to_numpy(np.int64), "survived", "Sex")  # fmt: skip
+    else:
+        table = bundled_table(rng)
+    return table, f"{dataset}: asked for"
+
+
+def bundled_table(rng: np.random.Generator) -> Table:
+    """scikit-learn's breast cancer table, made as untidy as a real one.
+
+    Two measurements are turned into words, and every eighth value of half the columns is removed
+    at random.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer(as_frame=True)
+    mean = data.data.iloc[:, :10].rename(columns=lambda name: name.replace(" ", "_"))
+    words = {
+        "texture": pd.cut(mean.pop("mean_texture"), [0, 16, 19, 22, 99],
+                          labels=["fine", "medium", "coarse", "very coarse"]),
+        "outline": pd.cut(mean.pop("mean_concavity"), [-1, 0.03, 0.09, 9],
+                          labels=["smooth", "notched", "hollow"]),
+    }  # fmt: skip
+    features = mean.assign(**{name: column.astype(object) for name, column in words.items()})
+    for name in features.columns[::2]:
+        features.loc[rng.random(len(features)) < 1 / 8, name] = np.nan
+    target = 1 - data.target.to_numpy(np.int64)
+    return Table("bundled", features, target, "is malignant", "texture")
+
+
+def redundant_columns(features: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of columns, of few values each, that say the same in other words (one to one)."""
+    few = [name for name in features if 1 < features[name].nunique() <= 100]
+    return [
+        (a, b)
+        for i, a in enumerate(few)
+        for b in few[:i]
+        if features[a].nunique() == features[b].nunique() == len(features[[a, b]].value_counts())
+    ]
+
+
+# ---- models, in scikit-learn's words
+
+
+MODELS: Mapping[str, Sequence[dict[str, Any]]] = {
+    "logistic regression": ({"C": 0.1}, {"C": 1.0}),
+    "random forest": ({"min_samples_leaf": 1}, {"min_samples_leaf": 5}),
+    "gradient boosting": ({"max_depth": 3}, {"max_depth": 6}),
+}
+
+
+def build_pipeline(
+    model: str, numeric: Sequence[str], categorical: Sequence[str], **parameters: Any
+) -> Any:
+    """Preprocessing and a model as one estimator, so that `fit` sees training rows only.
+
+    Parameters
+    ----------
+    model
+        A name among `MODELS`.
+    parameters
+        Of the model.
+    """
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from xgboost import XGBClassifier
+
+    makers: dict[str, Callable[..., Any]] = {
+        "logistic regression": lambda **p: LogisticRegression(solver="newton-cholesky", **p),
+        "random forest": lambda **p: RandomForestClassifier(50, random_state=0, **p),
+        "gradient boosting": lambda **p: XGBClassifier(
+            n_estimators=120, learning_rate=0.1, subsample=0.8, n_jobs=1, random_state=0, **p
+        ),
+    }
+    if model not in makers:
+        raise ValueError(f"model must be one of {', '.join(makers)}, got {model!r}")
+    prepare = ColumnTransformer(
+        [
+            ("numeric", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
+             list(numeric)),
+            # A gap is a category of its own; one that fit never saw becomes all zeros.
+            ("categorical", make_pipeline(
+                SimpleImputer(strategy="constant", fill_value="(missing)"),
+                OneHotEncoder(handle_unknown="ignore", sparse_output=False)), list(categorical)),
+        ]
+    )  # fmt: skip
+    return make_pipeline(prepare, makers[model](**parameters))
+
+
+# ---- decisions
+
+
+def cost_curve(
+    y: Int[np.ndarray, " n"], p: Prob, *, cost_fp: float, cost_fn: float
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """Mean cost a sample of acting when p >= threshold, for every threshold that matters.
+
+    Returns
+    -------
+    thresholds, costs
+        From infinity (never act) downwards.
+    """
+    if len(y) == 0:
+        raise ValueError("y must hold at least one sample, got none")
+    for name, cost in (("cost_fp", cost_fp), ("cost_fn", cost_fn)):
+        if not 0 <= cost < np.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {cost}")
+    order = np.argsort(-p, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
+    caught = np.append(0, np.cumsum(y[order])[last])
+    false_alarms = np.append(0, last + 1) - caught
+    cost = (cost_fp * false_alarms + cost_fn * (y.sum() - caught)) / len(y)
+    return np.append(np.inf, p[order][last]), cost
+
+
+def cheapest_threshold(
+    y: Int[np.ndarray, " n"], p: Prob, *, cost_fp: float, cost_fn: float
+) -> float:
+    """Return the threshold of least cost on these samples; of equals, the highest."""
+    thresholds, costs = cost_curve(y, p, cost_fp=cost_fp, cost_fn=cost_fn)
+    return float(thresholds[costs.argmin()])
+
+
+def decision_cost(
+    y: Int[np.ndarray, " n"], act: Bool[np.ndarray, " n"], *, cost_fp: float, cost_fn: float
+) -> float:
+    """Mean cost a sample of these decisions."""
+    return float(np.mean(cost_fp * (act & (y == 0)) + cost_fn * (~act & (y == 1))))
+
+
+def permutation_importance(
+    predict: Callable[[pd.DataFrame], np.ndarray],
+    X: pd.DataFrame,
+    y: Int[np.ndarray, " n"],
+    score: Score,
+    permutations: Int[np.ndarray, "repeats n"],
+) -> Float[np.ndarray, "columns repeats"]:
+    """How much the score falls when a column's values are dealt out anew.
+
+    It says what the *model* uses, not what the world does: of two columns that tell the same,
+    either may look unimportant.
+
+    Parameters
+    ----------
+    permutations
+        One order of the rows a repeat, the same for all columns.
+    """
+    whole = score(y, predict(X))
+    drops = np.empty((X.shape[1], len(permutations)))
+    for j, name in enumerate(X.columns):
+        for r, order in enumerate(permutations):
+            shuffled = X.assign(**{name: X[name].to_numpy()[order]})
+            drops[j, r] = whole - score(y, predict(shuffled))
+    return drops
+
+
+# ---- saved as numbers, read back without scikit-learn
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """What the fitted ColumnTransformer does, as plain numbers and words."""
+
+    numeric: list[str]
+    medians: list[float]
+    means: list[float]
+    scales: list[float]
+    categorical: list[str]
+    categories: list[list[str]]
+    missing: str
+
+    @classmethod
+    def of(cls, fitted: Any) -> "Preprocessor":
+        """Read the numbers out of a pipeline that `build_pipeline` made and `fit` filled in."""
+        steps = {name: (step, list(columns)) for name, step, columns in fitted[0].transformers_}
+        (impute, scale), numeric = steps["numeric"]
+        (fill, encode), categorical = steps["categorical"]
+        return cls(
+            numeric, impute.statistics_.tolist(), scale.mean_.tolist(), scale.scale_.tolist(),
+            categorical, [list(map(str, words)) for words in encode.categories_], fill.fill_value,
+        )  # fmt: skip
+
+    def transform(self, X: pd.DataFrame) -> Float[np.ndarray, "n features"]:
+        """Fill in, scale and encode."""
+        if missing := [name for name in [*self.numeric, *self.categorical] if name not in X]:
+            raise ValueError(f"X lacks the columns {', '.join(missing)}")
+        values = X[self.numeric].to_numpy(np.float64)
+        values = np.where(np.isnan(values), self.medians, values)
+        blocks = [(values - self.means) / self.scales]
+        for name, words in zip(self.categorical, self.categories, strict=True):
+            column = X[name].astype(object).where(X[name].notna(), self.missing).to_numpy()
+            blocks.append((column[:, None] == np.array(words, dtype=object)).astype(np.float64))
+        return np.concatenate(blocks, axis=1)
+
+
+def save_model(target: Path, fitted: Any, metadata: Mapping[str, Any]) -> None:
+    """Save a fitted pipeline with a linear or a boosted model as an artifact of plain files."""
+    model = fitted[-1]
+    config = json.dumps(asdict(Preprocessor.of(fitted)), ensure_ascii=False, indent=1).encode()
+    if hasattr(model, "coef_"):
+        tensors = {"coef": model.coef_[0], "intercept": model.intercept_}
+        artifacts.save_tensors(
+            target, tensors, metadata={**metadata, "kind": "linear"},
+            files={"preprocessor.json": config},
+        )  # fmt: skip
+    elif hasattr(model, "get_booster"):
+        booster = bytes(model.get_booster().save_raw("json"))
+        artifacts.save(
+            target, {"preprocessor.json": config, "booster.json": booster},
+            metadata={**metadata, "kind": "boosted"},
+        )  # fmt: skip
+    else:
+        raise ValueError(
+            f"fitted must end in a linear or an xgboost model, got {type(model).__name__}"
+        )
+
+
+def load_model(target: Path) -> Callable[[pd.DataFrame], Prob]:
+    """Read back what `save_model` wrote: a function from rows to probabilities.
+
+    Every byte is verified; a linear model needs NumPy only.
+    """
+    kind = artifacts.load(target).metadata.get("kind")
+    if kind == "linear":
+        tensors, artifact = artifacts.load_tensors(target)
+        prepare = Preprocessor(**json.loads(artifact.files["preprocessor.json"]))
+
+        def linear(X: pd.DataFrame) -> Prob:
+            z = prepare.transform(X) @ tensors["coef"] + tensors["intercept"]
+            return np.exp(-np.logaddexp(0, -z))  # 1 / (1 + e^-z) without overflow
+
+        return linear
+    if kind != "boosted":
+        raise artifacts.ArtifactError(f"{target} holds no model of this program: kind is {kind!r}")
+    import xgboost
+
+    artifact = artifacts.load(target)
+    prepare = Preprocessor(**json.loads(artifact.files["preprocessor.json"]))
+    booster = xgboost.Booster(model_file=bytearray(artifact.files["booster.json"]))
+
+    def boosted(X: pd.DataFrame) -> Prob:
+        return booster.predict(xgboost.DMatrix(prepare.transform(X))).astype(np.float64)
+
+    return boosted
+
+
+def main(
+    run: Run,
+    *,
+    dataset: DatasetName = "auto",
+    cost_fp: PositiveFloat = 1.0,
+    cost_fn: PositiveFloat = 4.0,
+    rows: PositiveInt = 1500,
+) -> None:
+    """Go from a table to a tested, saved model and a report, and check every step that is ours.
+
+    Parameters
+    ----------
+    dataset
+        adult, titanic or bundled; auto takes the first that needs no download.
+    cost_fp
+        What acting on a negative costs.
+    cost_fn
+        What missing a positive costs.
+    rows
+        Training rows that model selection works on; the chosen model then gets them all.
+    """
+    from week06 import ml_pipeline_evidence as evidence
+
+    table, reason = load_table(dataset, np.random.default_rng(run.seed))
+    run.say(f"data: {reason}")
+    costs = {"cost_fp": float(cost_fp), "cost_fn": float(cost_fn)}
+    evidence.run_project(run, table, reason, costs, run.budget(quick=min(rows, 300), default=rows))
+
+
+if __name__ == "__main__":
+    cli(main)
