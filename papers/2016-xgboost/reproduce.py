@@ -355,6 +355,7 @@ def _figure(run: Run, paper: dict, densities, naive, aware, entries) -> None:
                           ha="center", weight="bold")  # fmt: skip
         rule = next(r for r in paper["rules"] if r["name"] == "sparsity-aware is faster")
         left.axhline(rule["least"], color=plots.REFERENCE, ls="--", lw=1)
+        left.margins(y=0.12)
         left.text(0.5, rule["least"] + 0.8, "asked for", ha="center", fontsize=9)
         left.set(ylabel="naive time / sparsity-aware time")
         left.set_title("50×: read in a copy of the text, § 3.4", fontsize=10.5, weight="normal")

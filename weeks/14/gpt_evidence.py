@@ -214,7 +214,7 @@ def draw_loss(run: Run, losses, control_losses, loss: float, ngrams: dict[int, f
         axes.annotate(
             f"GPT on the whole validation split: {loss:.2f}",
             (last, loss),
-            xytext=(-14, 26),
+            xytext=(-14, 52),
             textcoords="offset points",
             ha="right",
             color=plots.ORANGE,
