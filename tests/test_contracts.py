@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from conftest import PYPROJECT, ROOT
+from pytest_examples import find_examples
 
 from shared import log, records
 
@@ -218,13 +219,13 @@ def test_figures_have_alternative_text(path):
 
 @each(MARKDOWN)
 def test_code_blocks_run(path, monkeypatch):
-    """Every ```python block of a file, in order, in one namespace."""
-    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"),
-                        flags=re.DOTALL | re.MULTILINE)  # fmt: skip
+    """Every ```python block of a file, in order, sharing what the earlier ones defined."""
     monkeypatch.chdir(ROOT)
     namespace = {"__name__": "note"}
-    for number, block in enumerate(blocks, 1):
-        exec(compile(block, f"{key(path)}, block {number}", "exec"), namespace)
+    for example in find_examples(path):
+        if example.prefix == "python":
+            lines_before = "\n" * example.start_line  # so that a traceback names the note's line
+            exec(compile(lines_before + example.source, path, "exec"), namespace)
 
 
 def test_generated_tables_and_values_are_fresh():
