@@ -243,3 +243,16 @@ def test_wrong_input():
         DecisionTreeRegressor().fit(X, y, sample_weight=np.ones(3))
     with pytest.raises(ValueError, match="X has 2 features"):
         DecisionTreeRegressor().fit(X, y).predict(X[:, :2])
+
+
+@CRITERIA
+def test_row_of_weight_zero_is_no_row(criterion):
+    X, y = data(5, 200, criterion)
+    weight = np.random.default_rng(5).integers(0, 3, 200).astype(float)
+    ours, theirs = pair(criterion, min_samples_leaf=5)
+    ours.fit(X, y, sample_weight=weight)
+    theirs.fit(X, y, sample_weight=weight)
+    removed, _ = pair(criterion, min_samples_leaf=5)
+    removed.fit(X[weight > 0], y[weight > 0], sample_weight=weight[weight > 0])
+    np.testing.assert_array_equal(ours.tree_.threshold, removed.tree_.threshold)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X))

@@ -259,8 +259,12 @@ class _Tree(Estimator):
         Y = np.eye(len(self.classes_))[y] if classes else y[:, None]
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
         if weight.shape != (len(X),) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
-            raise ValueError(f"sample_weight must hold {len(X)} numbers >= 0, not all 0, "
-                             f"got shape {weight.shape}")  # fmt: skip
+            raise ValueError(
+                f"sample_weight must hold {len(X)} numbers >= 0, not all of them zero, "
+                f"got shape {weight.shape}"
+            )
+        # A row of weight 0 is no row: it must not move a threshold or fill a leaf either.
+        X, Y, weight = X[weight > 0], Y[weight > 0], weight[weight > 0]
         self.n_features_in_ = X.shape[1]
         # Through float32, as scikit-learn stores X, so that both see the same ties.
         return grow(
