@@ -263,8 +263,6 @@ class _Tree(Estimator):
                 f"sample_weight must hold {len(X)} numbers >= 0, not all of them zero, "
                 f"got shape {weight.shape}"
             )
-        # A row of weight 0 is no row: it must not move a threshold or fill a leaf either.
-        X, Y, weight = X[weight > 0], Y[weight > 0], weight[weight > 0]
         self.n_features_in_ = X.shape[1]
         # Through float32, as scikit-learn stores X, so that both see the same ties.
         return grow(
