@@ -1,27 +1,15 @@
 """Trees and forests by scikit-learn's own rules for estimators."""
 
-import importlib.util
-import sys
 import warnings
 
 import pytest
-from conftest import ROOT
+from enforce import plain
 from sklearn.utils.estimator_checks import check_estimator
 
 # Our error for unfitted use is not scikit-learn's own class; a y of one column is refused.
 EXPECTED = {"check_estimators_unfitted", "check_supervised_y_2d"}
 # Weights and repeated rows are summed in another order: of splits that tie, another may win.
 TIES = {"check_sample_weight_equivalence_on_dense_data"}
-
-
-def plain(name):
-    """A module without the shape contracts, as readers run it: the checks pass lists and more."""
-    path = ROOT / f"weeks/05/{name}.py"
-    spec = importlib.util.spec_from_file_location(f"plain05_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where pickle looks for its classes
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -34,7 +22,7 @@ def plain(name):
     ],
 )
 def test_scikit_learn_accepts_it(module, name, options, allowed):
-    model = getattr(plain(module), name)(**options)
+    model = getattr(plain("05", module), name)(**options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = check_estimator(model, on_skip=None, on_fail=None)

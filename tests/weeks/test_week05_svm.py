@@ -1,12 +1,10 @@
 """Week 05: support vector machines by sequential minimal optimisation."""
 
-import importlib
-import sys
 import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -211,17 +209,8 @@ def test_stops_at_max_iter_with_a_warning():
         assert SVC(max_iter=3).fit(X, y).n_iter_.tolist() == [3]
 
 
-def plain(name):
-    """A module without the shape contracts, as readers run it: the checks pass lists and more."""
-    spec = importlib.util.spec_from_file_location(f"plain05_{name}", ROOT / f"weeks/05/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where pickle looks for its classes
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_scikit_learn_accepts_it():
-    model = plain("svm").SVC(max_iter=5000)
+    model = plain("05", "svm").SVC(max_iter=5000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = check_estimator(model, on_skip=None, on_fail=None)
