@@ -1,0 +1,1 @@
+"""Week 07 · Networks in NumPy."""

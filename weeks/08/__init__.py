@@ -1,0 +1,1 @@
+"""Week 08 · A framework from scratch."""

@@ -1,0 +1,1 @@
+"""Week 15 · Tokenisers and corpora."""

@@ -1,0 +1,1 @@
+"""Week 18 · Modern architectures."""
