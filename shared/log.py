@@ -197,10 +197,11 @@ def _week_row(week: dict, here: Path) -> str:
         names = ", ".join(name.removesuffix(".py") for name in week["scripts"])
         return _row(week["number"], "*planned*", week["title"], f"*{names}*", "", "")
     scripts = {s.name: s for s in scripts_in(folder)}
+    packages = {n: folder / n for n in week["scripts"] if (folder / n).is_dir()}
     found = [records.load(records.record_of(s)) for s in scripts.values()]
     names = [
-        f"[{n.removesuffix('.py')}]({_link(scripts[n], here)})"
-        if n in scripts
+        f"[{n.removesuffix('.py')}]({_link((scripts | packages)[n], here)})"
+        if n in scripts | packages
         else f"*{n.removesuffix('.py')}*"
         for n in [*week["scripts"], *(n for n in scripts if n not in week["scripts"])]
     ]

@@ -1,4 +1,4 @@
-"""AdamW and Muon against torch.optim, option by option."""
+"""All optimisers against torch.optim, option by option, and resumed to the last bit."""
 
 import math
 
@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from week09.optimizers import AdamW, Muon, Optimizer, orthogonalize, trajectory
+from week09.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Muon,
+    Optimizer,
+    RMSProp,
+    orthogonalize,
+    trajectory,
+)
 
 
 def quadratic(weight):
@@ -131,3 +140,295 @@ def test_parameters_do_not_share_state():
             optimizer.step()
         pairs.append(torch.stack([w.detach() for w in weights]))
     torch.testing.assert_close(*pairs)
+
+
+# ---- all options, several tensors at once
+
+
+def noisy_run(make, steps=25, shapes=((4, 6), (3,), (), (6, 4), (2, 3, 2)), skip=None):
+    """Ends of several tensors that follow noisy gradients; `skip` has none at some steps."""
+    generator = torch.manual_seed(5)
+    weights = [
+        torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes
+    ]
+    optimizer = make(weights)
+    for step in range(steps):
+        optimizer.zero_grad()
+        for index, weight in enumerate(weights):
+            noise = torch.randn(weight.shape, dtype=torch.float64, generator=generator)
+            if index == 3 and step % 5 == 2:
+                noise = torch.zeros_like(noise)
+            if index != skip or step % 3:
+                weight.grad = noise + (0 if noise.eq(0).all() else weight.detach())
+        optimizer.step()
+    return torch.cat([w.detach().flatten() for w in weights])
+
+
+def compare(ours, theirs, options, shapes=None, **extra):
+    kwargs = {"shapes": shapes} if shapes else {}
+    results = [
+        noisy_run(lambda p, make=make, more=more: make(p, **options, **more), skip=1, **kwargs)
+        for make, more in ((ours, extra), (theirs, {}))
+    ]
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("momentum", "dampening", "nesterov"),
+    [(0.0, 0.0, False), (0.9, 0.0, False), (0.9, 0.4, False), (0.9, 0.0, True), (0.0, 0.5, False)],
+)
+def test_sgd_follows_torch(momentum, dampening, nesterov, weight_decay):
+    options = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+    compare(SGD, torch.optim.SGD, {"lr": 0.03, "weight_decay": weight_decay, **options})
+
+
+@given(
+    alpha=st.floats(0.5, 0.99),
+    momentum=st.sampled_from([0.0, 0.7]),
+    centered=st.booleans(),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+    eps=st.sampled_from([1e-8, 1e-2]),
+)
+def test_rmsprop_follows_torch(alpha, momentum, centered, weight_decay, eps):
+    options = {"lr": 0.01, "alpha": alpha, "momentum": momentum, "centered": centered}
+    options |= {"weight_decay": weight_decay, "eps": eps}
+    compare(RMSProp, torch.optim.RMSprop, options)
+
+
+@given(
+    decoupled=st.booleans(),
+    amsgrad=st.booleans(),
+    beta2=st.floats(0.5, 0.999),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+)
+def test_adam_and_amsgrad_follow_torch(decoupled, amsgrad, beta2, weight_decay):
+    ours, theirs = (AdamW, torch.optim.AdamW) if decoupled else (Adam, torch.optim.Adam)
+    options = {"lr": 0.02, "betas": (0.9, beta2), "amsgrad": amsgrad, "weight_decay": weight_decay}
+    compare(ours, theirs, options)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(SGD, torch.optim.SGD), (RMSProp, torch.optim.RMSprop), (Adam, torch.optim.Adam),
+     (AdamW, torch.optim.AdamW)],
+)  # fmt: skip
+def test_default_options_are_torchs(ours, theirs):
+    compare(ours, theirs, {})
+
+
+@given(
+    nesterov=st.booleans(),
+    adjust_lr_fn=st.sampled_from(["original", "match_rms_adamw", "spectral_unclamped"]),
+    ns_steps=st.integers(0, 6),
+    ns_coefficients=st.sampled_from([(3.4445, -4.7750, 2.0315), (2.0, -1.5, 0.5)]),
+    eps=st.sampled_from([1e-7, 1.0]),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+)
+def test_muon_follows_torch_in_all_options(
+    nesterov, adjust_lr_fn, ns_steps, ns_coefficients, eps, weight_decay
+):
+    options = {"lr": 0.02, "momentum": 0.8, "nesterov": nesterov, "adjust_lr_fn": adjust_lr_fn}
+    options |= {"ns_steps": ns_steps, "ns_coefficients": ns_coefficients, "eps": eps}
+    options |= {"weight_decay": weight_decay}
+    shapes = ((4, 6), (3, 3), (1, 5), (6, 4), (5, 1))  # all different: none shares a product
+    compare(Muon, torch.optim.Muon, options, shapes=shapes, dtype=torch.bfloat16)
+
+
+# ---- batched products
+
+
+@given(
+    batch=st.sampled_from([(1,), (3,), (2, 3)]),
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    steps=st.integers(0, 6),
+)
+def test_orthogonalize_of_a_batch_is_one_by_one(batch, rows, columns, steps):
+    matrices = torch.randn(*batch, rows, columns, dtype=torch.float64).mul_(
+        torch.logspace(-3, 3, math.prod(batch), dtype=torch.float64).view(*batch, 1, 1)
+    )
+    together = orthogonalize(matrices, steps=steps, dtype=torch.float64)
+    alone = [orthogonalize(m, steps=steps, dtype=torch.float64) for m in matrices.flatten(0, -3)]
+    torch.testing.assert_close(
+        together, torch.stack(alone).view_as(matrices), rtol=1e-10, atol=1e-10
+    )
+
+
+def test_muon_batched_is_one_by_one():
+    shapes = ((4, 6), (6, 4), (4, 6), (6, 4), (4, 6), (3, 3))
+    together = noisy_run(lambda p: Muon(p, weight_decay=0.1, dtype=torch.float64), shapes=shapes)
+
+    class OneByOne:
+        def __init__(self, params):
+            self.each = [Muon([p], weight_decay=0.1, dtype=torch.float64) for p in params]
+
+        def zero_grad(self):
+            for muon in self.each:
+                muon.zero_grad()
+
+        def step(self):
+            for muon in self.each:
+                muon.step()
+
+    alone = noisy_run(OneByOne, shapes=shapes)
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+
+
+def test_several_optimisers_are_torchs_parameter_groups():
+    ends = []
+    for ours in (True, False):
+        a, b = (torch.full((2,), v, dtype=torch.float64, requires_grad=True) for v in (1.0, 2.0))
+        slow, fast = {"lr": 0.01, "weight_decay": 0.0}, {"lr": 0.1, "weight_decay": 0.3}
+        if ours:
+            optimizers = [AdamW([a], **slow), AdamW([b], **fast)]
+        else:
+            optimizers = [torch.optim.AdamW([{"params": [a], **slow}, {"params": [b], **fast}])]
+        for _ in range(5):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            (a * b).square().sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        ends.append(torch.cat([a, b]).detach())
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+
+
+# ---- properties
+
+
+def test_plain_sgd_cannot_tell_the_two_decays_apart_and_adam_can():
+    def end(make, decoupled):
+        optimizers = []
+
+        def build(params):
+            optimizers.append(make(params, lr=0.05, weight_decay=0.2))
+            optimizers[0].decoupled = decoupled
+            return optimizers[0]
+
+        return noisy_run(build)
+
+    torch.testing.assert_close(end(SGD, True), end(SGD, False), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(end(Adam, True), end(Adam, False), atol=1e-3)
+
+
+def test_amsgrad_remembers_the_largest_gradient():
+    plain, careful = (
+        Adam([torch.zeros(1)], lr=1.0, betas=(0.0, 0.5), amsgrad=amsgrad) for amsgrad in (0, 1)
+    )
+    states = {}, {}
+    for gradient in (100.0, *[1.0] * 30):
+        steps = [
+            float(optimizer.update(torch.tensor([gradient]), state))
+            for optimizer, state in zip((plain, careful), states, strict=True)
+        ]
+    assert steps[0] == pytest.approx(1.0, rel=1e-3)
+    assert steps[1] == pytest.approx(1 / math.sqrt(5000), rel=1e-3)  # v was (1 - β2) 100²
+
+
+def test_centered_rmsprop_divides_by_the_standard_deviation():
+    optimizer, state = RMSProp([torch.zeros(1)], lr=1.0, alpha=0.9, centered=True, eps=1e-4), {}
+    for step in range(200):
+        change = optimizer.update(torch.tensor([10.0 + (-1) ** step]), state)
+    spread = math.sqrt(float(state["square"] - state["mean"] ** 2))
+    assert spread == pytest.approx(1.0, rel=0.02)
+    assert float(change) == pytest.approx(9 / spread, rel=1e-2)
+
+
+# ---- state
+
+
+EVERY = {
+    "SGD": lambda p: SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "SGD without momentum": lambda p: SGD(p, lr=0.05),
+    "SGD dampened": lambda p: SGD(p, lr=0.05, momentum=0.9, dampening=0.3),
+    "RMSProp": lambda p: RMSProp(p, momentum=0.5, centered=True),
+    "Adam": lambda p: Adam(p, amsgrad=True),
+    "AdamW": AdamW,
+    "Muon": Muon,
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("interrupted", [1, 6])
+def test_resumed_is_straight_to_the_last_bit(name, interrupted):
+    generator = torch.manual_seed(2)
+    gradients = torch.randn(12, 2, 3, 3, generator=generator)
+
+    def go(weights, optimizer, steps):
+        for step in steps:
+            for index, weight in enumerate(weights):
+                weight.grad = None if index and step < 8 else gradients[step, index].clone()
+            optimizer.step()
+
+    straight = [torch.ones(3, 3), torch.ones(3, 3)]
+    optimizer = EVERY[name](straight)
+    go(straight, optimizer, range(interrupted))
+    saved, resumed = optimizer.state_dict(), [w.clone() for w in straight]
+    assert all(isinstance(v, int | torch.Tensor) for v in saved.values())
+    go(straight, optimizer, range(interrupted, 12))  # must not change what was saved
+    later = EVERY[name](resumed)
+    later.load_state_dict(saved)
+    go(resumed, later, range(interrupted, 12))
+    assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+    a, b = optimizer.state_dict(), later.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
+
+
+def test_loading_copies():
+    optimizer, other = AdamW([torch.ones(2)]), AdamW([torch.ones(2)])
+    optimizer.params[0].grad = torch.ones(2)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    other.load_state_dict(saved)
+    other.params[0].grad = torch.ones(2)
+    other.step()
+    assert torch.equal(saved["0.mean"], optimizer.state_dict()["0.mean"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"0.largest": torch.zeros(2, 3)}, "t, mean, square of parameters 0 to 0.*'0.largest'"),
+        ({"1.mean": torch.zeros(2, 3)}, "of parameters 0 to 0, as AdamW keeps them.*'1.mean'"),
+        ({"mean": torch.zeros(2, 3)}, "got 'mean'"),
+        ({"0.mean": torch.zeros(3, 2)}, r"saved\['0.mean'\] must be \(\(2, 3\), torch.float32\)"),
+        ({"0.mean": torch.zeros(2, 3).double()}, "got .*float64"),
+        ({"0.mean": 3}, r"saved\['0.mean'\] must be .*got .*int"),
+        ({"0.t": 0}, r"saved\['0.t'\] must be .*int.*: 0"),
+        ({"0.t": torch.tensor(3)}, r"saved\['0.t'\] must be .*int"),
+        ({"0.square": None}, "saved lacks 0.square"),
+        ({"0.t": None}, "saved lacks 0.t"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_named_and_changes_nothing(change, message):
+    optimizer = AdamW([torch.ones(2, 3)])
+    optimizer.params[0].grad = torch.ones(2, 3)
+    optimizer.step()
+    saved = {k: v for k, v in {**optimizer.state_dict(), **change}.items() if v is not None}
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert before.keys() == after.keys()
+    assert torch.equal(before["0.mean"], after["0.mean"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: SGD(p, momentum=1.0), r"momentum must lie in \[0, 1\), got 1.0"),
+        (lambda p: SGD(p, nesterov=True), "nesterov needs momentum above 0 .* got momentum 0.0"),
+        (lambda p: SGD(p, momentum=0.9, dampening=0.1, nesterov=True), "and dampening 0.1"),
+        (lambda p: SGD(p, lr=math.nan), "lr must be at least 0, got nan"),
+        (lambda p: SGD([*p, *p]), "params must hold each tensor once"),
+        (lambda p: RMSProp(p, alpha=1.0), r"alpha must lie in \[0, 1\), got 1.0"),
+        (lambda p: Adam(p, eps=-1e-8), "eps must be at least 0, got -1e-08"),
+        (lambda p: Muon(p, adjust_lr_fn="none"), "adjust_lr_fn must be one of .* got 'none'"),
+        (lambda p: Muon(p, ns_coefficients=(1.0, 2.0)), "ns_coefficients must be 3 numbers"),
+    ],
+)
+def test_more_bad_options_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make([torch.zeros(2, 2, requires_grad=True)])

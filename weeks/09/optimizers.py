@@ -1,6 +1,7 @@
-r"""AdamW and Muon: two answers to "how far along each direction?", against torch's own.
+r"""Six optimisers, from gradient descent to Muon, each step for step with torch's own.
 
-Adam divides each coordinate's running mean gradient by its running root mean square, both corrected
+A gradient says which way is down, not how far to go. Momentum averages it, $b_t = \mu b_{t-1} +
+g_t$. Adam divides each coordinate's running mean by its running root mean square, both corrected
 for having started at zero:
 
 $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2,$$
@@ -14,29 +15,27 @@ iteration instead of an SVD.
 
     uv run weeks/09/optimizers.py
 
-Sources: Kingma & Ba, "Adam" (2015), algorithm 1; Loshchilov & Hutter, "Decoupled weight decay
-regularization" (2019), algorithm 2; Jordan et al., "Muon: an optimizer for hidden layers" (2024).
+Sources: Sutskever et al. (2013), section 2; Tieleman & Hinton, RMSProp (2012), lecture 6.5; Kingma
+& Ba, "Adam" (2015), algorithm 1; Reddi et al., AMSGrad (2018), algorithm 2; Loshchilov & Hutter,
+AdamW (2019), algorithm 2; Jordan et al., "Muon: an optimizer for hidden layers" (2024).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shared import plots
 from shared.study import PositiveInt, Run, cli
 
-NEWTON_SCHULZ = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # Jordan et al. (2024): steepest at 0, not convergent to 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024): steep at 0, no convergence to 1
 
 
 class Optimizer:
     """Parameters with one state dictionary each; subclasses say what one step does.
+
+    What torch calls parameter groups are several optimisers here, one for each set of options.
 
     Parameters
     ----------
@@ -45,16 +44,22 @@ class Optimizer:
     lr
         Step size; may be reassigned between steps (that is all a schedule does).
     weight_decay
-        Decoupled: weights shrink by the factor 1 - lr * weight_decay before each step.
+        Decoupled: weights shrink by the factor 1 - lr * weight_decay before each step. Coupled:
+        weight_decay times the weight is added to the gradient, as an L2 penalty would.
     """
+
+    decoupled = True
+    buffers: tuple[str, ...] = ()  # names of a state's tensors, each shaped like its parameter
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, weight_decay: float):
         self.params = list(params)
         if not self.params:
             raise ValueError("params must hold at least one tensor, got none")
-        if lr < 0:
+        if len({id(p) for p in self.params}) < len(self.params):
+            raise ValueError("params must hold each tensor once, got one of them twice")
+        if not lr >= 0:
             raise ValueError(f"lr must be at least 0, got {lr}")
-        if weight_decay < 0:
+        if not weight_decay >= 0:
             raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
         self.lr, self.weight_decay = lr, weight_decay
         self.state: list[dict] = [{} for _ in self.params]
@@ -67,18 +72,162 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        for p, state in zip(self.params, self.state, strict=True):
-            if p.grad is not None:
+        pairs = zip(self.params, self.state, strict=True)
+        used = [(p, state) for p, state in pairs if p.grad is not None]
+        grads = [p.grad for p, _ in used]
+        if self.weight_decay and not self.decoupled:
+            grads = [
+                grad.add(p, alpha=self.weight_decay)
+                for grad, (p, _) in zip(grads, used, strict=True)
+            ]
+        changes = self.updates(grads, [state for _, state in used])
+        for (p, _), change in zip(used, changes, strict=True):
+            if self.weight_decay and self.decoupled:
                 p.mul_(1 - self.lr * self.weight_decay)
-                p.sub_(self.update(p.grad, state))
+            p.sub_(change)
 
-    def update(self, grad: Float[Tensor, "..."], state: dict) -> Float[Tensor, "..."]:
-        """What to subtract from a parameter whose gradient is `grad`."""
+    def updates(self, grads: list[Tensor], states: list[dict]) -> Iterator[Tensor]:
+        """Yield what to subtract from each parameter; here one by one."""
+        for grad, state in zip(grads, states, strict=True):
+            yield self.update(grad, state)
+
+    def update(self, grad: Float[Tensor, "*shape"], state: dict) -> Float[Tensor, "*shape"]:
+        """What to subtract from a parameter whose gradient is `grad`; `state` moves on."""
         raise NotImplementedError
 
+    def begin(self, state: dict, grad: Float[Tensor, "*shape"]) -> None:
+        """Zeros for all buffers, at the first gradient, and one step more on the counter."""
+        if not state:
+            state.update(t=0, **{name: torch.zeros_like(grad) for name in self.buffers})
+        state["t"] += 1
 
-class AdamW(Optimizer):
-    """Adam with decoupled weight decay.
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Copies of all states under names like "3.mean" (fourth parameter), and "3.t" for steps.
+
+        Options and learning rate are not in it: build the optimiser as before, then load.
+        """
+        return {
+            f"{index}.{name}": value.clone() if isinstance(value, Tensor) else value
+            for index, state in enumerate(self.state)
+            for name, value in state.items()
+        }
+
+    def load_state_dict(self, saved: dict[str, Tensor | int]) -> None:
+        """Go on from what `state_dict` gave; a ValueError names what does not fit."""
+        states: list[dict] = [{} for _ in self.state]
+        for key, value in saved.items():
+            index, _, name = key.partition(".")
+            if index not in map(str, range(len(states))) or name not in ("t", *self.buffers):
+                raise ValueError(
+                    f"saved must hold t, {', '.join(self.buffers)} of parameters 0 to "
+                    f"{len(states) - 1}, as {type(self).__name__} keeps them here; got {key!r}"
+                )
+            p = self.params[int(index)]
+            kinds = int if name == "t" else (tuple(p.shape), p.dtype)
+            found = (tuple(value.shape), value.dtype) if torch.is_tensor(value) else type(value)
+            if found != kinds or (name == "t" and value < 1):
+                raise ValueError(f"saved[{key!r}] must be {kinds}, got {found}: {value}")
+            states[int(index)][name] = value if name == "t" else value.to(p.device, copy=True)
+        for index, state in enumerate(states):
+            if state and (missing := {"t", *self.buffers} - set(state)):
+                raise ValueError(f"saved lacks {index}.{min(missing)}; it has {sorted(saved)}")
+        self.state = states  # only now: a bad file changes nothing
+
+
+def _decay_rate(name: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}")
+    return value
+
+
+class SGD(Optimizer):
+    """Gradient descent with (Nesterov) momentum and coupled weight decay.
+
+    Parameters
+    ----------
+    momentum
+        How much of the last step's direction is kept; 0 is plain gradient descent.
+    dampening
+        The gradient enters the momentum with weight 1 - dampening (the first with weight 1).
+    nesterov
+        Step along the momentum as it will be one step later.
+
+    References
+    ----------
+    Sutskever et al. (2013), equations 1 to 4, with lr taken out of the momentum as torch does.
+    """
+
+    decoupled = False
+
+    def __init__(
+        self, params, *, lr=1e-3, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0
+    ):
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        self.momentum = _decay_rate("momentum", momentum)
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(
+                "nesterov needs momentum above 0 and dampening 0, "
+                f"got momentum {momentum} and dampening {dampening}"
+            )
+        self.dampening, self.nesterov = dampening, nesterov
+        self.buffers = ("momentum",) if momentum else ()
+
+    def update(self, grad: Float[Tensor, "*shape"], state: dict) -> Float[Tensor, "*shape"]:
+        """The gradient or the momentum, times lr."""
+        if not self.momentum:
+            return self.lr * grad
+        first = not state  # the first gradient counts in full, whatever the dampening
+        self.begin(state, grad)
+        state["momentum"].mul_(self.momentum).add_(grad, alpha=1 if first else 1 - self.dampening)
+        if self.nesterov:
+            return grad.add(state["momentum"], alpha=self.momentum).mul_(self.lr)
+        return self.lr * state["momentum"]
+
+
+class RMSProp(Optimizer):
+    """The gradient over its running root mean square, with coupled weight decay.
+
+    Parameters
+    ----------
+    alpha
+        Decay rate of the running mean of squares, which starts at zero and is not corrected.
+    momentum
+        Applied to the divided gradient, not to the gradient.
+    centered
+        Divide by the standard deviation: the squared running mean is taken off the mean square.
+
+    References
+    ----------
+    Tieleman & Hinton (2012), lecture 6.5; centred: Graves (2013), equations 38 to 41.
+    """
+
+    decoupled = False
+
+    def __init__(
+        self, params, *, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, **options
+    ):
+        super().__init__(params, lr=lr, **{"weight_decay": 0.0, **options})
+        self.alpha = _decay_rate("alpha", alpha)
+        self.momentum = _decay_rate("momentum", momentum)
+        self.eps, self.centered = eps, centered
+        self.buffers = ("square", *["mean"] * centered, *["momentum"] * (momentum > 0))
+
+    def update(self, grad: Float[Tensor, "*shape"], state: dict) -> Float[Tensor, "*shape"]:
+        """The gradient over its root mean square, or the momentum of that, times lr."""
+        self.begin(state, grad)
+        state["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
+        variance = state["square"]
+        if self.centered:
+            state["mean"].lerp_(grad, 1 - self.alpha)
+            variance = variance.addcmul(state["mean"], state["mean"], value=-1)
+        ratio = grad / variance.sqrt().add_(self.eps)
+        if not self.momentum:
+            return ratio.mul_(self.lr)
+        return self.lr * state["momentum"].mul_(self.momentum).add_(ratio)
+
+
+class Adam(Optimizer):
+    """Running mean over running root mean square, both bias-corrected; coupled weight decay.
 
     Parameters
     ----------
@@ -86,106 +235,193 @@ class AdamW(Optimizer):
         Decay rates of the running mean of the gradient and of its square.
     eps
         Added to the denominator.
+    amsgrad
+        Divide by the largest mean square so far, so that no rare large gradient is forgotten.
 
     References
     ----------
-    Kingma & Ba (2015), algorithm 1; Loshchilov & Hutter (2019), algorithm 2.
+    Kingma & Ba (2015), algorithm 1; Reddi et al. (2018), algorithm 2.
     """
 
-    def __init__(self, params, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+    decoupled = False
+
+    def __init__(
+        self, params, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False
+    ):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must lie in [0, 1), got {betas}")
-        self.betas, self.eps = betas, eps
+        if not eps >= 0:
+            raise ValueError(f"eps must be at least 0, got {eps}")
+        self.betas, self.eps, self.amsgrad = betas, eps, amsgrad
+        self.buffers = ("mean", "square", *["largest"] * amsgrad)
 
-    def update(self, grad: Float[Tensor, "..."], state: dict) -> Float[Tensor, "..."]:
+    def update(self, grad: Float[Tensor, "*shape"], state: dict) -> Float[Tensor, "*shape"]:
         """Bias-corrected mean over bias-corrected root mean square, times lr."""
-        if not state:
-            state.update(t=0, mean=torch.zeros_like(grad), square=torch.zeros_like(grad))
-        state["t"] += 1
+        self.begin(state, grad)
         beta1, beta2 = self.betas
-        state["mean"].mul_(beta1).add_(grad, alpha=1 - beta1)
-        state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        state["mean"].lerp_(grad, 1 - beta1)
+        square = state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        if self.amsgrad:
+            square = torch.maximum(state["largest"], square, out=state["largest"])
         mean_correction = 1 - beta1 ** state["t"]
         square_correction = 1 - beta2 ** state["t"]
-        rms = (state["square"] / square_correction).sqrt_().add_(self.eps)
-        return self.lr / mean_correction * state["mean"] / rms
+        rms = (square / square_correction).sqrt_().add_(self.eps)
+        return torch.div(state["mean"], rms, out=rms).mul_(self.lr / mean_correction)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, which the division by the mean square cannot touch.
+
+    References
+    ----------
+    Loshchilov & Hutter (2019), algorithm 2.
+    """
+
+    decoupled = True
+
+    def __init__(self, params, *, weight_decay=0.01, **options):
+        super().__init__(params, weight_decay=weight_decay, **options)
 
 
 def orthogonalize(
-    matrix: Float[Tensor, "m n"], *, steps: int = 5, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "m n"]:
-    r"""Push the singular values of `matrix` towards 1, keeping its singular vectors.
+    matrix: Float[Tensor, "*batch m n"],
+    *,
+    steps: int = 5,
+    dtype: torch.dtype = torch.float32,
+    coefficients: tuple[float, float, float] = NEWTON_SCHULZ,
+    eps: float = 1e-7,
+) -> Float[Tensor, "*batch m n"]:
+    r"""Push the singular values of each matrix towards 1, keeping its singular vectors.
 
     Iterates $X \leftarrow aX + b\,(XX^\top)X + c\,(XX^\top)^2X$, which acts on each singular value
-    alone as $s \leftarrow as + bs^3 + cs^5$. With these coefficients the values end between about
-    0.7 and 1.2 rather than at 1: reaching small ones fast matters more.
+    alone as $s \leftarrow as + bs^3 + cs^5$. With the usual coefficients the values end around 1
+    rather than at 1 (between the two values that the script measures): lifting small ones fast
+    matters more.
 
     Parameters
     ----------
     steps
-        Iterations; five are enough for singular values down to about 1e-3 of the norm.
+        Iterations; five are enough for singular values down to about 1e-2 of the norm.
     dtype
         Precision of the products: torch's Muon takes bfloat16.
+    coefficients
+        a, b, c.
+    eps
+        Least norm to divide by, so that a zero matrix stays zero.
 
     References
     ----------
     Jordan et al. (2024).
     """
-    a, b, c = NEWTON_SCHULZ
+    a, b, c = coefficients
+    m, n = matrix.shape[-2:]
     x = matrix.to(dtype)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T  # the shorter side makes the smaller Gram matrix
-    x = x / x.norm().clamp(min=1e-7)  # Frobenius >= spectral norm, so all singular values <= 1
+    x = x.reshape(-1, m, n) if x.ndim > 2 else x
+    multiply = torch.baddbmm if x.ndim > 2 else torch.addmm  # at bfloat16 they round differently
+    x = x.mT if m > n else x  # the shorter side makes the smaller Gram matrix
+    # Frobenius >= spectral norm, so all singular values start at 1 or below
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = x @ x.T
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)  # b (XXᵀ) + c (XXᵀ)²
-        x = torch.addmm(x, polynomial, x, beta=a)
-    return (x if wide else x.T).to(matrix.dtype)
+        gram = x @ x.mT
+        polynomial = multiply(gram, gram, gram, beta=b, alpha=c)  # b (XXᵀ) + c (XXᵀ)²
+        x = multiply(x, polynomial, x, beta=a)
+    return (x.mT if m > n else x).reshape(matrix.shape).to(matrix.dtype)
 
 
 class Muon(Optimizer):
     """Momentum orthogonalised, for the weight matrices of hidden layers (not embeddings, heads).
+
+    Matrices of one shape are orthogonalised together, in one batched product.
 
     Parameters
     ----------
     params
         Matrices of shape (fan_out, fan_in).
     momentum
-        Decay rate of the running mean of the gradient; applied Nesterov's way.
-    dtype
-        Precision of the orthogonalisation.
+        Decay rate of the running mean of the gradient.
+    nesterov
+        Mix the new gradient in once more, as if the mean were one step ahead.
+    ns_steps, ns_coefficients, eps, dtype
+        As in `orthogonalize`.
+    adjust_lr_fn
+        Scale of the step for an m by n matrix. "original": √max(1, m/n); "match_rms_adamw":
+        0.2 √max(m, n), for AdamW's learning rates; "spectral_unclamped": √(m/n).
 
     References
     ----------
-    Jordan et al. (2024).
+    Jordan et al. (2024); "match_rms_adamw": Liu et al., "Muon is scalable" (2025), section 2.2.
     """
 
-    def __init__(self, params, *, lr=0.02, momentum=0.95, weight_decay=0.0, dtype=torch.float32):
+    def __init__(
+        self,
+        params,
+        *,
+        lr=0.02,
+        momentum=0.95,
+        weight_decay=0.0,
+        dtype=torch.float32,
+        nesterov=True,
+        ns_steps=5,
+        ns_coefficients=NEWTON_SCHULZ,
+        eps=1e-7,
+        adjust_lr_fn="original",
+    ):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        self.momentum = _decay_rate("momentum", momentum)
         for p in self.params:
             if p.ndim != 2:
                 raise ValueError(f"params must be matrices, got a tensor of shape {tuple(p.shape)}")
-        self.momentum, self.dtype = momentum, dtype
+        known = ("original", "match_rms_adamw", "spectral_unclamped")
+        if adjust_lr_fn not in known:
+            raise ValueError(f"adjust_lr_fn must be one of {known}, got {adjust_lr_fn!r}")
+        if len(ns_coefficients) != 3 or ns_steps < 0:
+            raise ValueError(
+                "ns_coefficients must be 3 numbers and ns_steps at least 0, "
+                f"got {ns_coefficients} and {ns_steps}"
+            )
+        self.nesterov, self.adjust_lr_fn, self.buffers = nesterov, adjust_lr_fn, ("mean",)
+        self.iteration = {"steps": ns_steps, "coefficients": ns_coefficients, "eps": eps}
+        self.iteration["dtype"] = dtype
 
-    def update(self, grad: Float[Tensor, "m n"], state: dict) -> Float[Tensor, "m n"]:
-        """Orthogonalised Nesterov momentum, scaled so that tall matrices move as far as square."""
-        if not state:
-            state["mean"] = torch.zeros_like(grad)
+    def scale(self, m: int, n: int) -> float:
+        """How much longer than lr the step of an m by n matrix is, in the spectral norm."""
+        if self.adjust_lr_fn == "match_rms_adamw":
+            return 0.2 * math.sqrt(max(m, n))
+        least = 1 if self.adjust_lr_fn == "original" else 0
+        return math.sqrt(max(least, m / n))
+
+    def ahead(self, grad: Float[Tensor, "m n"], state: dict) -> Float[Tensor, "m n"]:
+        """Take the gradient into the running mean; give the (Nesterov) momentum."""
+        self.begin(state, grad)
         state["mean"].lerp_(grad, 1 - self.momentum)
         ahead = grad.lerp(state["mean"], self.momentum)
-        scale = math.sqrt(max(1, grad.shape[0] / grad.shape[1]))
-        return self.lr * scale * orthogonalize(ahead, dtype=self.dtype)
+        return ahead if self.nesterov else state["mean"]
+
+    def update(self, grad: Float[Tensor, "m n"], state: dict) -> Float[Tensor, "m n"]:
+        """Orthogonalised momentum, scaled so that tall matrices move as far as square ones."""
+        return next(self.updates([grad], [state]))
+
+    def updates(self, grads: list[Tensor], states: list[dict]) -> Iterator[Tensor]:
+        """As `update`, with one orthogonalisation for all matrices of a shape."""
+        ahead = [self.ahead(grad, state) for grad, state in zip(grads, states, strict=True)]
+        alike: dict[tuple, list[int]] = {}
+        for index, x in enumerate(ahead):
+            alike.setdefault((x.shape, x.dtype, x.device), []).append(index)
+        changes = {}
+        for (shape, _, _), members in alike.items():
+            batch = torch.stack([ahead[i] for i in members]) if members[1:] else ahead[members[0]]
+            result = orthogonalize(batch, **self.iteration) * (self.lr * self.scale(*shape))
+            changes.update(zip(members, result.reshape(-1, *shape), strict=True))
+        yield from (changes[index] for index in range(len(grads)))
 
 
 def trajectory(
     optimizer: Optimizer | torch.optim.Optimizer,
-    weight: Float[Tensor, "m n"],
+    weight: Float[Tensor, "*shape"],
     loss_of: Callable[[Tensor], Tensor],
     steps: int,
-) -> Float[Tensor, "step m n"]:
+) -> Float[Tensor, "step *shape"]:
     """Positions of `weight` while `optimizer` lowers `loss_of(weight)`, the start included."""
     path = [weight.detach().clone()]
     for _ in range(steps):
@@ -197,106 +433,22 @@ def trajectory(
 
 
 def main(run: Run, *, steps: PositiveInt = 50) -> None:
-    """Follow torch's optimisers step by step, then see what orthogonalising does.
+    """Follow torch's optimisers step by step, train with each, and break two of them.
 
     Parameters
     ----------
     steps
         Steps of each trajectory.
     """
-    generator = run.generator()
-    x = torch.randn(64, 12, generator=generator, dtype=torch.float64)
-    x = x * torch.logspace(0, -2, 12, dtype=torch.float64)  # ill-conditioned on purpose
-    y = x @ torch.randn(12, 8, generator=generator, dtype=torch.float64)
-    start = torch.randn(8, 12, generator=generator, dtype=torch.float64)
+    from week09 import optimizers_evidence as evidence
 
-    def loss_of(weight):
-        return ((x @ weight.T - y) ** 2).mean()
-
-    def both(ours, theirs, options, **only_ours):
-        paths = []
-        for make, extra in ((ours, only_ours), (theirs, {})):
-            weight = start.clone().requires_grad_()
-            paths.append(trajectory(make([weight], **options, **extra), weight, loss_of, steps))
-        return paths
-
-    for decay in (0.0, 0.1):
-        options = {"lr": 0.05, "betas": (0.9, 0.95), "weight_decay": decay}
-        ours, theirs = both(AdamW, torch.optim.AdamW, options)
-        run.check(
-            f"AdamW trajectory, weight decay {decay}",
-            ours,
-            theirs,
-            against="torch.optim.AdamW",
-            atol=1e-12,
-            why=f"float64 rounding over {steps} steps",
-        )
-        options = {"lr": 0.05, "momentum": 0.9, "weight_decay": decay}
-        ours, theirs = both(Muon, torch.optim.Muon, options, dtype=torch.bfloat16)
-        run.check(
-            f"Muon trajectory, weight decay {decay}",
-            ours,
-            theirs,
-            against="torch.optim.Muon",
-            atol=1e-12,
-            why="equal bfloat16 products, then float64 rounding",
-        )
-
-    matrix = torch.randn(32, 32, generator=generator, dtype=torch.float64)
-    u, _, vt = torch.linalg.svd(matrix)
-    before = torch.linalg.svdvals(matrix / matrix.norm())
-    result = orthogonalize(matrix, dtype=torch.float64)
-    a, b, c = NEWTON_SCHULZ
-    mapped = before.clone()
-    for _ in range(5):
-        mapped = a * mapped + b * mapped**3 + c * mapped**5
-    run.check(
-        "orthogonalise: every singular value follows the scalar polynomial",
-        result,
-        u @ torch.diag(mapped) @ vt,
-        against="torch.linalg.svd",
-        atol=1e-10,
-        why="float64 rounding through five products",
-    )
-
-    corrected, uncorrected = (
-        AdamW([start.clone().requires_grad_()], lr=0.05, weight_decay=0) for _ in range(2)
-    )
-    gradient = torch.randn(8, 12, generator=generator, dtype=torch.float64)
-    first = corrected.update(gradient, {})
-    bug = uncorrected.update(gradient, _as_if_warm(gradient))
-    ratio = float((bug / first).mean())
-    expected = (1 - 0.9) / math.sqrt(1 - 0.999)
-    run.claim(
-        "without bias correction the first Adam step is (1 - β1)/√(1 - β2) times as long",
-        abs(ratio - expected) < 1e-3 and float((first.abs() / 0.05 - 1).abs().max()) < 1e-3,
-        f"measured {ratio:.3f}, theory {expected:.3f}; corrected, every coordinate moves by lr",
-    )
-
-    s = torch.logspace(-4, 0, 400, dtype=torch.float64)
-    lifted = s[s > 0.01]
-    for _ in range(5):
-        lifted = a * lifted + b * lifted**3 + c * lifted**5
-    run.metric("least singular value after five products", float(lifted.min()), rtol=0.01)
-    run.metric("largest singular value after five products", float(lifted.max()), rtol=0.01)
-    title = "Five products lift all but tiny singular values to about one"
-    with run.figure("newton_schulz", title) as axes:
-        mapped = s.clone()
-        for step in range(1, 6):
-            mapped = a * mapped + b * mapped**3 + c * mapped**5
-            if step in (1, 3, 5):
-                color = {1: plots.GREY, 3: plots.SKY, 5: plots.BLUE}[step]
-                name = f"{step} iteration{'s' if step > 1 else ''}"
-                axes.semilogx(s, mapped, color=color, lw=0.8 + step / 3, label=name)
-        axes.axhline(1.0, color=plots.REFERENCE, ls="--", lw=1)
-        axes.text(1.1e-4, 1.03, "$UV^\\top$ by SVD", color=plots.REFERENCE)
-        axes.set(xlabel="singular value of the normalised momentum", ylabel="after the iteration")
-        axes.legend()
-
-
-def _as_if_warm(grad: Tensor) -> dict:
-    """The classic bug, on display: a state whose averages pretend not to have started at zero."""
-    return {"t": 10**6, "mean": torch.zeros_like(grad), "square": torch.zeros_like(grad)}
+    evidence.check_trajectories(run, steps)
+    evidence.check_orthogonalize(run)
+    evidence.check_resume(run)
+    evidence.train_digits(run)
+    evidence.without_bias_correction(run)
+    evidence.decay_inside_adam(run)
+    evidence.draw_newton_schulz(run)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,491 @@
+r"""Does a small language model reach AdamW's loss in fewer steps with Muon?
+
+Muon takes the momentum $M = U S V^\top$ of a weight matrix and steps along $U V^\top$, found by
+Newton–Schulz iterations; with a factor that gives every step the root mean square of AdamW's,
+
+$$ W \leftarrow (1 - \eta \lambda) W - \eta \cdot 0.2 \sqrt{\max(m, n)} \; U V^\top , $$
+
+one learning rate $\eta$ serves the matrices (Muon) and all other parameters (AdamW). The rival
+uses AdamW throughout. The falsifier keeps everything but the spectrum: the momentum divided by its
+Frobenius norm, at the same root mean square. What counts as reproduced stands in the front matter
+of README.md and is read from there. Reduced by default: the GPT of week 14 at a third of its size.
+
+    uv run papers/2024-muon/reproduce.py
+
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), web note; Liu et
+al., "Muon is scalable for LLM training" (2025), sections 2.2 and 3.2.
+"""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from shared import datasets, plots
+from shared.stats import mean_interval
+from shared.study import PositiveInt, Run, cli
+from week09.optimizers import orthogonalize
+from week14.minimal_gpt import GPT, GPTConfig, next_token_loss, random_batch
+from week14.ngram import encode_characters
+
+README = Path(__file__).with_name("README.md")
+Arm = Literal["adamw", "muon", "frobenius"]
+ARMS: tuple[Arm, ...] = ("adamw", "muon", "frobenius")
+NAMES = {"adamw": "AdamW", "muon": "Muon", "frobenius": "Frobenius"}
+COLORS = {"adamw": plots.ORANGE, "muon": plots.BLUE, "frobenius": plots.GREY}
+
+
+def front_matter(readme: str) -> dict:
+    """The YAML between the first two lines of three dashes."""
+    parts = readme.split("---\n", 2)
+    if len(parts) < 3 or parts[0]:
+        raise ValueError("readme must start with front matter between two lines '---', got none")
+    return yaml.safe_load(parts[1])
+
+
+# ---- one step for a stack of models: the same code trains one or twenty
+
+
+def direction(momentum: Float[Tensor, "run m n"], arm: Arm, **options) -> Float[Tensor, "run m n"]:
+    """What Muon, or its falsifier, steps along: both have entries of root mean square about 0.2.
+
+    Parameters
+    ----------
+    options
+        Passed to `orthogonalize`.
+
+    References
+    ----------
+    Liu et al. (2025), section 2.2.
+    """
+    m, n = momentum.shape[-2:]
+    if arm == "muon":
+        return 0.2 * math.sqrt(max(m, n)) * orthogonalize(momentum, **options)
+    size = momentum.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    return 0.2 * math.sqrt(m * n) * momentum / size
+
+
+class StackedOptimizer:
+    """AdamW for a stack of models with a learning rate each; block matrices go to `direction`.
+
+    Parameters
+    ----------
+    params
+        Stacked parameters by name, the run first; gradients are read from them.
+    lr
+        One rate a run.
+    matrices
+        Names of those that `arm` treats as matrices; none are if it is adamw.
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Tensor],
+        lr: Float[Tensor, " run"],
+        arm: Arm,
+        matrices: set[str],
+        *,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        momentum: float = 0.95,
+        **options,
+    ):
+        if arm not in ARMS:
+            raise ValueError(f"arm must be one of {', '.join(ARMS)}, got {arm!r}")
+        if not bool((lr > 0).all()):
+            raise ValueError(f"lr must be positive, got {lr.min().item():g}")
+        self.params, self.lr, self.arm, self.options = params, lr, arm, options
+        self.matrices = set() if arm == "adamw" else matrices
+        self.weight_decay, self.betas, self.momentum = weight_decay, betas, momentum
+        self.mean = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.square = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.t = 0
+
+    @torch.no_grad()
+    def step(self, factor: float = 1.0) -> None:
+        """One step at `factor` times the learning rates."""
+        self.t += 1
+        beta1, beta2 = self.betas
+        for name, p in self.params.items():
+            grad, mean = p.grad, self.mean[name]
+            if name in self.matrices:
+                mean.lerp_(grad, 1 - self.momentum)
+                # Nesterov: as if the mean were one step ahead
+                change = direction(grad.lerp(mean, self.momentum), self.arm, **self.options)
+            else:
+                mean.lerp_(grad, 1 - beta1)
+                square = self.square[name].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+                rms = (square / (1 - beta2**self.t)).sqrt_().add_(1e-8)
+                change = mean / (1 - beta1**self.t) / rms
+            lr = (factor * self.lr).view(-1, *[1] * (p.ndim - 1))
+            p.mul_(1 - self.weight_decay * lr).sub_(lr * change)
+            p.grad = None
+
+
+def schedule(step: int, steps: int, warmup: float = 0.1) -> float:
+    """Factor of the learning rate: up in the first tenth, then linearly down to zero."""
+    rising = math.ceil(warmup * steps)
+    return min((step + 1) / rising, (steps - step) / (steps - rising + 1))
+
+
+def train_stack(
+    config: GPTConfig,
+    tokens: Int[Tensor, " n"],
+    validation: Int[Tensor, "window length"],
+    *,
+    arm: Arm,
+    lrs: list[float],
+    seeds: list[int],
+    steps: int,
+    batch: int,
+    weight_decay: float,
+) -> Float[np.ndarray, " run"]:
+    """Final validation losses of runs with these learning rates and seeds, trained as one stack.
+
+    The rate falls linearly to zero. Initial weights and batches depend on the seed alone, so runs
+    of different arms with one seed are pairs.
+
+    Parameters
+    ----------
+    validation
+        Windows of context + 1 tokens.
+
+    Returns
+    -------
+    losses
+        Nats per character.
+    """
+    models = [GPT(config, torch.Generator().manual_seed(seed)) for seed in seeds]
+    params, _ = stack_module_state(models)
+    matrices = {name for name, p in params.items() if name.startswith("blocks") and p.ndim == 3}
+    optimizer = StackedOptimizer(
+        params, torch.tensor(lrs), arm, matrices, weight_decay=weight_decay
+    )
+    sources = {seed: torch.Generator().manual_seed(1000 + seed) for seed in seeds}
+
+    def loss(p, x, y):
+        return next_token_loss(functional_call(models[0], p, (x,)), y)
+
+    for step in range(steps):
+        drawn = {s: random_batch(tokens, batch, config.context, g) for s, g in sources.items()}
+        x, y = (torch.stack([drawn[seed][i] for seed in seeds]) for i in (0, 1))
+        vmap(loss)(params, x, y).sum().backward()  # models share nothing: gradients stay apart
+        optimizer.step(schedule(step, steps))
+    with torch.no_grad():
+        parts = [
+            vmap(loss, in_dims=(0, None, None))(params, part[:, :-1], part[:, 1:])
+            for part in validation.split(64)
+        ]
+    weights = torch.tensor([len(part) for part in validation.split(64)], dtype=torch.float32)
+    return (torch.stack(parts).T @ weights / weights.sum()).double().numpy()
+
+
+# ---- the statistic and the verdict
+
+
+def steps_ratio(
+    losses: Float[np.ndarray, " budget"], budgets: Int[np.ndarray, " budget"], target: float
+) -> float:
+    """How many times fewer steps reach `target`: the largest budget over the first that gets there.
+
+    Parameters
+    ----------
+    losses
+        Final losses of runs with these budgets of steps, each with its own schedule.
+    budgets
+        Ascending; between two of them the loss is taken to be linear in the logarithm of steps.
+        If the smallest suffices the ratio is that of the smallest (a lower bound); if none does it
+        is 0.
+    """
+    if len(losses) != len(budgets) or len(budgets) == 0 or (np.diff(budgets) <= 0).any():
+        raise ValueError(f"budgets must ascend, one a loss, got {budgets.tolist()}")
+    there = np.flatnonzero(losses <= target)
+    if not there.size:
+        return 0.0
+    i = int(there[0])
+    if i == 0:
+        return float(budgets[-1] / budgets[0])
+    share = (losses[i - 1] - target) / (losses[i - 1] - losses[i])
+    steps = math.exp((1 - share) * math.log(budgets[i - 1]) + share * math.log(budgets[i]))
+    return float(budgets[-1] / steps)
+
+
+def judge(ratios: Float[np.ndarray, " seed"], least: float) -> str:
+    """`reproduced` if every seed needs fewer steps and the mean ratio is at least `least`."""
+    if not len(ratios):
+        raise ValueError("ratios must hold at least one seed, got none")
+    if not (ratios > 1).all():
+        return "not reproduced"
+    return "reproduced" if ratios.mean() >= least else "partly"
+
+
+def flops_overhead(config: GPTConfig, tokens_per_step: int, ns_steps: int = 5) -> float:
+    """Operations of Newton–Schulz over those of the blocks' forward and backward pass.
+
+    An m × n matrix, m ≤ n, costs 2nm² (Gram) + 2m³ (its square) + 2nm² an iteration; training costs
+    6mn a token.
+
+    References
+    ----------
+    Jordan et al. (2024), "Runtime analysis".
+    """
+    d = config.d_model
+    shapes = [(d, d)] * 4 + [(d, 4 * d)] * 2
+    extra = sum(ns_steps * (4 * n * m * m + 2 * m**3) for m, n in shapes)
+    return extra / (6 * tokens_per_step * sum(m * n for m, n in shapes))
+
+
+# ---- the experiment
+
+
+def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | None = None) -> None:
+    """Tune three arms alike, then compare them at several budgets of steps, seed by seed.
+
+    Parameters
+    ----------
+    steps
+        AdamW's steps, the largest budget.
+    seeds
+        Pairs of runs.
+    """
+    paper = front_matter(README.read_text(encoding="utf-8"))
+    rules = {rule["name"]: rule for rule in paper["rules"]}
+    steps = steps or run.budget(quick=10, default=320, full=600)
+    seeds = list(range(run.seed, run.seed + (seeds or run.budget(quick=2, default=3, full=8))))
+    lrs = run.budget(quick=[1e-3, 1e-2], default=[1e-3, 3e-3, 1e-2, 3e-2, 1e-1],
+                     full=[1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2, 1e-1])  # fmt: skip
+    decays = run.budget(quick=[0.1], default=[0.1], full=[0.1, 0.01])
+    context, layers, width = run.budget(quick=(16, 1, 16), default=(32, 2, 48), full=(64, 3, 96))
+    batch = run.budget(quick=4, default=8, full=16)
+    fractions = run.budget(quick=[0.6, 1.0], default=[0.2, 0.35, 0.6, 1.0])
+
+    ids, alphabet = encode_characters(datasets.load_text("pydocs"))
+    tokens = torch.from_numpy(ids)
+    split, length = int(0.9 * len(tokens)), context + 1
+    training, rest = tokens[:split], tokens[split:]
+    windows = run.budget(quick=32, default=400, full=1024)
+    validation = rest[: windows * length].view(windows, length)
+    config = GPTConfig(len(alphabet), context, layers, 4, width)
+    size = sum(p.numel() for p in GPT(config).parameters())
+    run.say(f"GPT of {size:,} parameters, {batch * context} characters a step, {steps} steps")
+    run.metric("parameters", size, rtol=0.02)
+
+    _check_steps(run)
+    _check_spectrum(run)
+    common = {"config": config, "validation": validation, "batch": batch}
+    _check_it_can_learn(run, training, common, steps)
+
+    # ---- tuning: one seed that is not judged, the same grid for all
+    grid: dict[Arm, dict[float, np.ndarray]] = {arm: {} for arm in ARMS}
+    chosen: dict[Arm, tuple[float, float]] = {}
+    for arm, decay in run.progress([(a, d) for a in ARMS for d in decays], "tuning"):
+        grid[arm][decay] = train_stack(
+            **common, tokens=training, arm=arm, lrs=lrs, seeds=[run.seed + 500] * len(lrs),
+            steps=steps, weight_decay=decay,
+        )  # fmt: skip
+    for arm in ARMS:
+        decay = min(decays, key=lambda d: grid[arm][d].min())
+        chosen[arm] = lrs[int(grid[arm][decay].argmin())], decay
+        run.metric(f"best learning rate, {NAMES[arm]}", chosen[arm][0], rtol=None)
+    inside = [lrs[0] < chosen[arm][0] < lrs[-1] for arm in ARMS]
+    run.claim("every arm's best learning rate lies inside the grid", all(inside),
+              ", ".join(f"{NAMES[arm]} {chosen[arm][0]:g}" for arm in ARMS)
+              + f" of {lrs[0]:g} to {lrs[-1]:g}", quick=False)  # fmt: skip
+
+    # ---- paired runs
+    budgets = np.array([max(2, round(fraction * steps)) for fraction in fractions])
+    losses: dict[Arm, np.ndarray] = {}  # seed, budget
+    for arm in run.progress(ARMS, "paired runs"):
+        lr, decay = chosen[arm]
+        # the falsifier need not show how early it arrives, only whether by 0.6 of the steps
+        wanted = {"adamw": budgets[-1:], "muon": budgets, "frobenius": budgets[-2:]}[arm]
+        losses[arm] = np.stack([
+            train_stack(**common, tokens=training, arm=arm, lrs=[lr] * len(seeds), seeds=seeds,
+                        steps=int(budget), weight_decay=decay)
+            for budget in wanted
+        ], axis=1)  # fmt: skip
+    target = losses["adamw"][:, -1]
+    ratios = {
+        arm: np.array([
+            steps_ratio(row, budgets[-len(row):], float(goal))
+            for row, goal in zip(losses[arm], target, strict=True)
+        ])
+        for arm in ("muon", "frobenius")
+    }  # fmt: skip
+    overhead = flops_overhead(config, batch * context)
+    _judge(run, rules, losses, ratios, overhead)
+    _figure_steps(run, paper, budgets, losses, ratios)
+    _figure_tuning(run, lrs, grid, chosen)
+
+
+def _judge(run: Run, rules, losses, ratios, overhead: float) -> None:
+    muon, frobenius = ratios["muon"], ratios["frobenius"]
+    for arm in ARMS:
+        run.metric(f"{NAMES[arm]}, final loss", losses[arm][:, -1].mean(), "nats/char", rtol=0.05)
+    noise = float(losses["adamw"][:, -1].std(ddof=1))
+    run.metric("noise floor: SD of AdamW's loss over seeds", noise, "nats/char", rtol=None)
+    run.metric("steps, AdamW / Muon", muon.mean(), "×", rtol=0.2)
+    run.metric("Newton–Schulz operations / training operations", overhead, rtol=0.01)
+    gap = mean_interval(losses["adamw"][:, -1] - losses["muon"][:, -1])
+    run.say(f"AdamW minus Muon after all steps: {gap} nats/char")
+    run.metric("loss gap after all steps", gap.mean, "nats/char", rtol=0.2)
+    note = "" if len(muon) >= 8 else "; direction only"
+    for name, values in (
+        ("fewer steps to AdamW's loss", muon),
+        ("fewer operations to AdamW's loss", muon / (1 + overhead)),
+    ):
+        rule = rules[name]
+        each = ", ".join(f"{v:.2f}" for v in values)
+        run.verdict(name, judge(values, rule["least"]),
+                    f"{mean_interval(values)} times fewer, seeds {each}; "
+                    f"asked for: {rule['least']}{note}")  # fmt: skip
+    rule = rules["fewer steps to AdamW's loss"]
+    run.claim("with Frobenius normalisation instead of Newton–Schulz the rule fails",
+              judge(frobenius, rule["least"]) != "reproduced",
+              "steps ratios " + ", ".join(f"{v:.2f}" for v in frobenius)
+              + " (0: AdamW's loss is not reached at all)", quick=False)  # fmt: skip
+
+
+def _check_steps(run: Run) -> None:
+    """A stack of two models, and each of them alone under torch's optimisers."""
+    config, count = GPTConfig(17, 8, 1, 2, 8), 8
+    lrs, tokens = [0.02, 0.003], torch.randint(17, (count, 2, 3, 9), generator=run.generator())
+    for arm, dtype in (("adamw", torch.float64), ("muon", torch.float32)):
+        models = [GPT(config, run.generator(i)).to(dtype) for i in range(2)]
+        params, _ = stack_module_state(models)
+        names = {n for n, p in params.items() if n.startswith("blocks") and p.ndim == 3}
+        options = {"dtype": torch.bfloat16} if arm == "muon" else {}
+        ours = StackedOptimizer(params, torch.tensor(lrs, dtype=dtype), arm, names, **options)
+        theirs = []
+        for model, lr in zip(models, lrs, strict=True):
+            named = dict(model.named_parameters())
+            other = [p for n, p in named.items() if arm == "adamw" or n not in names]
+            used = [torch.optim.AdamW(other, lr=lr, betas=(0.9, 0.95), weight_decay=0.1)]
+            if arm == "muon":
+                used.append(torch.optim.Muon([named[n] for n in sorted(names)], lr=lr,
+                                             weight_decay=0.1, momentum=0.95,
+                                             adjust_lr_fn="match_rms_adamw"))  # fmt: skip
+            theirs.append(used)
+
+        def loss(p, x, model=models[0]):
+            return next_token_loss(functional_call(model, p, (x[:, :-1],)), x[:, 1:])
+
+        for x in tokens:
+            vmap(loss)(params, x).sum().backward()
+            ours.step()
+            for model, used, own in zip(models, theirs, x, strict=True):
+                model.zero_grad()
+                next_token_loss(model(own[:, :-1]), own[:, 1:]).backward()
+                for optimizer in used:
+                    optimizer.step()
+        reference, _ = stack_module_state(models)
+        flat = [torch.cat([p.flatten(1) for p in stack.values()], 1) for stack in
+                (params, reference)]  # fmt: skip
+        why = ("float64 rounding" if arm == "adamw" else
+               "0.5 % of the longer step: bfloat16 products may round elsewhere")  # fmt: skip
+        run.check(f"weights after {count} steps, {NAMES[arm]}, two models in a stack", *flat,
+                  against=f"torch.optim.{NAMES[arm]}, each model alone",
+                  atol=1e-10 if arm == "adamw" else 1e-4, why=why)  # fmt: skip
+
+
+def _check_spectrum(run: Run) -> None:
+    matrices = torch.randn(3, 48, 192, generator=run.generator(), dtype=torch.float64)
+    U, _, Vt = torch.linalg.svd(matrices, full_matrices=False)
+    cubic = orthogonalize(matrices, steps=30, dtype=torch.float64, coefficients=(1.5, -0.5, 0.0))
+    run.check("Newton–Schulz with (3/2, -1/2, 0), run to its end", cubic, U @ Vt,
+              against="UVᵀ of torch.linalg.svd", atol=1e-10,
+              why="float64 rounding: this polynomial converges")  # fmt: skip
+    values = torch.linalg.svdvals(orthogonalize(matrices, dtype=torch.float64))
+    run.check(
+        "Muon's five steps: singular values",
+        values,
+        torch.ones_like(values),
+        against="UVᵀ has singular values 1",
+        atol=0.35,
+        why="Muon's coefficients lift small values fast and scatter them around 1",
+    )
+
+
+def _check_it_can_learn(run: Run, training: Tensor, common: dict, steps: int) -> None:
+    """Before training it guesses; on shuffled text it learns the letters' frequencies at most."""
+    vocab, steps = common["config"].vocab_size, max(steps // 4, 3)
+    once = {"arm": "muon", "seeds": [run.seed], "weight_decay": 0.1}
+    start = train_stack(**common, **once, tokens=training, lrs=[1e-12], steps=1)
+    run.check("loss before training", start, np.full(1, math.log(vocab)), rtol=0.01,
+              against="ln(alphabet), guessing", why="small random logits")  # fmt: skip
+    order = torch.randperm(len(training), generator=run.generator(2))
+    control = train_stack(**common, **once, tokens=training[order], lrs=[0.03], steps=steps)
+    real = train_stack(**common, **once, tokens=training, lrs=[0.03], steps=steps)
+    share = torch.bincount(training, minlength=vocab).double()
+    letters = -(share / share.sum()).clamp(min=1e-9).log()[common["validation"][:, 1:]].mean()
+    run.claim("it learns from text, and nothing but letter frequencies from shuffled text",
+              bool(real[0] < letters - 0.3 and control[0] > letters - 0.05),
+              f"{real[0]:.2f} on text, {control[0]:.2f} on shuffled text after {steps} steps, "
+              f"letter frequencies {letters:.2f} nats/char", quick=False)  # fmt: skip
+
+
+# ---- figures
+
+
+def _figure_steps(run: Run, paper: dict, budgets, losses, ratios) -> None:
+    with run.figure("steps", "How many steps does Muon save?", columns=2, size=(9.4, 4.3),
+                    width_ratios=[1, 1.6]) as (left, right):  # fmt: skip
+        muon = mean_interval(ratios["muon"])
+        left.bar([0, 1], [paper["paper_ratio"], muon.mean], width=0.55,
+                 color=[plots.GREY, plots.BLUE])  # fmt: skip
+        left.plot([1] * len(ratios["muon"]), ratios["muon"], "o", color="white", mec=plots.BLUE)
+        left.text(0, paper["paper_ratio"] + 0.06, f"{paper['paper_ratio']}×", ha="center",
+                  weight="bold")  # fmt: skip
+        left.text(1, max(ratios["muon"]) + 0.12, f"{muon.mean:.1f}×", ha="center", weight="bold")
+        rule = paper["rules"][0]["least"]
+        left.axhline(rule, color=plots.REFERENCE, ls="--", lw=1)
+        left.text(0.5, rule + 0.04, "asked\nfor", ha="center", fontsize=9)
+        left.set_xticks([0, 1], ["the paper:\noperations,\nLLMs", "here: steps,\ntiny GPT"])
+        left.set(xlim=(-0.5, 1.5), ylabel="AdamW's cost / Muon's, same loss")
+        left.set_ylim(0, 1.15 * max(*ratios["muon"], paper["paper_ratio"]))
+        left.set_title("2×: read in the abstract's text", fontsize=10.5, weight="normal")
+        left.grid(axis="x", visible=False)
+        for arm in ("muon", "frobenius"):
+            plots.interval_band(
+                right, budgets[-losses[arm].shape[1] :], losses[arm], color=COLORS[arm], label=""
+            )
+            place = {"muon": (-34, -20), "frobenius": (6, 6)}[arm]
+            right.annotate({"muon": "Muon", "frobenius": "Frobenius norm"}[arm],
+                           (budgets[-2], losses[arm][:, -2].mean()), place,
+                           textcoords="offset points", color=COLORS[arm])  # fmt: skip
+        goal = losses["adamw"][:, -1]
+        right.axhspan(goal.min(), goal.max(), color=COLORS["adamw"], alpha=0.18, lw=0)
+        right.axhline(goal.mean(), color=COLORS["adamw"], lw=1.2)
+        right.plot(budgets[-1], goal.mean(), "D", color=COLORS["adamw"], ms=7)
+        right.text(budgets[-1], goal.min() - 0.02, f"AdamW after {budgets[-1]} steps",
+                   color=COLORS["adamw"], va="top", ha="right")  # fmt: skip
+        for line in right.get_lines()[:2]:
+            line.set_marker("o")
+        right.set(xscale="log", xlabel="steps of the run (each with its own schedule)",
+                  ylabel="validation loss (nats/character)")  # fmt: skip
+        right.set_xticks(budgets, [str(b) for b in budgets])
+        right.minorticks_off()
+        right.margins(y=0.12)
+        right.set_title("Here: mean and range of paired seeds", fontsize=10.5, weight="normal")
+
+
+def _figure_tuning(run: Run, lrs, grid, chosen) -> None:
+    with run.figure("tuning", "Was each arm tuned? One grid, the best rates inside",
+                    size=(7.8, 4.0)) as ax:  # fmt: skip
+        for arm in ARMS:
+            lr, decay = chosen[arm]
+            ax.plot(lrs, grid[arm][decay], "o-", color=COLORS[arm], label=NAMES[arm])
+            ax.plot(lr, grid[arm][decay].min(), "o", ms=13, mfc="none", mec=COLORS[arm], mew=1.6)
+        ax.set(xscale="log", xlabel="learning rate (circle: the best)",
+               ylabel="validation loss (nats/character)")  # fmt: skip
+        plots.label_lines(ax)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,107 @@
+"""The curvature ratio, the mask and the verdict rule of papers/2018-visualizing-loss-landscape."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PAPER = Path(__file__).parents[2] / "papers" / "2018-visualizing-loss-landscape"
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("reproduce_2018", PAPER / "reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+paper = load()
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def generator():
+    return torch.Generator().manual_seed(1)
+
+
+def quadratic(diagonal):
+    values = torch.tensor(diagonal, dtype=torch.float64)
+    return lambda theta: 0.5 * (values * theta**2).sum()
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "ratio"),
+    [
+        ([4.0, 1.0, -1.0], 0.25),
+        ([4.0, 1.0, 0.5], 0.0),  # convex: the smallest eigenvalue is not negative
+        ([1.0, 0.0, -3.0], 3.0),
+        ([0.0, 0.0, 0.0], 0.0),  # flat
+        ([-1.0, -2.0, -3.0], 1e6),  # no positive curvature: capped
+    ],
+)
+def test_ratio_by_hand(diagonal, ratio):
+    points, mask = torch.zeros(2, 3).double(), torch.ones(3).double()
+    found = paper.curvature_ratios(quadratic(diagonal), points, mask, generator(), steps=3)
+    np.testing.assert_allclose(found, [ratio, ratio], atol=1e-9)
+
+
+def test_masked_parameters_do_not_count():
+    mask = torch.tensor([1.0, 1.0, 0.0]).double()
+    loss = quadratic([2.0, -1.0, -100.0])
+    found = paper.curvature_ratios(loss, torch.zeros(1, 3).double(), mask, generator(), steps=3)
+    assert found[0] == pytest.approx(0.5)
+
+
+def test_mask_keeps_matrices_and_drops_biases():
+    mask = paper.matrices_only({"w": torch.zeros(2, 2), "b": torch.zeros(3), "v": torch.ones(1, 2)})
+    assert mask.tolist() == [1] * 4 + [0] * 3 + [1] * 2
+
+
+def test_same_seed_same_start_whatever_trains_beside_it():
+    data = paper.digits()
+    _, alone = paper.train(8, True, [5], [0.0], 1, data)
+    _, beside = paper.train(8, True, [4, 5], [0.0, 0.0], 1, data)
+    assert torch.equal(alone[0], beside[1])
+
+
+def test_digits_are_split_once_and_for_all():
+    x, y, x_test, y_test = paper.digits()
+    assert x.shape == (1200, 64)
+    assert len(x_test) == len(y_test) == 597
+    assert float(x.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(x.std()) == pytest.approx(1, abs=1e-5)
+    assert len(y.unique()) == 10
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "verdict"),
+    [
+        ([30.0, 40.0, 50.0], [10.0, 15.0, 20.0], "reproduced"),
+        ([30.0, 40.0, 12.0], [10.0, 10.0, 13.0], "inconclusive"),  # one seed has the other sign
+        ([12.0, 13.0, 14.0], [10.0, 10.0, 10.0], "not reproduced"),
+        ([10.0, 10.0, 10.0], [30.0, 40.0, 50.0], "not reproduced"),
+    ],
+)
+def test_verdict(plain, residual, verdict):
+    found, interval = paper.judge(np.array(plain), np.array(residual), 10.0, rng())
+    assert found == verdict
+    assert interval.mean == pytest.approx(np.mean(plain) - np.mean(residual))
+
+
+def test_margin_must_be_positive():
+    with pytest.raises(ValueError, match="margin must be positive, got 0"):
+        paper.judge(np.ones(3), np.zeros(3), 0, rng())
+
+
+def test_front_matter_carries_the_rules():
+    matter = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
+    assert [rule["margin"] for rule in matter["rules"]] == [10, 10, 0.2, 5]
+    assert matter["threshold"] == 0.05
+    names = {rule["name"] for rule in matter["rules"]}
+    assert set(matter["falsifier"]["rules"]) <= names
+    with pytest.raises(ValueError, match="must start with front matter"):
+        paper.front_matter("# A page\n")

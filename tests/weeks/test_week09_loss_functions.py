@@ -1,0 +1,122 @@
+"""Week 09: losses and gradients against torch's, and what padding must not do."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from week09.loss_functions import (
+    IGNORE,
+    absolute,
+    cross_entropy,
+    hinge,
+    huber,
+    info_nce,
+    kl_divergence,
+    logistic,
+    squared,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def same(ours, at, theirs):
+    """Value and gradient as torch's."""
+    t = torch.tensor(at, requires_grad=True)
+    loss = theirs(t)
+    loss.backward()
+    np.testing.assert_allclose(ours[0], loss.item(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(ours[1], t.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+@given(st.integers(1, 9), seeds, st.floats(0.1, 3.0))
+def test_losses_of_errors(n, seed, delta):
+    rng = np.random.default_rng(seed)
+    x, y = 3 * rng.normal(size=n), rng.normal(size=n)
+    target = torch.tensor(y)
+    same(squared(x, y), x, lambda t: F.mse_loss(t, target))
+    same(absolute(x, y), x, lambda t: F.l1_loss(t, target))
+    same(huber(x, y, delta), x, lambda t: F.huber_loss(t, target, delta=delta))
+
+
+@given(st.integers(1, 9), seeds, st.floats(0.0, 4.0))
+def test_losses_of_margins(n, seed, gamma):
+    m = 4 * np.random.default_rng(seed).normal(size=n)
+    same(hinge(m), m, lambda t: F.relu(1 - t).mean())
+    same(logistic(m), m, lambda t: F.soft_margin_loss(t, torch.ones_like(t)))
+    same(logistic(m, gamma), m,
+         lambda t: ((1 - t.sigmoid()) ** gamma * -F.logsigmoid(t)).mean())  # fmt: skip
+
+
+@given(st.integers(1, 7), st.integers(1, 6), seeds, st.floats(0.0, 1.0))
+def test_cross_entropy(n, k, seed, smoothing):
+    rng = np.random.default_rng(seed)
+    z, labels = 3 * rng.normal(size=(n, k)), rng.integers(0, k, n)
+    labels[rng.random(n) < 0.3] = IGNORE
+    labels[0] = k - 1
+    target = torch.tensor(labels)
+    same(cross_entropy(z, labels, smoothing), z,
+         lambda t: F.cross_entropy(t, target, label_smoothing=smoothing))  # fmt: skip
+
+
+@given(st.integers(1, 7), st.integers(1, 6), seeds)
+def test_kl_divergence(n, k, seed):
+    rng = np.random.default_rng(seed)
+    z, target = rng.normal(size=(n, k)), rng.dirichlet(np.ones(k), n)
+    target[0] = np.eye(k)[0]  # zeros in a target cost nothing
+    soft = torch.tensor(target)
+    same(kl_divergence(z, target), z,
+         lambda t: F.kl_div(t.log_softmax(1), soft, reduction="batchmean"))  # fmt: skip
+
+
+@given(st.integers(1, 7), st.integers(1, 4), seeds)
+def test_info_nce(n, d, seed):
+    a, b = np.random.default_rng(seed).normal(size=(2, n, d))
+    other = torch.tensor(b)
+    same(info_nce(a, b, 0.5), a,
+         lambda t: F.cross_entropy(t @ other.T / 0.5, torch.arange(n)))  # fmt: skip
+
+
+def test_padding_drops_out_of_sum_and_count():
+    z = np.random.default_rng(0).normal(size=(4, 3))
+    loss, grad = cross_entropy(z, np.array([2, IGNORE, 0, IGNORE]), 0.1)
+    short, short_grad = cross_entropy(z[::2], np.array([2, 0]), 0.1)
+    assert loss == pytest.approx(short)
+    np.testing.assert_allclose(grad[::2], short_grad)
+    assert (grad[1::2] == 0).all()
+
+
+def test_large_logits_do_not_overflow():
+    loss, grad = cross_entropy(np.array([[1e4, 0.0, -1e4]]), np.array([1]))
+    assert loss == 1e4
+    np.testing.assert_allclose(grad, [[1.0, -1.0, 0.0]])
+    loss, grad = logistic(np.array([-1e4, 1e4]), 2.0)
+    assert loss == 5e3
+    np.testing.assert_allclose(grad, [-0.5, 0.0])
+
+
+def test_worked_numbers():
+    assert cross_entropy(np.zeros((2, 5)), np.array([0, 4]))[0] == pytest.approx(np.log(5))
+    assert cross_entropy(np.eye(10), np.arange(10))[0] == pytest.approx(1.4612, abs=1e-4)
+    assert huber(np.array([3.0]), np.array([0.0]), 1.0)[0] == 2.5
+    assert hinge(np.array([1.0, 0.0, -1.0]))[0] == 1.0
+
+
+def test_wrong_input():
+    z, y = np.zeros((2, 3)), np.zeros(2)
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2 or be -100, got 3"):
+        cross_entropy(z, np.array([0, 3]))
+    with pytest.raises(ValueError, match=r"labels must hold at least one that is not -100"):
+        cross_entropy(z, np.array([IGNORE, IGNORE]))
+    with pytest.raises(ValueError, match=r"smoothing must lie in \[0, 1\], got 1.5"):
+        cross_entropy(z, np.array([0, 1]), 1.5)
+    with pytest.raises(ValueError, match=r"delta must be greater than 0, got 0"):
+        huber(y, y, 0.0)
+    with pytest.raises(ValueError, match=r"gamma must be at least 0, got -1"):
+        logistic(y, -1.0)
+    with pytest.raises(ValueError, match=r"temperature must be greater than 0, got 0"):
+        info_nce(z, z, 0.0)
+    with pytest.raises(TypeError):
+        squared(np.zeros(2), np.zeros(3))

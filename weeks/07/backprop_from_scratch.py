@@ -1,0 +1,368 @@
+r"""Backpropagation by hand: each layer pulls a gradient back, and a graph adds where paths meet.
+
+A layer computes $y = f(x)$ and keeps what it needs to turn the gradient of the loss by its output
+into those by its input and its parameters, by its transposed Jacobian:
+
+$$ \bar x = \Big(\frac{\partial y}{\partial x}\Big)^{\!\top} \bar y, \qquad
+   \bar \theta \mathrel{+}= \Big(\frac{\partial y}{\partial \theta}\Big)^{\!\top} \bar y . $$
+
+The $+$ is half of the method: a value used twice gets the sum of what its uses send back.
+No layer forms its Jacobian. All gradients here are written by hand, none by automatic
+differentiation, which is week 08.
+
+    uv run weeks/07/backprop_from_scratch.py
+
+Source: D. Rumelhart, G. Hinton and R. Williams, *Learning Internal Representations by Error
+Propagation* (1986), section "The generalized delta rule"; P. Werbos (1974); Griewank and Walther,
+*Evaluating Derivatives*, 2nd ed. (2008), section 3.2.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from shared.study import PositiveInt, Run, cli
+
+
+class Parameter:
+    """An array that is learnt, and the gradient that has arrived for it so far."""
+
+    def __init__(self, value: Float[np.ndarray, "*shape"]):
+        self.value = value
+        self.grad = np.zeros_like(value)
+
+
+class Layer:
+    """`forward` returns the output and a cache; `backward` takes both gradient and cache.
+
+    The cache belongs to one use of the layer, so that a layer may be used many times in a network.
+    `backward` returns the gradient of the input and *adds* those of the parameters to `grad`.
+    """
+
+    parameters: tuple[Parameter, ...] = ()
+
+
+class Linear(Layer):
+    """y = x W + b on the last axis."""
+
+    def __init__(self, W: Float[np.ndarray, "d k"], b: Float[np.ndarray, " k"]):
+        self.W, self.b = Parameter(W), Parameter(b)
+        self.parameters = (self.W, self.b)
+
+    def forward(
+        self, x: Float[np.ndarray, "*batch d"]
+    ) -> tuple[Float[np.ndarray, "*batch k"], Any]:
+        """Keep x: the gradient of W needs it."""
+        if x.shape[-1] != len(self.W.value):
+            raise ValueError(f"x must have {len(self.W.value)} features, got {x.shape[-1]}")
+        return x @ self.W.value + self.b.value, x
+
+    def backward(self, dy: Float[np.ndarray, "*batch k"], x: Any) -> Float[np.ndarray, "*batch d"]:
+        """Outer products of what came in and what came back, summed over the batch."""
+        rows, d_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        self.W.grad += rows.T @ d_rows
+        self.b.grad += d_rows.sum(axis=0)
+        return dy @ self.W.value.T
+
+
+class Sigmoid(Layer):
+    """1 / (1 + e^-x); its derivative needs only its output."""
+
+    def forward(self, x: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], Any]:
+        """Without overflow: e^-|x| only."""
+        e = np.exp(-np.abs(x))
+        y = np.where(x >= 0, 1, e) / (1 + e)
+        return y, (y, e / (1 + e) ** 2)  # 1 - y would lose its digits where y is near 1
+
+    def backward(self, dy: Float[np.ndarray, "*shape"], cache: Any) -> Float[np.ndarray, "*shape"]:
+        """y (1 - y)."""
+        return dy * cache[1]
+
+
+class Tanh(Layer):
+    """The hyperbolic tangent."""
+
+    def forward(self, x: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], Any]:
+        """Keep y."""
+        y = np.tanh(x)
+        return y, y
+
+    def backward(self, dy: Float[np.ndarray, "*shape"], y: Any) -> Float[np.ndarray, "*shape"]:
+        """1 - y²."""
+        return dy * (1 - y * y)
+
+
+class ReLU(Layer):
+    """max(0, x); at the kink we take the derivative 0, as everyone does."""
+
+    def forward(self, x: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], Any]:
+        """Keep which were on."""
+        return np.maximum(x, 0), x > 0
+
+    def backward(self, dy: Float[np.ndarray, "*shape"], on: Any) -> Float[np.ndarray, "*shape"]:
+        """Pass what belongs to units that were on."""
+        return dy * on
+
+
+class LayerNorm(Layer):
+    """Mean 0 and variance 1 over the last axis, then gain and bias."""
+
+    def __init__(
+        self, gain: Float[np.ndarray, " d"], bias: Float[np.ndarray, " d"], eps: float = 1e-5
+    ):
+        self.gain, self.bias, self.eps = Parameter(gain), Parameter(bias), eps
+        self.parameters = (self.gain, self.bias)
+
+    def forward(
+        self, x: Float[np.ndarray, "*batch d"]
+    ) -> tuple[Float[np.ndarray, "*batch d"], Any]:
+        """Keep the normalised rows and their scale."""
+        centred = x - x.mean(axis=-1, keepdims=True)
+        scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + self.eps)
+        return centred * scale * self.gain.value + self.bias.value, (centred * scale, scale)
+
+    def backward(
+        self, dy: Float[np.ndarray, "*batch d"], cache: Any
+    ) -> Float[np.ndarray, "*batch d"]:
+        """Mean and variance depend on x too: two parts are taken out (week 02 derives them)."""
+        x_hat, scale = cache
+        batch = tuple(range(dy.ndim - 1))
+        self.gain.grad += (dy * x_hat).sum(axis=batch)
+        self.bias.grad += dy.sum(axis=batch)
+        d_hat = dy * self.gain.value
+        mean = d_hat.mean(axis=-1, keepdims=True)
+        return scale * (d_hat - mean - x_hat * (d_hat * x_hat).mean(axis=-1, keepdims=True))
+
+
+class Embedding(Layer):
+    """Row i of a table for index i: a linear layer on one-hot rows that are never made."""
+
+    def __init__(self, table: Float[np.ndarray, "vocab d"]):
+        self.table = Parameter(table)
+        self.parameters = (self.table,)
+
+    def forward(self, ids: Int[np.ndarray, "*batch"]) -> tuple[Float[np.ndarray, "*batch d"], Any]:
+        """Keep the indices."""
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(self.table.value):
+            raise ValueError(f"ids must be between 0 and {len(self.table.value) - 1}, "
+                             f"got {ids.min()} to {ids.max()}")  # fmt: skip
+        return self.table.value[ids], ids
+
+    def backward(self, dy: Float[np.ndarray, "*batch d"], ids: Any) -> None:
+        """Add each row where it came from; there is no gradient by an index."""
+        # grad[ids] += dy would keep only one of several rows with the same index
+        np.add.at(self.table.grad, ids, dy)
+
+
+class Conv1d(Layer):
+    """y[n, o, t] = b[o] + Σ_c Σ_s W[o, c, s] x[n, c, t + s]: one kernel at all places."""
+
+    def __init__(self, W: Float[np.ndarray, "out channels size"], b: Float[np.ndarray, " out"]):
+        self.W, self.b = Parameter(W), Parameter(b)
+        self.parameters = (self.W, self.b)
+
+    def forward(
+        self, x: Float[np.ndarray, "n channels time"]
+    ) -> tuple[Float[np.ndarray, "n out steps"], Any]:
+        """Look through a sliding window; no padding, so the output is shorter."""
+        size = self.W.value.shape[2]
+        if x.shape[2] < size:
+            raise ValueError(f"x must be at least as long as the kernel, {size}, got {x.shape[2]}")
+        windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=2)
+        y = np.einsum("ncts,ocs->not", windows, self.W.value) + self.b.value[:, None]
+        return y, (windows, x.shape)
+
+    def backward(
+        self, dy: Float[np.ndarray, "n out steps"], cache: Any
+    ) -> Float[np.ndarray, "n channels time"]:
+        """A weight was used at every place, and an input in every window: both collect sums."""
+        windows, shape = cache
+        self.W.grad += np.einsum("ncts,not->ocs", windows, dy)
+        self.b.grad += dy.sum(axis=(0, 2))
+        dx, steps = np.zeros(shape, dy.dtype), dy.shape[2]
+        for s in range(self.W.value.shape[2]):
+            dx[:, :, s : s + steps] += np.einsum("not,oc->nct", dy, self.W.value[:, :, s])
+        return dx
+
+
+class Add(Layer):
+    """x + y: the gradient goes to both, whole."""
+
+    def forward(
+        self, x: Float[np.ndarray, "*shape"], y: Float[np.ndarray, "*shape"]
+    ) -> tuple[Float[np.ndarray, "*shape"], Any]:
+        """Nothing need be kept."""
+        return x + y, None
+
+    def backward(
+        self, dz: Float[np.ndarray, "*shape"], _: Any
+    ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+        """The same to each."""
+        return dz, dz
+
+
+class Multiply(Layer):
+    """x ⊙ y: each gets the gradient times the other."""
+
+    def forward(
+        self, x: Float[np.ndarray, "*shape"], y: Float[np.ndarray, "*shape"]
+    ) -> tuple[Float[np.ndarray, "*shape"], Any]:
+        """Keep both."""
+        return x * y, (x, y)
+
+    def backward(
+        self, dz: Float[np.ndarray, "*shape"], cache: Any
+    ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+        """Crosswise."""
+        return dz * cache[1], dz * cache[0]
+
+
+class Graph(Layer):
+    """Layers wired in order: each names the earlier values that it reads; 0 is the input.
+
+    Parameters
+    ----------
+    nodes
+        Pairs (layer, sources): node i computes value i from values below i, so that the list is
+        in topological order by construction. The last value is the output.
+    """
+
+    def __init__(self, nodes: Sequence[tuple[Any, tuple[int, ...]]]):
+        if not nodes:
+            raise ValueError("nodes must hold at least one layer, got none")
+        for i, (_, sources) in enumerate(nodes, 1):
+            if not all(0 <= source < i for source in sources):
+                raise ValueError(f"node {i} must read values 0 to {i - 1}, got {sources}")
+        self.nodes = list(nodes)
+        unique = {id(p): p for layer, _ in nodes for p in layer.parameters}
+        self.parameters = tuple(unique.values())  # a shared one is one
+
+    def forward(self, x: Any) -> tuple[Any, Any]:
+        """Compute the values in order."""
+        values, caches = [x], []
+        for layer, sources in self.nodes:
+            y, cache = layer.forward(*(values[source] for source in sources))
+            values.append(y)
+            caches.append(cache)
+        return values[-1], caches
+
+    def backward(self, dy: Any, caches: Any) -> Any:
+        """Go back in reverse order; when a node's turn comes, all its readers have reported."""
+        grads: list = [None] * len(self.nodes) + [dy]
+        for i in range(len(self.nodes), 0, -1):
+            layer, sources = self.nodes[i - 1]
+            if grads[i] is None:
+                continue  # nobody reads this value
+            found = layer.backward(grads[i], caches[i - 1])
+            found = found if isinstance(found, tuple) else (found,)
+            for source, grad in zip(sources, found, strict=True):
+                # Two readers: the sum. A new array, for `grad` may belong to another branch too.
+                grads[source] = grad if grads[source] is None else grads[source] + grad
+        return grads[0]
+
+
+def chain(*layers: Any) -> Graph:
+    """One after the other."""
+    return Graph([(layer, (i,)) for i, layer in enumerate(layers)])
+
+
+def residual(layer: Any) -> Graph:
+    """x + layer(x): the input is read twice, so its gradient is a sum of two."""
+    return Graph([(layer, (0,)), (Add(), (0, 1))])
+
+
+# ---- losses
+
+
+def cross_entropy(
+    Z: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"]
+) -> tuple[float, Float[np.ndarray, "n k"]]:
+    """Mean of -ln softmax(Z)[y], and its gradient (softmax(Z) - one-hot) / n."""
+    if len(Z) == 0 or y.min() < 0 or y.max() >= Z.shape[1]:
+        raise ValueError(f"y must hold classes from 0 to {Z.shape[1] - 1}, at least one, got {y}")
+    rows = np.arange(len(Z))
+    shifted = Z - Z.max(axis=1, keepdims=True)  # cancels, and keeps exp from overflowing
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    dZ = np.exp(log_p)
+    dZ[rows, y] -= 1
+    return -float(log_p[rows, y].mean()), dZ / len(Z)
+
+
+def squared_error(
+    Y: Float[np.ndarray, "*shape"], target: Float[np.ndarray, "*shape"]
+) -> tuple[float, Float[np.ndarray, "*shape"]]:
+    """Mean over all entries of (Y - target)², and its gradient."""
+    if Y.size == 0:
+        raise ValueError(f"Y must have at least one entry, got shape {Y.shape}")
+    return float(((Y - target) ** 2).mean()), 2 * (Y - target) / Y.size
+
+
+# ---- the tool to copy
+
+
+def gradient_check(
+    loss: Callable[[], float],
+    arrays: Sequence[tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]],
+    *,
+    step: float = 6e-6,
+) -> float:
+    """Largest error of gradients by central differences, each relative to its array's largest.
+
+    Parameters
+    ----------
+    loss
+        Computes the loss from the arrays as they are now.
+    arrays
+        Pairs of a float64 array that `loss` reads and the gradient to be tested; each entry is
+        moved by ±`step` and put back.
+    step
+        ∛ε, where truncation (∝ step²) and rounding (∝ 1/step) balance for values of order 1.
+
+    Returns
+    -------
+    error
+        1e-6 or below is right; 1e-2 or above is a bug, or a kink within `step` of an input.
+    """
+    if not 0 < step < np.inf:
+        raise ValueError(f"step must be positive and finite, got {step}")
+    worst = 0.0
+    for array, gradient in arrays:
+        if array.dtype != np.float64:
+            raise ValueError(f"arrays must be float64 to leave digits, got {array.dtype}")
+        numeric = np.zeros_like(array)
+        for index in np.ndindex(array.shape):
+            kept = array[index]
+            array[index] = kept + step
+            above = loss()
+            array[index] = kept - step
+            numeric[index] = (above - loss()) / (2 * step)
+            array[index] = kept
+        size = max(np.abs(numeric).max(initial=0), np.abs(gradient).max(initial=0), 1e-12)
+        worst = max(worst, float(np.abs(numeric - gradient).max(initial=0) / size))
+    return worst
+
+
+def main(run: Run, *, compositions: PositiveInt = 30, seeds: PositiveInt = 5) -> None:
+    """Every layer against torch, the tool's own errors, and what happens without the sum.
+
+    Parameters
+    ----------
+    compositions
+        Random networks in the comparison.
+    seeds
+        Networks trained each way.
+    """
+    from week07 import backprop_evidence as evidence
+
+    evidence.check_layers(run)
+    evidence.check_compositions(run, run.budget(quick=5, default=compositions))
+    evidence.check_steps(run)
+    evidence.show_step_sizes(run)
+    seeds = run.budget(quick=2, default=seeds)
+    evidence.show_overwriting(run, seeds, run.budget(quick=20, default=250))
+
+
+if __name__ == "__main__":
+    cli(main)

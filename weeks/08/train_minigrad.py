@@ -1,0 +1,236 @@
+r"""Train with our own framework: a perceptron and a small convolutional network in minigrad.
+
+minigrad computes gradients; whether a *training run* is right is a stronger question, because
+each step builds on all before. So both networks first train beside torch, from the same weights on
+the same batches, and the losses must agree step by step,
+
+$$ |L_t^{\text{minigrad}} - L_t^{\text{torch}}| \le 10^{-8} \text{ in float64}, \; t = 1, 2, …, $$
+
+under SGD with momentum and under Adam, with the gradients and weights after the last step. Then
+both learn MNIST's handwritten digits in float32.
+
+    uv run weeks/08/train_minigrad.py
+
+MNIST is not downloaded by itself: without its files the run takes scikit-learn's 8 × 8 digits.
+
+Source: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, *Gradient-based learning applied to document
+recognition* (Proc. IEEE 86, 1998), sections II and III: the data and both kinds of network.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+
+from shared.study import PositiveFloat, PositiveInt, Run, UserError, cli
+from week08.minigrad import DataLoader, Tensor, TensorDataset, nn, no_grad, optim
+from week08.minigrad import functional as F
+
+# ---- models
+
+
+def make_mlp(
+    side: int, *, width: int = 256, classes: int = 10, generator: np.random.Generator
+) -> nn.Sequential:
+    """One hidden layer of ReLUs over the flattened image of `side` × `side` pixels."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(side * side, width, generator=generator),
+        nn.ReLU(),
+        nn.Linear(width, classes, generator=generator),
+    )
+
+
+def make_cnn(
+    side: int, *, channels: int = 8, classes: int = 10, generator: np.random.Generator
+) -> nn.Sequential:
+    """Two convolutions, a pooling and a linear layer: each halving leaves a quarter of the work."""
+    if side < 4:
+        raise ValueError(f"side must be at least 4, got {side}")
+    left = ((side + 1) // 2) // 2  # after a stride of 2 and a pooling by 2
+    return nn.Sequential(
+        nn.Conv2d(1, channels, 5, stride=2, padding=2, generator=generator),
+        nn.ReLU(),
+        nn.Conv2d(channels, 2 * channels, 3, padding=1, generator=generator),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * channels * left**2, classes, generator=generator),
+    )
+
+
+# ---- training
+
+
+class Images(NamedTuple):
+    """Images (n, 1, side, side), from 0 to 1, and their labels (n,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+def as_images(
+    pixels: UInt8[np.ndarray, "n side side"],
+    labels: Integer[np.ndarray, " labels"],
+    dtype: type = np.float32,
+) -> Images:
+    """Scale bytes to [0, 1] and add the channel that a convolution wants."""
+    if len(pixels) != len(labels):
+        raise ValueError(f"labels must be as many as images, {len(pixels)}, got {len(labels)}")
+    x = pixels[:, None].astype(dtype) / dtype(255)
+    return Images(Tensor(x), Tensor(labels.astype(np.int64)))
+
+
+def train(
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    loader: DataLoader,
+    *,
+    epochs: int,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
+) -> list[float]:
+    """Train in place, the learning rate falling linearly from the optimiser's to zero.
+
+    Parameters
+    ----------
+    after_epoch
+        Called with the number of epochs done.
+
+    Returns
+    -------
+    losses
+        The loss of each step, nats.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    peak = [group["lr"] for group in optimizer.param_groups]
+    total, losses = epochs * len(loader), []
+    for epoch in range(epochs):
+        model.train()
+        for x, y in loader:
+            for group, lr in zip(optimizer.param_groups, peak, strict=True):
+                group["lr"] = lr * (1 - len(losses) / total)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        after_epoch(epoch + 1)
+    return losses
+
+
+@no_grad()
+def predict(
+    model: nn.Module, x: Float[Tensor, "n channels side side"], *, batch_size: int = 500
+) -> Float[np.ndarray, "n classes"]:
+    """Probabilities of the classes, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    batches = [x[i : i + batch_size] for i in range(0, len(x), batch_size)]
+    p = np.concatenate([F.softmax(model(batch), dim=1).numpy() for batch in batches])
+    model.train(was_training)
+    return p
+
+
+def accuracy(model: nn.Module, images: Images) -> float:
+    """Share of the images whose likeliest class is theirs."""
+    return float((predict(model, images.x).argmax(axis=1) == images.y.numpy()).mean())
+
+
+# ---- the experiment
+
+
+class Trained(NamedTuple):
+    """A model, the loss of each of its steps, its test accuracy after each epoch."""
+
+    model: nn.Module
+    losses: list[float]
+    accuracies: list[float]
+
+
+def learn(
+    make: Callable[..., nn.Module],
+    train_images: Images,
+    test_images: Images,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+) -> Trained:
+    """Train a fresh model with Adam; weights and batches come from one seed."""
+    rng = np.random.default_rng(seed)
+    model = make(train_images.x.shape[-1], generator=rng)
+    loader = DataLoader(TensorDataset(*train_images), batch_size, shuffle=True, generator=rng)
+    accuracies: list[float] = []
+    losses = train(
+        model,
+        optim.Adam(model.parameters(), lr=lr),
+        loader,
+        epochs=epochs,
+        after_epoch=lambda _: accuracies.append(accuracy(model, test_images)),
+    )
+    return Trained(model, losses, accuracies)
+
+
+def load(run: Run) -> tuple[str, Images, Images]:
+    """MNIST if its files are there, else the bundled digits: name, training and test images."""
+    from shared import datasets
+
+    try:
+        mnist = datasets.mnist()
+    except UserError as error:
+        run.say(f"No MNIST ({error}); scikit-learn's 8 × 8 digits take its place")
+        digits = datasets.digits()
+        order = np.random.default_rng(0).permutation(len(digits.labels))
+        pixels = (digits.images * (255 / 16)).round().astype(np.uint8)[order]
+        labels, n = digits.labels[order], 1437
+        return "digits", as_images(pixels[:n], labels[:n]), as_images(pixels[n:], labels[n:])
+    n, m = run.budget(quick=(2000, 1000), default=(60_000, 10_000))
+    return (
+        "MNIST",
+        as_images(mnist.train_images[:n], mnist.train_labels[:n]),
+        as_images(mnist.test_images[:m], mnist.test_labels[:m]),
+    )
+
+
+def main(
+    run: Run,
+    *,
+    epochs: PositiveInt = 5,
+    cnn_epochs: PositiveInt = 2,
+    batch_size: PositiveInt = 128,
+    lr: PositiveFloat = 2e-3,
+) -> None:
+    """Train beside torch, then on MNIST, then with a backward pass in the wrong order.
+
+    Parameters
+    ----------
+    epochs, cnn_epochs
+        Passes over the training images, for the perceptron and the convolutional network.
+    batch_size
+        Images a step.
+    lr
+        Adam's learning rate at the start; twice that for the convolutional network.
+    """
+    from week08 import train_minigrad_evidence as evidence
+
+    name, train_images, test_images = load(run)
+    evidence.train_beside_torch(run, train_images)
+    recipes = {"MLP": (make_mlp, epochs, lr), "CNN": (make_cnn, cnn_epochs, 2 * lr)}
+    seeds = run.budget(quick=1, default=3, full=10)
+    more = 1 if name == "MNIST" else 20  # the digits are few: a pass over them is 12 steps
+    models = {}
+    for kind, seed in run.progress([("MLP", s) for s in range(seeds)] + [("CNN", 0)], "training"):
+        make, passes, rate = recipes[kind]
+        models[kind, seed] = learn(
+            make, train_images, test_images, epochs=run.budget(quick=1, default=more * passes),
+            batch_size=batch_size, lr=rate, seed=run.seed + seed,
+        )  # fmt: skip
+    evidence.judge(run, name, models, train_images, test_images, batch_size=batch_size, lr=lr)
+    evidence.backward_in_the_wrong_order(run)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,250 @@
+r"""Optimisers on classic surfaces: six ways down from one point, each tuned alike.
+
+Two parameters are not a network. But they can be drawn, and each surface here isolates one
+difficulty that networks have too: a ravine (curvatures that differ by a factor), a bent valley
+(Rosenbrock), plateaus (Beale), several minima (Himmelblau, Rastrigin), a saddle. The surfaces are
+
+$$\text{ravine } \tfrac12 (x^2 + 100 y^2), \quad \text{saddle } \tfrac12 (x^2 - y^2) + \tfrac14 y^4,
+\quad \text{Rosenbrock } (1 - x)^2 + 100 (y - x^2)^2, \dots$$
+
+with gradients by hand. Every optimiser gets the same number of learning rates to try, on starting
+points that are not the ones it is judged on.
+
+    uv run weeks/09/optimization_landscape.py
+
+Sources: Rosenbrock, "An automatic method for finding the greatest or least value of a function"
+(1960); Beale (1958); Himmelblau (1972), p. 428; Rastrigin (1974); test-function collection of
+More, Garbow & Hillstrom, "Testing unconstrained optimization software" (1981).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shared.study import PositiveInt, Run, cli
+from week09.optimizers import SGD, Adam, Muon, Optimizer, RMSProp
+
+# ---- surfaces
+
+
+def ravine(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """Curvature 1 along x and 100 along y."""
+    x, y = p.unbind(-1)
+    return (x**2 + 100 * y**2) / 2
+
+
+def ravine_gradient(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Gradient of `ravine`."""
+    return p * torch.tensor([1.0, 100.0], dtype=p.dtype)
+
+
+def saddle(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """Down along x to the pass at 0, then down along y to the minima at y = ±1."""
+    x, y = p.unbind(-1)
+    return (x**2 - y**2) / 2 + y**4 / 4
+
+
+def saddle_gradient(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Gradient of `saddle`."""
+    x, y = p.unbind(-1)
+    return torch.stack([x, y**3 - y], -1)
+
+
+def rosenbrock(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """A valley along the parabola y = x², flat along it and steep across."""
+    x, y = p.unbind(-1)
+    return (1 - x) ** 2 + 100 * (y - x**2) ** 2
+
+
+def rosenbrock_gradient(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Gradient of `rosenbrock`."""
+    x, y = p.unbind(-1)
+    off = y - x**2
+    return torch.stack([2 * (x - 1) - 400 * x * off, 200 * off], -1)
+
+
+BEALE = (1.5, 2.25, 2.625)
+
+
+def beale(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """Sum of (c - x (1 - yⁿ))² for n = 1, 2, 3: walls outside, almost level inside."""
+    x, y = p.unbind(-1)
+    return sum((c - x * (1 - y**n)) ** 2 for n, c in enumerate(BEALE, start=1))
+
+
+def beale_gradient(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Gradient of `beale`."""
+    x, y = p.unbind(-1)
+    dx, dy = torch.zeros_like(x), torch.zeros_like(y)
+    for n, c in enumerate(BEALE, start=1):
+        residual = c - x * (1 - y**n)
+        dx = dx - 2 * residual * (1 - y**n)
+        dy = dy + 2 * residual * x * n * y ** (n - 1)
+    return torch.stack([dx, dy], -1)
+
+
+def himmelblau(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """Four minima, all equally good."""
+    x, y = p.unbind(-1)
+    return (x**2 + y - 11) ** 2 + (x + y**2 - 7) ** 2
+
+
+def himmelblau_gradient(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Gradient of `himmelblau`."""
+    x, y = p.unbind(-1)
+    a, b = x**2 + y - 11, x + y**2 - 7
+    return torch.stack([4 * x * a + 2 * b, 2 * a + 4 * y * b], -1)
+
+
+def rastrigin(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """A bowl covered with dents: a local minimum near every pair of whole numbers."""
+    return 20 + (p**2 - 10 * torch.cos(2 * math.pi * p)).sum(-1)
+
+
+def rastrigin_gradient(p: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Gradient of `rastrigin`."""
+    return 2 * p + 20 * math.pi * torch.sin(2 * math.pi * p)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A function of two variables, and what is known about it.
+
+    Attributes
+    ----------
+    minima
+        All points where the least value is taken.
+    least
+        That value.
+    window
+        x from, x to, y from, y to: what is drawn, and where minima are looked for.
+    start
+        Where the drawn paths begin.
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    gradient: Callable[[Tensor], Tensor]
+    minima: tuple[tuple[float, float], ...]
+    least: float
+    window: tuple[float, float, float, float]
+    start: tuple[float, float]
+
+
+FOUR = ((3.0, 2.0), (-2.805118, 3.131312), (-3.779310, -3.283186), (3.584428, -1.848126))
+SURFACES = (
+    Surface("ravine", ravine, ravine_gradient, ((0, 0),), 0.0, (-2.2, 0.6, -0.6, 0.6), (-2, 0.4)),
+    Surface("saddle", saddle, saddle_gradient, ((0, 1), (0, -1)), -0.25, (-1.8, 0.8, -0.7, 1.4),
+            (-1.5, 0.01)),
+    Surface("Rosenbrock", rosenbrock, rosenbrock_gradient, ((1, 1),), 0.0, (-1.9, 1.6, -0.6, 2.8),
+            (-1.2, 1.0)),
+    Surface("Beale", beale, beale_gradient, ((3, 0.5),), 0.0, (-0.5, 4.4, -1.6, 1.6), (0.5, 1.2)),
+    Surface("Himmelblau", himmelblau, himmelblau_gradient, FOUR, 0.0, (-5, 5, -5, 5), (-0.5, -4.2)),
+    Surface("Rastrigin", rastrigin, rastrigin_gradient, ((0, 0),), 0.0, (-4.2, 1.4, -3.2, 2.4),
+            (-3.3, 1.7)),
+)  # fmt: skip
+
+# ---- optimisers, and how they are compared
+
+# A point of the plane is, for Muon, a matrix of one row.
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "SGD": lambda params, lr: SGD(params, lr=lr),
+    "momentum": lambda params, lr: SGD(params, lr=lr, momentum=0.9),
+    "Nesterov": lambda params, lr: SGD(params, lr=lr, momentum=0.9, nesterov=True),
+    "RMSProp": lambda params, lr: RMSProp(params, lr=lr),
+    "Adam": lambda params, lr: Adam(params, lr=lr),
+    "Muon": lambda params, lr: Muon(params, lr=lr, dtype=torch.float64),
+}
+
+
+def descend(
+    make: Callable[..., Optimizer],
+    lr: float,
+    gradient: Callable[[Tensor], Tensor],
+    starts: Float[Tensor, "batch 2"],
+    steps: int,
+) -> Float[Tensor, "points batch 2"]:
+    """Paths from each start, the starts included; each start is a parameter of its own."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    params = [start[None].clone() for start in starts]
+    optimizer, path = make(params, lr), [starts]
+    for _ in range(steps):
+        grads = gradient(torch.cat(params))
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = grad[None]
+        optimizer.step()
+        path.append(torch.cat(params))
+    return torch.stack(path)
+
+
+def score(surface: Surface, path: Float[Tensor, "points batch 2"]) -> Float[Tensor, " batch"]:
+    """Mean over a path of log10(f - least), cut to [-6, 6]; low means far down, and soon.
+
+    Judging the last point alone would favour wild steps that come to rest just in time. A path
+    that leaves a region ten times as wide as the window counts as lost, 6, from then on.
+    """
+    left, right, bottom, top = surface.window
+    size = torch.tensor([right - left, top - bottom], dtype=path.dtype)
+    middle = torch.tensor([right + left, top + bottom], dtype=path.dtype) / 2
+    inside = ((path - middle).abs() <= 5 * size).all(-1)  # False for NaN too
+    inside = inside.long().cumprod(0).bool()
+    gap = torch.where(inside, surface.value(path) - surface.least, 1e6)
+    return gap.clamp(1e-6, 1e6).log10().mean(0)
+
+
+def scatter(
+    surface: Surface, n: int, generator: torch.Generator, spread: float = 0.1
+) -> Float[Tensor, "n 2"]:
+    """`n` starting points around the surface's own, `spread` of the window to each side."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    left, right, bottom, top = surface.window
+    size = torch.tensor([right - left, top - bottom], dtype=torch.float64)
+    noise = 2 * torch.rand(n, 2, generator=generator, dtype=torch.float64) - 1
+    return torch.tensor(surface.start, dtype=torch.float64) + spread * size * noise
+
+
+def tune(
+    make: Callable[..., Optimizer],
+    surface: Surface,
+    starts: Float[Tensor, "batch 2"],
+    lrs: Float[Tensor, " trials"],
+    steps: int,
+) -> tuple[int, Float[Tensor, " trials"]]:
+    """Index of the learning rate with the least mean score over `starts`, and all mean scores."""
+    scores = [
+        score(surface, descend(make, float(lr), surface.gradient, starts, steps)).mean()
+        for lr in lrs
+    ]
+    scores = torch.stack(scores)
+    return int(scores.argmin()), scores
+
+
+def main(run: Run, *, steps: PositiveInt = 250) -> None:
+    """Tune six optimisers on six surfaces, judge them on fresh starts, draw and animate them.
+
+    Parameters
+    ----------
+    steps
+        Steps of each path.
+    """
+    from week09 import optimization_landscape_evidence as evidence
+
+    evidence.check_surfaces(run)
+    evidence.check_paths(run)
+    rates = evidence.compare(run, run.budget(quick=40, default=steps, full=4 * steps))
+    evidence.draw_paths(run, rates)
+    evidence.animate(run, rates)
+    evidence.show_saddle(run)
+    evidence.show_rotation(run)
+    evidence.show_muon(run)
+    evidence.show_rmsprop(run)
+
+
+if __name__ == "__main__":
+    cli(main)
