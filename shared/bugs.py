@@ -34,16 +34,24 @@ HEAVY = (  # imported once per copy instead of once per bug
     "torch",
     "torch._dynamo",
     "torch.func",
+    "torch.optim",
+    "torch.utils.checkpoint",
+    "torch.utils.flop_counter",
     "sklearn.ensemble",
     "sklearn.decomposition",
     "sklearn.linear_model",
     "sklearn.model_selection",
+    "sklearn.svm",
     "sklearn.utils.estimator_checks",
     "matplotlib.pyplot",
     "pandas",
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformers.models.llama.modeling_llama",
+    "transformers.generation.logits_process",
+    "tokenizers",
+    "tiktoken",
+    "datasketch",
     "xgboost",
     "hypothesis.extra.numpy",
     "hypothesis",
@@ -215,7 +223,7 @@ class Worker:
                 text=True,
                 start_new_session=True,
             )
-        request = ["-q", "-p", "no:cacheprovider", "-n0", "-x", *tests]
+        request = ["-q", "-p", "no:cacheprovider", "-n0", "-x", "--tb=line", *tests]
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         if not select.select([self.process.stdout], [], [], TIMEOUT)[0]:
@@ -266,9 +274,13 @@ def _pytest(copy: Path, tests: list[str], *options: str) -> tuple[int, str]:
 
 
 def _environment(copy: Path) -> dict[str, str]:
-    """This process's, with the copy's code before the installed one and no bytecode written."""
+    """This process's, with the copy's code before the installed one and no bytecode written.
+
+    `STUDY_BUGS` tells the tests that a failure need not be reduced to its simplest example.
+    """
     path = os.pathsep.join([str(copy / "imports"), str(copy)])
     environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["STUDY_BUGS"] = "1"
     if "ML_STUDIES_DATA" in os.environ:
         environment["ML_STUDIES_DATA"] = str(Path(os.environ["ML_STUDIES_DATA"]).resolve())
     return environment

@@ -23,7 +23,11 @@ hook = install_import_hook(WEEKS, "enforce.typechecker")
 hypothesis.settings.register_profile(
     "study", deadline=None, max_examples=25, derandomize=True, print_blob=True
 )
-hypothesis.settings.load_profile("study")
+bugs = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # any failure will do: no shrinking
+hypothesis.settings.register_profile(
+    "bugs", hypothesis.settings.get_profile("study"), phases=bugs, report_multiple_bugs=False
+)
+hypothesis.settings.load_profile("bugs" if "STUDY_BUGS" in os.environ else "study")
 
 
 def pytest_configure(config):

@@ -66,10 +66,9 @@ CASES = (  # name, ours, torch's, its options, steps of equal size
         torch.optim.Muon,
         every_combination(
             momentum=[0.9],
+            ns_coefficients=[NEWTON_SCHULZ, (2.0, -1.5, 0.5)],
             nesterov=[True, False],
             adjust_lr_fn=["original", "match_rms_adamw", "spectral_unclamped"],
-            ns_steps=[3, 5],
-            ns_coefficients=[NEWTON_SCHULZ, (2.0, -1.5, 0.5)],
             weight_decay=[0.0, 0.1],
         ),
         0.05,
@@ -79,6 +78,7 @@ CASES = (  # name, ours, torch's, its options, steps of equal size
 
 def check_trajectories(run: Run, steps: int) -> None:
     """The same path through weight space as torch's optimiser, for every combination of options."""
+    steps = run.budget(quick=min(steps, 10), default=steps)
     generator = run.generator()
     x = torch.randn(64, 12, generator=generator, dtype=torch.float64)
     x = x * torch.logspace(0, -2, 12, dtype=torch.float64)  # ill-conditioned on purpose
@@ -239,7 +239,7 @@ def train_digits(run: Run) -> None:
     images = datasets.digits()
     x = torch.from_numpy(np.asarray(images.images, dtype=np.float32)).flatten(1)
     x, y = x / x.max(), torch.from_numpy(np.asarray(images.labels)).long()
-    seeds, steps = run.budget(quick=1, default=5), run.budget(quick=60, default=300)
+    seeds, steps = run.budget(quick=1, default=3), run.budget(quick=30, default=300)
     scores, control = {}, {}
     for name, make in TRAINED:
         scores[name] = [digits_accuracy(make, x, y, seed=s, steps=steps) for s in range(seeds)]

@@ -1,0 +1,310 @@
+"""Formats against torch's casts, loss scaling against GradScaler, updates that must not be lost."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from week16.mixed_precision import (
+    BF16,
+    E4M3FN,
+    E5M2,
+    FORMATS,
+    FP16,
+    FP32,
+    Format,
+    LossScaler,
+    Policy,
+    choose_precision,
+    decode,
+    encode,
+    gradients,
+    kahan_add,
+    matmul_seconds,
+    mlp_loss,
+    round_to,
+    stored,
+    train,
+)
+
+BITS = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
+CPU = torch.device("cpu")
+floats = st.lists(st.floats(width=32), min_size=1, max_size=20)
+
+
+def numbers(values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def same(ours, theirs):
+    np.testing.assert_array_equal(ours.double().numpy(), theirs.double().numpy())
+
+
+@pytest.mark.parametrize("dtype", [d for d in FORMATS if d != torch.float32])
+def test_decodes_every_pattern(dtype):
+    fmt = FORMATS[dtype]
+    codes = torch.arange(2**fmt.width)
+    theirs = codes.to(BITS[fmt.width]).view(dtype).float()
+    same(decode(codes, fmt), theirs)
+    there = ~torch.isnan(theirs)
+    assert (encode(theirs[there], fmt) == codes[there]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+@given(values=floats)
+def test_rounds_as_torch(dtype, values):
+    x = numbers(values)
+    same(round_to(x, FORMATS[dtype]), x.to(dtype).float())
+
+
+@pytest.mark.parametrize("dtype", list(FORMATS)[1:])
+def test_halfway_points_go_to_even(dtype):
+    fmt = FORMATS[dtype]
+    points = decode(torch.arange(fmt.inf_code), fmt)
+    halves = ((points[1:] + points[:-1]) / 2).float()
+    got = encode(torch.cat([halves, -halves]), fmt)
+    assert (got % 2 == 0).all()
+    same(round_to(halves, fmt), halves.to(dtype).float())
+
+
+def test_zero_keeps_its_sign():
+    assert encode(torch.tensor([0.0, -0.0, -1e-30]), FP16).tolist() == [0, 0x8000, 0x8000]
+
+
+def test_values_from_the_literature():
+    """FP8 Formats for Deep Learning (2022), table 1; IEEE 754."""
+    assert (E4M3FN.max, E5M2.max) == (448.0, 57344.0)
+    assert (E4M3FN.smallest, E5M2.smallest) == (2.0**-9, 2.0**-16)
+    assert (FP16.max, FP16.smallest) == (65504.0, 2.0**-24)
+    assert (FP32.max, FP32.smallest) == (torch.finfo(torch.float32).max, 2.0**-149)
+    assert BF16.width == 16
+
+
+def test_overflow():
+    x = torch.tensor([464.0, 464.1, math.inf, -math.inf])
+    same(round_to(x, E4M3FN), torch.tensor([448.0, math.nan, math.nan, math.nan]))
+    same(round_to(x, E4M3FN, saturate=True), torch.tensor([448.0, 448.0, 448.0, -448.0]))
+    big = torch.tensor([65519.0, 65520.0])
+    same(round_to(big, FP16), torch.tensor([65504.0, math.inf]))
+    same(round_to(big, FP16, saturate=True), torch.tensor([65504.0, 65504.0]))
+    assert torch.isnan(round_to(torch.tensor([math.nan]), E5M2, saturate=True)).all()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 1, 2)])
+def test_any_shape(shape):
+    x = torch.full(shape, 0.1)
+    assert encode(x, BF16).shape == shape
+    assert round_to(x.double(), BF16).dtype == torch.float64
+
+
+def test_stochastic_rounding_is_unbiased():
+    x = torch.full((40_000,), 1.0 + 2.0**-9)  # a quarter of bf16's gap
+    got = round_to(x, BF16, generator=torch.Generator().manual_seed(0))
+    assert set(got.tolist()) == {1.0, 1.0 + 2.0**-7}
+    share = float((got > 1).float().mean())
+    assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 40_000)
+    exact = torch.tensor([1.5, -0.25])
+    same(round_to(exact, BF16, generator=torch.Generator()), exact)
+
+
+def test_kahan_keeps_what_the_sum_cannot_hold():
+    total, carry, plain = torch.ones(1), torch.zeros(1), torch.ones(1)
+    for _ in range(1024):
+        total, carry = kahan_add(total, carry, torch.full((1,), 2.0**-10), BF16)
+        plain = round_to(plain + 2.0**-10, BF16)
+    assert plain.item() == 1.0
+    assert abs(float(total) - 2.0) <= 2.0**-7
+
+
+@settings(max_examples=8)
+@given(pattern=st.lists(st.booleans(), max_size=12), interval=st.integers(1, 4))
+def test_scale_follows_gradscaler(pattern, interval):
+    ours = LossScaler(8.0, growth_interval=interval)
+    theirs = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=interval)
+    w, v = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    mine, other = torch.optim.SGD([w], lr=0.1), torch.optim.SGD([v], lr=0.1)
+    for bad in pattern:
+        factor = math.inf if bad else 1.0
+        mine.zero_grad()
+        other.zero_grad()
+        ours.scale_loss(w.sum() * factor).backward()
+        theirs.scale(v.sum() * factor).backward()
+        assert ours.step(mine) is not bad
+        theirs.step(other)
+        theirs.update()
+        assert ours.scale == theirs.get_scale()
+    same(w.detach(), v.detach())
+    if pattern:
+        assert ours.state_dict() == theirs.state_dict()
+
+
+def test_scaler_resumes_and_exchanges_its_state():
+    ours = LossScaler(4.0, growth_interval=3)
+    ours.update(False)
+    ours.update(False)
+    resumed = LossScaler()
+    resumed.load_state_dict(ours.state_dict())
+    resumed.update(False)
+    assert resumed.scale == 8.0
+    theirs = torch.amp.GradScaler("cpu")
+    theirs.load_state_dict(ours.state_dict())
+    assert theirs.get_scale() == 4.0
+    with pytest.raises(ValueError, match=r"state must be a loss scaler's, got none of .*scale"):
+        resumed.load_state_dict({})
+
+
+def test_unscale_once_before_clipping():
+    w = nn.Parameter(torch.tensor([3.0, 4.0]))
+    sgd, scaler = torch.optim.SGD([w], lr=1.0), LossScaler(1024.0)
+    scaler.scale_loss((w**2 / 2).sum()).backward()
+    assert not scaler.unscale(sgd)
+    assert nn.utils.clip_grad_norm_([w], 1.0).item() == pytest.approx(5.0)
+    with pytest.raises(ValueError, match="optimizer must be unscaled once a step"):
+        scaler.unscale(sgd)
+    assert scaler.step(sgd)
+    np.testing.assert_allclose(w.detach(), [2.4, 3.2], rtol=1e-5)
+
+
+def test_static_scale_stays_and_skips():
+    scaler = LossScaler(2.0, dynamic=False, growth_interval=1)
+    scaler.update(False)
+    scaler.update(True)
+    assert scaler.scale == 2.0
+
+
+def test_scale_never_overflows():
+    scaler = LossScaler(2.0**127, growth_interval=1)
+    scaler.update(False)
+    assert scaler.scale == 2.0**127
+
+
+def test_half_gradients_are_refused():
+    w = nn.Parameter(torch.ones(2, dtype=torch.float16))
+    w.grad = torch.ones_like(w)
+    with pytest.raises(ValueError, match=r"must have float32 gradients, got torch.float16"):
+        LossScaler().unscale(torch.optim.SGD([w], lr=0.1))
+
+
+def test_stored_rounds_both_ways():
+    x = torch.tensor([0.1, 1e-9], requires_grad=True)
+    y = stored(x, torch.float16)
+    (y * torch.tensor([1e-9, 0.1])).sum().backward()
+    same(y.detach(), x.detach().half())
+    same(x.grad, torch.tensor([1e-9, 0.1]).half())
+
+
+def stack(seeds=2):
+    g = torch.Generator().manual_seed(0)
+    shapes = [(6, 5), (1, 5), (5, 3), (1, 3)]
+    return [torch.randn(seeds, *shape, generator=g) / 2 for shape in shapes]
+
+
+def batches(n, seeds=2):
+    g = torch.Generator().manual_seed(1)
+    return [(torch.randn(seeds, 8, 6, generator=g), torch.randint(3, (seeds, 8), generator=g))
+            for _ in range(n)]  # fmt: skip
+
+
+def test_float32_is_plain_gradient_descent():
+    trace = train(mlp_loss, stack(), batches(5), Policy(torch.float32, scale=2.0**8), lr=0.1)
+    for s in range(2):
+        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+        for p, w in zip(model.parameters(), stack(), strict=True):
+            p.data = (w[s].T if p.ndim == 2 else w[s, 0]).clone()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        for i, (x, y) in enumerate(batches(5)):
+            sgd.zero_grad()
+            loss = nn.functional.cross_entropy(model(x[s]), y[s])
+            loss.backward()
+            sgd.step()
+            assert trace.loss[i, s].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_weights_of_16_bits_swallow_what_a_master_copy_keeps():
+    begin = [w.half().float() for w in stack()]
+    for weights, moved in (("plain", False), ("master", True)):
+        trace = train(mlp_loss, begin, batches(60), Policy(torch.float16, weights), lr=2e-5)
+        far = sum(
+            float((a - b).detach().abs().sum()) for a, b in zip(trace.weights, begin, strict=True)
+        )
+        exact = train(mlp_loss, begin, batches(60), Policy(torch.float32), lr=2e-5)
+        want = sum(
+            float((a - b).detach().abs().sum()) for a, b in zip(exact.weights, begin, strict=True)
+        )
+        assert (far > 0.5 * want) == moved, weights
+
+
+def test_weights_stay_in_the_format():
+    for weights in ("plain", "stochastic", "kahan"):
+        trace = train(mlp_loss, stack(), batches(3), Policy(torch.bfloat16, weights), lr=0.1,
+                      generator=torch.Generator())  # fmt: skip
+        assert all((w.bfloat16().float() == w).all() for w in trace.weights)
+
+
+def test_scaling_saves_small_gradients():
+    x, y = batches(1)[0]
+    small = [w * (1.0 if i < 2 else 1e-6) for i, w in enumerate(stack())]
+    one = torch.ones(2, dtype=torch.float64)
+    exact, lost, saved = (
+        gradients(mlp_loss, small, (x, y), dtype, scale * one)[1][0]
+        for dtype, scale in ((torch.float32, 1), (torch.float16, 1), (torch.float16, 2.0**14))
+    )
+    assert ((lost == 0) & (exact != 0)).float().mean() > 0.05
+    live = exact.abs() > 1e-10
+    assert (saved[live] != 0).all()
+
+
+def test_overflow_skips_one_seed_only():
+    data = batches(2)
+    data[0][0][1] *= 1e30
+    trace = train(mlp_loss, stack(), data, Policy(torch.float16, "master", 4.0, True), lr=0.1)
+    assert trace.skipped.tolist() == [[False, True], [False, False]]
+    assert trace.scale.tolist() == [[4.0, 4.0], [4.0, 2.0]]
+    assert all(torch.isfinite(w).all() for w in trace.weights)
+
+
+def test_choice_of_precision():
+    def took(seconds):
+        def measure(device, dtype):
+            if dtype not in seconds:
+                raise RuntimeError("not implemented")
+            return seconds[dtype]
+
+        return choose_precision(CPU, measure=measure)
+
+    wide, brain, half = torch.float32, torch.bfloat16, torch.float16
+    assert took({wide: 2.0, brain: 1.0})[:2] == (brain, False)
+    assert took({wide: 2.0, half: 1.0})[:2] == (half, True)
+    assert took({wide: 2.0, brain: 1.9})[:2] == (wide, False)
+    assert "nothing smaller" in took({wide: 2.0}).reason
+    assert "0.50 of float32's time in bfloat16" in took({wide: 2.0, brain: 1.0}).reason
+    assert matmul_seconds(CPU, wide, size=8) > 0
+    with pytest.raises(ValueError, match="least_gain must be positive, got 0"):
+        choose_precision(CPU, least_gain=0)
+
+
+def test_wrong_input():
+    with pytest.raises(ValueError, match="exponent_bits must be between 2 and 8, got 11"):
+        Format("fp64", 11, 52, 1023)
+    with pytest.raises(ValueError, match=r"codes must lie between 0 and 2\*\*8 - 1, got 0 to 256"):
+        decode(torch.tensor([0, 256]), E5M2)
+    for options, message in (
+        ({"scale": 0.0}, "scale must be positive and finite, got 0.0"),
+        ({"growth_factor": 1.0}, "growth_factor must be above 1"),
+        ({"backoff_factor": 1.0}, "backoff_factor must be between 0 and 1"),
+        ({"growth_interval": 0}, "growth_interval must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LossScaler(**options)
+    with pytest.raises(ValueError, match="lr must be positive, got 0"):
+        train(mlp_loss, stack(), batches(1), Policy(torch.float32), lr=0)
+    with pytest.raises(ValueError, match="generator must be given for stochastic"):
+        train(mlp_loss, stack(), batches(1), Policy(torch.bfloat16, "stochastic"), lr=0.1)
+    with pytest.raises(ValueError, match="batches must hold at least one batch"):
+        train(mlp_loss, stack(), [], Policy(torch.float32), lr=0.1)
+    with pytest.raises(TypeError):
+        mlp_loss([w[0] for w in stack()], batches(1)[0], torch.float16)

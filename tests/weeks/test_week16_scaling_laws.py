@@ -1,0 +1,367 @@
+"""Costs, schedules, parabolas and the fitted law of scaling_laws.py and parametric_fit.py."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize, minimize_scalar
+from torch.utils.flop_counter import FlopCounterMode
+
+from week14.minimal_gpt import GPT, GPTConfig, next_token_loss, train
+from week16.parametric_fit import Law, Residuals, fit_law, grid_of_starts, lbfgs
+from week16.scaling_laws import (
+    BATCH,
+    CONTEXT,
+    count_weights,
+    isoflop_valley,
+    make_config,
+    peak_scale,
+    power_law,
+    steps_for,
+    sweep,
+    sweep_fixed_schedule,
+    train_run,
+    training_flops,
+)
+
+LAW = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+TEXT = torch.randint(7, (2000,), generator=torch.Generator().manual_seed(0))
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def points(n, noise, seed=0):
+    rng = np.random.default_rng(seed)
+    n_weights = np.exp(rng.uniform(np.log(7e7), np.log(1.6e10), n))
+    n_tokens = np.exp(rng.uniform(np.log(5e9), np.log(5e11), n))
+    return n_weights, n_tokens, LAW.loss(n_weights, n_tokens) * np.exp(noise * rng.normal(size=n))
+
+
+# ---- cost
+
+
+@pytest.mark.parametrize(("d_model", "n_layers", "vocab"), [(8, 1, 5), (32, 2, 103), (48, 3, 65)])
+def test_flops_are_those_torch_counts(d_model, n_layers, vocab):
+    config = make_config(d_model, vocab, n_layers)
+    tokens = torch.zeros(2, CONTEXT, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        next_token_loss(GPT(config)(tokens), tokens).backward()
+    assert training_flops(config, 2 * CONTEXT, attention=True) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("d_model", "n_layers"), [(8, 1), (20, 1), (64, 2)])
+def test_weights_are_the_matrices_without_the_embedding(d_model, n_layers):
+    model = GPT(make_config(d_model, 31, n_layers))
+    matrices = [p.numel() for name, p in model.named_parameters()
+                if p.ndim == 2 and not name.startswith("embed")]  # fmt: skip
+    assert count_weights(model.config) == sum(matrices)
+    assert training_flops(model.config, 10) == 60 * sum(matrices)
+
+
+def test_steps_spend_the_budget():
+    config = make_config(16, 31)
+    assert steps_for(6 * count_weights(config) * BATCH * CONTEXT * 7, config) == 7
+    with pytest.raises(ValueError, match="budget must pay for a step"):
+        steps_for(1.0, config)
+
+
+def test_longer_runs_have_smaller_rates():
+    assert peak_scale(128) == 4.0
+    assert peak_scale(1024) == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        peak_scale(0)
+
+
+# ---- training
+
+
+def tiny():
+    return GPT(GPTConfig(7, 8, 1, 1, 8), gen(1)).double()
+
+
+def test_own_horizon_is_the_loop_of_week_14():
+    ours = train_run(tiny(), TEXT, steps=8, batch=2, generator=gen(), lr_scale=2.0)
+    reference = train(
+        tiny(), TEXT, steps=8, batch=2, generator=gen(), lr_scale=2.0, optimizer="muon"
+    )
+    assert ours == reference
+
+
+def test_schedule_with_floor_equals_torchs():
+    ours = train_run(tiny(), TEXT, steps=9, horizon=4, floor=0.1, batch=2, generator=gen(),
+                     optimizer="adamw")  # fmt: skip
+    model = tiny()
+    adamw = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    decay = torch.optim.lr_scheduler.LambdaLR(adamw, [1, 0.75, 0.5, 0.25, *[0.1] * 6].__getitem__)
+    generator, reference = gen(), []
+    for _ in range(9):
+        starts = torch.randint(len(TEXT) - 8, (2, 1), generator=generator)
+        window = TEXT[starts + torch.arange(9)]
+        loss = torch.nn.functional.cross_entropy(
+            model(window[:, :-1]).flatten(0, 1), window[:, 1:].flatten()
+        )
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+        decay.step()
+        reference.append(loss.item())
+    np.testing.assert_allclose(ours, reference, rtol=1e-9)
+
+
+def test_zero_floor_stops_learning_after_the_horizon():
+    model, seen = tiny(), []
+    train_run(model, TEXT, steps=5, horizon=3, batch=2, generator=gen(),
+              told=lambda *_: seen.append(model.head.weight.detach().clone()))  # fmt: skip
+    assert not torch.equal(seen[1], seen[2])
+    assert torch.equal(seen[2], seen[4])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps and horizon must be at least 1, got 0"),
+        ({"steps": 1, "horizon": 0}, "steps and horizon must be at least 1"),
+        ({"steps": 1, "floor": 1.5}, "floor must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_wrong_schedule(options, message):
+    with pytest.raises(ValueError, match=message):
+        train_run(tiny(), TEXT, generator=gen(), **options)
+
+
+def test_sweep_gives_every_cell_its_budget():
+    grid = {2e7: (8, 12), 4e7: (8,)}
+    runs = list(sweep(TEXT, TEXT[:300], grid, vocab_size=7, seed=0))
+    assert [(r.budget, r.d_model) for r in runs] == [(2e7, 8), (2e7, 12), (4e7, 8)]
+    for r in runs:
+        assert 6 * r.n_weights * r.n_tokens == pytest.approx(r.budget, rel=0.2)
+        assert len(r.curve) * BATCH * CONTEXT == r.n_tokens
+
+
+def test_fixed_schedule_reads_off_what_a_run_cut_there_would_have():
+    """A run of one width that passes two budgets equals two runs stopped there."""
+    options = {"vocab_size": 7, "seed": 0, "horizon": 6, "floor": 0.1}
+    both = list(sweep_fixed_schedule(TEXT, TEXT[:300], {2e7: (8,), 4e7: (8,)}, **options))
+    for r, budget in zip(both, (2e7, 4e7), strict=True):
+        (alone,) = sweep_fixed_schedule(TEXT, TEXT[:300], {budget: (8,)}, **options)
+        assert (r.budget, r.n_tokens, r.curve) == (budget, alone.n_tokens, alone.curve)
+        assert r.loss == pytest.approx(alone.loss, rel=1e-6)
+
+
+def test_fixed_schedule_of_the_runs_length_is_its_own():
+    (own,) = sweep(TEXT, TEXT[:300], {2e7: (8,)}, vocab_size=7, seed=3)
+    (fixed,) = sweep_fixed_schedule(
+        TEXT, TEXT[:300], {2e7: (8,)}, vocab_size=7, seed=3, horizon=len(own.curve), floor=0.0
+    )
+    assert own == fixed
+
+
+# ---- parabolas and power laws
+
+
+@given(st.floats(3, 12), st.floats(0.01, 2), st.floats(0.5, 3))
+def test_parabola_is_found_again(centre, curvature, height):
+    n = np.exp(centre + np.array([-1.5, -0.4, 0.3, 1.0, 2.0]))
+    valley = isoflop_valley(n, height + curvature * (np.log(n) - centre) ** 2)
+    assert valley.n_opt == pytest.approx(math.exp(centre), rel=1e-5)
+    assert valley.loss == pytest.approx(height, abs=1e-8)
+    assert valley.curvature == pytest.approx(curvature, rel=1e-6)
+    assert valley.interior
+
+
+def test_minimum_outside_the_data_is_not_interior():
+    n = np.exp(np.array([1.0, 2.0, 3.0]))
+    valley = isoflop_valley(n, (np.log(n) - 5) ** 2)
+    assert not valley.interior
+    assert valley.n_opt == pytest.approx(math.exp(3))
+    flat = isoflop_valley(n, -((np.log(n) - 2.5) ** 2))
+    assert not flat.interior
+    assert flat.n_opt == n[0]
+    with pytest.raises(ValueError, match="3 different sizes, got 2"):
+        isoflop_valley(np.array([1.0, 1.0, 2.0]), np.ones(3))
+
+
+@given(st.floats(-2, 2), st.floats(0.1, 1e4))
+def test_power_law(exponent, factor):
+    x = np.array([1e9, 3e9, 2e10, 1e11])
+    found = power_law(x, factor * x**exponent)
+    assert found[0] == pytest.approx(exponent, abs=1e-9)
+    assert found[1] == pytest.approx(factor, rel=1e-6)
+    with pytest.raises(ValueError, match="must be positive"):
+        power_law(x, -x)
+
+
+def test_parabolas_find_the_laws_exponent_roughly():
+    budgets, best = np.geomspace(1e18, 1e21, 4), []
+    for c, centre in zip(budgets, LAW.optimum(budgets)[0], strict=True):
+        n = centre * np.geomspace(0.5, 2, 7)
+        best.append(isoflop_valley(n, LAW.loss(n, c / 6 / n)).n_opt)
+    assert power_law(budgets, np.array(best))[0] == pytest.approx(LAW.exponent, abs=0.005)
+
+
+# ---- the law
+
+
+@given(st.floats(17, 24))
+def test_optimum_is_where_scipy_finds_it(log_budget):
+    budget = 10**log_budget
+    n_opt, d_opt = LAW.optimum(np.array([budget]))
+    numeric = minimize_scalar(
+        lambda u: float(LAW.loss(np.exp([u]), budget / 6 / np.exp([u]))[0]),
+        bounds=(5, 40), method="bounded", options={"xatol": 1e-9},
+    ).x  # fmt: skip
+    assert math.log(n_opt[0]) == pytest.approx(numeric, abs=1e-5)
+    assert 6 * n_opt[0] * d_opt[0] == pytest.approx(budget)
+
+
+def test_exponent_of_the_papers_law():
+    assert LAW.exponent == pytest.approx(0.4516, abs=1e-4)  # 0.28 / 0.62
+
+
+@pytest.mark.parametrize(("seed", "delta"), [(0, 1e-3), (1, 0.02), (2, 0.5)])
+def test_objective_and_gradient_equal_torchs(seed, delta):
+    rng = np.random.default_rng(seed)
+    n, d, loss = points(9, 0.05, seed)
+    theta, counts = rng.normal(size=(3, 5)), rng.integers(0, 3, (3, 9)).astype(float)
+    value, gradient = Residuals(n, d, loss, delta)(theta, counts)
+    t = torch.tensor(theta, requires_grad=True)
+    x, y = (torch.from_numpy(np.log(v) - np.log(v).mean()) for v in (n, d))
+    a, alpha, b, beta, e = t.T[:, :, None]
+    terms = torch.stack([a - alpha * x, b - beta * y, e.expand(3, 9)])
+    target = torch.from_numpy(np.log(loss)).expand(3, 9)
+    huber = torch.nn.functional.huber_loss(
+        terms.logsumexp(0), target, reduction="none", delta=delta
+    )
+    reference = (torch.from_numpy(counts) * huber).sum(-1) / delta
+    reference.sum().backward()
+    np.testing.assert_allclose(value, reference.detach(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(gradient, t.grad, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("shift", [1.0, 1e6])
+def test_centring_is_undone(shift):
+    n, d, loss = points(6, 0.0)
+    residuals = Residuals(n * shift, d, loss)
+    theta = np.array([[0.2, 0.4, -0.3, 0.2, 0.1]])
+    law = residuals.law(theta[0])
+    a, alpha, b, beta, e = theta[0]
+    x, y = np.log(n * shift), np.log(d)
+    direct = np.exp(a - alpha * (x - x.mean())) + np.exp(b - beta * (y - y.mean())) + np.exp(e)
+    np.testing.assert_allclose(law.loss(n * shift, d), direct)
+
+
+def test_known_law_comes_back():
+    law, none = fit_law(*points(50, 0.0))
+    assert none == []
+    np.testing.assert_allclose(
+        [law.E, law.A, law.B, law.alpha, law.beta], [1.69, 406.4, 410.7, 0.34, 0.28], rtol=1e-4
+    )
+
+
+def test_huber_loss_shrugs_off_a_broken_run():
+    n, d, loss = points(40, 0.0)
+    loss[3] *= 2
+    robust, squares = (fit_law(n, d, loss, delta=delta)[0].exponent for delta in (1e-3, 10.0))
+    assert robust == pytest.approx(LAW.exponent, abs=2e-3)
+    assert abs(squares - LAW.exponent) > 5e-3
+
+
+def test_bootstrap_surrounds_the_truth():
+    _, draws = fit_law(*points(60, 0.01), n_resamples=30, rng=np.random.default_rng(0))
+    found = np.array([fit.exponent for fit in draws])
+    assert len(draws) == 30
+    assert found.std() > 1e-3
+    assert np.quantile(found, 0.025) < LAW.exponent < np.quantile(found, 0.975)
+    with pytest.raises(ValueError, match="n_resamples = 3 needs an rng"):
+        fit_law(*points(8, 0.01), n_resamples=3)
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "message"),
+    [
+        (0, -1.0, "n_weights must be positive and finite"),
+        (1, 0.0, "n_tokens must be positive and finite"),
+        (2, float("nan"), "loss must be positive and finite"),
+    ],
+)
+def test_wrong_runs(index, value, message):
+    data = points(8, 0.0)
+    data[index][2] = value
+    with pytest.raises(ValueError, match=message):
+        Residuals(*data)
+
+
+def test_too_few_runs_and_wrong_shapes():
+    with pytest.raises(ValueError, match="at least 5 runs, got 4"):
+        Residuals(*points(4, 0.0))
+    with pytest.raises(ValueError, match=r"delta must be positive, got 0.0"):
+        Residuals(*points(6, 0.0), delta=0.0)
+    n, d, loss = points(8, 0.0)
+    with pytest.raises(TypeError):
+        Residuals(n, d[:-1], loss)
+
+
+# ---- L-BFGS
+
+
+def quadratic(x, data):
+    """Valleys of condition 1e4, one a row, with their minimum at `data`."""
+    scale = np.geomspace(1, 1e4, x.shape[1])
+    return (0.5 * scale * (x - data) ** 2).sum(-1), scale * (x - data)
+
+
+def rosenbrock(x, data):
+    a, b = x.T
+    return (1 - a) ** 2 + 100 * (b - a**2) ** 2, np.stack(
+        [-2 * (1 - a) - 400 * a * (b - a**2), 200 * (b - a**2)], -1
+    )
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 10**6))
+def test_lbfgs_on_narrow_valleys(seed):
+    rng = np.random.default_rng(seed)
+    target = rng.normal(size=(4, 5))
+    x, value = lbfgs(quadratic, rng.normal(size=(4, 5)), target)
+    np.testing.assert_allclose(x, target, atol=1e-5)
+    assert (value < 1e-9).all()
+
+
+def test_lbfgs_on_rosenbrock_and_rows_do_not_mix():
+    starts = np.array([[-1.2, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    x, _ = lbfgs(rosenbrock, starts, np.zeros((3, 1)))
+    np.testing.assert_allclose(x, 1.0, atol=1e-5)
+    for i in range(3):
+        alone, _ = lbfgs(rosenbrock, starts[i : i + 1], np.zeros((1, 1)))
+        np.testing.assert_allclose(alone[0], x[i], atol=1e-6)
+
+
+def test_lbfgs_needs_few_evaluations():
+    calls = []
+
+    def counted(x, data):
+        calls.append(len(x))
+        return rosenbrock(x, data)
+
+    lbfgs(counted, np.array([[-1.2, 1.0]]), np.zeros((1, 1)))
+    assert len(calls) < 80  # steepest descent takes thousands
+
+
+def test_fit_is_as_low_as_scipys():
+    data = points(20, 0.02)
+    residuals, one = Residuals(*data), np.ones((1, 20))
+    starts = grid_of_starts()[[10, 40]]
+    _, values = lbfgs(residuals, starts, np.ones((2, 20)), max_iterations=500)
+    theirs = min(
+        minimize(
+            lambda t: tuple(np.squeeze(v) for v in residuals(t[None], one)),
+            start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-12},
+        ).fun
+        for start in starts
+    )  # fmt: skip
+    assert values.min() == pytest.approx(theirs, rel=1e-3)

@@ -1,0 +1,396 @@
+r"""Unigram: a tokeniser that is a probability model, with every segmentation weighed by its chance.
+
+Pieces $t$ have probabilities $p(t)$; a segmentation is as likely as the product of its pieces, and
+a word $x$ as likely as all its segmentations together:
+
+$$P(x) = \sum_{s \in S(x)} \prod_{t \in s} p(t), \qquad
+  s^\star = \arg\max_{s \in S(x)} \sum_{t \in s} \ln p(t) .$$
+
+Training starts with far too many pieces. EM fits $p$ (how often is each piece used, over all
+segmentations?); pieces that the likelihood would hardly miss are dropped; again, until few enough
+are left. Segmentations are paths through a lattice, so that sums over exponentially many take a
+forward and a backward pass. Left out of SentencePiece: its sparse prior (digamma) in the M step.
+
+    uv run weeks/15/unigram.py                          # Python's manual
+    uv run weeks/15/unigram.py --vocab-size 4000
+
+Source: Kudo, "Subword regularization: improving neural network translation models with multiple
+subword candidates" (2018), sections 3.1 and 3.2, arXiv 1804.10959.
+"""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from shared import datasets
+from shared.study import PositiveInt, Run, UserError, cli
+
+SPACE = "▁"  # U+2581 stands for the space before a word, as in SentencePiece
+UNKNOWN_PENALTY = 10.0  # nats below the least likely piece
+
+
+def space_words(text: str) -> list[str]:
+    """Words between white space, each with the mark of the space before it."""
+    return [SPACE + word for word in text.split()]
+
+
+class Lattice:
+    """All segmentations of many words at once, as edges between the positions in the words.
+
+    An edge is a piece from one position to a later one. Words do not touch, so one pass over
+    position 1, 2, 3, … does all of them together.
+
+    Parameters
+    ----------
+    words
+        Words, not empty, each to be spelt by the pieces in at least one way.
+    pieces
+        The vocabulary, in the order of the probabilities that come later.
+    """
+
+    def __init__(self, words: Sequence[str], pieces: Sequence[str]):
+        ids = {piece: i for i, piece in enumerate(pieces)}
+        longest = max(map(len, pieces), default=0)
+        edges, first = [], 0
+        self._first, self._last = [], []  # each word's nodes at its two ends
+        for word in words:
+            for end in range(1, len(word) + 1):
+                for start in range(max(0, end - longest), end):
+                    if (piece := ids.get(word[start:end])) is not None:
+                        edges.append((end, start, first + start, first + end, piece))
+            self._first.append(first)
+            self._last.append(first + len(word))
+            first += len(word) + 1
+        self.n_nodes = first
+        self._set(np.array(edges, dtype=np.int64).reshape(-1, 5).T, len(pieces))
+
+    def _set(self, edges: Int[np.ndarray, "5 edge"], n_pieces: int) -> None:
+        end, start, self._from, self._to, self._piece = self._edges = edges
+        self.n_pieces = n_pieces
+        self._forward = _groups(end)
+        self._backward = _groups(start)[::-1]
+
+    def keep(self, pieces: Int[np.ndarray, " kept"]) -> None:
+        """Drop all other pieces' edges; piece number `pieces[i]` becomes number i."""
+        number = np.full(self.n_pieces, -1)
+        number[pieces] = np.arange(len(pieces))
+        edges = np.vstack([self._edges[:4], number[self._piece]])
+        self._set(edges[:, edges[4] >= 0], len(pieces))
+
+    def forward(self, log_p: Float[np.ndarray, " piece"]) -> Float[np.ndarray, " node"]:
+        """The log of all paths' total probability from a word's beginning to each node."""
+        alpha = np.full(self.n_nodes, -np.inf)
+        alpha[self._first] = 0.0
+        for edges in self._forward:
+            through = alpha[self._from[edges]] + log_p[self._piece[edges]]
+            np.logaddexp.at(alpha, self._to[edges], through)
+        return alpha
+
+    def backward(self, log_p: Float[np.ndarray, " piece"]) -> Float[np.ndarray, " node"]:
+        """The same from each node to the word's end."""
+        beta = np.full(self.n_nodes, -np.inf)
+        beta[self._last] = 0.0
+        for edges in self._backward:
+            through = beta[self._to[edges]] + log_p[self._piece[edges]]
+            np.logaddexp.at(beta, self._from[edges], through)
+        return beta
+
+    def expected_counts(
+        self, log_p: Float[np.ndarray, " piece"], frequency: Float[np.ndarray, " word"]
+    ) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " piece"]]:
+        r"""Each word's log-likelihood, and how often each piece is used: the E step.
+
+        An edge's share of its word is $\alpha_{\text{from}}\, p(t)\, \beta_{\text{to}} / P(x)$.
+
+        Raises
+        ------
+        ValueError
+            If a word cannot be spelt.
+        """
+        alpha, beta = self.forward(log_p), self.backward(log_p)
+        log_likelihood = alpha[self._last]
+        if np.isneginf(log_likelihood).any():
+            raise ValueError(
+                f"pieces must spell every word, but word {np.isneginf(log_likelihood).argmax()} "
+                "has no segmentation"
+            )
+        length = np.subtract(self._last, self._first) + 1
+        total, weight = np.repeat(log_likelihood, length), np.repeat(frequency, length)
+        inside = alpha[self._from] + log_p[self._piece] + beta[self._to] - total[self._from]
+        share = np.exp(inside) * weight[self._from]
+        return log_likelihood, np.bincount(self._piece, share, minlength=self.n_pieces)
+
+
+def _groups(position: Int[np.ndarray, " edge"]) -> list[np.ndarray]:
+    """Indices of the edges at position 0, at position 1, and so on."""
+    order = np.argsort(position, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(position))[:-1]) if len(order) else []
+
+
+def seed_pieces(words: Mapping[str, int], size: int, *, max_length: int = 16) -> dict[str, int]:
+    """Candidates with their counts: all characters, and the substrings that cover most text.
+
+    Parameters
+    ----------
+    words
+        Words and how often each occurs.
+    size
+        How many substrings besides the characters; ranked by count times length.
+    max_length
+        Characters in a piece at most.
+    """
+    counts: Counter[str] = Counter()
+    for word, n in words.items():
+        for start in range(len(word)):
+            for end in range(start + 1, min(len(word), start + max_length) + 1):
+                counts[word[start:end]] += n
+    characters = {piece: n for piece, n in counts.items() if len(piece) == 1}
+    longer = ((n * len(piece), piece) for piece, n in counts.items() if len(piece) > 1 < n)
+    best = heapq.nsmallest(size, longer, key=lambda pair: (-pair[0], pair[1]))
+    return characters | {piece: counts[piece] for _, piece in best}
+
+
+def m_step(counts: Float[np.ndarray, " piece"]) -> Float[np.ndarray, " piece"]:
+    """Log-probabilities in proportion to the counts; a piece without any keeps a trace."""
+    counts = np.maximum(counts, 1e-12)  # -inf would cut characters that new text may need
+    return np.log(counts) - math.log(counts.sum())
+
+
+def losses(
+    pieces: Sequence[str], log_p: Float[np.ndarray, " piece"], counts: Float[np.ndarray, " piece"]
+) -> Float[np.ndarray, " piece"]:
+    r"""Nats of log-likelihood that each piece is worth; infinite for characters.
+
+    Without piece $t$, its $c_t$ uses go to the best segmentation $s$ of $t$ into other pieces,
+    whose counts and the total $C$ change accordingly:
+
+    $$L_t = c_t \Big[ \ln \frac{c_t}{C}
+        - \sum_{u \in s} \ln \frac{c_u + c_t}{C + c_t (|s| - 1)} \Big] .$$
+
+    References
+    ----------
+    Kudo (2018), section 3.2, step 2b; the estimate is that of SentencePiece's trainer.
+    """
+    model = Unigram(pieces, log_p)
+    index = {piece: i for i, piece in enumerate(pieces)}
+    total, worth = counts.sum(), np.full(len(pieces), np.inf)
+    for i, piece in enumerate(pieces):
+        if len(piece) > 1 and counts[i] < 1e-3:
+            worth[i] = 0.0  # hardly used, and most of the seeds are
+        elif len(piece) > 1:
+            others = [index[other] for other in model.viterbi(piece, without=piece)[1]]
+            alone = math.log(counts[i] / total)
+            spread = total + counts[i] * (len(others) - 1)
+            apart = sum(math.log((counts[j] + counts[i]) / spread) for j in others)
+            worth[i] = counts[i] * (alone - apart)
+    return worth
+
+
+class Unigram:
+    """A unigram tokeniser.
+
+    Parameters
+    ----------
+    pieces
+        The vocabulary, without repetition; `<unk>` gets id 0, the pieces the ids after it.
+    log_p
+        Their scores: log-probabilities, or anything that adds up along a segmentation.
+    """
+
+    def __init__(self, pieces: Sequence[str], log_p: Float[np.ndarray, " piece"]):
+        self.scores = dict(zip(pieces, np.asarray(log_p, dtype=float).tolist(), strict=True))
+        if not self.scores or len(self.scores) != len(pieces) or "" in self.scores:
+            raise ValueError(f"pieces must be different and not empty, got {len(pieces)} pieces")
+        self.vocab = ["<unk>", *pieces]
+        self._id = {piece: i for i, piece in enumerate(self.vocab) if i}
+        self._longest = max(map(len, pieces))
+        self._unknown = min(self.scores.values()) - UNKNOWN_PENALTY
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        seed_factor: int = 10,
+        shrinking: float = 0.75,
+        em_steps: int = 2,
+    ) -> "Unigram":
+        """Learn at most `vocab_size` tokens, `<unk>` included.
+
+        Parameters
+        ----------
+        seed_factor
+            Candidates at the start, in vocabularies.
+        shrinking
+            Share of the pieces that survives a pruning.
+        em_steps
+            Steps of EM before each.
+
+        Raises
+        ------
+        ValueError
+            If there is no room for the characters, or an option is out of range.
+        """
+        if not 0 < shrinking < 1:
+            raise ValueError(f"shrinking must be between 0 and 1, got {shrinking}")
+        if min(seed_factor, em_steps) < 1:
+            raise ValueError(f"seed_factor, em_steps must be >= 1, got {seed_factor}, {em_steps}")
+        words = Counter(word for text in texts for word in space_words(text))
+        least = len({char for word in words for char in word}) + 1
+        if not words or vocab_size < least:
+            raise ValueError(
+                f"vocab_size must be at least {least} (characters and <unk>) for some text, "
+                f"got {vocab_size} for {len(words)} words"
+            )
+        frequency = np.array(list(words.values()), dtype=float)
+        seeds = seed_pieces(words, seed_factor * vocab_size)
+        pieces, log_p = list(seeds), m_step(np.array(list(seeds.values()), dtype=float))
+        lattice = Lattice(list(words), pieces)
+        while True:
+            for _ in range(em_steps):
+                _, counts = lattice.expected_counts(log_p, frequency)
+                log_p = m_step(counts)
+            if len(pieces) < vocab_size:
+                break
+            keep = max(vocab_size - 1, int(shrinking * len(pieces)))
+            order = np.argsort(-losses(pieces, log_p, counts), kind="stable")[:keep]
+            pieces = [pieces[i] for i in order]
+            log_p = m_step(np.exp(log_p[order]))
+            lattice.keep(order)
+        # a rare character must stay affordable: no probability below that of half a use
+        log_p = m_step(np.maximum(counts, 0.5))
+        order = np.argsort(-log_p, kind="stable")
+        return cls([pieces[i] for i in order], log_p[order])
+
+    def __len__(self) -> int:
+        return len(self.vocab)
+
+    def _edges(self, word: str, end: int, without: str | None = None):
+        """Pieces that end at a position: (start, piece, score); `<unk>` for a lone character."""
+        for start in range(max(0, end - self._longest), end):
+            piece = word[start:end]
+            if piece in self.scores and piece != without:
+                yield start, piece, self.scores[piece]
+        if word[end - 1] not in self.scores:
+            yield end - 1, word[end - 1], self._unknown
+
+    def viterbi(self, word: str, *, without: str | None = None) -> tuple[float, list[str]]:
+        """The best score and segmentation; of equal ones, that with the longest last piece."""
+        best: list[tuple[float, int]] = [(0.0, 0)]
+        for end in range(1, len(word) + 1):
+            top, back = -math.inf, -1
+            for start, _, score in self._edges(word, end, without):
+                if best[start][0] + score > top:
+                    top, back = best[start][0] + score, start
+            best.append((top, back))
+        pieces, end = [], len(word)
+        if best[end][0] == -math.inf:
+            raise ValueError(f"word must be spelt by the pieces, got {word!r} without {without!r}")
+        while end:
+            pieces.append(word[best[end][1] : end])
+            end = best[end][1]
+        return best[-1][0], pieces[::-1]
+
+    def n_best(self, word: str, n: int) -> list[tuple[float, list[str]]]:
+        """The `n` best segmentations with their scores, the best first."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        best: list[list[tuple[float, list[str]]]] = [[(0.0, [])]]
+        for end in range(1, len(word) + 1):
+            ways = (
+                (before + score, [*pieces, piece])
+                for start, piece, score in self._edges(word, end)
+                for before, pieces in best[start]
+            )
+            best.append(heapq.nlargest(n, ways, key=lambda way: way[0]))
+        return best[-1]
+
+    def sample(self, word: str, rng: np.random.Generator, *, alpha: float = 1.0) -> list[str]:
+        r"""A segmentation, drawn in proportion to $P(s)^\alpha$, from the word's end backward.
+
+        References
+        ----------
+        Kudo (2018), section 3.3; large `alpha` gives Viterbi's choice, `alpha` = 0 any path alike.
+        """
+        if alpha < 0:
+            raise ValueError(f"alpha must be at least 0, got {alpha}")
+        total = [0.0]
+        for end in range(1, len(word) + 1):
+            ways = [total[start] + alpha * score for start, _, score in self._edges(word, end)]
+            total.append(float(np.logaddexp.reduce(ways)))
+        pieces, end = [], len(word)
+        while end:
+            ways = list(self._edges(word, end))
+            weights = [math.exp(total[i] + alpha * score - total[end]) for i, _, score in ways]
+            start, piece, _ = ways[rng.choice(len(ways), p=np.divide(weights, sum(weights)))]
+            pieces.append(piece)
+            end = start
+        return pieces[::-1]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; unknown characters in a row are one `<unk>`."""
+        ids: list[int] = []
+        for word in space_words(text):
+            first = len(ids)
+            for piece in self.viterbi(word)[1]:
+                i = self._id.get(piece, 0)
+                if i or len(ids) == first or ids[-1]:
+                    ids.append(i)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words with single spaces."""
+        ids = list(ids)
+        if ids and not 0 <= min(ids) <= max(ids) < len(self.vocab):
+            raise ValueError(
+                f"ids must lie between 0 and {len(self.vocab) - 1}, got {min(ids)} to {max(ids)}"
+            )
+        return "".join(self.vocab[i] for i in ids).replace(SPACE, " ").strip()
+
+
+def main(
+    run: Run,
+    *,
+    dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
+    vocab_size: PositiveInt = 2000,
+) -> None:
+    """Train a unigram tokeniser, compare it with two libraries and with BPE and WordPiece.
+
+    Parameters
+    ----------
+    dataset
+        Text to learn from; a fifth of it is held out.
+    vocab_size
+        Tokens in all, at least 600.
+    """
+    from week15 import unigram_evidence as evidence
+
+    if vocab_size < 600:
+        raise UserError(f"vocab_size must be at least 600, got {vocab_size}")
+    if dataset == "pydocs":
+        documents = [document.text for document in datasets.pydocs()]
+    else:
+        documents = datasets.tinyshakespeare().split("\n\n")
+    documents = run.budget(quick=documents[:12], default=documents)
+    vocab_size = run.budget(quick=min(vocab_size, 600), default=vocab_size)
+    held_out, train = documents[::5], [d for i, d in enumerate(documents) if i % 5]
+
+    model = Unigram.train(train, vocab_size)
+    evidence.check_lattice(run)
+    evidence.check_viterbi(run, model, [*held_out, *evidence.NASTY])
+    theirs = evidence.check_sentencepiece(run, train, held_out, vocab_size)
+    evidence.check_training(run, model, theirs, train)
+    evidence.soft_and_hard(run, train, vocab_size)
+    evidence.longest_match(run, model, held_out)
+    evidence.compare_tokenizers(run, train, held_out)
+    evidence.draw_segmentations(run, model)
+
+
+if __name__ == "__main__":
+    cli(main)

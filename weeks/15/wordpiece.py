@@ -1,0 +1,356 @@
+r"""WordPiece: subwords that know whether they begin a word, cut by longest match.
+
+A token that continues a word is written with `##`: "unaffable" may become `un ##aff ##able`. To
+encode, take the longest token that fits, then the longest that continues it; a word that cannot
+be finished is unknown as a whole. Training merges neighbours as BPE does. What differs between
+sources is which pair goes next; with counts $n$ and $N = \sum_t n_t$ tokens in the text,
+
+$$\text{count: } n_{ab}, \qquad \text{ratio: } \frac{n_{ab}}{n_a n_b}, \qquad
+  \text{likelihood: } \Delta \Big[ \sum_t n_t \ln n_t - N \ln N \Big] .$$
+
+The third is the criterion that the paper states, the second its usual short form, the first what
+Hugging Face's trainer does. All three are here. Google's own trainer was never published.
+
+    uv run weeks/15/wordpiece.py                        # Python's manual
+    uv run weeks/15/wordpiece.py --vocab-size 4000
+
+Sources: Schuster & Nakajima, "Japanese and Korean voice search" (2012), section 3; Devlin et al.,
+"BERT" (2019), with the published code for words, punctuation and longest match.
+"""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import xlogy
+
+from shared import datasets
+from shared.study import PositiveInt, Run, UserError, cli
+
+PREFIX = "##"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+Score = Literal["count", "ratio", "likelihood"]
+CJK = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+def is_punctuation(char: str) -> bool:
+    """Unicode's punctuation, and every visible ASCII sign that is no letter or digit ($, +, ~)."""
+    ascii_sign = char.isascii() and char.isprintable() and not char.isalnum() and char != " "
+    return ascii_sign or unicodedata.category(char)[0] == "P"
+
+
+def basic_words(
+    text: str, *, lowercase: bool = True, strip_accents: bool | None = None
+) -> list[str]:
+    """BERT's words: cut at white space, each punctuation mark and each Chinese character alone.
+
+    Parameters
+    ----------
+    lowercase
+        Character by character, so that Σ becomes σ at a word's end, too.
+    strip_accents
+        Decompose and drop combining marks; None does what `lowercase` does.
+    """
+    clean = []
+    for char in text:
+        if char in "\t\n\r":
+            clean.append(" ")
+        elif char == "\ufffd" or unicodedata.category(char)[0] == "C":
+            continue  # control, format and private characters vanish: they separate nothing
+        elif any(low <= ord(char) <= high for low, high in CJK):
+            clean.append(f" {char} ")
+        else:
+            clean.append(char)
+    text = "".join(clean)
+    if lowercase if strip_accents is None else strip_accents:
+        text = unicodedata.normalize("NFD", text)
+        text = "".join(char for char in text if unicodedata.category(char) != "Mn")
+    if lowercase:
+        text = "".join(char.lower() for char in text)
+    return "".join(f" {char} " if is_punctuation(char) else char for char in text).split()
+
+
+def spell(word: str) -> list[str]:
+    """A word's characters as tokens: only the first stands without the prefix."""
+    return [char if i == 0 else PREFIX + char for i, char in enumerate(word)]
+
+
+def pair_scores(
+    n_pair: Int[np.ndarray, " pair"],
+    n_left: Int[np.ndarray, " pair"],
+    n_right: Int[np.ndarray, " pair"],
+    twins: Bool[np.ndarray, " pair"],
+    n_tokens: int,
+    score: Score,
+) -> Float[np.ndarray, " pair"]:
+    r"""How much each pair deserves to be merged.
+
+    Parameters
+    ----------
+    n_pair, n_left, n_right
+        Counts of the pair $ab$, of $a$ and of $b$.
+    twins
+        Where $a = b$: a merge then takes two from the same count.
+    n_tokens
+        Tokens in the text.
+    score
+        `count`, `ratio`, or `likelihood`: by how many nats the best unigram model's log-likelihood
+        $\sum_t n_t \ln (n_t / N)$ rises when the pair becomes a token. Exact, but for runs such as
+        aaa, in which pairs overlap.
+
+    References
+    ----------
+    Schuster & Nakajima (2012), section 3, for the likelihood.
+    """
+    if score not in get_args(Score):
+        raise ValueError(f"score must be one of {', '.join(get_args(Score))}, got {score!r}")
+    if score == "count":
+        return n_pair.astype(float)
+    if score == "ratio":
+        return n_pair / np.maximum(n_left * n_right, 1)
+    left, right, fewer = n_left - n_pair, n_right - n_pair, n_tokens - n_pair
+    apart = xlogy(left, left) - xlogy(n_left, n_left) + xlogy(right, right)
+    rest = np.maximum(n_left - 2 * n_pair, 0)
+    change = np.where(twins, xlogy(rest, rest), apart) - xlogy(n_right, n_right)
+    return change + xlogy(n_pair, n_pair) + xlogy(n_tokens, n_tokens) - xlogy(fewer, fewer)
+
+
+def learn_pieces(
+    words: Mapping[str, int],
+    alphabet: Sequence[str],
+    n_merges: int,
+    *,
+    score: Score = "count",
+    min_frequency: int = 1,
+) -> list[str]:
+    """The tokens that merging adds to an alphabet, in the order in which they are made.
+
+    A merge changes only the counts beside it, as in BPE. The best pair is then found by a scan over
+    all pairs: two of the scores rise when `a` gets rarer elsewhere, and a heap would miss that.
+
+    Parameters
+    ----------
+    words
+        Words and how often each occurs; none may contain `##`.
+    alphabet
+        Every character of the words, and `##` with every character that continues one. Of pairs
+        with equal scores, the one with the older tokens goes first (left, then right).
+    n_merges
+        Merges to make; fewer if the pairs run out.
+    min_frequency
+        Rarer pairs are not merged, however high they score.
+    """
+    if n_merges < 0:
+        raise ValueError(f"n_merges must be at least 0, got {n_merges}")
+    if min_frequency < 1:
+        raise ValueError(f"min_frequency must be at least 1, got {min_frequency}")
+    if bad := [word for word in words if PREFIX in word]:
+        raise ValueError(f"words must not contain {PREFIX!r}, got {bad[0]!r}")
+    tokens = list(alphabet)
+    ids = {token: i for i, token in enumerate(tokens)}
+    if missing := {token for word in words for token in spell(word)} - set(ids):
+        raise ValueError(f"alphabet must hold all characters, but {min(missing)!r} is not in it")
+    spelled = [[ids[token] for token in spell(word)] for word in words]
+    frequency = list(words.values())
+
+    slot: dict[tuple[int, int], int] = {}  # a pair's place in the three arrays
+    places: defaultdict[int, set[int]] = defaultdict(set)  # words that (may) hold the pair
+    n_pair, left, right = (np.zeros(1024, dtype=np.int64) for _ in range(3))
+    n_token = np.zeros(len(tokens) + n_merges, dtype=np.int64)
+
+    def add(a: int, b: int, word: int, times: int) -> None:
+        nonlocal n_pair, left, right
+        k = slot.setdefault((a, b), len(slot))
+        if k == len(n_pair):
+            n_pair, left, right = (np.resize(array, 2 * k) for array in (n_pair, left, right))
+            n_pair[k:] = 0
+        left[k], right[k] = a, b
+        n_pair[k] += times
+        if times > 0:
+            places[k].add(word)
+
+    for i, word in enumerate(spelled):
+        for a in word:
+            n_token[a] += frequency[i]
+        for a, b in pairwise(word):
+            add(a, b, i, frequency[i])
+
+    for _ in range(n_merges):
+        n, lefts, rights = (array[: len(slot)] for array in (n_pair, left, right))
+        value = pair_scores(
+            n, n_token[lefts], n_token[rights], lefts == rights, int(n_token.sum()), score
+        )
+        value[n < min_frequency] = -np.inf
+        if not (value > -np.inf).any():
+            break
+        tied = np.flatnonzero(value == value.max())
+        a, b = min(zip(lefts[tied].tolist(), rights[tied].tolist(), strict=True))
+        merged = len(tokens)
+        tokens.append(tokens[a] + tokens[b].removeprefix(PREFIX))
+        for i in places.pop(slot[a, b]):
+            word, times = spelled[i], frequency[i]
+            j = 0
+            while j < len(word) - 1:
+                if word[j] == a and word[j + 1] == b:
+                    word[j : j + 2] = [merged]
+                    n_token[[a, merged]] += (-times, times)
+                    n_token[b] -= times
+                    add(a, b, i, -times)
+                    if j > 0:
+                        add(word[j - 1], a, i, -times)
+                        add(word[j - 1], merged, i, times)
+                    if j + 1 < len(word):
+                        add(b, word[j + 1], i, -times)
+                        add(merged, word[j + 1], i, times)
+                j += 1
+        n_pair[slot[a, b]] = 0
+    return tokens[len(alphabet) :]
+
+
+class WordPiece:
+    """A WordPiece tokeniser.
+
+    Parameters
+    ----------
+    vocab
+        The tokens, ids in their order; `[UNK]` must be one of them.
+    lowercase, strip_accents
+        As in `basic_words`.
+    max_input_chars_per_word
+        A longer word is unknown: longest match takes quadratic time in the worst case.
+    """
+
+    def __init__(
+        self,
+        vocab: Iterable[str],
+        *,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        max_input_chars_per_word: int = 100,
+    ):
+        self.vocab = list(vocab)
+        self._id = {token: i for i, token in enumerate(self.vocab)}
+        if len(self._id) != len(self.vocab) or "[UNK]" not in self._id:
+            raise ValueError("vocab must hold different tokens and [UNK]")
+        if max_input_chars_per_word < 1:
+            raise ValueError(
+                f"max_input_chars_per_word must be at least 1, got {max_input_chars_per_word}"
+            )
+        self.lowercase, self.strip_accents = lowercase, strip_accents
+        self.max_input_chars_per_word = max_input_chars_per_word
+        self._longest = max(map(len, self.vocab))
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        score: Score = "count",
+        min_frequency: int = 1,
+        special_tokens: Sequence[str] = SPECIAL,
+        lowercase: bool = True,
+    ) -> "WordPiece":
+        """Learn a vocabulary of at most `vocab_size` tokens, special ones and characters included.
+
+        Raises
+        ------
+        ValueError
+            If `vocab_size` has no room for the special tokens and the text's characters.
+        """
+        words: Counter[str] = Counter()
+        for text in texts:
+            words.update(basic_words(text, lowercase=lowercase))
+        first = {char for word in words for char in word}
+        alphabet = sorted(first) + sorted({token for word in words for token in spell(word)[1:]})
+        least = len(special_tokens) + len(alphabet)
+        if vocab_size < least:
+            raise ValueError(
+                f"vocab_size must be at least {least} (special tokens and characters), "
+                f"got {vocab_size}"
+            )
+        made = learn_pieces(
+            words, alphabet, vocab_size - least, score=score, min_frequency=min_frequency
+        )
+        return cls([*special_tokens, *alphabet, *made], lowercase=lowercase)
+
+    def __len__(self) -> int:
+        return len(self.vocab)
+
+    def encode_word(self, word: str) -> list[int]:
+        """Ids of one word: the longest token that fits, again and again, or `[UNK]` alone."""
+        if len(word) > self.max_input_chars_per_word:
+            return [self._id["[UNK]"]]
+        ids, start = [], 0
+        while start < len(word):
+            prefix = PREFIX if start else ""
+            for end in range(min(len(word), start + self._longest), start, -1):
+                if (found := self._id.get(prefix + word[start:end])) is not None:
+                    break
+            else:  # not the rest alone: what has been matched so far is given up, too
+                return [self._id["[UNK]"]]
+            ids.append(found)
+            start = end
+        return ids
+
+    def words(self, text: str) -> list[str]:
+        """The words that a text is cut into first."""
+        return basic_words(text, lowercase=self.lowercase, strip_accents=self.strip_accents)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        return [i for word in self.words(text) for i in self.encode_word(word)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words with single spaces: where the text had spaces, WordPiece does not remember."""
+        ids = list(ids)
+        if ids and not 0 <= min(ids) <= max(ids) < len(self.vocab):
+            raise ValueError(
+                f"ids must lie between 0 and {len(self.vocab) - 1}, got {min(ids)} to {max(ids)}"
+            )
+        return " ".join(self.vocab[i] for i in ids).replace(" " + PREFIX, "")
+
+
+def main(
+    run: Run,
+    *,
+    dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
+    vocab_size: PositiveInt = 2000,
+) -> None:
+    """Train by three scores, compare with Hugging Face's library, and see what each score prefers.
+
+    Parameters
+    ----------
+    dataset
+        Text to learn from; a fifth of it is held out.
+    vocab_size
+        Tokens in all, at least 500.
+    """
+    from week15 import wordpiece_evidence as evidence
+
+    if vocab_size < 500:
+        raise UserError(f"vocab_size must be at least 500, got {vocab_size}")
+    if dataset == "pydocs":
+        documents = [document.text for document in datasets.pydocs()]
+    else:
+        documents = datasets.tinyshakespeare().split("\n\n")
+    documents = run.budget(quick=documents[:20], default=documents)
+    vocab_size = run.budget(quick=min(vocab_size, 600), default=vocab_size)
+    held_out, train = documents[::5], [d for i, d in enumerate(documents) if i % 5]
+
+    tokenizer = WordPiece.train(train, vocab_size)
+    evidence.check_training(run, tokenizer, train)
+    evidence.check_encoding(run, tokenizer, [*held_out, *evidence.NASTY])
+    evidence.check_gain(run, train)
+    evidence.compare_scores(run, train, held_out, vocab_size)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,316 @@
+r"""Scaling laws from twenty small GPTs: how to split a compute budget between model and data.
+
+Training a model of N weights on D tokens costs about C = 6ND floating-point operations. Hoffmann et
+al. fit the loss that comes out by three terms: text's own entropy, a model too small, data too few,
+
+$$L(N, D) = E + \frac{A}{N^\alpha} + \frac{B}{D^\beta}, \qquad
+  N_\text{opt}(C) \propto C^a, \quad a = \frac{\beta}{\alpha + \beta}.$$
+
+Reduced: one layer and 1,000 to 33,000 weights instead of 70 million to 16 billion, budgets within
+a factor of 16 instead of 500, characters instead of word pieces.
+
+    uv run weeks/16/scaling_laws.py
+    uv run weeks/16/scaling_laws.py --dataset tinyshakespeare
+
+Sources: Hoffmann et al., "Training compute-optimal large language models" (2022), section 3,
+approaches 2 and 3, equations 2 to 4; Kaplan et al., "Scaling laws for neural language models"
+(2020), section 2.1 for 6ND. The fit of the law itself is in parametric_fit.py.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from shared.study import Run, cli
+from week14.minimal_gpt import (
+    GPT,
+    GPTConfig,
+    evaluate,
+    make_optimizers,
+    next_token_loss,
+    random_batch,
+)
+
+CONTEXT, BATCH = 64, 8  # characters a window, windows a step: 512 tokens a step in every run
+
+# ---- what a run costs
+
+
+def make_config(d_model: int, vocab_size: int, n_layers: int = 1) -> GPTConfig:
+    """The family of models: depth fixed, width free, heads of about 16 dimensions."""
+    return GPTConfig(vocab_size, CONTEXT, n_layers, max(1, d_model // 16), d_model)
+
+
+def count_weights(config: GPTConfig) -> int:
+    """N: weights that multiply, the blocks' matrices and the head, 12 L d² + V d.
+
+    The embedding is a table to look things up in; biases and norms add, they do not multiply.
+    """
+    d = config.d_model
+    return 12 * config.n_layers * d**2 + config.vocab_size * d
+
+
+def training_flops(config: GPTConfig, n_tokens: int, *, attention: bool = False) -> float:
+    """6ND: a multiply and an add for every weight and token, once forward and twice backward.
+
+    Parameters
+    ----------
+    attention
+        Add the 12 L T d a token of the products q·k and weights·v, which 6ND leaves out.
+    """
+    flops = 6 * count_weights(config)
+    if attention:
+        flops += 12 * config.n_layers * config.context * config.d_model
+    return float(flops * n_tokens)
+
+
+def peak_scale(steps: int) -> float:
+    """Factor of week 14's learning rates, the same for every width: 4 (128 / steps)^(1/3).
+
+    The longer a run, the smaller its best rate; a trial at three budgets gave the constants, among
+    factors 0.5, 1, 2, 4 and 8.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return 4.0 * (128 / steps) ** (1 / 3)
+
+
+# ---- the sweep
+
+
+class TrainedRun(NamedTuple):
+    """One point of the sweep.
+
+    `budget` is what it should cost and n_weights · n_tokens · 6 what it does; `loss` is measured on
+    held-out text at the end (nats per character), `curve` on the training text at every step.
+    """
+
+    budget: float
+    d_model: int
+    n_weights: int
+    n_tokens: int
+    loss: float
+    curve: list[float]
+
+
+def train_run(
+    model: GPT,
+    tokens: Int[Tensor, " n"],
+    *,
+    steps: int,
+    generator: torch.Generator,
+    horizon: int | None = None,
+    floor: float = 0.0,
+    lr_scale: float = 1.0,
+    batch: int = BATCH,
+    optimizer: Literal["muon", "adamw"] = "muon",
+    told: Callable[[int, float], None] = lambda step, loss: None,
+) -> list[float]:
+    """Train `model` in place; the learning rate falls linearly to `floor` over `horizon` steps.
+
+    Week 14's loop, in which the horizon is always the length of the run.
+
+    Parameters
+    ----------
+    horizon
+        Steps after which the rate has reached its floor; `steps` if not given.
+    floor
+        Least learning rate, as a share of the peak.
+    told
+        Called after every step with its number, from 1, and its loss.
+    """
+    horizon = steps if horizon is None else horizon
+    if steps < 1 or horizon < 1:
+        raise ValueError(f"steps and horizon must be at least 1, got {steps} and {horizon}")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor must be between 0 and 1, got {floor}")
+    optimizers = make_optimizers(model, optimizer, lr_scale=lr_scale)
+    peak = [o.lr for o in optimizers]
+    losses = []
+    for step in range(steps):
+        x, y = random_batch(tokens, batch, model.config.context, generator)
+        loss = next_token_loss(model(x), y)
+        for o, lr in zip(optimizers, peak, strict=True):
+            o.zero_grad()
+            o.lr = lr * max(floor, 1 - step / horizon)
+        loss.backward()
+        for o in optimizers:
+            o.step()
+        losses.append(loss.item())
+        told(step + 1, losses[-1])
+    return losses
+
+
+def steps_for(budget: float, config: GPTConfig) -> int:
+    """Steps of 512 tokens that `budget` floating-point operations buy."""
+    steps = round(budget / training_flops(config, BATCH * CONTEXT))
+    if steps < 1:
+        raise ValueError(
+            f"budget must pay for a step, {training_flops(config, BATCH * CONTEXT):.3g} FLOP, "
+            f"got {budget:.3g}"
+        )
+    return steps
+
+
+def sweep(
+    training: Int[Tensor, " n"],
+    validation: Int[Tensor, " m"],
+    grid: Mapping[float, Sequence[int]],
+    *,
+    vocab_size: int,
+    seed: int,
+    n_layers: int = 1,
+    tune: Callable[[int, int], float] = lambda d_model, steps: peak_scale(steps),
+) -> Iterator[TrainedRun]:
+    """Train every width at every budget of `grid`, each with a schedule of its own length.
+
+    Parameters
+    ----------
+    grid
+        Widths to train at each budget.
+    seed
+        Of weights and batches.
+    tune
+        Learning-rate factor, given width and number of steps.
+    """
+    for budget, widths in grid.items():
+        for d_model in widths:
+            config = make_config(d_model, vocab_size, n_layers)
+            model = GPT(config, torch.Generator().manual_seed(seed))
+            steps = steps_for(budget, config)
+            curve = train_run(
+                model, training, steps=steps, lr_scale=tune(d_model, steps),
+                generator=torch.Generator().manual_seed(seed + 1),
+            )  # fmt: skip
+            loss = evaluate(model, validation, window=CONTEXT)
+            n_tokens = steps * BATCH * CONTEXT
+            yield TrainedRun(budget, d_model, count_weights(config), n_tokens, loss, curve)
+
+
+def sweep_fixed_schedule(
+    training: Int[Tensor, " n"],
+    validation: Int[Tensor, " m"],
+    grid: Mapping[float, Sequence[int]],
+    *,
+    vocab_size: int,
+    seed: int,
+    horizon: int,
+    floor: float,
+    n_layers: int = 1,
+    tune: Callable[[int, int], float] = lambda d_model, steps: peak_scale(steps),
+) -> Iterator[TrainedRun]:
+    """The same points with one schedule of `horizon` steps for all: a mistake, and a cheap one.
+
+    A schedule that does not know where a run ends lets one run per width stand for all of its
+    budgets: the loss is read off as it passes by.
+    """
+    for d_model in sorted({d for widths in grid.values() for d in widths}):
+        config = make_config(d_model, vocab_size, n_layers)
+        stops = {steps_for(c, config): c for c, widths in grid.items() if d_model in widths}
+        model = GPT(config, torch.Generator().manual_seed(seed))
+        passed: list[tuple[int, float]] = []
+
+        def told(step, loss, model=model, stops=stops, passed=passed):
+            if step in stops:
+                passed.append((step, evaluate(model, validation, window=CONTEXT)))
+
+        curve = train_run(
+            model, training, steps=max(stops), lr_scale=tune(d_model, horizon), horizon=horizon,
+            floor=floor, generator=torch.Generator().manual_seed(seed + 1), told=told,
+        )  # fmt: skip
+        for step, loss in passed:
+            n_tokens = step * BATCH * CONTEXT
+            yield TrainedRun(
+                stops[step], d_model, count_weights(config), n_tokens, loss, curve[:step]
+            )
+
+
+# ---- approach 2: IsoFLOP parabolas
+
+
+class Valley(NamedTuple):
+    """Parabola through the losses of one budget: best N, its loss, whether inside the data."""
+
+    n_opt: float
+    loss: float
+    curvature: float
+    interior: bool
+
+
+def isoflop_valley(n_weights: Float[np.ndarray, " run"], loss: Float[np.ndarray, " run"]) -> Valley:
+    """Fit loss = quadratic of ln N and take its minimum.
+
+    A parabola that opens downward has none: its best measured run is returned, not interior.
+
+    References
+    ----------
+    Hoffmann et al. (2022), section 3.2.
+    """
+    if len(np.unique(n_weights)) < 3:
+        raise ValueError(f"n_weights must hold 3 different sizes, got {len(np.unique(n_weights))}")
+    centre = np.log(n_weights).mean()
+    x = np.log(n_weights) - centre
+    curvature, slope, height = np.polyfit(x, loss, 2)
+    if curvature <= 0:
+        best = int(np.argmin(loss))
+        return Valley(float(n_weights[best]), float(loss[best]), float(curvature), False)
+    x_min = -slope / (2 * curvature)
+    inside = bool(x.min() < x_min < x.max())
+    # a nearly flat parabola has its minimum anywhere; beyond the data it means nothing
+    x_min = float(np.clip(x_min, x.min(), x.max()))
+    lowest = float(curvature * x_min**2 + slope * x_min + height)
+    return Valley(math.exp(x_min + centre), lowest, float(curvature), inside)
+
+
+def power_law(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Exponent and factor of y = factor · x^exponent, by least squares of the logarithms."""
+    if (x <= 0).any() or (y <= 0).any():
+        raise ValueError(f"x and y must be positive, got minima {x.min()} and {y.min()}")
+    exponent, intercept = np.polyfit(np.log(x), np.log(y), 1)
+    return float(exponent), float(np.exp(intercept))
+
+
+# ---- the experiment
+
+# Widths around each budget's best, found on a coarser trial with another validation text.
+GRID = {
+    1e9: (6, 8, 12, 16, 24),
+    2.5e9: (8, 12, 16, 20, 24),
+    6.3e9: (12, 16, 20, 24, 32),
+    1.6e10: (20, 24, 32, 40, 48),
+}
+HELD_OUT = (5e10, 32)  # three times the largest budget, near where the best width should be
+GRID_QUICK = {2e8: (6, 8, 12), 4e8: (6, 8, 12)}
+GRID_FULL = {
+    3e9: (8, 12, 16, 24, 32),
+    1.2e10: (12, 16, 24, 32, 48),
+    4.8e10: (16, 24, 32, 48, 64),
+    1.9e11: (32, 48, 64, 96, 128),
+}
+
+
+def main(run: Run, *, dataset: str = "pydocs") -> None:
+    """Train twenty models at four budgets, fit the law, and predict a larger run.
+
+    Parameters
+    ----------
+    dataset
+        Text to learn: pydocs, tinyshakespeare, wikitext2 or wikipedia.
+    """
+    from week16 import scaling_laws_evidence as evidence
+
+    grid = run.budget(quick=GRID_QUICK, default=GRID, full=GRID_FULL)
+    held_out = run.budget(quick=(8e8, 12), default=HELD_OUT, full=(8e11, 128))
+    evidence.check_flops(run)
+    evidence.check_training(run)
+    evidence.check_fit(run)
+    evidence.experiment(run, dataset, grid, held_out)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,207 @@
+"""LLaMA checkpoints in Hugging Face's layout: `config.json` and `model.safetensors`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared import artifacts
+from shared.study import UserError
+from shared.tensors import pack
+from week18.llama3 import Llama, LlamaConfig, RopeScaling
+
+SIZES = {
+    "vocab_size": "vocab_size",
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "d_ff": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+SCALING = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_positions": "original_max_position_embeddings",
+}
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+PARTS = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
+}
+
+
+def hugging_face_name(name: str) -> str:
+    """What Hugging Face calls one of our parameters."""
+    if name.startswith("blocks."):
+        _, layer, part, kind = name.split(".")
+        return f"model.layers.{layer}.{PARTS[part]}.{kind}"
+    return {
+        "embed.weight": "model.embed_tokens.weight",
+        "norm.weight": "model.norm.weight",
+        "head.weight": "lm_head.weight",
+    }[name]
+
+
+def hugging_face_config(config: LlamaConfig) -> dict[str, Any]:
+    """The contents of `config.json`."""
+    rope = {"rope_type": "default", "rope_theta": config.rope_base}
+    if config.rope_scaling is not None:
+        rope |= {their: getattr(config.rope_scaling, our) for our, their in SCALING.items()}
+        rope["rope_type"] = "llama3"
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        **{their: getattr(config, our) for our, their in SIZES.items()},
+        "rope_theta": config.rope_base,  # where readers before transformers 5 look
+        **({"rope_scaling": rope} if config.rope_scaling is not None else {}),
+        "rope_parameters": rope,
+    }
+
+
+def config_from_hugging_face(content: dict[str, Any]) -> LlamaConfig:
+    """Our configuration for a `config.json`, of transformers 4 or 5.
+
+    Raises
+    ------
+    ValueError
+        If it is not that of a LLaMA, or asks for something that `Llama` does not have.
+    """
+    if content.get("model_type") != "llama":
+        raise ValueError(f"model_type must be 'llama', got {content.get('model_type')!r}")
+    for name, plain in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+        if content.get(name, plain) != plain:
+            raise ValueError(f"{name} must be {plain!r}, got {content[name]!r}")
+    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    for source in (content, rope):
+        if source.get("partial_rotary_factor", 1.0) != 1.0:
+            got = source["partial_rotary_factor"]
+            raise ValueError(f"partial_rotary_factor must be 1, got {got!r}")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise ValueError(f"rope_type must be 'default' or 'llama3', got {kind!r}")
+    scaling = None
+    if kind == "llama3":
+        scaling = RopeScaling(**{our: rope[their] for our, their in SCALING.items()})
+    optional = {"n_kv_heads", "head_dim", "max_positions", "norm_eps", "tied"}
+    sizes = {
+        our: content[their]
+        for our, their in SIZES.items()
+        if our not in optional or content.get(their) is not None
+    }
+    for name, value in sizes.items():
+        if type(value) not in {"norm_eps": (float, int), "tied": (bool,)}.get(name, (int,)):
+            raise ValueError(f"{SIZES[name]} must be a number of its kind, got {value!r}")
+    base = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
+    return LlamaConfig(**{"norm_eps": 1e-6} | sizes, rope_base=base, rope_scaling=scaling)
+
+
+def save_pretrained(model: Llama, folder: Path) -> None:
+    """Write a folder that `transformers.LlamaForCausalLM.from_pretrained` loads, atomically.
+
+    `transformers` wants `n_heads` to divide `d_model` even where `head_dim` is given; `Llama` and
+    `load_pretrained` do not.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written, or holds something else.
+    """
+    tensors = {hugging_face_name(name): p for name, p in model.named_parameters()}  # tied: once
+    config = hugging_face_config(model.config)
+    config["dtype"] = str(model.embed.weight.dtype).removeprefix("torch.")
+    config_file = (json.dumps(config, indent=2) + "\n").encode()
+    artifacts.save(folder, {"config.json": config_file, "model.safetensors": pack(tensors)})
+
+
+def load_pretrained(folder: Path) -> Llama:
+    """Read a checkpoint, one file or several with an index, into a model of the same dtype.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or torn, or a weight is missing, unknown or of another shape.
+    """
+    folder = Path(folder)
+    if (folder / artifacts.MANIFEST).exists():
+        artifacts.load(folder)  # ours: every byte is verified
+    try:
+        content = json.loads(_read(folder / "config.json"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold an object, got {content!r}")
+        config = config_from_hugging_face(content)
+    except KeyError as error:
+        raise UserError(f"{folder / 'config.json'} does not say {error.args[0]}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / 'config.json'} is not that of a LLaMA: {error}") from error
+    tensors = _tensors(folder)
+    with torch.device("meta"):
+        model = Llama(config)
+    expected = {hugging_face_name(name): p for name, p in model.named_parameters()}
+    if config.tied:
+        tensors.pop("lm_head.weight", None)  # some writers keep the copy
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    unknown = [name for name in unknown if not name.endswith("rotary_emb.inv_freq")]
+    if missing or unknown:
+        what, names = ("misses", missing) if missing else ("has unknown", unknown)
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise UserError(f"{folder} {what} weight {names[0]}{more}")
+    for name, p in expected.items():
+        if tensors[name].shape != p.shape:
+            raise UserError(
+                f"{folder}: {name} must have shape {tuple(p.shape)}, got "
+                f"{tuple(tensors[name].shape)}"
+            )
+    dtype = tensors["model.embed_tokens.weight"].dtype
+    if dtype not in DTYPES:
+        raise UserError(f"{folder}: weights must be of {_names(DTYPES)}, got {_names([dtype])}")
+    model = Llama(config).to(dtype)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(tensors[hugging_face_name(name)])
+    return model
+
+
+def _names(dtypes) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', error)})") from error
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.exists() and not (folder / names[0]).exists():  # as transformers chooses
+        try:
+            names = sorted(set(json.loads(_read(index))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} is not an index of weights ({error!r})") from error
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        # An index may not point out of its folder.
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UserError(f"{index} names {name!r}, which is not a file of its folder")
+        try:
+            tensors |= load_file(folder / name)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / name} cannot be read ({error})") from error
+    return tensors

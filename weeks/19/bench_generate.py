@@ -1,0 +1,59 @@
+"""How long does our cached decoding take beside transformers'? Same weights, one thread, in turns.
+
+uv run study bench 19
+"""
+
+import statistics
+import time
+
+import torch
+
+from week19.kv_cache import generate
+from week19.kv_cache_evidence import hugging_face_twin, small_llama, transformers_greedy
+from week19.sampling import greedy
+
+NEW_TOKENS, PROMPT = 256, [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+def bench(repeats: int = 5) -> dict:
+    """Decode 256 tokens greedily, batch 1, with a model of 2 layers of width 128.
+
+    Parameters
+    ----------
+    repeats
+        How often each is timed, in turns; one more round of both warms up.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    model = small_llama(0, std=0.1, vocab_size=256, d_model=128, n_layers=2)
+    twin = hugging_face_twin(model)
+
+    def ours():
+        steps = generate(model, [PROMPT], NEW_TOKENS, choose=greedy)
+        return torch.stack(list(steps), dim=1)
+
+    def theirs():
+        return transformers_greedy(twin, [PROMPT], NEW_TOKENS).sequences[:, len(PROMPT) :]
+
+    seconds, tokens = {ours: [], theirs: []}, {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(repeats + 1):
+            for decode, times in seconds.items():
+                start = time.perf_counter()
+                tokens[decode] = decode()
+                times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    ours_s, theirs_s = (statistics.median(times[1:]) for times in seconds.values())
+    if not torch.equal(tokens[ours], tokens[theirs]):
+        raise ValueError("the two must decode the same tokens, got different ones")
+    return {
+        "name": f"cached decoding of {NEW_TOKENS} tokens, against transformers",
+        "ours_seconds": ours_s,
+        "reference_seconds": theirs_s,
+        "ratio": ours_s / theirs_s,
+        "limit": 1.0,
+        "equal_work": "the same tokens",
+    }

@@ -1,0 +1,295 @@
+r"""Choosing the next token: from greedy to min-p, in the order in which they are applied.
+
+A language model gives logits $z$; generation needs one token. Temperature $T$ sharpens or
+flattens, $p_i \propto e^{z_i/T}$; a filter sets the tail's logits to $-\infty$: all but the k
+likeliest (top-k), all but the smallest set of mass p (top-p), all below a share of the best
+(min-p). What is left is sampled by the exponential race, which is the Gumbel-max trick: with
+independent $E_i \sim \mathrm{Exp}(1)$,
+
+$$P\Big(i = \arg\max_j \frac{p_j}{E_j}\Big) = \frac{p_i}{\sum_j p_j} .$$
+
+    uv run weeks/19/sampling.py
+
+Sources: Fan et al., "Hierarchical neural story generation" (2018), section 5.1 (top-k); Holtzman
+et al., "The curious case of neural text degeneration" (2020), eq. 2 (top-p); Nguyen et al.,
+"Turning up the heat" (2024), section 3 (min-p); Meister et al., "Locally typical sampling" (2023),
+eq. 10; Keskar et al., "CTRL" (2019), section 4.1 (repetition penalty); beam search is in
+`beam_search.py`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from shared.study import PositiveInt, Run, cli
+
+NEVER = -math.inf
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+# ---- what was said before
+
+
+def penalize_repetition(
+    logits: Float[Tensor, "batch vocab"], history: Int[Tensor, "batch seq"], penalty: float
+) -> Float[Tensor, "batch vocab"]:
+    """Divide the logits of tokens in the history, or multiply them where they are negative.
+
+    Not invariant to adding a constant to all logits, as a softmax is: the sign of a logit has no
+    meaning, and here it decides. Negative tokens of the history are padding.
+
+    References
+    ----------
+    Keskar et al. (2019), section 4.1.
+    """
+    if penalty <= 0:
+        raise ValueError(f"penalty must be positive, got {penalty}")
+    penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(_counts(logits, history) > 0, penalized, logits)
+
+
+def penalize_counts(
+    logits: Float[Tensor, "batch vocab"],
+    history: Int[Tensor, "batch seq"],
+    *,
+    frequency: float = 0.0,
+    presence: float = 0.0,
+) -> Float[Tensor, "batch vocab"]:
+    r"""Subtract from logit i: frequency · c_i + presence · [c_i > 0], c_i its count so far.
+
+    References
+    ----------
+    OpenAI, API reference (2023), "frequency and presence penalties".
+    """
+    counts = _counts(logits, history)
+    return logits - frequency * counts - presence * (counts > 0)
+
+
+def _counts(logits: Tensor, history: Tensor) -> Tensor:
+    counts = torch.zeros_like(logits)
+    return counts.scatter_add_(1, history.clamp(min=0), (history >= 0).to(logits.dtype))
+
+
+# ---- how bold to be, and what to leave out
+
+
+def apply_temperature(
+    logits: Float[Tensor, "batch vocab"], temperature: float
+) -> Float[Tensor, "batch vocab"]:
+    """Divide by the temperature: towards 0 the likeliest always wins, towards ∞ all are equal."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    return logits / temperature
+
+
+def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
+    """Remove all but the k likeliest tokens; those that tie with the last stay too."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    last = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    return logits.masked_fill(logits < last, NEVER)
+
+
+def keep_top_p(
+    logits: Float[Tensor, "batch vocab"], p: float, *, min_tokens_to_keep: int = 1
+) -> Float[Tensor, "batch vocab"]:
+    """Remove all but the smallest set of likeliest tokens whose probabilities reach p.
+
+    The token that carries the sum over p belongs to the set. Counted from the unlikely end, that
+    is plain to write: a token goes if it and all below it have at most 1 - p. Which of several
+    equally likely ones go is left to the sort.
+
+    References
+    ----------
+    Holtzman et al. (2020), eq. 2.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be between 0 and 1, got {p}")
+    _check_least(min_tokens_to_keep)
+    ascending, order = logits.sort()
+    goes = ascending.softmax(-1).cumsum(-1) <= 1 - p
+    goes[..., -min_tokens_to_keep:] = False
+    return logits.masked_fill(goes.scatter(-1, order, goes), NEVER)
+
+
+def keep_min_p(
+    logits: Float[Tensor, "batch vocab"], p: float, *, min_tokens_to_keep: int = 1
+) -> Float[Tensor, "batch vocab"]:
+    r"""Remove tokens less likely than p times the likeliest.
+
+    $p_i < p \cdot p_{\max}$ is $z_i < z_{\max} + \ln p$: neither softmax nor sorting is needed.
+
+    References
+    ----------
+    Nguyen et al. (2024), section 3.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be between 0 and 1, got {p}")
+    _check_least(min_tokens_to_keep)
+    threshold = logits.amax(-1, keepdim=True) + (math.log(p) if p > 0 else NEVER)
+    goes = logits < threshold
+    if min_tokens_to_keep > 1:
+        best = logits.topk(min(min_tokens_to_keep, logits.shape[-1])).indices
+        goes = goes.scatter(-1, best, False)
+    return logits.masked_fill(goes, NEVER)
+
+
+def keep_typical(
+    logits: Float[Tensor, "batch vocab"], mass: float, *, min_tokens_to_keep: int = 1
+) -> Float[Tensor, "batch vocab"]:
+    """Remove all but the tokens, of at least this mass, whose surprise is nearest to the entropy.
+
+    References
+    ----------
+    Meister et al. (2023), eq. 10.
+    """
+    if not 0 < mass < 1:
+        raise ValueError(f"mass must be between 0 and 1, got {mass}")
+    _check_least(min_tokens_to_keep)
+    log_p = logits.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)  # 0 · ln 0 is 0
+    distance, order = (-log_p - entropy).abs().sort()
+    reached = logits.gather(-1, order).softmax(-1).cumsum(-1)
+    last = (reached < mass).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    goes = distance > distance.gather(-1, last)
+    goes[..., :min_tokens_to_keep] = False
+    return logits.masked_fill(goes.scatter(-1, order, goes), NEVER)
+
+
+def _check_least(min_tokens_to_keep: int) -> None:
+    if min_tokens_to_keep < 1:
+        raise ValueError(f"min_tokens_to_keep must be at least 1, got {min_tokens_to_keep}")
+
+
+# ---- the draw
+
+
+def greedy(
+    logits: Float[Tensor, "batch vocab"],
+    history: Int[Tensor, "batch seq"] | None = None,
+    generator: Generators = None,
+) -> Int[Tensor, "batch"]:
+    """The likeliest token; of several, the first. History and generator play no part."""
+    return logits.argmax(-1)
+
+
+def draw(
+    logits: Float[Tensor, "batch vocab"], generator: Generators = None
+) -> Int[Tensor, "batch"]:
+    """Draw a token for each row with probability softmax(logits).
+
+    One generator serves the batch in one call, and a row's token then depends on how many rows
+    stand before it. With a sequence of generators, one a row, it depends on its own alone: a row
+    gets in any batch what it would get by itself.
+    """
+    # A softmax in half precision would round each probability to two or three digits.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    noise = torch.empty_like(logits)
+    if isinstance(generator, Sequence):
+        if len(generator) != len(logits):
+            raise ValueError(f"generator must be one a row, {len(logits)}, got {len(generator)}")
+        for row, own in zip(noise, generator, strict=True):
+            row.exponential_(generator=own)
+    else:
+        noise.exponential_(generator=generator)
+    # Where p is 0 a noise of 0 would make 0/0, and argmax would take that NaN.
+    return (logits.softmax(-1) / noise.clamp_(min=1e-30)).argmax(-1)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Penalties, temperature, filters and the draw, in the order that transformers applies them.
+
+    What is not set costs nothing. Call it as `sampler(logits, history, generator)`.
+
+    Attributes
+    ----------
+    temperature
+        0 takes the likeliest token, after penalties.
+    top_k, top_p, min_p, typical
+        Filters; None leaves them out.
+    repetition_penalty, frequency_penalty, presence_penalty
+        Push down what the history holds; 1, 0 and 0 do nothing.
+    min_tokens_to_keep
+        Of the filters, all but top-k.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical: float | None = None
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    min_tokens_to_keep: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be at least 0 and finite, got {self.temperature}")
+        trial = torch.zeros(1, 2)
+        self.process(trial, torch.zeros(1, 1, dtype=torch.long))  # complains of a bad setting now
+
+    def process(
+        self, logits: Float[Tensor, "batch vocab"], history: Int[Tensor, "batch seq"]
+    ) -> Float[Tensor, "batch vocab"]:
+        """The logits to draw from; what was removed is -∞."""
+        least = {"min_tokens_to_keep": self.min_tokens_to_keep}
+        if self.repetition_penalty != 1:
+            logits = penalize_repetition(logits, history, self.repetition_penalty)
+        if self.frequency_penalty or self.presence_penalty:
+            logits = penalize_counts(
+                logits, history, frequency=self.frequency_penalty, presence=self.presence_penalty
+            )
+        if self.temperature not in (0, 1):
+            logits = apply_temperature(logits, self.temperature)
+        if self.top_k is not None:
+            logits = keep_top_k(logits, self.top_k)
+        if self.top_p is not None and self.top_p != 1:
+            logits = keep_top_p(logits, self.top_p, **least)
+        if self.min_p is not None and self.min_p != 0:
+            logits = keep_min_p(logits, self.min_p, **least)
+        if self.typical is not None:
+            logits = keep_typical(logits, self.typical, **least)
+        return logits
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "batch vocab"],
+        history: Int[Tensor, "batch seq"],
+        generator: Generators = None,
+    ) -> Int[Tensor, "batch"]:
+        """The next token of each row."""
+        logits = self.process(logits, history)
+        return greedy(logits) if self.temperature == 0 else draw(logits, generator)
+
+
+# ---- the experiment
+
+
+def main(run: Run, *, steps: PositiveInt = 200, tokens: PositiveInt = 240) -> None:
+    """Check filters and beam search against transformers, then see what each does to a text.
+
+    Parameters
+    ----------
+    steps
+        Training steps of the small character model.
+    tokens
+        Characters that it writes with each method.
+    """
+    from week19 import sampling_evidence as evidence
+
+    evidence.check_filters(run)
+    evidence.check_draws(run)
+    evidence.check_beam_search(run)
+    model, text = evidence.train_characters(run, run.budget(quick=6, default=steps))
+    evidence.draw_filters(run, model, text)
+    evidence.top_p_off_by_one(run, model, text)
+    evidence.draw_loops(run, model, text, run.budget(quick=24, default=tokens))
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,282 @@
+r"""Speculative decoding: a cheap model guesses, the real one checks many guesses at once.
+
+A draft model with distribution $q$ proposes $\gamma$ tokens. One pass of the target, distribution
+$p$, scores all of them. Guess $x$ is kept with probability $\min(1, p(x) / q(x))$; at the first
+rejection the token is drawn from what $q$ has too little of,
+
+$$r(x) = \frac{\max(0, p(x) - q(x))}{\sum_y \max(0, p(y) - q(y))},$$
+
+and if all are kept, the target's pass gives one more token for nothing. The text then follows $p$,
+whatever $q$ is: $q(x) \min(1, p(x)/q(x)) + \Pr[\text{rejected}]\, r(x) = p(x)$. How *fast* it is
+depends on $q$: with guesses kept independently at rate $\alpha$, a pass of the target yields
+
+$$1 + \alpha + \dots + \alpha^\gamma = \frac{1 - \alpha^{\gamma + 1}}{1 - \alpha}
+  \quad \text{tokens}, \qquad \alpha = 1 - \mathrm{TV}(p, q).$$
+
+    uv run weeks/19/speculative_decoding.py
+
+Source: Leviathan, Kalman & Matias, "Fast inference from transformers via speculative decoding"
+(2023), algorithm 1, theorem 3.8 and appendix A.1; Chen et al. (2023) found the same rule.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from shared.study import PositiveInt, Run, cli
+
+# Probabilities of the next token after each one of a sequence (its batch is 1).
+NextToken = Callable[[Int[Tensor, "1 seq"]], Float[Tensor, "1 seq vocab"]]
+
+
+def residual(
+    p: Float[Tensor, "*batch vocab"], q: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"]:
+    """What to draw from after a rejection: max(0, p - q), normalised.
+
+    Where p = q nothing is ever rejected, except by rounding; then p itself is as good.
+
+    References
+    ----------
+    Leviathan et al. (2023), section 2.3.
+    """
+    left = (p - q).clamp(min=0)
+    total = left.sum(-1, keepdim=True)
+    return torch.where(total > 0, left / total.clamp(min=torch.finfo(p.dtype).tiny), p)
+
+
+def acceptance_rate(
+    p: Float[Tensor, "*batch vocab"], q: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """Probability that a guess from q is kept: the overlap of p and q, one minus their TV distance.
+
+    References
+    ----------
+    Leviathan et al. (2023), theorem 3.5.
+    """
+    return torch.minimum(p, q).sum(-1)
+
+
+def expected_tokens(alpha: float, gamma: int) -> float:
+    """Tokens a pass of the target if each guess is kept independently with probability alpha.
+
+    References
+    ----------
+    Leviathan et al. (2023), equation 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    if gamma < 0:
+        raise ValueError(f"gamma must be at least 0, got {gamma}")
+    return float(sum(alpha**i for i in range(gamma + 1)))
+
+
+def expected_speedup(alpha: float, gamma: int, cost: float) -> float:
+    """How many times faster, if a draft pass costs `cost` target passes and checking is free.
+
+    References
+    ----------
+    Leviathan et al. (2023), theorem 3.8.
+    """
+    if cost < 0:
+        raise ValueError(f"cost must be at least 0, got {cost}")
+    return expected_tokens(alpha, gamma) / (gamma * cost + 1)
+
+
+def best_gamma(alpha: float, cost: float, most: int = 64) -> int:
+    """The number of guesses that is fastest."""
+    return max(range(most + 1), key=lambda gamma: expected_speedup(alpha, gamma, cost))
+
+
+def verify(
+    guesses: Int[Tensor, "batch gamma"],
+    p: Float[Tensor, "batch gamma_plus_1 vocab"],
+    q: Float[Tensor, "batch gamma vocab"],
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"]]:
+    """Keep the guesses up to the first rejection, and draw the token after them.
+
+    Parameters
+    ----------
+    guesses
+        Drawn from q, one after the other.
+    p, q
+        The two models' probabilities before each guess; of p also those after the last.
+
+    Returns
+    -------
+    kept
+        How many guesses, from the first on.
+    token
+        The one that follows them.
+
+    References
+    ----------
+    Leviathan et al. (2023), algorithm 1.
+    """
+    if p.shape[1] != q.shape[1] + 1 or q.shape[1] != guesses.shape[1]:
+        raise ValueError(
+            f"p must have one row more than the {guesses.shape[1]} guesses and q as many, got "
+            f"{p.shape[1]} and {q.shape[1]}"
+        )
+    of_guess = guesses[..., None]
+    ratio_kept = (
+        _uniform(guesses.shape, p, generator) * q.gather(-1, of_guess)[..., 0]
+        < (p[:, :-1].gather(-1, of_guess)[..., 0])
+    )  # u < p/q without the division; strict, so that p = 0 is never kept
+    kept = _leading(ratio_kept)
+    padded = torch.cat([q, torch.zeros_like(p[:, :1])], dim=1)  # after the last guess r = p
+    row = kept[:, None, None].expand(-1, 1, p.shape[-1])
+    left = residual(p.gather(1, row)[:, 0], padded.gather(1, row)[:, 0])
+    return kept, torch.multinomial(left, 1, generator=generator)[:, 0]
+
+
+def _uniform(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _leading(kept: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:
+    """How many entries are True before the first False."""
+    return kept.long().cumprod(dim=1).sum(dim=1)
+
+
+# ---- text
+
+
+@dataclass
+class Generation:
+    """A continuation and what it took.
+
+    Attributes
+    ----------
+    tokens
+        Prompt and continuation.
+    target_passes
+        Runs of the target model; without a draft there would be one a token.
+    kept
+        Guesses kept in each of them.
+    """
+
+    tokens: Int[Tensor, " n"]
+    target_passes: int = 0
+    kept: list[int] = field(default_factory=list)
+
+
+def with_temperature(
+    logits_of: Callable[[Int[Tensor, "1 seq"]], Float[Tensor, "1 seq vocab"]],
+    temperature: float = 1.0,
+) -> NextToken:
+    """A model's probabilities at a temperature; at 0 all of it lies on the likeliest token.
+
+    With both models at temperature 0 the rules above turn into: keep a guess if it is the target's
+    own choice, else take that choice. Greedy decoding is no special case.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+
+    def probabilities(tokens: Int[Tensor, "1 seq"]) -> Float[Tensor, "1 seq vocab"]:
+        logits = logits_of(tokens)
+        if temperature == 0:
+            choice = logits.argmax(-1)
+            return torch.nn.functional.one_hot(choice, logits.shape[-1]).to(logits.dtype)
+        return (logits / temperature).softmax(-1)
+
+    return probabilities
+
+
+@torch.no_grad()
+def generate(
+    target: NextToken,
+    prompt: Int[Tensor, " n"],
+    length: int,
+    *,
+    generator: torch.Generator | None = None,
+) -> Generation:
+    """Continue `prompt` by `length` tokens the ordinary way, a pass of the target for each."""
+    _require(prompt, length)
+    found = Generation(prompt.clone())
+    for _ in range(length):
+        p = target(found.tokens[None])[0, -1]
+        token = torch.multinomial(p, 1, generator=generator)
+        found.tokens = torch.cat([found.tokens, token])
+        found.target_passes += 1
+        found.kept.append(0)
+    return found
+
+
+@torch.no_grad()
+def speculative_generate(
+    target: NextToken,
+    draft: NextToken,
+    prompt: Int[Tensor, " n"],
+    length: int,
+    *,
+    gamma: int = 4,
+    generator: torch.Generator | None = None,
+) -> Generation:
+    """Continue `prompt` by `length` tokens of the target, guessed by the draft where it can.
+
+    Parameters
+    ----------
+    target, draft
+        The next token's probabilities after each token, over the same vocabulary.
+    length
+        Tokens to add; the last pass guesses no more than are still wanted.
+    gamma
+        Guesses a pass.
+
+    References
+    ----------
+    Leviathan et al. (2023), algorithm 1.
+    """
+    _require(prompt, length)
+    if gamma < 1:
+        raise ValueError(f"gamma must be at least 1, got {gamma}")
+    found = Generation(prompt.clone())
+    end = len(prompt) + length
+    while len(found.tokens) < end:
+        n = len(found.tokens)
+        guessed, q = found.tokens, []
+        for _ in range(min(gamma, end - n - 1)):
+            q.append(draft(guessed[None])[0, -1])
+            guess = torch.multinomial(q[-1], 1, generator=generator)
+            guessed = torch.cat([guessed, guess])
+        p = target(guessed[None])[:, n - 1 :]  # one pass: before each guess, and after the last
+        rows = torch.stack(q)[None] if q else p[:, :0]
+        kept, token = verify(guessed[None, n:], p, rows, generator)
+        found.tokens = torch.cat([guessed[: n + int(kept)], token])
+        found.target_passes += 1
+        found.kept.append(int(kept))
+    return found
+
+
+def _require(prompt: Tensor, length: int) -> None:
+    if len(prompt) == 0:
+        raise ValueError("prompt must hold at least one token, got none")
+    if length < 0:
+        raise ValueError(f"length must be at least 0, got {length}")
+
+
+def main(run: Run, *, seeds: PositiveInt = 3, length: PositiveInt = 100) -> None:
+    """Exact laws by enumeration, Markov models by the thousand, then two small GPTs.
+
+    Parameters
+    ----------
+    seeds
+        Pairs of models for the statistics.
+    length
+        Characters that the GPTs write.
+    """
+    from week19 import speculative_evidence as evidence
+
+    evidence.check_by_enumeration(run)
+    evidence.check_markov(run, seeds)
+    evidence.show_falsifiers(run, seeds)
+    evidence.speak(run, length)
+
+
+if __name__ == "__main__":
+    cli(main)
