@@ -48,7 +48,7 @@ TRUTH = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)  # the paper's equa
 GRID = {
     4e8: (6, 8, 10, 12, 16),
     8e8: (8, 10, 12, 16, 20),
-    1.6e9: (8, 12, 16, 20, 24),
+    1.6e9: (10, 12, 16, 20, 24),
     3.2e9: (12, 16, 20, 24, 32),
 }
 GRID_QUICK = {1e8: (6, 8, 10), 2e8: (6, 8, 10)}
@@ -208,7 +208,7 @@ def main(run: Run, *, dataset: str | None = None) -> None:
     loss, edges, smallest = {}, 0, min(grid)
     for arm, (train, extra) in arms.items():
         factors = {}
-        for d_model in run.progress(grid[smallest], f"learning rates, {arm}"):
+        for d_model in run.progress(grid[smallest][::2], f"learning rates, {arm}"):
 
             def loss_of(factor, d_model=d_model, train=train, extra=extra):
                 (trained,) = train(
@@ -260,7 +260,7 @@ def main(run: Run, *, dataset: str | None = None) -> None:
     )
 
     # ---- the falsifier
-    a_short, best_short, inside = isoflop_exponent(budgets, n_weights, loss["short"].mean(0))
+    a_short, _, inside = isoflop_exponent(budgets, n_weights, loss["short"].mean(0))
     shift = interval_of(a_short - a, spread["short"] - spread["own"], seeds)
     run.metric("a with one short schedule", a_short, rtol=None)
     run.metric("a with one short schedule minus a", shift.mean, rtol=None)
@@ -273,7 +273,7 @@ def main(run: Run, *, dataset: str | None = None) -> None:
     paid = mean_interval((loss["short"] - loss["own"]).mean((1, 2)))
     run.metric("loss paid for one short schedule", paid.mean, "nats/char", rtol=None)
     draw(run, paper, budgets, n_weights, loss["own"], best, interval)
-    draw_shift(run, budgets, best, best_short, a, a_short, horizon)
+    draw_shift(run, budgets, n_weights, loss, horizon)
 
 
 def shakespeare_is_there() -> bool:
@@ -337,7 +337,7 @@ def draw(run: Run, paper: dict, budgets, n_weights, loss, best, interval: Interv
         left.set_yticks(range(len(rows)), [row[0] for row in rows])
         left.set(xlabel="a in best N ∝ Cᵃ", ylim=(len(rows) - 0.5, -0.9))
         left.set_xlim(min(0.3, interval.low - 0.05), max(0.85, interval.high + 0.05))
-        left.set_title("Grey: table 2, read in copies of the text", fontsize=10.5, weight="normal")
+        left.set_title("Grey: table 2, from secondary copies", fontsize=10.5, weight="normal")
         left.grid(axis="y", visible=False)
         inks = colormaps["viridis"](np.linspace(0.05, 0.8, len(budgets)))
         for budget, n, values, n_opt, ink in zip(
@@ -360,24 +360,43 @@ def draw(run: Run, paper: dict, budgets, n_weights, loss, best, interval: Interv
                         weight="normal")  # fmt: skip
 
 
-def draw_shift(run: Run, budgets, best, best_short, a: float, a_short: float, horizon: int) -> None:
-    """Where the minima go with the two ways to schedule."""
+def draw_shift(run: Run, budgets, n_weights, loss, horizon: int) -> None:
+    """Where the minima go with the two ways to schedule; those at an edge are hollow."""
+    (a, best, _), (a_short, best_short, _) = (
+        isoflop_exponent(budgets, n_weights, loss[arm].mean(0)) for arm in ("own", "short")
+    )
+    inner, inner_short = (
+        [isoflop_valley(*cell).interior for cell in zip(n_weights, loss[arm].mean(0), strict=True)]
+        for arm in ("own", "short")
+    )
     with run.figure(
         "falsifier", "Does the exponent depend on how the learning rate is scheduled?",
         size=(7.8, 4.2),
     ) as axes:  # fmt: skip
-        for n, slope, ink, marker, label in (
-            (best, a, plots.BLUE, "D", f"each run its own: a = {a:.2f}"),
-            (best_short, a_short, plots.ORANGE, "s", f"{horizon} steps for all: a = {a_short:.2f}"),
+        for n, inside, slope, ink, marker, label in (
+            (best, inner, a, plots.BLUE, "D", f"each run its own: a = {a:.2f}"),
+            (
+                best_short,
+                inner_short,
+                a_short,
+                plots.ORANGE,
+                "s",
+                f"{horizon} steps for all: a = {a_short:.2f}",
+            ),
         ):
             x = np.geomspace(budgets[0] / 1.2, budgets[-1] * 1.2, 10)
             middle = np.exp(np.log(budgets).mean()), np.exp(np.log(n).mean())
             axes.plot(x, middle[1] * (x / middle[0]) ** slope, color=ink, lw=1.6)
             axes.plot(budgets, n, marker, color=ink, ms=8, label=label)
+            edge = ~np.array(inside)
+            axes.plot(budgets[edge], n[edge], marker, color=ink, mfc="white", ms=8)
         axes.set(xscale="log", yscale="log", xlabel="budget (GFLOP)", ylabel="best N (weights)")
         plain_ticks(axes.xaxis, budgets, 1e9)
         plain_ticks(axes.yaxis, (1e3, 2e3, 3e3, 5e3, 1e4, 2e4, 5e4))
-        axes.legend(loc="upper left")
+        axes.plot(
+            [], [], "s", color=plots.GREY, mfc="white", label="hollow: at the edge of the sizes"
+        )
+        axes.legend(loc="lower right")
 
 
 if __name__ == "__main__":

@@ -355,7 +355,7 @@ def smooth(curve: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     return ends, np.array([curve[e - max(6, e // 4) : e].mean() for e in ends])
 
 
-def shades(values: Sequence[float]):
+def shades(values):
     """A colour for each number, dark for small ones, by its logarithm."""
     from matplotlib import cm, colormaps, colors
 
@@ -366,7 +366,7 @@ def shades(values: Sequence[float]):
     return cm.ScalarMappable(colors.LogNorm(math.exp(low), math.exp(high)), inks)
 
 
-def ticks(axis, values: Sequence[float], unit: float = 1.0, suffix: str = "") -> None:
+def ticks(axis, values, unit: float = 1.0, suffix: str = "") -> None:
     """Plain numbers at these places and nothing between."""
     axis.set_major_locator(FixedLocator(list(values)))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / unit:g}{suffix}"))
