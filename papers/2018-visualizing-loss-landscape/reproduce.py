@@ -176,7 +176,7 @@ def main(run: Run, *, depth: PositiveInt = 56, pairs: PositiveInt = 2) -> None:
     paper = front_matter(README.read_text(encoding="utf-8"))
     depth = run.budget(quick=min(depth, 12), default=depth)
     pairs = run.budget(quick=1, default=pairs)
-    side, rows = run.budget(quick=3, default=7), run.budget(quick=50, default=100)
+    side, rows = run.budget(quick=3, default=7), run.budget(quick=50, default=64)
     steps = run.budget(quick=30, default=600)
     seeds = [run.seed + s for s in range(run.budget(quick=2, default=3, full=8))]
     data = digits()
