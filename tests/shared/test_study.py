@@ -330,7 +330,7 @@ def test_ctrl_c(tmp_path, monkeypatch):
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
