@@ -42,8 +42,7 @@ def test_record_is_complete_and_passing(script):
     assert record["mode"] in ("default", "full")
     assert record["code"] == records.code_digest(script), "the code changed after the record"
     if record["mode"] == "default":
-        # A paper is given two minutes: it trains both arms, tuned alike, with several seeds.
-        assert record["seconds"] < (120 if record["script"].startswith("papers/") else 90)
+        assert record["seconds"] < 90
     for figure in record["figures"]:
         path = records.results_of(script) / figure["file"]
         assert path.stat().st_size <= SIZE_LIMIT
