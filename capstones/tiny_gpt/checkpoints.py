@@ -1,0 +1,160 @@
+"""Checkpoints that survive: whole folders, checksummed, the last few kept, the best never lost.
+
+A run is a folder::
+
+    RUN/
+      settings.toml              everything that was chosen
+      log.jsonl                  one line a step, a function of the settings alone: no clock in it
+      timing.jsonl               seconds and tokens a second, which differ from run to run
+      checkpoints/step-00000240  an artifact (`shared.artifacts`): weights, optimiser, tokenizer
+      best/                      the checkpoint with the lowest validation loss
+      report.html
+
+A checkpoint is all that `eval`, `sample` and `export` need; the data folder is not.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared import artifacts
+from shared.artifacts import ArtifactError
+from shared.errors import UserError
+from tiny_gpt.model import GPT, GPTConfig
+from tiny_gpt.tokenizers import Tokenizer, tokenizer_from_bytes
+
+__all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "save_checkpoint", "steps_saved"]
+
+STEP = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    model
+        With its weights, on the CPU, in evaluation mode.
+    tokenizer
+        What turned text into its tokens.
+    step
+        Optimiser steps taken.
+    tensors
+        Everything else that was saved as a tensor: the optimisers' buffers.
+    state
+        Everything else: optimisers' counters, loss scale, guard, settings, validation loss.
+    """
+
+    path: Path
+    model: GPT
+    tokenizer: Tokenizer
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    step: int,
+    *,
+    tensors: dict[str, Tensor] | None = None,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint to `folder`, atomically; arguments as the attributes of `Checkpoint`."""
+    weights = {f"model.{name}": p for name, p in model.named_parameters()}  # a tied head once
+    files = {
+        "config.json": json.dumps(asdict(model.config), indent=1).encode() + b"\n",
+        "tokenizer.json": tokenizer.to_bytes(),
+        "state.json": json.dumps({**(state or {}), "step": step}, indent=1).encode() + b"\n",
+    }
+    artifacts.save_tensors(folder, weights | (tensors or {}), files=files)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint: its folder, or a run's folder for the best, or else the last one.
+
+    Raises
+    ------
+    ArtifactError
+        If there is none, or a file is torn or altered; the message names it, and the previous
+        good checkpoint where there is one.
+    """
+    folder = find_checkpoint(path)
+    try:
+        tensors, artifact = artifacts.load_tensors(folder)
+        config = GPTConfig(**json.loads(artifact.files["config.json"]))
+        state = json.loads(artifact.files["state.json"])
+        tokenizer = tokenizer_from_bytes(artifact.files["tokenizer.json"])
+    except ArtifactError as error:
+        good = previous_good(folder)
+        hint = f"; the last good checkpoint before it is {good}" if good else ""
+        raise ArtifactError(f"{error}{hint}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder} is not a checkpoint of tiny-gpt ({error})") from error
+    with torch.device("meta"):
+        model = GPT(config)
+    model = model.to_empty(device="cpu")
+    if config.positions == "rotary":
+        model.frequencies = model._exact_frequencies()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(tensors.pop(f"model.{name}"))
+    step = state.pop("step")
+    return Checkpoint(folder, model.eval(), tokenizer, step, tensors, state)
+
+
+def find_checkpoint(path: Path, *, last: bool = False) -> Path:
+    """The checkpoint that `path` means: itself, or of a run the best (or the last).
+
+    Raises
+    ------
+    ArtifactError
+        If there is none.
+    """
+    path = Path(path)
+    if (path / artifacts.MANIFEST).exists() or STEP.fullmatch(path.name) or path.name == "best":
+        return path
+    if not last and (path / "best").exists():
+        return path / "best"
+    if steps := steps_saved(path):
+        return folder_of(path, steps[-1])
+    raise ArtifactError(f"there is no checkpoint in {path}")
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return Path(run) / "checkpoints" / f"step-{step:08d}"
+
+
+def steps_saved(run: Path) -> list[int]:
+    """Steps of which a run has checkpoints, in order, whether they are intact or not."""
+    folder = Path(run) / "checkpoints"
+    names = {p.name for p in folder.glob("step-*")} if folder.is_dir() else set()
+    # What a crash between two renames left is found through its stand-in (shared.artifacts).
+    names |= {p.name[1:].removesuffix(".previous") for p in folder.glob(".step-*.previous")}
+    return sorted(int(match[1]) for name in names if (match := STEP.fullmatch(name)))
+
+
+def previous_good(folder: Path) -> Path | None:
+    """The last intact checkpoint of the same run before `folder`, if there is one."""
+    match = STEP.fullmatch(folder.name)
+    run = folder.parent.parent if match else folder.parent
+    for step in reversed(steps_saved(run)):
+        if match is None or step < int(match[1]):
+            candidate = folder_of(run, step)
+            try:
+                artifacts.load(candidate)
+            except UserError:
+                continue
+            return candidate
+    return None
