@@ -14,7 +14,9 @@ A checkpoint is all that `eval`, `sample` and `export` need; the data folder is 
 """
 
 import json
+import os
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,16 @@ def previous_good(folder: Path) -> Path | None:
                 continue
             return candidate
     return None
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints, so that none is ever seen half removed."""
+    for leftover in (Path(run) / "checkpoints").glob(".step-*.removing"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for step in steps_saved(run)[:-keep]:
+        folder = folder_of(run, step)
+        removing = folder.with_name(f".{folder.name}.removing")
+        if folder.exists():
+            os.rename(folder, removing)
+            shutil.rmtree(removing, ignore_errors=True)
+        shutil.rmtree(folder.with_name(f".{folder.name}.previous"), ignore_errors=True)

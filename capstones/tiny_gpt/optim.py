@@ -1,0 +1,150 @@
+"""Which optimiser moves which parameter, how fast at which step, and what is not applied at all."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tiny_gpt.settings import Settings
+from week09 import schedules
+from week09.optimizers import AdamW, Muon, Optimizer
+
+__all__ = ["Guard", "Optimizers", "learning_rate"]
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """The factor of both peak rates at a step: warm-up, then the schedule (week 9)."""
+    steps, first, last = settings.steps, settings.warmup_steps, settings.final_lr
+    if step < first:
+        return schedules.warmup(step + 1, steps=first)
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "wsd":
+        fall = max(1, steps // 5)
+        begin = max(first, steps - fall)
+        if step < begin:
+            return 1.0
+        return schedules.linear(step - begin, steps=steps - begin, final=last)
+    fall = schedules.cosine if settings.schedule == "cosine" else schedules.linear
+    return fall(step - first, steps=steps - first, final=last)
+
+
+class Optimizers:
+    """The optimisers of a model as one: Muon for the blocks' matrices, AdamW for the rest.
+
+    Parameters
+    ----------
+    model
+        A `GPT`, plain or wrapped.
+    settings
+        Peak rates and decay.
+
+    Attributes
+    ----------
+    factor
+        Share of the peak rates that the next step takes; the schedule sets it.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings):
+        self.settings = settings
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in named if p.ndim == 2 and "blocks." in name]
+        others = [p for name, p in named if not (p.ndim == 2 and "blocks." in name)]
+        adamw = {"lr": settings.lr, "betas": (0.9, 0.95)}
+        decay = settings.weight_decay
+        self.members: dict[str, Optimizer] = {}
+        if settings.optimizer == "muon":
+            self.members["muon"] = Muon(matrices, lr=settings.matrix_lr, weight_decay=decay)
+            self.members["adamw"] = AdamW(others, weight_decay=0.0, **adamw)
+        else:
+            tables = [p for p in others if p.ndim == 2]
+            self.members["adamw"] = AdamW(matrices + tables, weight_decay=decay, **adamw)
+            if vectors := [p for p in others if p.ndim < 2]:  # gains and biases do not decay
+                self.members["vectors"] = AdamW(vectors, weight_decay=0.0, **adamw)
+        self.factor = 1.0
+        self.peaks = {name: member.lr for name, member in self.members.items()}
+        self.params = [p for member in self.members.values() for p in member.params]
+        # What week 16's loss scaler asks of a torch optimiser.
+        self.param_groups = [{"params": self.params}]
+
+    def step(self) -> None:
+        """One step of all, at `factor` times their peak rates."""
+        for name, member in self.members.items():
+            member.lr = self.peaks[name] * self.factor
+            member.step()
+
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm of all gradients together."""
+        grads = [p.grad for p in self.params if p.grad is not None]
+        return nn.utils.get_total_norm(grads)
+
+    def clip(self, norm: Tensor, longest: float) -> None:
+        """Shorten all gradients together to `longest` if they are longer."""
+        nn.utils.clip_grads_with_norm_(self.params, longest, norm)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Buffers and step counters, by names that a checkpoint can hold."""
+        tensors, counters = {}, {}
+        for name, member in self.members.items():
+            for key, value in member.state_dict().items():
+                target = tensors if torch.is_tensor(value) else counters
+                target[f"optim.{name}.{key}"] = value
+        return tensors, counters
+
+    def load_state(self, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
+        """Go on from what `state` gave."""
+        saved = {**tensors, **counters}
+        for name, member in self.members.items():
+            prefix = f"optim.{name}."
+            own = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+            member.load_state_dict(own)
+
+
+@dataclass
+class Guard:
+    """Refuses steps that would poison the weights: gradients that are not finite, and spikes.
+
+    Attributes
+    ----------
+    factor
+        Norms above so many times the running median of the last `window` are spikes; 0 allows all.
+    patience
+        So many refusals in a row are no accident.
+    """
+
+    factor: float
+    window: int = 64
+    patience: int = 20
+    norms: tuple[float, ...] = ()
+    refused: int = 0
+
+    def judge(self, loss: float, norm: float) -> str | None:
+        """Why this step must not be taken: "nan", "spike" or None."""
+        reason = None
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            reason = "nan"
+        elif self.factor and len(self.norms) >= 16:
+            median = sorted(self.norms)[len(self.norms) // 2]
+            if norm > self.factor * median:
+                reason = "spike"
+        if reason is None:
+            self.norms = (*self.norms, norm)[-self.window :] if self.factor else ()
+            self.refused = 0
+        else:
+            self.refused += 1
+        return reason
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether too many steps in a row were refused for the run to go on."""
+        return self.refused >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"norms": list(self.norms), "refused": self.refused}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.norms, self.refused = tuple(state["norms"]), state["refused"]

@@ -1,0 +1,257 @@
+"""Everything a run can be told, in one place: the command line, `--config` files and presets.
+
+Later ones win: defaults, then `--preset`, then `--config FILE.toml`, then flags.
+"""
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import Parameter
+
+from shared.errors import UserError
+from shared.study import NonNegativeInt, PositiveInt
+from tiny_gpt.model import Architecture, GPTConfig
+
+__all__ = ["PRESETS", "Settings", "seconds_of"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The speed run of the benchmark: beats a 1.9 on tinyshakespeare in seconds.
+    "shakespeare-quick": {
+        "data": "tinyshakespeare", "tokenizer": "char", "split": "tail", "context": 64,
+        "n_layers": 2, "d_model": 64, "batch_size": 16, "steps": 240,
+        "eval_every": 0, "save_every": 0, "samples": 0,
+    },
+    # nanoGPT's documented GPU configuration.
+    "shakespeare-char": {
+        "data": "tinyshakespeare", "tokenizer": "char", "split": "tail", "context": 256,
+        "n_layers": 6, "n_heads": 6, "d_model": 384, "batch_size": 64, "steps": 2500,
+        "dropout": 0.2, "eval_every": 250, "save_every": 250,
+    },
+    "gpt2-124m": {
+        "arch": "gpt2", "tokenizer": "bpe", "vocab_size": 50257, "context": 1024,
+        "n_layers": 12, "n_heads": 12, "d_model": 768, "batch_size": 480, "micro_batch_size": 12,
+        "optimizer": "adamw", "lr": 6e-4, "weight_decay": 0.1, "schedule": "cosine",
+        "final_lr": 0.1, "warmup_steps": 2000, "steps": 600_000, "eval_every": 1000,
+        "save_every": 1000,
+    },
+}  # fmt: skip
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Settings:
+    """What to train, on what, and how.
+
+    Attributes
+    ----------
+    data
+        A prepared folder, or what `prepare` takes: a file, a folder, a dataset's name, hf:PATH.
+    out
+        The run's folder.
+    arch
+        gpt2, llama or modern.
+    n_layers, n_heads, d_model, context
+        Sizes of the model; `context` is the most tokens it sees at once.
+    n_kv_heads
+        Heads of keys and values (llama, modern); as many as heads if not given.
+    d_ff
+        Width of the MLP; the architecture's multiple of d_model if not given.
+    norm, positions, mlp, bias, qk_norm, mix_previous, tied, zero_head
+        Override one choice of the architecture.
+    dropout
+        Probability of dropping; its masks are a function of seed and step.
+    tokenizer, vocab_size, dedup, near_duplicate, val_fraction, split
+        For `prepare`, where `data` is not a prepared folder.
+    packing
+        concat cuts documents anywhere; bestfit cuts only those longer than the context.
+    document_mask
+        Attention stays within a document.
+    batch_size
+        Sequences a step, over all processes and micro-batches.
+    micro_batch_size
+        Sequences that one process computes at once; all of its share if not given. Where memory
+        runs out it is halved.
+    steps
+        Optimiser steps.
+    optimizer
+        muon (matrices of the blocks; AdamW for the rest) or adamw.
+    lr
+        Peak learning rate of AdamW.
+    matrix_lr
+        Peak learning rate of Muon.
+    weight_decay
+        Decoupled, on matrices.
+    schedule
+        linear, cosine, wsd (a plateau, then a fall over the last fifth) or constant.
+    warmup_steps
+        Steps in which the rate rises.
+    final_lr
+        Where the schedule ends, as a share of the peak.
+    clip
+        Longest gradient; 0 never clips.
+    dtype
+        fp32, bf16 or fp16; auto times a training step in each and says what it chose.
+    compile
+        Whether to use torch.compile; auto does where the run is long enough to repay it.
+    checkpoint_activations
+        Less memory, a third more arithmetic, the same gradients.
+    spike_factor
+        A gradient longer than this many times the running median is not applied; 0 applies all.
+    eval_every
+        Steps between evaluations on the whole validation split; 0 only at the end.
+    save_every
+        Steps between checkpoints; 0 only at the end.
+    keep
+        Checkpoints to keep; the best one is kept beside them.
+    max_time
+        Stop after this long (90s, 3m, 2h), saved and resumable.
+    resume
+        auto goes on where a run's folder ends, must insists on it, never starts anew.
+    samples
+        Texts to write at the end.
+    strategy
+        Under torchrun: ddp or fsdp (auto takes ddp).
+    device
+        auto, cpu or cuda.
+    threads
+        Threads of the CPU; as many as there are cores if not given.
+    seed
+        Seed of the weights and of everything else.
+    tensorboard
+        Also write TensorBoard's event files.
+    """
+
+    data: str = "pydocs"
+    out: Path = Path("runs/tiny_gpt")
+    arch: Architecture = "modern"
+    n_layers: PositiveInt = 4
+    n_heads: PositiveInt = 4
+    d_model: PositiveInt = 128
+    context: PositiveInt = 128
+    n_kv_heads: PositiveInt | None = None
+    d_ff: PositiveInt | None = None
+    norm: Literal["layer", "rms", "plain"] | None = None
+    positions: Literal["learned", "rotary"] | None = None
+    mlp: Literal["gelu", "swiglu", "relu2"] | None = None
+    bias: bool | None = None
+    qk_norm: bool | None = None
+    mix_previous: bool | None = None
+    tied: bool | None = None
+    zero_head: bool | None = None
+    dropout: float = 0.0
+    tokenizer: Literal["char", "byte", "bpe"] = "bpe"
+    vocab_size: PositiveInt = 1024
+    dedup: Literal["off", "exact", "minhash"] = "minhash"
+    near_duplicate: float = 0.8
+    val_fraction: float = 0.1
+    split: Literal["auto", "hash", "tail"] = "auto"
+    packing: Literal["concat", "bestfit"] = "concat"
+    document_mask: bool = False
+    batch_size: PositiveInt = 32
+    micro_batch_size: PositiveInt | None = None
+    steps: PositiveInt = 600
+    optimizer: Literal["muon", "adamw"] = "muon"
+    lr: float = 0.012
+    matrix_lr: float = 0.02
+    weight_decay: float = 0.0
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    warmup_steps: NonNegativeInt = 0
+    final_lr: float = 0.0
+    clip: float = 0.0
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    checkpoint_activations: bool = False
+    spike_factor: float = 0.0
+    eval_every: NonNegativeInt = 100
+    save_every: NonNegativeInt = 100
+    keep: PositiveInt = 2
+    max_time: str | None = None
+    resume: Literal["auto", "must", "never"] = "auto"
+    samples: NonNegativeInt = 3
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
+    seed: NonNegativeInt = 0
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        if self.max_time is not None:
+            seconds_of(self.max_time)
+        for name in ("lr", "matrix_lr", "weight_decay", "final_lr", "clip", "spike_factor"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps must be below steps = {self.steps}, got {self.warmup_steps}"
+            )
+        self.model_config(2)  # says what is wrong with the sizes
+
+    def model_config(self, vocab_size: int) -> GPTConfig:
+        """The model these settings ask for."""
+        choices = ("norm", "positions", "mlp", "bias", "qk_norm", "mix_previous", "tied")
+        asked = {name: getattr(self, name) for name in (*choices, "zero_head")}
+        if asked["tied"] and asked["zero_head"] is None:
+            asked["zero_head"] = False
+        sizes = ("n_layers", "n_heads", "d_model", "context", "n_kv_heads", "d_ff", "dropout")
+        return GPTConfig.of(
+            self.arch,
+            vocab_size,
+            **{name: getattr(self, name) for name in sizes},
+            **{name: value for name, value in asked.items() if value is not None},
+        )
+
+    def to_toml(self) -> str:
+        """The settings as a file that `--config` reads back."""
+        lines = []
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if value is not None:
+                lines.append(f"{f.name.replace('_', '-')} = {_toml(value)}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> "Settings":
+        """Read what `to_toml` wrote."""
+        content = {name.replace("-", "_"): value for name, value in tomllib.loads(text).items()}
+        if "out" in content:
+            content["out"] = Path(content["out"])
+        return cls(**content)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of 90, 90s, 3m or 1.5h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", duration.strip())
+    if not match:
+        raise ValueError(f"max_time must be like 90s, 3m or 1.5h, got {duration!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A `--config` file's settings, in a table or not.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config {path} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path} is not TOML: {error}") from error
