@@ -51,6 +51,8 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 class ArtifactError(UserError):
     """An artifact that is not there, or not as it was saved."""
 
+    status = 3
+
 
 @dataclass(frozen=True)
 class Artifact:

@@ -249,10 +249,11 @@ def _copy(target: Path) -> Path:
         if (records.ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(records.ROOT / name, target / name)
-    for week in (target / "weeks").iterdir():
-        link = target / "imports" / f"week{week.name}"
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(week, target_is_directory=True)
+    (target / "imports").mkdir(exist_ok=True)
+    for package in target.glob("*/*/__init__.py"):
+        folder = package.parent
+        name = f"week{folder.name}" if folder.parent.name == "weeks" else folder.name
+        (target / "imports" / name).symlink_to(folder, target_is_directory=True)
     return target
 
 

@@ -1,9 +1,11 @@
 """The log: which weeks, papers and capstones there are, and the tables that tell of them.
 
 Markdown files hold two kinds of generated text, both rewritten by `study log` from the committed
-records and never by hand: a table between markers,
+records and never by hand: a table between markers, or what a capstone rendered to its results,
 
     <!-- study:scripts -->
+    <!-- /study -->
+    <!-- study:include comparison.md -->
     <!-- /study -->
 
 and a measured value inside a sentence, named by script, metric (or check, claim, verdict) and
@@ -28,7 +30,7 @@ from shared import records
 from shared.artifacts import write_atomic
 from shared.errors import UserError
 
-BLOCK = re.compile(r"(<!-- study:(\w+) -->\n).*?(<!-- /study -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- study:(\w+)(?: (\S+))? -->\n).*?(<!-- /study -->)", re.DOTALL)
 VALUE = re.compile(r'(<!--= (\S+) "([^"]+)" (\S+) -->)(.*?)(<!--/=-->)')
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)  # may mention the markers
 
@@ -120,11 +122,13 @@ def render(text: str, path: Path) -> str:
             raise UserError(f"{_key(path)}: a generated {kind} is not well formed or not closed")
 
     def block(match: re.Match) -> str:
-        if match[2] not in tables:
+        if match[2] == "include" and match[3]:
+            return f"{match[1]}{_included(path, match[3])}\n{match[4]}"
+        if match[2] not in tables or match[3]:
             raise UserError(f"{_key(path)}: unknown table study:{match[2]}")
         table = tables[match[2]]
         made = table(path.parent) if match[2] in ("weeks", "papers", "capstones") else table()
-        return f"{match[1]}{made}\n{match[3]}"
+        return f"{match[1]}{made}\n{match[4]}"
 
     def value(match: re.Match) -> str:
         try:
@@ -157,6 +161,14 @@ def markdown_files() -> list[Path]:
         if not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     return sorted(path for path in found if path.exists())
+
+
+def _included(path: Path, name: str) -> str:
+    """A file of `results/` that a capstone's own records were rendered to."""
+    try:
+        return (path.parent / "results" / name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"{_key(path)}: results/{name} cannot be read") from error
 
 
 def _value(key: str, name: str, spec: str) -> str:

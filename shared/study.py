@@ -147,15 +147,24 @@ threads: Threads for BLAS and torch; records are made with 2.
 """
 
 
-def call(app: cyclopts.App, argv: list[str] | None = None) -> int:
-    """Run a cyclopts app; give its exit status and tell a user's mistake in one line."""
+def call(
+    app: cyclopts.App,
+    argv: list[str] | None = None,
+    *,
+    prepare: Callable[[list[str] | None], list[str] | None] = lambda argv: argv,
+) -> int:
+    """Run a cyclopts app; give its exit status and tell a user's mistake in one line.
+
+    A command's own result is 0 for None or True, 1 for False, or the status itself. What must
+    happen to the words first, and may find a mistake in them, is `prepare`.
+    """
     name = app.name[0]
     app.suppress_keyboard_interrupt = False  # it would end without a word
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
     try:
-        passed = app(argv, exit_on_error=False, print_error=False)
+        passed = app(prepare(argv), exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         return _complain(name, " ".join(str(error).split()) + f" (see {name} --help)")
     except KeyboardInterrupt:
@@ -164,13 +173,15 @@ def call(app: cyclopts.App, argv: list[str] | None = None) -> int:
     except (UserError, ValueError, OSError) as error:
         if os.environ.get("STUDY_TRACEBACK"):
             raise
-        return _complain(name, " ".join(str(error).split()))
+        return _complain(name, " ".join(str(error).split()), getattr(error, "status", 2))
+    if isinstance(passed, int) and not isinstance(passed, bool):
+        return passed
     return 0 if passed is None or passed else 1
 
 
-def _complain(name: str, message: str) -> int:
+def _complain(name: str, message: str, status: int = 2) -> int:
     print(f"{name}: error: {message}", file=sys.stderr)
-    return 2
+    return status
 
 
 def _help(main: Callable[..., None]) -> str:

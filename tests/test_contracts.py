@@ -22,6 +22,10 @@ PYTHON = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 WEEK_MODULES = [p for p in PYTHON if p.is_relative_to(ROOT / "weeks") and p.stem != "__init__"]
+CAPSTONES = sorted(p.parent.name for p in (ROOT / "capstones").glob("*/__init__.py"))
+MODULES = WEEK_MODULES + [
+    p for p in PYTHON if p.is_relative_to(ROOT / "capstones") and not p.stem.startswith("__")
+]
 
 
 def key(path: Path) -> str:
@@ -48,7 +52,9 @@ def imports(path: Path) -> set[str]:
 
 @each([p for p in PYTHON if p.is_relative_to(ROOT / "shared")])
 def test_shared_knows_no_week(path):
-    assert not [name for name in imports(path) if re.match(r"week\d\d$|capstones|papers", name)]
+    found = [name for name in imports(path) if re.match(r"week\d\d$|capstones|papers", name)]
+    assert not found
+    assert not imports(path) & set(CAPSTONES)
 
 
 @each(WEEK_MODULES)
@@ -56,18 +62,19 @@ def test_week_imports_no_later_week(path):
     own = path.relative_to(ROOT / "weeks").parts[0]
     weeks = {name[4:] for name in imports(path) if re.match(r"week\d\d$", name)}
     assert all(week <= own for week in weeks)
-    assert not imports(path) & {"capstones", "papers"}
+    assert not imports(path) & {"capstones", "papers", *CAPSTONES}
 
 
 def test_every_week_is_installed():
     folders = {p.name for p in (ROOT / "weeks").iterdir() if (p / "__init__.py").exists()}
     setuptools = PYPROJECT["tool"]["setuptools"]
     packages = {name.split(".")[0] for name in setuptools["packages"]}
-    assert packages == {"shared"} | {f"week{name}" for name in folders}
+    assert packages == {"shared", *CAPSTONES} | {f"week{name}" for name in folders}
     inner = {f"week{p.parent.parent.name}.{p.parent.name}"
              for p in (ROOT / "weeks").glob("*/*/__init__.py")}  # fmt: skip
     assert {name for name in setuptools["packages"] if "." in name} == inner
     expected = {f"week{name}": f"weeks/{name}" for name in folders} | {"shared": "shared"}
+    expected |= {name: f"capstones/{name}" for name in CAPSTONES}
     assert setuptools["package-dir"] == expected
 
 
@@ -164,7 +171,7 @@ def public_functions(path: Path):
                     yield inner, node
 
 
-@each(WEEK_MODULES)
+@each(MODULES)
 def test_public_names_have_docstrings(path):
     missing = [node.name for node, _ in public_functions(path) if not ast.get_docstring(node)]
     assert not missing
@@ -174,7 +181,7 @@ BARE = {"ndarray", "Tensor", "np.ndarray", "torch.Tensor"}
 MINIGRAD = ROOT / "weeks" / "08" / "minigrad"  # its Tensor is its own class: shapes are run-time
 
 
-@each([p for p in WEEK_MODULES if not p.stem.endswith("_evidence") and p.parent != MINIGRAD])
+@each([p for p in MODULES if not p.stem.endswith("_evidence") and p.parent != MINIGRAD])
 def test_arrays_carry_their_shapes(path):
     """Every public function with arrays says their shapes, so that tests can enforce them."""
     shapeless = []

@@ -106,11 +106,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     with torch.device("meta"):
         model = GPT(config)
     model = model.to_empty(device="cpu")
+    if config.tied:  # to_empty gives each its own memory
+        model.head.weight = model.embed.weight
     if config.positions == "rotary":
         model.frequencies = model._exact_frequencies()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(tensors.pop(f"model.{name}"))
+            weight = tensors.pop(f"model.{name}", None)
+            if weight is None or weight.shape != p.shape:
+                raise ArtifactError(f"{folder} does not hold weight {name} of {tuple(p.shape)}")
+            p.copy_(weight)
     step = state.pop("step")
     return Checkpoint(folder, model.eval(), tokenizer, step, tensors, state)
 

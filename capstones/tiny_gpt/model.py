@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tiny_gpt.fused import FusedBlock, rotary_table
 from week16.activation_checkpointing import checkpoint
 from week18.llama3 import Cache, RMSNorm, rope_frequencies, rotate
 
@@ -204,15 +205,21 @@ class Block(nn.Module):
         q, k = qk.split((c.n_heads, c.n_kv_heads), dim=1)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        causal = allowed is None and q.shape[2] > 1
-        if q.dtype == torch.bfloat16 and q.device.type == "cpu":
-            # There the fused kernel's backward pass takes six times as long in bfloat16.
-            q, k, v = q.float(), k.float(), v.float()
-        heads = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, is_causal=causal, enable_gqa=c.n_heads != c.n_kv_heads
-        ).to(qkv.dtype)
+        heads = attend(q, k, v, allowed).to(x.dtype)
         x = x + self._dropped(self.out(heads.transpose(1, 2).flatten(2)))
         return x + self._dropped(self.feed_forward(self.mlp_norm(x)))
+
+    def fused(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        cos: Float[Tensor, "seq 1 dim"],
+        sin: Float[Tensor, "seq 1 dim"],
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """`forward` as one operator; for what it can do see `GPT._can_fuse`."""
+        weights = (self.qkv.weight, self.out.weight, self.up.weight, self.down.weight)
+        c = self.config
+        return FusedBlock.apply(x, *weights, cos, sin, c.n_heads, c.norm_eps, dtype)
 
     def feed_forward(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """GELU (of any slope: GPT-2's tanh form), the gate of SwiGLU, or the square of ReLU."""
@@ -230,6 +237,26 @@ class Block(nn.Module):
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
 
 
+def attend(
+    q: Float[Tensor, "batch head query dim"],
+    k: Float[Tensor, "batch kv_head key dim"],
+    v: Float[Tensor, "batch kv_head key dim"],
+    allowed: Bool[Tensor, "#batch 1 query key"] | None,
+) -> Float[Tensor, "batch head query dim"]:
+    """Scaled dot-product attention by torch's fused kernel, to which week 13's is equal.
+
+    Without `allowed`, queries see what is not later, a single query everything.
+    """
+    options = {"enable_gqa": q.shape[1] != k.shape[1]}
+    options |= {"attn_mask": allowed, "is_causal": allowed is None and q.shape[2] > 1}
+    narrow = q.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if q.device.type != "cpu" or not narrow:
+        return F.scaled_dot_product_attention(q, k, v, **options)
+    # On a CPU the kernel's backward pass takes six times as long in bfloat16 as in float32.
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **options)
+
+
 class GPT(nn.Module):
     """Decoder-only transformer.
 
@@ -245,11 +272,13 @@ class GPT(nn.Module):
     checkpoint_blocks
         Keep only each block's input for the backward pass and compute the rest again
         (week 16): less memory, a third more arithmetic, the same gradients.
+    fused
+        Use `FusedBlock` where it applies; False computes every operator by itself.
     """
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):
         super().__init__()
-        self.config, self.checkpoint_blocks = config, False
+        self.config, self.checkpoint_blocks, self.fused = config, False, True
         d = config.d_model
         self.embed = nn.Embedding(config.vocab_size, d)
         if config.mix_previous:
@@ -264,7 +293,8 @@ class GPT(nn.Module):
         self.head = nn.Linear(d, config.vocab_size, bias=False)
         if config.tied:
             self.head.weight = self.embed.weight
-        self.initialize(generator)
+        if not self.embed.weight.is_meta:  # as where a checkpoint's weights will follow
+            self.initialize(generator)
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Normal weights of 0.02, smaller onto the residual stream; zero biases (and zero head).
@@ -358,6 +388,11 @@ class GPT(nn.Module):
         if self.config.dropout:
             x = F.dropout(x, self.config.dropout, self.training)
         allowed = allowed_keys(past, n, mask, segments, x.device)
+        if self.fused and cache is None and allowed is None and self._can_fuse(x):
+            table = rotary_table(angles[:1].cos(), angles[:1].sin())
+            for block in self.blocks:
+                x = block.fused(x, *table, cos.dtype)
+            return self.head(self.norm(x))
         for block in self.blocks:
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 x = checkpoint(_WithoutCache(block, cos, sin, allowed), x)
@@ -366,6 +401,19 @@ class GPT(nn.Module):
         if cache is not None:
             cache.advance(n)
         return self.head(self.norm(x))
+
+    def _can_fuse(self, x: Tensor) -> bool:
+        """Whether `fused.FusedBlock` computes just this: training on a CPU, nothing special."""
+        c = self.config
+        return (
+            (c.norm, c.mlp, c.positions, c.qk_norm, c.bias)
+            == ("plain", "relu2", "rotary", True, False)
+            and c.n_kv_heads == c.n_heads
+            and not (c.dropout or self.checkpoint_blocks or torch.compiler.is_compiling())
+            and torch.is_grad_enabled()
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+        )
 
     def tokens_before(
         self,

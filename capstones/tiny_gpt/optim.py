@@ -40,6 +40,8 @@ class Optimizers:
         A `GPT`, plain or wrapped.
     settings
         Peak rates and decay.
+    dtype
+        Precision of Muon's products; torch's own takes bfloat16 always.
 
     Attributes
     ----------
@@ -47,7 +49,7 @@ class Optimizers:
         Share of the peak rates that the next step takes; the schedule sets it.
     """
 
-    def __init__(self, model: nn.Module, settings: Settings):
+    def __init__(self, model: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32):
         self.settings = settings
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in named if p.ndim == 2 and "blocks." in name]
@@ -56,7 +58,9 @@ class Optimizers:
         decay = settings.weight_decay
         self.members: dict[str, Optimizer] = {}
         if settings.optimizer == "muon":
-            self.members["muon"] = Muon(matrices, lr=settings.matrix_lr, weight_decay=decay)
+            self.members["muon"] = Muon(
+                matrices, lr=settings.matrix_lr, weight_decay=decay, dtype=dtype
+            )
             self.members["adamw"] = AdamW(others, weight_decay=0.0, **adamw)
         else:
             tables = [p for p in others if p.ndim == 2]

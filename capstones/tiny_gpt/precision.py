@@ -39,7 +39,7 @@ def loss_sum(
             logits = model(inputs, positions=positions, segments=segments)
     # The sum of thousands of logarithms does not fit into 16 bits.
     logits = logits.float().flatten(0, 1)
-    n = targets.numel() if segments is None else (targets != -100).sum()
+    n = (targets != -100).sum()  # packed rows have padding
     return F.cross_entropy(logits, targets.flatten(), reduction="sum"), n
 
 

@@ -34,10 +34,16 @@ from tiny_gpt.shards import PreparedData
 from week16.gradient_accumulation import accumulate
 from week16.mixed_precision import LossScaler
 
-__all__ = ["Outcome", "Told", "train"]
+__all__ = ["Diverged", "Outcome", "Told", "train"]
 
 # Settings that do not change what is computed, only for how long or where it is written.
 FREE = {"out", "max_time", "resume", "samples", "keep", "save_every", "tensorboard", "strategy"}
+
+
+class Diverged(UserError):
+    """So many steps in a row were refused that going on makes no sense."""
+
+    status = 1
 
 
 @dataclass
@@ -87,28 +93,37 @@ def train(data: PreparedData, settings: Settings, told: Told | None = None) -> O
     Raises
     ------
     UserError
-        If the folder holds another run, a checkpoint is torn, or the loss cannot be saved.
+        If the folder holds another run, or cannot be written.
+    ArtifactError
+        If the checkpoint to go on from is torn.
+    Diverged
+        If many steps in a row were refused.
     """
     told = told or Told()
     world = distributed.join(settings)
+    if world.rank:
+        told = Told(step=told.step)
     run = Path(settings.out)
-    with _one_writer(run, world), Interruption(settings.max_time) as interruption:
-        state = _begin(data, settings, world, told)
-        settings = state.settings
-        begin = time.perf_counter()
-        while state.step < settings.steps and not interruption.asked(world):
-            _step(state, told)
-            if settings.eval_every and state.step % settings.eval_every == 0:
+    try:
+        with _one_writer(run, world), Interruption(settings.max_time) as interruption:
+            state = _begin(data, settings, world, told)
+            settings = state.settings
+            begin = time.perf_counter()
+            while state.step < settings.steps and not interruption.asked(world):
+                _step(state, told)
+                if settings.eval_every and state.step % settings.eval_every == 0:
+                    _validate(state)
+                if settings.save_every and state.step % settings.save_every == 0:
+                    _save(state)
+            finished = state.step == settings.steps
+            seconds = time.perf_counter() - begin
+            if finished and not (settings.eval_every and state.step % settings.eval_every == 0):
                 _validate(state)
-            if settings.save_every and state.step % settings.save_every == 0:
+            if state.saved != state.step:
                 _save(state)
-        finished = state.step == settings.steps
-        seconds = time.perf_counter() - begin
-        if finished and not (settings.eval_every and state.step % settings.eval_every == 0):
-            _validate(state)
-        if state.saved != state.step:
-            _save(state)
-        state.close()
+            state.close()
+    finally:
+        world.leave()
     return Outcome(run, state.step, finished, state.best_loss, seconds)
 
 
@@ -180,7 +195,7 @@ def _step(state: _State, told: Told) -> None:
     told.step(state.step, loss, speed)
     if state.guard.exhausted:
         state.log.close()
-        raise UserError(
+        raise Diverged(
             f"{state.guard.refused} steps in a row gave no usable gradient, the last one at step "
             f"{state.step}; nothing of them was applied. Lower lr = {settings.lr} and matrix_lr = "
             f"{settings.matrix_lr}, or raise spike_factor; the last checkpoint is intact"
@@ -202,7 +217,7 @@ def _accumulated(state: _State, own: Batch, scaled_loss, told: Told) -> tuple[fl
             with state.world.synchronised_by_hand(state.computed):
                 return accumulate(state.computed, _pieces(own, size), scaled_loss)
         except torch.OutOfMemoryError:
-            if size == 1:
+            if size == 1 or not state.world.independent:
                 raise
             state.settings = replace(state.settings, micro_batch_size=max(1, size // 2))
             told.say(f"memory ran out: micro-batches of {max(1, size // 2)} sequences from now on")
@@ -265,7 +280,7 @@ def _begin(data: PreparedData, settings: Settings, world: "distributed.World", t
         world=world,
         model=model,
         computed=computed,
-        optimizers=distributed.optimizers_for(model, settings, world),
+        optimizers=distributed.optimizers_for(model, settings, world, dtype),
         batches=batches,
         dtype=dtype,
         scaler=LossScaler() if dtype == torch.float16 else None,
@@ -340,7 +355,8 @@ def _validate(state: _State) -> None:
         )
     loss = state.world.broadcast(result.nats_per_token if result else 0.0)
     if state.world.rank == 0:
-        line = {"step": state.step, "val_loss": loss, "val_bits_per_byte": result.bits_per_byte}
+        bits = result.bits_per_byte.mean
+        line = {"step": state.step, "val_loss": loss, "val_bits_per_byte": bits}
         state.log.validation(line)
     if loss < state.best_loss:
         state.best_loss = loss

@@ -185,6 +185,17 @@ def test_tables_of_the_whole(project):
     assert rendered(project, after, "papers/README.md") == after
 
 
+def test_what_a_capstone_rendered_is_included(project):
+    text = "<!-- study:include table.md -->\nold\n<!-- /study -->\n"
+    with pytest.raises(UserError, match=r"ruler/README\.md: results/table\.md cannot be read"):
+        rendered(project, text, "capstones/ruler/README.md")
+    results = project / "capstones" / "ruler" / "results"
+    results.mkdir(parents=True)
+    (results / "table.md").write_text("| a |\n|---|\n", encoding="utf-8")
+    after = rendered(project, text, "capstones/ruler/README.md")
+    assert after == "<!-- study:include table.md -->\n| a |\n|---|\n<!-- /study -->\n"
+
+
 def test_unknown_table(project):
     with pytest.raises(UserError, match=r"^weeks/01/README\.md: unknown table study:nosuch"):
         rendered(project, "<!-- study:nosuch -->\n<!-- /study -->\n")

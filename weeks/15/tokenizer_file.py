@@ -1,6 +1,7 @@
 """A byte-level BPE as the file `tokenizer.json` that Hugging Face's libraries read."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from shared.artifacts import write_atomic
@@ -16,11 +17,29 @@ def save_tokenizer(tokenizer: ByteLevelBPE, path: Path) -> None:
     UserError
         If the file cannot be written.
     """
-    stand_in = printable_bytes()
+    write_atomic(Path(path), tokenizer_json(tokenizer))
 
-    def visible(token: bytes) -> str:
-        return "".join(stand_in[byte] for byte in token)
 
+def load_tokenizer(path: Path) -> ByteLevelBPE:
+    """Read what `save_tokenizer` wrote, or another byte-level BPE with the same order of ids.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or is no byte-level BPE of this form.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a byte-level BPE's tokenizer.json ({error})") from error
+    return tokenizer_from_json(text, str(path))
+
+
+def tokenizer_json(tokenizer: ByteLevelBPE) -> str:
+    """The file's text."""
+    visible = _speller()
     byte_level = {
         "type": "ByteLevel",
         "add_prefix_space": False,
@@ -36,15 +55,14 @@ def save_tokenizer(tokenizer: ByteLevelBPE, path: Path) -> None:
             "invert": False,
         }
         cut = {"type": "Sequence", "pretokenizers": [split, byte_level]}
-    special = tokenizer.special_tokens
-    ordinary = {visible(t): i for i, t in enumerate(tokenizer.vocab) if i >= len(special)}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": i, "content": name, **flags, "special": True} for name, i in special.items()
+            {"id": i, "content": name, **flags, "special": True}
+            for name, i in tokenizer.special_tokens.items()
         ],
         "normalizer": None,
         "pre_tokenizer": cut,
@@ -59,28 +77,31 @@ def save_tokenizer(tokenizer: ByteLevelBPE, path: Path) -> None:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": special | ordinary,
+            "vocab": _vocabulary(tokenizer),
             "merges": [[visible(a), visible(b)] for a, b in tokenizer.merges],
         },
     }
-    write_atomic(Path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
-def load_tokenizer(path: Path) -> ByteLevelBPE:
-    """Read what `save_tokenizer` wrote, or another byte-level BPE with the same order of ids.
+def tokenizer_from_json(text: str, name: str) -> ByteLevelBPE:
+    """The tokeniser of a file's text; `name` says in errors where the text is from.
 
     Raises
     ------
     UserError
-        If the file cannot be read, or is no byte-level BPE of this form.
+        If it is no byte-level BPE of this form.
     """
     byte_of = {char: byte for byte, char in printable_bytes().items()}
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(text)
         cut, model = content["pre_tokenizer"], content["model"]
         pattern = GPT2_PATTERN if cut.get("use_regex") else None
         if cut["type"] == "Sequence":
             pattern = cut["pretokenizers"][0]["pattern"]["Regex"]
+            cut = cut["pretokenizers"][-1]
+        if cut["type"] != "ByteLevel" or cut["add_prefix_space"]:
+            raise ValueError("it cuts text in another way")
         merges = [
             tuple(bytes(byte_of[char] for char in half) for half in merge)
             for merge in model["merges"]
@@ -88,11 +109,20 @@ def load_tokenizer(path: Path) -> ByteLevelBPE:
         special = sorted(content["added_tokens"], key=lambda token: token["id"])
         names = [token["content"] for token in special]
         found = ByteLevelBPE(merges, pattern=pattern, special_tokens=names)
-        named = "".join(map(printable_bytes().get, found.vocab[-1]))
-        if len(found) != len(model["vocab"]) or model["vocab"][named] != len(found) - 1:
+        if model["vocab"] != _vocabulary(found):
             raise ValueError("its ids are not in the order of its merges")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path} is not a byte-level BPE's tokenizer.json ({error})") from error
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not a byte-level BPE's tokenizer.json ({error})") from error
     return found
+
+
+def _vocabulary(tokenizer: ByteLevelBPE) -> dict[str, int]:
+    """Every token's id, special tokens by their names, the others by visible characters."""
+    first = len(tokenizer.special_tokens)
+    ordinary = map(_speller(), tokenizer.vocab[first:])
+    return tokenizer.special_tokens | {token: i for i, token in enumerate(ordinary, first)}
+
+
+def _speller() -> Callable[[bytes], str]:
+    stand_in = printable_bytes()
+    return lambda token: "".join(stand_in[byte] for byte in token)

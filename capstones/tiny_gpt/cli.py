@@ -1,0 +1,504 @@
+"""`tiny-gpt`: prepare text, train a small GPT on it, and know what came of it.
+
+Exit status: 0 all went well, 1 it failed, 2 a mistake in the command, 3 a torn or altered file,
+75 interrupted, saved, and to be resumed by the same command.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from shared import study
+from shared.artifacts import ArtifactError
+from shared.errors import UserError
+from shared.study import NonNegativeInt, PositiveInt
+from tiny_gpt.settings import PRESETS, Settings, read_config
+
+CORRUPT, INTERRUPTED = ArtifactError.status, 75
+
+app = cyclopts.App(
+    name="tiny-gpt",
+    help=__doc__,
+    help_format="plaintext",
+    version_flags=[],
+    result_action="return_value",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; return its exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    words = list(sys.argv[1:] if argv is None else argv)
+    return study.call(app, words, prepare=_take_chosen_settings)
+
+
+# ---- the commands
+
+
+@app.command
+def prepare(
+    source: str = "pydocs",
+    *,
+    out: Path | None = None,
+    tokenizer: Literal["char", "byte", "bpe"] = "bpe",
+    vocab_size: PositiveInt = 1024,
+    dedup: Literal["off", "exact", "minhash"] = "minhash",
+    near_duplicate: float = 0.8,
+    val_fraction: float = 0.1,
+    split: Literal["auto", "hash", "tail"] = "auto",
+    seed: NonNegativeInt = 0,
+    workers: PositiveInt | None = None,
+) -> None:
+    """Turn text into token files: deduplicated, split by document, checked for leaks.
+
+    Parameters
+    ----------
+    source
+        A text file, a folder, a .jsonl with "text", a dataset's name, or hf:PATH of a Hugging Face
+        dataset on disk.
+    out
+        The folder to write; runs/data/NAME if not given.
+    tokenizer
+        Characters, bytes, or byte-level BPE learnt from the training documents.
+    vocab_size
+        Of the BPE.
+    dedup
+        Remove copies (exact), near-copies too (minhash), or nothing.
+    near_duplicate
+        Jaccard similarity of five-word shingles from which a document is a near-copy.
+    val_fraction
+        Share of the validation split.
+    split
+        hash: by a hash of each document; tail: the last part of the text; auto: hash from 20
+        documents on.
+    seed
+        Another seed gives another split.
+    workers
+        Processes; as many as there are cores, up to 8.
+    """
+    out = out or Path("runs/data") / _slug(source)
+    folder, report = _prepared(
+        source,
+        out,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        dedup=dedup,
+        near_duplicate=near_duplicate,
+        val_fraction=val_fraction,
+        split=split,
+        seed=seed,
+        workers=workers,
+    )
+    from tiny_gpt import inspection
+
+    console.print(inspection.show(inspection.describe(folder)))
+    del report
+
+
+@app.command
+def train(settings: Settings | None = None) -> int:
+    """Train a model; with no options, on Python's manual, in about two minutes on two cores.
+
+    `--config FILE.toml` reads settings from a file, `--preset NAME` takes a known set of them
+    (shakespeare-quick, shakespeare-char, gpt2-124m); flags win over both. The same command goes on
+    where an interrupted run stopped. Under torchrun the work is shared:
+    `torchrun --standalone --nproc-per-node 2 -m tiny_gpt train`.
+    """
+    settings = settings or Settings()
+    _use_threads(settings.threads)
+    from tiny_gpt import shards
+    from tiny_gpt.train import Told, train
+
+    first = int(os.environ.get("RANK", "0")) == 0
+    folder = _data_folder(settings, first)
+    data = shards.open_data(folder)
+    say = console.print if first else (lambda line: None)
+    say(f"data {folder}: " + ", ".join(f"{n} {s.n_tokens:,}" for n, s in data.splits.items()))
+    with _bar(settings.steps, shown=first and console.is_terminal) as moved:
+        outcome = train(data, settings, Told(say, moved))
+    if not outcome.finished:
+        where = f"step {outcome.step} of {settings.steps}"
+        say(f"interrupted at {where} and saved; the same command goes on from there")
+        return INTERRUPTED
+    if first:
+        from tiny_gpt.wrapup import wrap_up
+
+        wrap_up(outcome, data, settings, console)
+    return 0
+
+
+@app.command(name="eval")
+def evaluate_(
+    run: Path,
+    *,
+    data: Path | None = None,
+    split: str = "val",
+    stride: PositiveInt | None = None,
+    context: PositiveInt | None = None,
+    rolling: bool = False,
+    json_: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Evaluate a model on a whole split: loss, perplexity, bits per byte with an interval.
+
+    Parameters
+    ----------
+    run
+        A run's folder (its best checkpoint is taken) or a checkpoint.
+    data
+        A prepared folder; the one that the run was trained on if not given.
+    split
+        train or val.
+    stride
+        New tokens a window, the rest of it being read again; the whole window if not given.
+    context
+        Window in tokens; the model's if not given.
+    rolling
+        lm-eval's rolling log-likelihood, each document for itself.
+    json_
+        Print one JSON object.
+    """
+    from tiny_gpt import shards
+    from tiny_gpt.checkpoints import load_checkpoint
+    from tiny_gpt.evaluate import evaluate
+
+    checkpoint = load_checkpoint(run)
+    prepared = shards.open_data(data or _data_of(checkpoint.path, run), verify=True)
+    if split not in prepared.splits:
+        raise UserError(f"split must be one of {', '.join(prepared.splits)}, got {split!r}")
+    if prepared.tokenizer.sha256 != checkpoint.tokenizer.sha256:
+        raise UserError(f"data was made with another tokenizer than {checkpoint.path}")
+    result = evaluate(
+        checkpoint.model,
+        prepared.splits[split],
+        checkpoint.tokenizer,
+        stride=stride,
+        context=context,
+        rolling=rolling,
+    )
+    console.print_json(data=result.to_dict()) if json_ else console.print(str(result))
+
+
+@app.command
+def sample(
+    run: Path,
+    *,
+    prompt: Annotated[str | None, Parameter(alias="-p")] = None,
+    file: Annotated[Path | None, Parameter(alias="-f")] = None,
+    number: Annotated[PositiveInt, Parameter(alias="-n")] = 1,
+    max_new_tokens: PositiveInt = 200,
+    temperature: Annotated[float, Parameter(alias="-t")] = 0.8,
+    top_k: PositiveInt | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    stop: str | None = None,
+    seed: NonNegativeInt = 0,
+    cache: bool = True,
+) -> None:
+    """Write text: as it comes where one is asked for, all at once for several.
+
+    Parameters
+    ----------
+    run
+        A run's folder (its best checkpoint is taken) or a checkpoint.
+    prompt
+        What the text begins with; - reads it from the standard input.
+    file
+        A file that holds the prompt.
+    number
+        How many texts; each has its own seed and is the same in any company.
+    max_new_tokens
+        Tokens to write at most.
+    temperature
+        0 always takes the likeliest token.
+    top_k, top_p, min_p
+        Leave out unlikely tokens.
+    repetition_penalty
+        Above 1: what was said becomes less likely.
+    stop
+        Stop before this text.
+    seed
+        The same seed writes the same text.
+    cache
+        Keep keys and values; without, the same text, slower.
+    """
+    from tiny_gpt import writing
+    from tiny_gpt.checkpoints import load_checkpoint
+    from week19.sampling import Sampler
+
+    if prompt is not None and file is not None:
+        raise UserError("prompt and file cannot both be given")
+    checkpoint = load_checkpoint(run)
+    text = _prompt(prompt, file)
+    sampler = Sampler(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    options = {"sampler": sampler, "stop": stop, "cache": cache}
+    if number > 1:
+        seeds = range(seed, seed + number)
+        texts = writing.write(checkpoint, text, max_new_tokens, seeds=seeds, **options)
+        for i, more in zip(seeds, texts, strict=True):
+            console.rule(f"seed {i}")
+            sys.stdout.write(f"{text}{more}\n")
+        return
+    pieces = writing.stream(checkpoint, text, max_new_tokens, seed=seed, **options)
+    first = next(pieces, "")  # so that a mistake is told before the prompt is repeated
+    sys.stdout.write(text + first)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command
+def export(
+    run: Path,
+    *,
+    out: Path,
+    format: Literal["hf", "onnx", "gguf"] = "hf",
+    verify: bool = True,
+) -> None:
+    """Write a model for other programs, and compare what they will compute.
+
+    Parameters
+    ----------
+    run
+        A run's folder (its best checkpoint is taken) or a checkpoint.
+    out
+        The folder to write.
+    format
+        hf for transformers, onnx for onnxruntime, gguf for llama.cpp (llama and gpt2 only).
+    verify
+        Load it again and compare logits (and, for hf, greedy text).
+    """
+    from tiny_gpt.checkpoints import load_checkpoint
+    from tiny_gpt.export import export as write
+
+    result = write(load_checkpoint(run), format, out, verify=verify)
+    for name, value in result.items():
+        console.print(f"{name}: {value}")
+
+
+@app.command
+def inspect(path: Path, *, json_: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """Say what a run, a checkpoint or a prepared folder is.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    json_
+        Print one JSON object.
+    """
+    from tiny_gpt import inspection
+
+    description = inspection.describe(path)
+    if json_:
+        console.print_json(data=description)
+    else:
+        console.print(inspection.show(description))
+
+
+@app.command
+def verify(path: Path) -> int:
+    """Check every byte of a run, a checkpoint or a prepared folder.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    """
+    from tiny_gpt import inspection
+
+    findings = inspection.verify(path)
+    for finding in findings:
+        console.print(str(finding))
+    if not findings:
+        console.print(f"{path}: every byte is as it was written")
+    return CORRUPT if any(finding.fatal for finding in findings) else 0
+
+
+@app.command
+def bench(
+    *rows: str,
+    seeds: PositiveInt = 3,
+    threads: PositiveInt = 2,
+    quick: bool = False,
+    record: bool = False,
+) -> int:
+    """Measure: training and decoding beside the rival, throughput, memory, cost as sizes grow.
+
+    Nothing else should run on the machine meanwhile.
+
+    Parameters
+    ----------
+    rows
+        Which rows; all if none is named.
+    seeds
+        Runs of each side, in turns.
+    threads
+        Threads of every process.
+    quick
+        A few steps of each, to see that it works.
+    record
+        Write results/bench.json.
+    """
+    from tiny_gpt import bench as benchmark
+
+    return benchmark.main(rows, seeds=seeds, threads=threads, quick=quick, record=record)
+
+
+# ---- pieces
+
+
+def _take_chosen_settings(words: list[str]) -> list[str]:
+    words, chosen = _chosen(words)
+    app.config = [cyclopts.config.Dict({"train": chosen}, source="--config or --preset")]
+    return words
+
+
+def _chosen(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take --config and --preset out of the words of `train`; their settings by name."""
+    if words[:1] != ["train"]:
+        return words, {}
+    rest, chosen = [], {}
+    given = {"--preset": None, "--config": None}
+    at = iter(words)
+    for word in at:
+        name, equals, value = word.partition("=")
+        if name not in given:
+            rest.append(word)
+            continue
+        given[name] = value if equals else next(at, None)
+        if not given[name]:
+            raise UserError(f"{name} must be followed by its value, got none")
+    if given["--preset"]:
+        if given["--preset"] not in PRESETS:
+            raise UserError(
+                f"preset must be one of {', '.join(PRESETS)}, got {given['--preset']!r}"
+            )
+        chosen |= PRESETS[given["--preset"]]
+    if given["--config"]:
+        chosen |= read_config(Path(given["--config"]))
+    return rest, {name.replace("_", "-"): value for name, value in chosen.items()}
+
+
+def _prepared(source: str, out: Path, **options: Any) -> tuple[Path, dict[str, Any]]:
+    from tiny_gpt.prepare import prepare
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(f"preparing {source}", total=None)
+
+        def told(stage: str, done: int, total: int | None) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+
+        report = prepare(source, out, progress=told, **options)
+    return out, report
+
+
+def _data_folder(settings: Settings, first: bool) -> Path:
+    """The prepared folder that `data` is, or one that is made of it (once) under runs/data."""
+    given = Path(settings.data)
+    if (given / "data.json").exists():
+        return given
+    names = ("tokenizer", "vocab_size", "dedup", "near_duplicate", "val_fraction", "split")
+    options = {name: getattr(settings, name) for name in names}
+    facts = json.dumps([settings.data, options, _identity(given)]).encode()
+    key = hashlib.sha256(facts).hexdigest()[:8]
+    folder = settings.out.parent / "data" / f"{_slug(settings.data)}-{settings.tokenizer}-{key}"
+    if not (folder / "data.json").exists() and first:
+        _prepared(settings.data, folder, **options)
+    elif not first:
+        _wait_for(folder / "data.json")
+    return folder
+
+
+def _identity(source: Path) -> list[Any]:
+    """What changes when a file or folder does."""
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.exists()]
+
+
+def _wait_for(path: Path, seconds: float = 3600.0) -> None:
+    import time
+
+    limit = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > limit:
+            raise UserError(f"data {path.parent} was not prepared by the first process in an hour")
+        time.sleep(0.2)
+
+
+def _data_of(checkpoint: Path, run: Path) -> Path:
+    """The prepared folder that a run was trained on."""
+    for folder in (run, checkpoint.parent, checkpoint.parent.parent):
+        if (folder / "settings.toml").exists():
+            text = (folder / "settings.toml").read_text(encoding="utf-8")
+            settings = Settings.from_toml(text)
+            return _data_folder(settings, first=True)
+    raise UserError(f"data must be given: nothing beside {checkpoint} says what it was trained on")
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"file {file} cannot be read ({error})") from error
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        return sys.stdin.read()
+    return prompt or ""
+
+
+def _slug(source: str) -> str:
+    name = Path(source.removeprefix("hf:")).stem or "text"
+    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-") or "text"
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads)
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _bar(steps: int, *, shown: bool):
+    """A function to call after each step: a bar on a terminal, now and then a line elsewhere."""
+    if not shown:
+        every = max(1, steps // 10)
+
+        def moved(step: int, loss: float, speed: float) -> None:
+            if step % every == 0 and int(os.environ.get("RANK", "0")) == 0:
+                console.print(f"step {step}/{steps} loss {loss:.3f} {speed:,.0f} tokens/s")
+
+        yield moved
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=steps, loss=float("nan"), speed=0.0)
+        yield lambda step, loss, speed: bar.update(task, completed=step, loss=loss, speed=speed)

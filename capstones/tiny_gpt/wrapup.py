@@ -1,0 +1,84 @@
+"""What a finished run ends with: an honest evaluation, samples, what they copied, and a report."""
+
+import json
+import math
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shared.files import write_atomic
+from tiny_gpt.checkpoints import load_checkpoint
+from tiny_gpt.evaluate import evaluate
+from tiny_gpt.memorization import memorization_report
+from tiny_gpt.report import write_report
+from tiny_gpt.settings import Settings
+from tiny_gpt.shards import PreparedData, Split
+from tiny_gpt.tokenizers import Tokenizer
+from tiny_gpt.train import Outcome
+from tiny_gpt.writing import write
+from week19.sampling import Sampler
+
+SAMPLE_TOKENS = 200
+PROBE_TOKENS = 20_000_000  # of the training text that samples are compared with
+
+
+def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: Console) -> None:
+    """Evaluate the best checkpoint, let it write, compare with the training text, report."""
+    best = load_checkpoint(outcome.run)
+    result = evaluate(best.model, data.splits["val"], data.tokenizer)
+    texts = []
+    if settings.samples:
+        texts = write(
+            best,
+            "",
+            SAMPLE_TOKENS,
+            sampler=Sampler(temperature=0.8),
+            seeds=range(settings.samples),
+        )
+    evaluation = result.to_dict()
+    if any(texts):
+        told = [text for text in texts if text]
+        held_out = list(_texts(data.splits["val"], data.tokenizer))
+        enough = sum(map(len, held_out)) >= max(map(len, told))
+        probe = memorization_report(
+            told, _texts(data.splits["train"], data.tokenizer), held_out if enough else None
+        )
+        evaluation["memorization"] = probe.to_dict()
+    samples = [{"step": best.step, "prompt": "", "text": text} for text in texts]
+    write_atomic(outcome.run / "samples.json", json.dumps(samples, indent=1) + "\n")
+    write_atomic(outcome.run / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")
+    report = write_report(outcome.run)
+    for text in texts:
+        console.rule("sample")
+        console.print(Text(text))
+    console.rule()
+    console.print(_table(outcome, settings, best, result))
+    if "memorization" in evaluation:
+        console.print(str(probe))
+    console.print(f"report {report}")
+
+
+def _table(outcome: Outcome, settings: Settings, best, result) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = {
+        "validation loss": f"{result.nats_per_token:.4f} nats a token (best, at step {best.step})",
+        "perplexity": f"{math.exp(result.nats_per_token):.3f} a token",
+        "bits per byte": str(result.bits_per_byte),
+        "protocol": result.signature,
+        "parameters": f"{best.model.n_parameters():,}",
+        "time": f"{outcome.loop_seconds:.1f} s for {settings.steps} steps",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _texts(split: Split, tokenizer: Tokenizer):
+    """The documents of a split as text, up to a limit, long ones in pieces."""
+    read = 0
+    for start, stop in zip(split.offsets[:-1], split.offsets[1:], strict=True):
+        if read >= PROBE_TOKENS:
+            return
+        read += int(stop - start)
+        yield tokenizer.decode(split.read(int(start), int(stop)))

@@ -1,0 +1,595 @@
+"""The benchmark's machinery: verdicts, turns, records, the stand-in, the ablation, the fit."""
+
+import json
+import math
+import sys
+import textwrap
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import UserError
+from tiny_gpt import ablation, bench, measure, recipes, rival, tables, wikipedia
+from tiny_gpt.batches import Batches
+from tiny_gpt.evaluate import evaluate
+from tiny_gpt.model import GPT
+from tiny_gpt.prepare import prepare
+from tiny_gpt.shards import open_data
+
+TEXT = "the quick brown fox jumps over the lazy dog; " * 60
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    options = {"tokenizer": "char", "split": "tail", "dedup": "off", "workers": 1}
+    prepare(folder / "text.txt", folder / "data", **options)
+    return folder / "data"
+
+
+def run_of(seed, loss, loop, whole, parameters=800_000):
+    return {
+        "recipe": "x", "seed": seed, "steps": 10, "val_loss": loss, "loop_seconds": loop,
+        "whole_seconds": whole, "n_parameters": parameters,
+    }  # fmt: skip
+
+
+def pair_of(seed, ours, rival=(1.9, 100.0, 110.0)):
+    return {"seed": seed, "rival": run_of(seed, *rival), "ours": run_of(seed, *ours)}
+
+
+# ---- verdicts
+
+
+def test_a_loss_target_is_reached_only_if_every_seed_reaches_it():
+    pairs = [pair_of(0, (1.80, 1, 1)), pair_of(1, (1.80, 1, 1)), pair_of(2, (1.90, 1, 1))]
+    loss = bench.judge("speed", pairs)[0]
+    assert (loss["what"], loss["measured"], loss["reached"]) == ("loss", 1.90, False)
+    assert bench.judge("speed", pairs[:2])[0]["reached"]
+
+
+def test_a_ratio_is_of_the_same_turn_and_the_median_over_turns():
+    pairs = [
+        pair_of(0, (1.8, 2.0, 10.0), (1.9, 40.0, 100.0)),  # 20 and 10
+        pair_of(1, (1.8, 8.0, 10.0), (1.9, 800.0, 200.0)),  # 100 and 20: a busy moment for both
+        pair_of(2, (1.8, 1.0, 5.0), (1.9, 10.0, 125.0)),  # 10 and 25
+    ]
+    verdicts = {v["what"]: v for v in bench.judge("speed", pairs)}
+    assert verdicts["loop"]["measured"] == 20
+    assert verdicts["loop"]["reached"]
+    assert verdicts["whole"]["measured"] == 20
+    assert (verdicts["whole"]["reached"], verdicts["whole"]["stretch_reached"]) == (True, False)
+
+
+def test_the_targets_are_those_of_the_benchmark():
+    goals = {
+        (name, t.what): (t.goal, t.stretch) for name, duel in bench.DUELS.items()
+        for t in duel.targets
+    }  # fmt: skip
+    assert goals[("speed", "loss")][0] == 1.898
+    assert (goals[("speed", "loop")][0], goals[("speed", "whole")]) == (20, (12, 25))
+    assert goals[("same-size", "loop")] == (5, 10)
+    assert goals[("same-size", "parameters")][0] == 790_000
+    assert goals[("quality-64", "loss")] == (1.60, 1.55)
+    assert goals[("quality-256", "loss")][0] == 1.57
+    assert bench.DECODING_TARGETS == {1: 5.0, 16: 15.0}
+
+
+def test_the_stand_in_must_land_where_nanogpt_does():
+    record = {"rows": {"speed": {"pairs": [pair_of(0, (1.8, 1, 1), (1.896, 1, 1))]}}}
+    assert bench.rival_is_one(record)
+    record["rows"]["speed"]["pairs"][0]["rival"]["val_loss"] = 1.88
+    assert not bench.rival_is_one(record)
+    assert bench.rival_is_one({"rows": {}}) is None
+
+
+# ---- turns
+
+
+class Fake(bench.Bench):
+    """Trains nothing, remembers the order."""
+
+    def __init__(self, log, **options):
+        super().__init__(data="text", **options)
+        self.log = log
+
+    def prepared(self):
+        return None
+
+    def ours(self, recipe, **changes):
+        if (recipe, changes["seed"]) == getattr(self, "breaks", None):
+            raise UserError("stopped")
+        self.log.append((recipe, changes["seed"]))
+        return run_of(changes["seed"], 1.8, 1.0, 2.0) | {"evaluated": [], "settings": {}}
+
+    def rival(self, what, **options):
+        self.log.append(("rival", options["seed"]))
+        return run_of(options["seed"], 1.9, 100.0, 110.0)
+
+
+def test_turns_are_interleaved_and_what_is_done_is_not_done_again(tmp_path):
+    out, log = tmp_path / "bench.json", []
+    b = Fake(log, out=out)
+    b.breaks = ("same-size", 1)
+    with pytest.raises(UserError):
+        bench.run_duels(b, ["speed", "same-size"])
+    first = [("rival", 0), ("speed", 0), ("same-size", 0), ("rival", 1), ("speed", 1)]
+    assert log == first
+    b.breaks = None
+    log.clear()
+    bench.run_duels(b, ["speed", "same-size"])
+    # The turn that was cut short has a rival of its own again.
+    assert log == [("rival", 1), ("same-size", 1), ("rival", 2), ("speed", 2), ("same-size", 2)]
+    rows = measure.read_record(out)["rows"]
+    assert [p["seed"] for p in rows["same-size"]["pairs"]] == [0, 1, 2]
+    assert rows["speed"]["verdicts"] == bench.judge("speed", rows["speed"]["pairs"])
+    assert {"versions", "cpu", "threads", "commit", "date"} <= rows["speed"]["machine"].keys()
+    log.clear()
+    bench.run_duels(b, ["speed", "same-size"])
+    assert log == []
+
+
+def test_turns_of_another_recipe_or_machine_are_not_mixed_in(tmp_path, monkeypatch):
+    out, log = tmp_path / "bench.json", []
+    bench.run_duels(Fake(log, out=out, seeds=1), ["speed"])
+    log.clear()
+    bench.run_duels(Fake(log, out=out, seeds=1, threads=3), ["speed"])
+    assert log == [("rival", 0), ("speed", 0)]
+    monkeypatch.setitem(recipes.RECIPES, "speed", recipes.RECIPES["speed"] | {"d_model": 32})
+    log.clear()
+    bench.run_duels(Fake(log, out=out, seeds=1, threads=3), ["speed"])
+    assert log == [("rival", 0), ("speed", 0)]
+
+
+def test_a_quick_trial_never_enters_the_committed_record():
+    with pytest.raises(UserError, match="quick"):
+        bench.bench(["ngrams"], quick=True)
+    with pytest.raises(UserError, match="got nonsense"):
+        bench.bench(["nonsense"])
+
+
+def test_ngrams_predict_every_character_of_the_validation_split(data, tmp_path, monkeypatch):
+    b = bench.Bench(out=tmp_path / "r.json", data="text")
+    monkeypatch.setattr(b, "prepared", lambda: data, raising=False)
+    seen = []
+    from week14.ngram import WittenBell
+
+    original = WittenBell.log_probs
+
+    def spy(self, tokens):
+        found = original(self, tokens)
+        seen.append(len(found))
+        return found
+
+    monkeypatch.setattr(WittenBell, "log_probs", spy)
+    bench.run_ngrams(b)
+    assert seen == [open_data(data).splits["val"].n_tokens] * 2
+    lines = measure.read_record(b.out)["rows"]["ngrams"]["lines"]
+    assert [line["order"] for line in lines] == [4, 5]
+    assert all(0 < line["val_loss"] < math.log(30) for line in lines)
+
+
+# ---- measuring
+
+
+def test_rows_are_merged_one_by_one_by_many_writers(tmp_path):
+    out = tmp_path / "r.json"
+
+    def write(i):
+        for _ in range(4):
+            measure.merge(out, f"row-{i}", lambda row: {"n": (row or {"n": 0})["n"] + 1})
+
+    threads = [Thread(target=write, args=(i,)) for i in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert measure.read_record(out)["rows"] == {f"row-{i}": {"n": 4} for i in range(4)}
+    with pytest.raises(ValueError, match="JSON"):
+        measure.merge(out, "bad", lambda row: {"n": math.nan})
+    assert len(measure.read_record(out)["rows"]) == 4
+    assert list(tmp_path.iterdir()) == [out]
+    out.write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        measure.read_record(out)
+
+
+def child_module(folder, body):
+    (folder / "measured_child.py").write_text(textwrap.dedent(body), encoding="utf-8")
+
+
+@pytest.fixture
+def on_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_child_is_timed_whole_has_its_threads_and_its_own_peak(on_path):
+    child_module(
+        on_path,
+        """
+        import os, sys, time
+        from tiny_gpt.measure import peak_bytes, report_line
+        print("chatter")
+        time.sleep(0.3)
+        report_line({"omp": os.environ["OMP_NUM_THREADS"], "peak": peak_bytes(), "a": sys.argv[1]})
+        """,
+    )
+    ballast = np.ones(150_000_000, dtype=np.int8)  # this process's peak must not become the child's
+    found = measure.child("measured_child", ["x"], threads=3)
+    assert (found["omp"], found["a"]) == ("3", "x")
+    assert found["whole_seconds"] > 0.3
+    assert found["peak"] < len(ballast)
+
+
+def test_a_child_that_fails_is_one_line(on_path):
+    child_module(on_path, "raise SystemExit('no such thing')")
+    with pytest.raises(UserError, match="status 1: no such thing") as caught:
+        measure.child("measured_child", [], threads=1)
+    assert "\n" not in str(caught.value)
+    child_module(on_path, "pass")
+    with pytest.raises(UserError, match="reported nothing"):
+        measure.child("measured_child", [], threads=1)
+
+
+# ---- recipes
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_recipes_are_settings_and_never_choose_by_validation_loss(name):
+    settings = recipes.settings_of(name)
+    assert settings.eval_every == 0
+    assert recipes.n_parameters(settings, 65) > 0
+    if name in bench.DUELS:
+        assert (settings.tokenizer, settings.split) == ("char", "tail")
+        assert settings.context == (256 if name == "quality-256" else 64)
+        assert settings.max_time is None  # schedules count steps
+
+
+def test_the_same_size_is_the_same_size():
+    assert recipes.n_parameters(recipes.settings_of("same-size"), 65) >= 790_000
+
+
+def test_a_recipe_trains_and_reports_the_loss_of_its_last_step(data):
+    tiny = {"n_layers": 1, "d_model": 16, "context": 16, "batch_size": 4, "steps": 4}
+    found = recipes.train_recipe("speed", data, threads=1, seed=3, eval_every=2, **tiny)
+    assert [step for step, _ in found["evaluated"]] == [2, 4]
+    assert found["val_loss"] == found["evaluated"][-1][1]
+    assert found["seed"] == 3
+    vocab = open_data(data).tokenizer.vocab_size
+    config = recipes.settings_of("speed", **tiny).model_config(vocab)
+    assert found["n_parameters"] == GPT(config).n_parameters()
+    assert found["tokens_per_second"] == pytest.approx(4 * 4 * 16 / found["loop_seconds"])
+    json.dumps(found)
+
+
+words = st.text(st.characters(codec="ascii", categories=["Ll"]), min_size=1, max_size=8)
+values = st.one_of(st.integers(-9, 9), st.booleans(), words, st.floats(0, 1), st.none())
+
+
+@given(st.dictionaries(words, values.filter(lambda v: v not in ("none", "true")), max_size=4))
+def test_changes_survive_the_command_line(changes):
+    arguments = recipes.as_arguments("speed", Path("data"), 2, changes)
+    pairs = [arguments[i + 1] for i, a in enumerate(arguments) if a == "--set"]
+    assert recipes.parsed_changes(pairs) == changes
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        recipes.parsed_changes(["x"])
+
+
+def test_flops_are_those_that_torch_counts():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    settings = recipes.settings_of("throughput-equal", n_layers=2, d_model=32, context=16)
+    model = GPT(settings.model_config(65))
+    tokens = torch.randint(65, (3, 16))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(tokens).sum().backward()
+    counted = counter.get_total_flops() / tokens.numel()
+    assert bench.flops_per_token(settings, 65) == pytest.approx(counted, rel=0.01)
+    with pytest.raises(ValueError, match="d_ff"):
+        bench.flops_per_token(recipes.settings_of("throughput", d_ff=24), 65)
+
+
+# ---- the rival
+
+
+def test_the_stand_in_has_nanogpts_parameters_and_no_biases():
+    model = rival.RivalGPT()
+    assert sum(p.numel() for p in model.trained()) == 804_096
+    groups = rival.optimizer_for(model).param_groups
+    assert sum(p.numel() for g in groups for p in g["params"]) == 804_096
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert all(g["betas"] == (0.9, 0.99) for g in groups)
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            assert not p.requires_grad
+            assert not p.any()
+
+
+def test_the_rivals_rate_is_torchs_cosine_after_the_warm_up():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1900, eta_min=1e-4)
+    for step in range(100, 2000):
+        assert rival.learning_rate(step) == pytest.approx(cosine.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        cosine.step()
+    warm = [rival.learning_rate(step) for step in range(101)]
+    assert np.diff(warm) == pytest.approx(1e-3 / 101)
+    assert warm[-1] == 1e-3
+
+
+def small_rival(vocab_size, seed=0, made=rival.RivalGPT):
+    return made(vocab_size, context=8, n_layers=1, n_heads=2, d_model=16, seed=seed)
+
+
+def test_one_evaluation_serves_both_sides(data):
+    prepared = open_data(data)
+    val = prepared.splits["val"]
+    model = small_rival(prepared.tokenizer.vocab_size).eval()
+    found = evaluate(model, val, prepared.tokenizer).nats_per_token
+    tokens = torch.from_numpy(val.read(0, val.n_tokens))
+    with torch.no_grad():
+        total = sum(
+            F.cross_entropy(
+                model(tokens[i : i + 8][: len(tokens) - 1 - i][None])[0],
+                tokens[i + 1 : i + 9],
+                reduction="sum",
+            ).item()
+            for i in range(0, len(tokens) - 1, 8)
+        )
+    assert found == pytest.approx(total / (len(tokens) - 1), abs=1e-5)
+
+
+def test_the_uncached_loop_is_the_greedy_text_of_the_cropped_context(monkeypatch):
+    model = small_rival(20).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    read, last = [], model.last
+    monkeypatch.setattr(model, "last", lambda tokens: read.append(tokens) or last(tokens))
+    start = torch.tensor([[1, 2], [7, 3]])
+    found = torch.stack(list(rival.generate_uncached(model, start, 14, temperature=1e-4)), 1)
+    text = start
+    with torch.no_grad():
+        for window in read:  # runs far beyond the context of 8
+            assert torch.equal(window, text[:, -8:])
+            new = model(text[:, -8:])[:, -1].argmax(-1, keepdim=True)
+            text = torch.cat([text, new], 1)
+    assert torch.equal(found, text[:, 2:])
+
+
+def test_the_rival_trains(data, monkeypatch):
+    monkeypatch.setattr(rival, "RivalGPT", small_rival)
+    monkeypatch.setattr(rival, "CONTEXT", 8)
+    found = rival.train_rival(data, steps=30, threads=1, eval_every=10)
+    assert [step for step, _ in found["evaluated"]] == [10, 20, 30]
+    assert found["evaluated"][-1][1] < found["evaluated"][0][1]
+    assert rival.train_rival(data, steps=30, threads=1)["val_loss"] == found["val_loss"]
+
+
+# ---- the ablation
+
+
+def test_each_ingredient_changes_what_it_says_and_swiglu_is_as_large():
+    base = recipes.settings_of("ablation")
+    labels = [label for i in ablation.INGREDIENTS for label in i.alternatives]
+    assert len(labels) == len(set(labels))
+    for ingredient in ablation.INGREDIENTS:
+        for changes in ingredient.alternatives.values():
+            own = {k: v for k, v in changes.items() if k not in ("batches", "ns_steps")}
+            settings = recipes.settings_of("ablation", **own)
+            assert settings != base or not own
+            settings.model_config(65)
+    sizes = [
+        recipes.n_parameters(recipes.settings_of("ablation", **changes), 65)
+        for changes in ({}, {"mlp": "swiglu", "d_ff": 171})
+    ]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.005)
+    chosen = next(i for i in ablation.INGREDIENTS if "swiglu" in i.alternatives)
+    assert chosen.alternatives["swiglu"]["d_ff"] == 171
+
+
+def test_changed_changes_and_restores():
+    from tiny_gpt import optim, train
+
+    before = train.Batches, optim.Muon
+    with ablation.changed(batches="random", ns_steps=3):
+        assert train.Batches is ablation.RandomBatches
+        weight = torch.nn.Parameter(torch.eye(3))
+        assert optim.Muon([weight], lr=0.1).iteration["steps"] == 3
+    assert (train.Batches, optim.Muon) == before
+
+
+def test_random_batches_are_a_function_of_seed_and_step_and_differ(data):
+    split = open_data(data).splits["train"]
+    options = {"context": 16, "batch_size": 8}
+    drawn = ablation.RandomBatches(split, seed=1, **options)
+    again = ablation.RandomBatches(split, seed=1, **options)
+    again(7)
+    assert torch.equal(drawn(3).inputs, again(3).inputs)
+    assert torch.equal(drawn(3).inputs[:, 1:], drawn(3).targets[:, :-1])
+    assert not torch.equal(drawn(3).inputs, drawn(4).inputs)
+    assert not torch.equal(drawn(3).inputs, Batches(split, seed=1, **options)(3).inputs)
+
+
+def test_jobs_are_resumed_one_by_one_and_never_see_the_validation_text(data, tmp_path, monkeypatch):
+    out, done = tmp_path / "ablation.json", []
+    source = tmp_path / "text.txt"
+    source.write_text("a" * 900 + "b" * 90 + "V" * 110, encoding="utf-8")
+
+    def job(folder, seed, changes, *, threads):
+        prepared = open_data(folder)
+        for split in prepared.splits.values():
+            assert "V" not in prepared.tokenizer.decode(split.read(0, split.n_tokens))
+        if len(done) == 5 and not out.with_suffix(".stop").exists():
+            out.with_suffix(".stop").touch()
+            raise KeyboardInterrupt
+        done.append((changes.get("qk_norm"), changes.get("norm"), seed))
+        return {"val_loss": 1.5 + seed, "n_parameters": 1, "steps": 2, "loop_seconds": 1.0}
+
+    monkeypatch.setattr(ablation, "run_job", job)
+    options = {"out": out, "source": source, "labels": ["rms", "no-qk-norm"], "threads": 1}
+    with pytest.raises(KeyboardInterrupt):
+        ablation.ablate(**options)
+    record = ablation.ablate(**options)
+    assert sorted(record["rows"]) == sorted(
+        f"{label}/{seed}" for label in ("base", "rms", "no-qk-norm") for seed in range(3)
+    )
+    assert len(done) == len(set(done)) == 9
+    ablation.ablate(**options, steps=5)  # another base: all of it again
+    assert len(done) == 18
+    with pytest.raises(UserError, match="labels"):
+        ablation.ablate(**options | {"labels": ["nonsense"]})
+
+
+def ablation_record():
+    rng, rows = np.random.default_rng(0), {}
+    shift = {"base": 0.0, "learned": 0.1, "adamw-0.003": 0.3, "adamw-0.006": 0.05}
+    shift["adamw-0.012"] = 0.2
+    for seed in range(4):
+        common = rng.normal()
+        for label, by in shift.items():
+            loss = 2 + common + by + 0.01 * rng.normal()
+            rows[f"{label}/{seed}"] = {
+                "label": label, "seed": seed, "val_loss": loss, "n_parameters": 7
+            }  # fmt: skip
+    return {"rows": rows}
+
+
+def test_effects_are_paired_and_the_best_alternative_counts():
+    from scipy.stats import ttest_rel
+
+    record = ablation_record()
+    found = {effect.label: effect for effect in ablation.effects(record)}
+    assert found.keys() == {"learned", "adamw-0.006"}
+    losses = {
+        label: [record["rows"][f"{label}/{seed}"]["val_loss"] for seed in range(4)]
+        for label in ("learned", "base")
+    }
+    interval = ttest_rel(losses["learned"], losses["base"]).confidence_interval()
+    change = found["learned"].change
+    assert (change.low, change.high) == pytest.approx((interval.low, interval.high))
+    assert change.mean > 0  # the loss is higher without
+
+
+# ---- the curve's asymptote
+
+
+@given(
+    st.floats(0.5, 4), st.floats(0.5, 3), st.floats(0.15, 1.5)
+)  # fmt: skip
+def test_the_fit_finds_a_planted_curve(E, share, alpha):
+    step = np.arange(50.0, 2000, 50)
+    planted = wikipedia.Curve(E, share * 50**alpha, alpha)
+    found = wikipedia.fit_curve(step, planted(step))
+    assert abs(found.E - E) < 0.02
+    assert found.alpha == pytest.approx(alpha, rel=0.05)
+
+
+def test_the_asymptotes_interval_covers_what_was_planted_and_says_when_it_is_vague():
+    step = np.arange(100.0, 2000, 40)
+    planted = wikipedia.Curve(3.0, 20.0, 0.6)
+    rng, hits, widths = np.random.default_rng(0), 0, []
+    for _ in range(12):
+        noise = rng.normal(0, 0.01, (3, len(step)))
+        _, interval = wikipedia.asymptote(step, planted(step) + noise, rng=rng, n_resamples=60)
+        hits += interval.low <= 3.0 <= interval.high
+        widths.append(interval.high - interval.low)
+    assert hits >= 8
+    assert 0 < np.mean(widths) < 0.5
+
+
+def test_the_fit_refuses_what_it_cannot_fit_and_bears_a_flat_curve():
+    with pytest.raises(ValueError, match="4 pairs"):
+        wikipedia.fit_curve(np.ones(3), np.ones(3))
+    flat = wikipedia.fit_curve(np.arange(1.0, 9), np.full(8, 2.0))
+    assert flat(np.array([100.0])) == pytest.approx(2.0)
+    with pytest.raises(UserError, match="evaluate more often"):
+        wikipedia.stable_part([(10, 1.0)], 100, 0)
+    evaluated = [(i, 5 - i / 100) for i in range(5, 101, 5)]
+    step, _ = wikipedia.stable_part(evaluated, 100, 20)
+    assert (step.min(), step.max()) == (20, 80)
+
+
+# ---- tables and figures
+
+
+def full_record():
+    where = {
+        "date": "2026-01-01", "commit": "abc", "cpu": "a CPU", "threads": 2, "cores": 4,
+        "versions": {"torch": "2"}, "quick": False,
+    }  # fmt: skip
+    pairs = [pair_of(seed, (1.85 + 0.01 * seed, 4.0, 10.0)) for seed in range(3)]
+    rows = {
+        name: {
+            "pairs": pairs, "machine": where, "plan": {"recipe": {"context": 64}, "quick": False},
+        }
+        for name in bench.DUELS
+    }  # fmt: skip
+    rows["ngrams"] = {
+        "machine": where,
+        "lines": [{"order": 4, "val_loss": 1.79, "count_seconds": 1.0, "whole_seconds": 2.0}],
+    }
+    seconds = {"rival uncached": 4.0, "cached": 1.0, "compiled": 0.5}
+    rows["decoding"] = {
+        "machine": where,
+        "batches": [
+            {
+                "batch": 1, "new_tokens": 256, "seconds": seconds, "best": "compiled",
+                "tokens_per_second": {k: 256 / s for k, s in seconds.items()},
+                "ratio": 8.0, "goal": 5.0, "reached": True,
+            }
+        ],
+    }  # fmt: skip
+    lines = [
+        {"name": name, "seconds": [1.0, 2.0, 5.0], "val_loss": [3.0, 2.0, 1.9]}
+        for name in ("rival", *bench.DUELS)
+    ]
+    rows["curves"] = {"machine": where, "lines": lines}
+    return {"rows": rows}
+
+
+def test_tables_tell_targets_and_verdicts_of_the_record():
+    text = tables.render(full_record(), ablation_record())
+    verdicts = [line for line in text.splitlines() if "| ≤" in line or "| ≥" in line]
+    assert len(verdicts) == 11
+    whole = next(line for line in verdicts if "whole process" in line)
+    assert "≥ 12" in whole
+    assert "| 11 |" in whole
+    assert "no (stretch 25 missed)" in whole
+    loop = next(line for line in verdicts if "training loop" in line)
+    assert loop.endswith("| ≥ 20 | 25 | yes |")
+    assert "| 4-gram, Witten–Bell |" in text
+    assert "rotary → learned positions" in text
+    widths = {}
+    for line in text.splitlines():  # every table is one: rows as wide as their header
+        if line.startswith("|"):
+            assert widths.setdefault("n", line.count("|")) == line.count("|")
+        else:
+            widths.clear()
+    assert tables.render({"rows": {}}) == ""
+
+
+def test_a_quick_trial_has_no_verdict():
+    record = full_record()
+    for row in record["rows"].values():
+        if "plan" in row:
+            row["plan"]["quick"] = True
+        row["machine"]["quick"] = True
+    text = tables.render_duels(record)
+    assert "| yes |" not in text
+    assert text.count("a quick trial: none") == 11
+
+
+def test_figures_are_small_files(tmp_path):
+    drawn = tables.draw(full_record(), ablation_record(), tmp_path / "results")
+    assert {p.name for p in drawn} == {"bench_curves.png", "ablation_effects.png"}
+    assert all(1000 < p.stat().st_size <= 150_000 for p in drawn)
+    assert "matplotlib" in sys.modules
