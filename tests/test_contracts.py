@@ -181,7 +181,15 @@ BARE = {"ndarray", "Tensor", "np.ndarray", "torch.Tensor"}
 MINIGRAD = ROOT / "weeks" / "08" / "minigrad"  # its Tensor is its own class: shapes are run-time
 
 
-@each([p for p in MODULES if not p.stem.endswith("_evidence") and p.parent != MINIGRAD])
+# Of a capstone, what computes; its other modules pass arrays on.
+COMPUTING = [ROOT / "capstones" / "tiny_gpt" / f"{name}.py"
+             for name in ("model", "batches", "evaluate", "generate", "decoder", "shards", "export")]  # fmt: skip
+
+
+@each(
+    [p for p in WEEK_MODULES if not p.stem.endswith("_evidence") and p.parent != MINIGRAD]
+    + COMPUTING
+)
 def test_arrays_carry_their_shapes(path):
     """Every public function with arrays says their shapes, so that tests can enforce them."""
     shapeless = []

@@ -96,32 +96,35 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors, artifact = artifacts.load_tensors(folder)
         config = GPTConfig(**json.loads(artifact.files["config.json"]))
         state = json.loads(artifact.files["state.json"])
+        step = state.pop("step")
         tokenizer = tokenizer_from_bytes(artifact.files["tokenizer.json"])
+        model = _model(config, tensors)
     except ArtifactError as error:
         good = previous_good(folder)
         hint = f"; the last good checkpoint before it is {good}" if good else ""
         raise ArtifactError(f"{error}{hint}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{folder} is not a checkpoint of tiny-gpt ({error})") from error
+    return Checkpoint(folder, model.eval(), tokenizer, step, tensors, state)
+
+
+def _model(config: GPTConfig, tensors: dict[str, Tensor]) -> GPT:
+    """The model whose weights are taken out of `tensors`."""
     with torch.device("meta"):
         model = GPT(config)
     model = model.to_empty(device="cpu")
-    if config.tied:  # to_empty gives each its own memory
+    if config.tied:  # each module got an empty tensor of its own
         model.head.weight = model.embed.weight
     if config.positions == "rotary":
         model.frequencies = model._exact_frequencies()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            weight = tensors.pop(f"model.{name}", None)
-            if weight is None or weight.shape != p.shape:
-                raise ArtifactError(f"{folder} does not hold weight {name} of {tuple(p.shape)}")
-            p.copy_(weight)
-    step = state.pop("step")
-    return Checkpoint(folder, model.eval(), tokenizer, step, tensors, state)
+            p.copy_(tensors.pop(f"model.{name}"))
+    return model
 
 
 def find_checkpoint(path: Path, *, last: bool = False) -> Path:
-    """The checkpoint that `path` means: itself, or of a run the best (or the last).
+    """The checkpoint that `path` means: itself, or of a run the best (or the last) there is.
 
     Raises
     ------
@@ -129,13 +132,32 @@ def find_checkpoint(path: Path, *, last: bool = False) -> Path:
         If there is none.
     """
     path = Path(path)
-    if (path / artifacts.MANIFEST).exists() or STEP.fullmatch(path.name) or path.name == "best":
+    if (path / artifacts.MANIFEST).exists():
         return path
-    if not last and (path / "best").exists():
-        return path / "best"
-    if steps := steps_saved(path):
-        return folder_of(path, steps[-1])
+    # A crash between two renames left its stand-in alone.
+    named = STEP.fullmatch(path.name) or path.name == "best"
+    if named and path.with_name(f".{path.name}.previous").exists():
+        return path
+    found = [best_of(path), last_of(path)]
+    for folder in reversed(found) if last else found:
+        if folder is not None:
+            return folder
+    if named and path.exists():  # without its manifest: loading says what is wrong
+        return path
     raise ArtifactError(f"there is no checkpoint in {path}")
+
+
+def best_of(run: Path) -> Path | None:
+    """The checkpoint with the lowest validation loss, if there is one."""
+    run = Path(run)
+    here = (run / "best").exists() or (run / ".best.previous").exists()
+    return run / "best" if here else None
+
+
+def last_of(run: Path) -> Path | None:
+    """The checkpoint of the last step saved, if there is one."""
+    steps = steps_saved(run)
+    return folder_of(run, steps[-1]) if steps else None
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -169,8 +191,9 @@ def previous_good(folder: Path) -> Path | None:
 
 def prune(run: Path, keep: int) -> None:
     """Remove all but the last `keep` checkpoints, so that none is ever seen half removed."""
-    for leftover in (Path(run) / "checkpoints").glob(".step-*.removing"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for left in ("removing", "saving"):  # by a process that was killed
+        for leftover in (Path(run) / "checkpoints").glob(f".step-*.{left}"):
+            shutil.rmtree(leftover, ignore_errors=True)
     for step in steps_saved(run)[:-keep]:
         folder = folder_of(run, step)
         removing = folder.with_name(f".{folder.name}.removing")

@@ -1,19 +1,21 @@
 """`tiny-gpt`: prepare text, train a small GPT on it, and know what came of it.
 
-Exit status: 0 all went well, 1 it failed, 2 a mistake in the command, 3 a torn or altered file,
-75 interrupted, saved, and to be resumed by the same command.
+Exit status: 0 all went well, 1 it failed, 2 a mistake in the command,
+3 a torn or altered file, 75 interrupted, saved, and to be resumed by the
+same command.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -23,6 +25,7 @@ from shared.errors import UserError
 from shared.study import NonNegativeInt, PositiveInt
 from tiny_gpt.settings import PRESETS, Settings, read_config
 
+Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 CORRUPT, INTERRUPTED = ArtifactError.status, 75
 
 app = cyclopts.App(
@@ -87,7 +90,7 @@ def prepare(
         Processes; as many as there are cores, up to 8.
     """
     out = out or Path("runs/data") / _slug(source)
-    folder, report = _prepared(
+    _prepared(
         source,
         out,
         tokenizer=tokenizer,
@@ -101,18 +104,21 @@ def prepare(
     )
     from tiny_gpt import inspection
 
-    console.print(inspection.show(inspection.describe(folder)))
-    del report
+    console.print(inspection.show(inspection.describe(out)))
 
 
 @app.command
 def train(settings: Settings | None = None) -> int:
-    """Train a model; with no options, on Python's manual, in about two minutes on two cores.
+    """Train a model; with no options, on Python's manual, in about two minutes.
 
-    `--config FILE.toml` reads settings from a file, `--preset NAME` takes a known set of them
-    (shakespeare-quick, shakespeare-char, gpt2-124m); flags win over both. The same command goes on
-    where an interrupted run stopped. Under torchrun the work is shared:
-    `torchrun --standalone --nproc-per-node 2 -m tiny_gpt train`.
+    --preset NAME takes a known set of options: shakespeare-quick,
+    shakespeare-char or gpt2-124m. --config FILE.toml reads options from a file
+    and wins over the preset; flags win over both.
+
+    The same command goes on where an interrupted run stopped.
+
+    Several processes share the work under torchrun:
+    torchrun --standalone --nproc-per-node 2 -m tiny_gpt train
     """
     settings = settings or Settings()
     _use_threads(settings.threads)
@@ -123,12 +129,13 @@ def train(settings: Settings | None = None) -> int:
     folder = _data_folder(settings, first)
     data = shards.open_data(folder)
     say = console.print if first else (lambda line: None)
-    say(f"data {folder}: " + ", ".join(f"{n} {s.n_tokens:,}" for n, s in data.splits.items()))
+    counts = " and ".join(f"{s.n_tokens:,} to {n}" for n, s in data.splits.items())
+    say(f"data {folder}: tokens {counts} on")
     with _bar(settings.steps, shown=first and console.is_terminal) as moved:
         outcome = train(data, settings, Told(say, moved))
     if not outcome.finished:
         where = f"step {outcome.step} of {settings.steps}"
-        say(f"interrupted at {where} and saved; the same command goes on from there")
+        say(f"{outcome.run}: interrupted at {where} and saved; the same command goes on from there")
         return INTERRUPTED
     if first:
         from tiny_gpt.wrapup import wrap_up
@@ -192,14 +199,14 @@ def evaluate_(
 def sample(
     run: Path,
     *,
-    prompt: Annotated[str | None, Parameter(alias="-p")] = None,
+    prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
     file: Annotated[Path | None, Parameter(alias="-f")] = None,
     number: Annotated[PositiveInt, Parameter(alias="-n")] = 1,
     max_new_tokens: PositiveInt = 200,
     temperature: Annotated[float, Parameter(alias="-t")] = 0.8,
     top_k: PositiveInt | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
+    top_p: Share | None = None,
+    min_p: Share | None = None,
     repetition_penalty: float = 1.0,
     stop: str | None = None,
     seed: NonNegativeInt = 0,
@@ -397,7 +404,7 @@ def _chosen(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     return rest, {name.replace("_", "-"): value for name, value in chosen.items()}
 
 
-def _prepared(source: str, out: Path, **options: Any) -> tuple[Path, dict[str, Any]]:
+def _prepared(source: str, out: Path, **options: Any) -> None:
     from tiny_gpt.prepare import prepare
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -408,8 +415,7 @@ def _prepared(source: str, out: Path, **options: Any) -> tuple[Path, dict[str, A
         def told(stage: str, done: int, total: int | None) -> None:
             bar.update(task, description=stage, completed=done, total=total)
 
-        report = prepare(source, out, progress=told, **options)
-    return out, report
+        prepare(source, out, progress=told, **options)
 
 
 def _data_folder(settings: Settings, first: bool) -> Path:
@@ -449,9 +455,7 @@ def _data_of(checkpoint: Path, run: Path) -> Path:
     """The prepared folder that a run was trained on."""
     for folder in (run, checkpoint.parent, checkpoint.parent.parent):
         if (folder / "settings.toml").exists():
-            text = (folder / "settings.toml").read_text(encoding="utf-8")
-            settings = Settings.from_toml(text)
-            return _data_folder(settings, first=True)
+            return _data_folder(Settings.of_run(folder), first=True)
     raise UserError(f"data must be given: nothing beside {checkpoint} says what it was trained on")
 
 
@@ -461,9 +465,19 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
             return file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"file {file} cannot be read ({error})") from error
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        return sys.stdin.read()
+    if prompt == "-" or (prompt is None and _is_piped(sys.stdin)):
+        # The line end that echo adds is not meant.
+        return sys.stdin.read().removesuffix("\n")
     return prompt or ""
+
+
+def _is_piped(stream: Any) -> bool:
+    """Whether something was sent here; a closed stream or a null device sends nothing."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def _slug(source: str) -> str:
@@ -500,5 +514,11 @@ def _bar(steps: int, *, shown: bool):
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=steps, loss=float("nan"), speed=0.0)
-        yield lambda step, loss, speed: bar.update(task, completed=step, loss=loss, speed=speed)
+        tasks = []
+
+        def moved(step: int, loss: float, speed: float) -> None:
+            if not tasks:  # a resumed run's time is not estimated from steps that others took
+                tasks.append(bar.add_task("", total=steps, completed=step - 1, loss=loss, speed=0))
+            bar.update(tasks[0], completed=step, loss=loss, speed=speed)
+
+        yield moved

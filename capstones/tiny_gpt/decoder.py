@@ -2,9 +2,10 @@ r"""The fused decode step: one new token a row, in as few operators as the arith
 
 Reading one token through a small model is bound by the framework's dispatch, not by arithmetic:
 each operator costs microseconds whatever its size. So the step keeps nothing of `GPT.forward`
-that one token does not need: no mask where all rows are equally long, angles from a table, the
-residual added by the product itself, weights stored transposed, which is how the product of a
-short and a wide matrix reads them fastest.
+that one token does not need: no mask where all rows are equally long, one rotation matrix for
+all layers, the residual added by the product itself, weights stored transposed, which is how the
+product of a short and a wide matrix reads them fastest. Attention with a single query is two small
+products and a softmax, which at batch 16 is quicker than the fused kernel made for many queries.
 
 Rows of unequal length lie in the cache from slot 0 on, each with its own length: a row's keys,
 and so its tokens, do not depend on the company it keeps, and nothing is padded between them.
@@ -16,6 +17,7 @@ Sources: Pope et al., "Efficiently scaling transformer inference" (2022), sectio
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,18 @@ from tiny_gpt.model import GPT, Block
 from week18.llama3 import RMSNorm
 from week19.kv_cache import KVCache
 
-__all__ = ["Decoder", "StaticCache"]
+__all__ = ["Decoder", "StaticCache", "why_not_compiled"]
+
+
+def why_not_compiled() -> str | None:
+    """Why the decode step cannot be compiled on this machine, in one line; None if it can."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
+    except (ImportError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return None
 
 
 class StaticCache(KVCache):
@@ -139,17 +152,33 @@ class Decoder:
         self.layers = [_Layer.of(block) for block in model.blocks]
         # A tensor of its own for each layer: the compiler would copy all layers to write to one.
         self.cached = [x.unbind() for x in cache.keys_values]
+        # As the products of attention read them: (layer, row and head, ...), no copies.
+        keys, values = (x.flatten(1, 2) for x in cache.keys_values)
+        self.past = keys.mT, values
         device = self.embed.device
         self.rows = torch.arange(cache.keys_values[0].shape[1], device=device)
         self.slots = torch.arange(cache.max_length, device=device)
         self.cos = self.sin = self.positions = None
         if c.positions == "learned":
             self.positions = model.positions.weight.detach()
-        else:
-            angles = self.slots[:, None].to(model.frequencies.dtype) * model.frequencies
+        if c.positions == "rotary" or c.qk_norm:
+            still = torch.zeros(c.head_dim // 2, device=device)
+            frequencies = still if c.positions == "learned" else model.frequencies
+            angles = self.slots[:, None].to(frequencies.dtype) * frequencies
             cos, sin = angles.cos().to(self.embed.dtype), angles.sin().to(self.embed.dtype)
             # (a, b) turned is (a, b)·(cos, cos) + (b, a)·(-sin, sin), and (b, a) is a roll.
             self.cos, self.sin = torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
+            # One matrix for both: a turn, and what is left to do of the norm.
+            size = c.head_dim**0.5 if c.qk_norm else 1.0
+            self.stay = size * torch.eye(c.head_dim, dtype=self.embed.dtype, device=device)
+            self.swap = self.stay.roll(c.head_dim // 2, 0)
+        # `F.rms_norm`'s eps, as a length; the default one.
+        shortest = (c.head_dim * torch.finfo(self.embed.dtype).eps) ** 0.5
+        self.shortest = torch.tensor(shortest, dtype=self.embed.dtype, device=device)
+        # Without a mask it is multiplied by zero.
+        self.nothing = torch.zeros(1, 1, 1, dtype=self.embed.dtype, device=device)
+        # In a short context the window comes by the same slots again and again.
+        self._views = lru_cache(maxsize=128)(self._views_at)
         self._compiled: Callable[..., Tensor] | None = None
         if compiled:
             self._compiled = torch.compile(Decoder._masked, dynamic=False)
@@ -181,78 +210,104 @@ class Decoder:
 
     def _equal(self, tokens: Tensor, last: Tensor | None, slot: int) -> Tensor:
         """All rows at one slot: what was read so far is a slice, and nothing is masked."""
-        # One slice and one unbind for all layers: indexing costs as much as a small product.
-        read = [x[..., : slot + 1, :].unbind() for x in self.cache.keys_values]
-        write = [x[..., slot, :].unbind() for x in self.cache.keys_values]
+        write, keys, values, position, turn = self._views(slot)
 
         def attend(i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             write[0][i].copy_(k)
             write[1][i].copy_(v)
-            return F.scaled_dot_product_attention(q, read[0][i], read[1][i])
+            return _attend(q, keys[i], values[i], self.nothing, masked=False)
 
-        position = None if self.positions is None else self.positions[slot]
-        turn = None if self.cos is None else (self.cos[slot], self.sin[slot])
         return self._through(tokens, last, position, turn, attend)
+
+    def _views_at(self, slot: int) -> tuple:
+        """What belongs to a slot: where it lies, what it looks at, its position and rotation."""
+        # One slice and one unbind for all layers: indexing costs as much as a small product.
+        write = [x[..., slot, :].unbind() for x in self.cache.keys_values]
+        keys = self.past[0][..., : slot + 1].unbind()
+        values = self.past[1][:, :, : slot + 1].unbind()
+        position = None if self.positions is None else self.positions[slot]
+        turn = None if self.cos is None else self._rotation(self.cos[slot], self.sin[slot])
+        return write, keys, values, position, turn
 
     def _masked(self, tokens: Tensor, last: Tensor | None, slots: Tensor, n: int) -> Tensor:
         """Each row at its own slot, of which those below n are looked at."""
         allowed = (self.slots[:n] <= slots[:, None])[:, None, None]
+        hidden = torch.zeros_like(allowed, dtype=self.embed.dtype).masked_fill(~allowed, -torch.inf)
+        hidden = hidden.expand(-1, self.config.n_kv_heads, -1, -1).flatten(0, 1)
 
         def attend(i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.cached[0][i], self.cached[1][i]
             keys[self.rows, :, slots] = k
             values[self.rows, :, slots] = v
-            return F.scaled_dot_product_attention(
-                q, keys[:, :, :n], values[:, :, :n], attn_mask=allowed
-            )
+            keys, values = (x.flatten(0, 1)[:, :n] for x in (keys, values))
+            return _attend(q, keys.mT, values, hidden, masked=True)
 
         position = None if self.positions is None else self.positions[slots]
-        turn = None if self.cos is None else (self.cos[slots, None], self.sin[slots, None])
+        turn = None
+        if self.cos is not None:
+            turn = self._rotation(self.cos[slots, None], self.sin[slots, None])
         return self._through(tokens, last, position, turn, attend)
+
+    def _rotation(self, cos: Tensor, sin: Tensor) -> Tensor:
+        """Matrices that turn a head (and stretch it, if normalised), made once for all layers."""
+        return torch.addcmul(self.stay * cos, self.swap, sin)
 
     def _through(
         self,
         tokens: Tensor,
         last: Tensor | None,
         position: Tensor | None,
-        turn: tuple[Tensor, Tensor] | None,
+        turn: Tensor | None,
         attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """All layers; `attend` stores a layer's key and value and answers its queries."""
-        c, half = self.config, self.config.head_dim // 2
-        groups = c.n_heads // c.n_kv_heads
+        c, batch = self.config, tokens.shape[0]
+        n_turned, width = c.n_heads + c.n_kv_heads, c.n_heads * c.head_dim
+        # Query heads that share a key are queries of one head: nothing is repeated.
+        queries = (batch * c.n_kv_heads, c.n_heads // c.n_kv_heads, c.head_dim)
         x = torch.embedding(self.embed, tokens)
         if self.previous is not None:
-            x = x + torch.embedding(self.previous, last)
+            x += torch.embedding(self.previous, last)
         if position is not None:
-            x = x + position
+            x += position
         for i, layer in enumerate(self.layers):
             u = layer.attention_norm(x)
-            qkv = _product(u, layer.qkv, layer.qkv_bias).view(len(tokens), -1, c.head_dim)
-            qk, v = qkv.split((c.n_heads + c.n_kv_heads, c.n_kv_heads), 1)
+            qkv = _product(u, layer.qkv, layer.qkv_bias).view(batch, -1, c.head_dim)
+            qk, v = qkv.split_with_sizes((n_turned, c.n_kv_heads), 1)
             if c.qk_norm:
-                qk = F.rms_norm(qk, (c.head_dim,))
+                # Of length 1 now; `turn` makes it a root mean square of 1.
+                length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)
+                qk = qk / torch.hypot(length, self.shortest)
             if turn is not None:
-                qk = torch.addcmul(qk * turn[0], qk.roll(half, -1), turn[1])
-            q, k = qk.split((c.n_heads, c.n_kv_heads), 1)
-            # Query heads that share a key are queries of one head: nothing is repeated.
-            heads = attend(i, q.unflatten(1, (c.n_kv_heads, groups)), k, v)
-            x = torch.addmm(x, heads.reshape(len(tokens), -1), layer.out)
+                qk = qk @ turn
+            q, k = qk.split_with_sizes((c.n_heads, c.n_kv_heads), 1)
+            heads = attend(i, q.reshape(queries), k, v)
+            x.addmm_(heads.view(batch, width), layer.out)
             if layer.out_bias is not None:
-                x = x + layer.out_bias
+                x += layer.out_bias
             h = _product(layer.mlp_norm(x), layer.up, layer.up_bias)
             if c.mlp == "gelu":
                 h = F.gelu(h, approximate="tanh")
             elif c.mlp == "relu2":
-                h = torch.relu(h)
-                h = h * h
+                h = torch.relu_(h)
+                h *= h
             else:
                 gate, h = h.chunk(2, -1)
                 h = F.silu(gate) * h
-            x = torch.addmm(x, h, layer.down)
+            x.addmm_(h, layer.down)
             if layer.down_bias is not None:
-                x = x + layer.down_bias
+                x += layer.down_bias
         return torch.mm(self.norm(x), self.head)
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, masked: bool) -> Tensor:
+    """Softmax attention of a few queries; `hidden`, if masked, is -inf where they must not look."""
+    if q.dtype != torch.float32:  # logits rounded to half precision would be too coarse
+        mask = hidden if masked else None
+        return F.scaled_dot_product_attention(q, keys.mT, values, attn_mask=mask)
+    # The scale and the mask cost no operator of their own.
+    logits = torch.baddbmm(hidden, q, keys, beta=int(masked), alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(logits.softmax(-1), values)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

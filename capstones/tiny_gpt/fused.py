@@ -37,6 +37,7 @@ class FusedBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, w_qkv, w_out, w_up, w_down, cos, sin, n_heads, eps, dtype):
+        """The next residual stream (batch, seq, d)."""
         batch, seq, d = x.shape
         weights = [w.to(dtype) for w in (w_qkv, w_out, w_up, w_down)]
         u, mean1, rstd1 = torch.native_layer_norm(x, (d,), None, None, eps)
@@ -64,6 +65,7 @@ class FusedBlock(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
+        """Gradients of x and the four weights."""
         (x, mean1, rstd1, u, n, r, q, k, v, heads, lse, o, middle, mean2, rstd2, u2, h, a,
          cos, sin, w_qkv, w_out, w_up, w_down) = ctx.saved_tensors  # fmt: skip
         batch, seq, d = x.shape

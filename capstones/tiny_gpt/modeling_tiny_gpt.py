@@ -73,9 +73,11 @@ class TinyGPTForCausalLM(PreTrainedModel, GenerationMixin):
             module.frequencies = module._exact_frequencies().to(module.embed.weight.device)
 
     def get_input_embeddings(self):
+        """The table of tokens."""
         return self.model.embed
 
     def get_output_embeddings(self):
+        """The output head."""
         return self.model.head
 
     def prepare_inputs_for_generation(

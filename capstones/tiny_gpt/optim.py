@@ -58,9 +58,8 @@ class Optimizers:
         decay = settings.weight_decay
         self.members: dict[str, Optimizer] = {}
         if settings.optimizer == "muon":
-            self.members["muon"] = Muon(
-                matrices, lr=settings.matrix_lr, weight_decay=decay, dtype=dtype
-            )
+            options = {"lr": settings.matrix_lr, "ns_steps": settings.ns_steps, "dtype": dtype}
+            self.members["muon"] = Muon(matrices, weight_decay=decay, **options)
             self.members["adamw"] = AdamW(others, weight_decay=0.0, **adamw)
         else:
             tables = [p for p in others if p.ndim == 2]

@@ -4,6 +4,8 @@ Later ones win: defaults, then `--preset`, then `--config FILE.toml`, then flags
 """
 
 import dataclasses
+import difflib
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Any, Literal
 
 from cyclopts import Parameter
 
+from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.study import NonNegativeInt, PositiveInt
 from tiny_gpt.model import Architecture, GPTConfig
@@ -35,14 +38,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "arch": "gpt2", "tokenizer": "bpe", "vocab_size": 50257, "context": 1024,
         "n_layers": 12, "n_heads": 12, "d_model": 768, "batch_size": 480, "micro_batch_size": 12,
         "optimizer": "adamw", "lr": 6e-4, "weight_decay": 0.1, "schedule": "cosine",
-        "final_lr": 0.1, "warmup_steps": 2000, "steps": 600_000, "eval_every": 1000,
+        "final_lr": 0.1, "warmup_steps": 2000, "clip": 1.0, "steps": 600_000, "eval_every": 1000,
         "save_every": 1000,
     },
 }  # fmt: skip
 
 
 @Parameter(name="*")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What to train, on what, and how.
 
@@ -54,18 +57,48 @@ class Settings:
         The run's folder.
     arch
         gpt2, llama or modern.
-    n_layers, n_heads, d_model, context
-        Sizes of the model; `context` is the most tokens it sees at once.
+    n_layers
+        Blocks of the model.
+    n_heads
+        Heads of attention.
+    d_model
+        Width of the model.
+    context
+        Most tokens the model sees at once.
     n_kv_heads
         Heads of keys and values (llama, modern); as many as heads if not given.
     d_ff
         Width of the MLP; the architecture's multiple of d_model if not given.
-    norm, positions, mlp, bias, qk_norm, mix_previous, tied, zero_head
-        Override one choice of the architecture.
+    norm
+        Other than the architecture's: layer norm, RMS norm, or layer norm without gain and bias.
+    positions
+        Other than the architecture's.
+    mlp
+        Other than the architecture's.
+    bias
+        Biases in linear layers and layer norms, or none; else as the architecture has it.
+    qk_norm
+        Whether to normalise queries and keys; else as the architecture has it.
+    mix_previous
+        Whether to add the previous token's embedding; else as the architecture has it.
+    tied
+        Whether the head is the embedding; else as the architecture has it.
+    zero_head
+        Whether the head starts at zero; else as the architecture has it.
     dropout
         Probability of dropping; its masks are a function of seed and step.
-    tokenizer, vocab_size, dedup, near_duplicate, val_fraction, split
-        For `prepare`, where `data` is not a prepared folder.
+    tokenizer
+        For `prepare`, where `data` is not a prepared folder; so are the next five.
+    vocab_size
+        Of the BPE.
+    dedup
+        Remove copies (exact), near-copies too (minhash), or nothing.
+    near_duplicate
+        Similarity from which a document is a near-copy.
+    val_fraction
+        Share of the validation split.
+    split
+        hash: by a hash of each document; tail: the last part of the text.
     packing
         concat cuts documents anywhere; bestfit cuts only those longer than the context.
     document_mask
@@ -83,6 +116,8 @@ class Settings:
         Peak learning rate of AdamW.
     matrix_lr
         Peak learning rate of Muon.
+    ns_steps
+        Newton–Schulz iterations of Muon.
     weight_decay
         Decoupled, on matrices.
     schedule
@@ -157,6 +192,7 @@ class Settings:
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 0.012
     matrix_lr: float = 0.02
+    ns_steps: PositiveInt = 5
     weight_decay: float = 0.0
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
     warmup_steps: NonNegativeInt = 0
@@ -184,6 +220,14 @@ class Settings:
         for name in ("lr", "matrix_lr", "weight_decay", "final_lr", "clip", "spike_factor"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.final_lr > 1:
+            raise ValueError(
+                f"final_lr must be a share of the peak, in [0, 1], got {self.final_lr}"
+            )
+        if 0 < self.spike_factor <= 1:
+            raise ValueError(
+                f"spike_factor must be above 1, or 0 to apply all, got {self.spike_factor}"
+            )
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}")
         if self.warmup_steps >= self.steps:
@@ -217,11 +261,37 @@ class Settings:
 
     @classmethod
     def from_toml(cls, text: str) -> "Settings":
-        """Read what `to_toml` wrote."""
-        content = {name.replace("-", "_"): value for name, value in tomllib.loads(text).items()}
+        """Read what `to_toml` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is not TOML, or holds something that is not a setting.
+        """
+        content = _known(tomllib.loads(text))
         if "out" in content:
             content["out"] = Path(content["out"])
-        return cls(**content)
+        try:
+            return cls(**content)
+        except TypeError as error:  # such as a text where a number belongs
+            raise ValueError(f"a setting is of the wrong kind: {error}") from error
+
+    @classmethod
+    def of_run(cls, run: Path) -> "Settings":
+        """The settings that a run was begun with.
+
+        Raises
+        ------
+        ArtifactError
+            If the run's settings.toml is missing or was altered.
+        """
+        path = Path(run) / "settings.toml"
+        try:
+            return cls.from_toml(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise ArtifactError(f"{path} was altered or is torn: {error}") from error
 
 
 def _toml(value: Any) -> str:
@@ -229,8 +299,7 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return json.dumps(str(value), ensure_ascii=False)  # TOML's strings are escaped alike
 
 
 def seconds_of(duration: str) -> float:
@@ -242,16 +311,36 @@ def seconds_of(duration: str) -> float:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A `--config` file's settings, in a table or not.
+    """A `--config` file's settings by name, in a table `[train]` or not.
 
     Raises
     ------
     UserError
-        If it cannot be read or is not TOML.
+        If it cannot be read, is not TOML, or holds something that is not a setting.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config {path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"config {path} is not TOML: {error}") from error
+    if isinstance(content.get("train"), dict):
+        content = {**content.pop("train"), **content}
+    try:
+        return _known(content)
+    except ValueError as error:
+        raise UserError(f"config {path}: {error}") from error
+
+
+def _known(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their Python names; a name that is none is refused with the nearest one."""
+    names = [f.name for f in dataclasses.fields(Settings)]
+    found = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
+            raise ValueError(f"there is no setting {key!r}{hint}")
+        found[name] = value
+    return found

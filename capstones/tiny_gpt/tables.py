@@ -2,7 +2,7 @@
 
     python -m tiny_gpt.tables
 
-prints the tables and draws the figures into `results/`.
+writes the tables and figures into `results/`, from where `study log` includes them.
 """
 
 import sys
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from shared import plots
+from shared.files import write_atomic
 from shared.stats import mean_interval
-from tiny_gpt import ablation, bench
+from tiny_gpt import ablation, bench, wikipedia
 from tiny_gpt.measure import read_record
 
-__all__ = ["draw", "render", "render_ablation", "render_costs", "render_duels"]
+__all__ = ["draw", "pages", "render", "render_ablation", "render_costs", "render_duels"]
 
 WHAT = {
     "loss": "validation loss, worst seed",
@@ -318,12 +319,36 @@ def _draw_effects(record: dict[str, Any], path: Path) -> None:
     plots.save(figure, path)
 
 
+def pages(folder: Path) -> dict[str, str]:
+    """The tables that the README includes, by file, as the records in `folder` say."""
+    record, ablated = read_record(folder / "bench.json"), read_record(folder / "ablation.json")
+    rows = record["rows"]
+    speed = [
+        table(rows[name])
+        for name, table in (
+            ("decoding", _decoding),
+            ("throughput", _throughput),
+            ("prepare", _prepare),
+        )
+        if name in rows
+    ]
+    found = {
+        "duels.md": render_duels(record),
+        "speed.md": "\n".join(speed),
+        "costs.md": render_costs(record),
+        "ablation.md": render_ablation(ablated) if ablated["rows"] else "",
+        "wikipedia.md": wikipedia.render(read_record(folder / "wikipedia.json")),
+    }
+    return {name: text.strip() + "\n" for name, text in found.items() if text.strip()}
+
+
 def main() -> None:
-    """Print the tables and draw the figures of the committed records."""
-    record, ablated = read_record(bench.RECORD), read_record(ablation.RECORD)
-    sys.stdout.write(render(record, ablated))
-    for path in draw(record, ablated, bench.RECORD.parent):
-        sys.stdout.write(f"{path.name}\n")
+    """Write the tables that the README includes, and the figures, beside their records."""
+    folder = bench.RECORD.parent
+    for name, text in pages(folder).items():
+        write_atomic(folder / name, text)
+    draw(read_record(bench.RECORD), read_record(ablation.RECORD), folder)
+    sys.stdout.write("now `study log` puts the tables into the README\n")
 
 
 if __name__ == "__main__":

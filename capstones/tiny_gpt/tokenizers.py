@@ -56,7 +56,8 @@ class Tokenizer(Protocol):
     end_of_text: int | None
 
     @property
-    def sha256(self) -> str: ...
+    def sha256(self) -> str:
+        """Of `to_bytes`, in hexadecimal."""
 
     def encode(self, text: str) -> Int64[np.ndarray, " n"]:
         """Ids of a text, `end_of_text` never among them; ValueError if it has none."""
@@ -140,24 +141,29 @@ class ByteTokenizer:
         self._id_of_byte = np.argsort(order) + len(bpe.special_tokens)
 
     def encode(self, text: str) -> Int64[np.ndarray, " n"]:
+        """Ids of a text."""
         data = text.encode("utf-8")  # a lone surrogate is refused here
         if self.kind == "byte":
             return self._id_of_byte[np.frombuffer(data, dtype=np.uint8)]
         return np.array(self.bpe.encode(text), dtype=np.int64)
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """The text of ids."""
         return self.bpe.decode(map(int, ids))
 
     def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
+        """UTF-8 bytes that each id stands for."""
         lengths = np.array([len(token) for token in self.bpe.vocab], dtype=np.int64)
         lengths[: len(self.bpe.special_tokens)] = 0
         return lengths
 
     def to_bytes(self) -> bytes:
+        """The content of tokenizer.json."""
         return tokenizer_json(self.bpe).encode("utf-8")
 
     @cached_property
     def sha256(self) -> str:
+        """Of `to_bytes`, in hexadecimal."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
@@ -185,6 +191,7 @@ class CharTokenizer:
         self._id[_code_points("".join(characters))] = np.arange(end_of_text, self.vocab_size)
 
     def encode(self, text: str) -> Int64[np.ndarray, " n"]:
+        """Ids of a text."""
         ids = self._id[_code_points(text)]
         if len(ids) and ids.min() < 0:
             at = int(np.argmax(ids < 0))
@@ -195,6 +202,7 @@ class CharTokenizer:
         return ids.astype(np.int64)
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """The text of ids."""
         ids = list(map(int, ids))
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise ValueError(
@@ -203,12 +211,14 @@ class CharTokenizer:
         return "".join([self.tokens[i] for i in ids])
 
     def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
+        """UTF-8 bytes that each id stands for."""
         lengths = np.array([len(token.encode("utf-8")) for token in self.tokens], dtype=np.int64)
         if self.end_of_text is not None:
             lengths[self.end_of_text] = 0
         return lengths
 
     def to_bytes(self) -> bytes:
+        """The content of tokenizer.json."""
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         special = [{"id": 0, "content": END_OF_TEXT, **flags, "special": True}]
         content = {
@@ -231,6 +241,7 @@ class CharTokenizer:
 
     @cached_property
     def sha256(self) -> str:
+        """Of `to_bytes`, in hexadecimal."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 

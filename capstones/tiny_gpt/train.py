@@ -6,6 +6,7 @@ run that was stopped anywhere continues to the same bytes, whatever number of pr
 data.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -14,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.files import write_atomic
 from tiny_gpt import checkpoints, distributed
@@ -36,8 +38,10 @@ from week16.mixed_precision import LossScaler
 
 __all__ = ["Diverged", "Outcome", "Told", "train"]
 
-# Settings that do not change what is computed, only for how long or where it is written.
-FREE = {"out", "max_time", "resume", "samples", "keep", "save_every", "tensorboard", "strategy"}
+# Settings that do not change what is computed, only for how long, by whom, or where it is written
+# (other threads and devices round differently).
+FREE = {"out", "max_time", "resume", "samples", "keep", "save_every", "tensorboard"}
+FREE |= {"strategy", "threads", "device"}
 
 
 class Diverged(UserError):
@@ -107,24 +111,37 @@ def train(data: PreparedData, settings: Settings, told: Told | None = None) -> O
     try:
         with _one_writer(run, world), Interruption(settings.max_time) as interruption:
             state = _begin(data, settings, world, told)
-            settings = state.settings
-            begin = time.perf_counter()
-            while state.step < settings.steps and not interruption.asked(world):
-                _step(state, told)
-                if settings.eval_every and state.step % settings.eval_every == 0:
-                    _validate(state)
-                if settings.save_every and state.step % settings.save_every == 0:
-                    _save(state)
-            finished = state.step == settings.steps
-            seconds = time.perf_counter() - begin
-            if finished and not (settings.eval_every and state.step % settings.eval_every == 0):
-                _validate(state)
-            if state.saved != state.step:
-                _save(state)
-            state.close()
+            try:
+                seconds = _loop(state, interruption, told)
+            finally:
+                state.log.close()
     finally:
         world.leave()
+    finished = state.step == settings.steps
     return Outcome(run, state.step, finished, state.best_loss, seconds)
+
+
+def _loop(state: "_State", interruption: "Interruption", told: Told) -> float:
+    """Steps to the end or to an interruption, then a last checkpoint; the steps' seconds."""
+    settings = state.settings
+    begin = time.perf_counter()
+    while state.step < settings.steps and not interruption.asked(state.world):
+        _step(state, told)
+        # The last step's evaluation is in the last checkpoint's log: a finished run stays as it is.
+        last = state.step == settings.steps
+        if last or _due(settings.eval_every, state.step):
+            _validate(state, told)
+        # What is refused may be so because the weights are poisoned already.
+        if last or (_due(settings.save_every, state.step) and not state.guard.refused):
+            _save(state)
+    seconds = time.perf_counter() - begin
+    if state.saved != state.step:
+        _save(state)
+    return seconds
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 @dataclass
@@ -142,14 +159,13 @@ class _State:
     scaler: LossScaler | None
     guard: Guard
     log: "Log"
+    data_sha256: str
     step: int = 0
     saved: int = -1
     best_loss: float = math.inf
-    began: float = field(default_factory=time.perf_counter)
-    stepped: int = 0
-
-    def close(self) -> None:
-        self.log.close()
+    micro_batch_size: int | None = None  # what memory allows; the setting is an upper bound
+    stepped: int = 0  # by this process, in so many seconds
+    stepping: float = 0.0
 
 
 # ---- one step
@@ -157,10 +173,8 @@ class _State:
 
 def _step(state: _State, told: Told) -> None:
     """Accumulate gradients over micro-batches, judge them, clip, step, write down."""
-    settings, world = state.settings, state.world
+    settings, world, begin = state.settings, state.world, time.perf_counter()
     own = world.rows(state.batches(state.step))
-    if settings.dropout:  # masks are a function of (seed, step, process), as batches are
-        torch.manual_seed(_mixed(settings.seed, state.step, world.rank))
     scale = state.scaler.scale if state.scaler else 1.0
 
     def scaled_loss(model: nn.Module, batch: Batch):
@@ -186,7 +200,8 @@ def _step(state: _State, told: Told) -> None:
         stepper.step()
     state.step += 1
     state.stepped += 1
-    speed = _speed(state)
+    state.stepping += time.perf_counter() - begin
+    speed = state.stepped * settings.batch_size * settings.context / state.stepping
     line = {"step": state.step, "loss": _finite(loss), "lr": settings.lr * factor}
     line |= {"grad_norm": _finite(length), "tokens": int(tokens)}
     line |= {"skipped": refused} if refused else {}
@@ -194,12 +209,23 @@ def _step(state: _State, told: Told) -> None:
     state.log.write(line, speed)
     told.step(state.step, loss, speed)
     if state.guard.exhausted:
-        state.log.close()
         raise Diverged(
-            f"{state.guard.refused} steps in a row gave no usable gradient, the last one at step "
-            f"{state.step}; nothing of them was applied. Lower lr = {settings.lr} and matrix_lr = "
-            f"{settings.matrix_lr}, or raise spike_factor; the last checkpoint is intact"
+            f"{state.guard.refused} steps in a row gave no usable gradient ({refused}), the last "
+            f"one step {state.step}; none of them was applied, and {_last_saved(state)}. "
+            f"{_remedy(settings)}"
         )
+
+
+def _last_saved(state: _State) -> str:
+    steps = checkpoints.steps_saved(Path(state.settings.out))
+    return f"the checkpoint of step {steps[-1]} stays" if steps else "no checkpoint was written yet"
+
+
+def _remedy(settings: Settings) -> str:
+    rates = f"lr = {settings.lr:g}"
+    if settings.optimizer == "muon":
+        rates += f" and matrix_lr = {settings.matrix_lr:g}"
+    return f"Begin again in another --out with less than {rates}, or with --clip 1"
 
 
 class _Refused:
@@ -211,17 +237,21 @@ class _Refused:
 
 def _accumulated(state: _State, own: Batch, scaled_loss, told: Told) -> tuple[float, float]:
     """Gradients of the mean loss over this process's sequences, smaller pieces if memory ends."""
+    settings, world = state.settings, state.world
     while True:
-        size = state.settings.micro_batch_size or len(own.inputs)
+        size = min(state.micro_batch_size or len(own.inputs), len(own.inputs))
+        if settings.dropout:  # masks are a function of (seed, step, process), as batches are
+            torch.manual_seed(_mixed(settings.seed, state.step, world.rank))
         try:
-            with state.world.synchronised_by_hand(state.computed):
+            with world.synchronised_by_hand(state.computed):
                 return accumulate(state.computed, _pieces(own, size), scaled_loss)
         except torch.OutOfMemoryError:
-            if size == 1 or not state.world.independent:
+            if size == 1 or not world.independent:
                 raise
-            state.settings = replace(state.settings, micro_batch_size=max(1, size // 2))
-            told.say(f"memory ran out: micro-batches of {max(1, size // 2)} sequences from now on")
-            torch.cuda.empty_cache()
+        # Out here, where the error no longer holds on to the tensors of the attempt.
+        state.micro_batch_size = size // 2
+        told.say(f"memory ran out: micro-batches of {size // 2} sequences from now on")
+        torch.cuda.empty_cache()
 
 
 def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
@@ -239,11 +269,6 @@ def _finite(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _speed(state: _State) -> float:
-    tokens = state.stepped * state.settings.batch_size * state.settings.context
-    return tokens / max(1e-9, time.perf_counter() - state.began)
-
-
 # ---- beginning, and going on
 
 
@@ -252,7 +277,7 @@ def _begin(data: PreparedData, settings: Settings, world: "distributed.World", t
     last = _resumable(run, settings)
     if last is not None:
         settings = _same_run(run, settings)
-    torch.manual_seed(settings.seed)
+    _check_splits(data, settings)
     generator = torch.Generator().manual_seed(settings.seed)
     model = GPT(settings.model_config(data.tokenizer.vocab_size), generator).to(world.device)
     model.checkpoint_blocks = settings.checkpoint_activations
@@ -268,9 +293,14 @@ def _begin(data: PreparedData, settings: Settings, world: "distributed.World", t
     dtype = world.agreed(chosen.dtype)
     if settings.dtype == "auto":
         told.say(f"precision {chosen.reason}")
-    settings = replace(settings, dtype=NAMES[dtype], compile=_compile(settings, told))
+    settings = replace(settings, dtype=NAMES[dtype], compile=_compile(settings, world, told))
     if last is None:
         world.first_only(lambda: _write_new(run, settings))
+    epochs = settings.steps / batches.n_windows * settings.batch_size
+    told.say(
+        f"model {settings.arch}, {model.n_parameters():,} parameters; {settings.steps} steps of "
+        f"{settings.batch_size} x {settings.context} tokens, {epochs:.2g} epochs"
+    )
     computed = world.wrap(model, settings)
     if settings.compile == "on":
         computed = torch.compile(computed)
@@ -286,45 +316,70 @@ def _begin(data: PreparedData, settings: Settings, world: "distributed.World", t
         scaler=LossScaler() if dtype == torch.float16 else None,
         guard=Guard(settings.spike_factor),
         log=Log(run, world.rank == 0, tensorboard=settings.tensorboard),
+        data_sha256=_digest(data),
+        micro_batch_size=settings.micro_batch_size,
     )
     if last is not None:
-        _load(state, last)
-        told.say(f"resumed {run} at step {state.step} of {settings.steps}")
+        try:
+            _load(state, last)
+        except BaseException:
+            state.log.close()
+            raise
+        done = state.step == settings.steps
+        end = "it was finished" if done else f"resumed at step {state.step} of {settings.steps}"
+        told.say(f"{run}: {end}")
     return state
+
+
+def _check_splits(data: PreparedData, settings: Settings) -> None:
+    """Complain now about what the first evaluation would stumble over after many steps."""
+    for name in ("train", "val"):
+        if name not in data.splits or data.splits[name].n_tokens < 2:
+            n = data.splits[name].n_tokens if name in data.splits else 0
+            raise UserError(f"data {settings.data} must have 2 tokens of {name} or more, got {n}")
+
+
+def _digest(data: PreparedData) -> str:
+    """Of everything that was prepared but the report, which holds times."""
+    files = json.loads((data.path / "data.json").read_bytes())["files"]
+    files.pop("report.json", None)
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _resumable(run: Path, settings: Settings) -> Path | None:
     """The checkpoint to go on from; None for a new run."""
-    steps = checkpoints.steps_saved(run)
     if settings.resume == "never" and (run / "settings.toml").exists():
         raise UserError(f"out {run} holds a run already; choose another folder or --resume auto")
-    if settings.resume == "must" and not steps:
+    # The best one only if no other was saved before the run ended.
+    last = checkpoints.last_of(run) or checkpoints.best_of(run)
+    if settings.resume == "must" and last is None:
         raise UserError(f"resume must go on from a checkpoint, but {run} holds none")
-    return checkpoints.folder_of(run, steps[-1]) if steps else None
+    return last
 
 
 def _same_run(run: Path, settings: Settings) -> Settings:
     """The settings of the run that is resumed; a changed one that matters is refused by name."""
-    before = Settings.from_toml((run / "settings.toml").read_text(encoding="utf-8"))
+    before = Settings.of_run(run)
     for name in vars(settings):
         asked, had = getattr(settings, name), getattr(before, name)
-        probed = name in ("dtype", "compile", "threads", "device") and asked in ("auto", None)
+        probed = name in ("dtype", "compile") and asked == "auto"
         if asked != had and name not in FREE and not probed:
             raise UserError(
-                f"{name} = {asked} does not fit the run in {run}, which has {had}; "
+                f"{name} = {asked} does not fit the run in {run}, which has {name} = {had}; "
                 "choose another --out to begin a new run"
             )
     kept = {name: getattr(settings, name) for name in FREE}
     return replace(before, **kept)
 
 
-def _compile(settings: Settings, told: Told) -> str:
+def _compile(settings: Settings, world: "distributed.World", told: Told) -> str:
     """Whether compiling pays: it costs about a minute, and halves a step at best."""
     if settings.compile != "auto":
         return settings.compile
-    long = settings.device == "cuda" or settings.steps * settings.batch_size >= 1_000_000
+    sequences = settings.steps * settings.batch_size
+    long = sequences >= (50_000 if world.device.type == "cuda" else 1_000_000)
     if long:
-        told.say("compile on: the run is long enough to repay it")
+        told.say(f"compile on: {sequences:,} sequences repay it")
     return "on" if long else "off"
 
 
@@ -341,7 +396,7 @@ def _write_new(run: Path, settings: Settings) -> None:
 # ---- validation and checkpoints
 
 
-def _validate(state: _State) -> None:
+def _validate(state: _State, told: Told) -> None:
     """The whole validation split; a best so far gets a checkpoint that nothing replaces but it."""
     plain = state.world.gathered(state.model)
     result = None
@@ -356,9 +411,12 @@ def _validate(state: _State) -> None:
     loss = state.world.broadcast(result.nats_per_token if result else 0.0)
     if state.world.rank == 0:
         bits = result.bits_per_byte.mean
-        line = {"step": state.step, "val_loss": loss, "val_bits_per_byte": bits}
+        line = {"step": state.step, "val_loss": _finite(loss), "val_bits_per_byte": _finite(bits)}
         state.log.validation(line)
-    if loss < state.best_loss:
+    at = f"step {state.step}/{state.settings.steps}"
+    best = loss < state.best_loss
+    told.say(f"{at} validation loss {loss:.4f}" + (" (best)" if best else ""))
+    if best:
         state.best_loss = loss
         _write(state, Path(state.settings.out) / "best", plain)
 
@@ -366,13 +424,14 @@ def _validate(state: _State) -> None:
 def _save(state: _State) -> None:
     """A checkpoint of this step; older ones than the last `keep` go once it is safe."""
     run = Path(state.settings.out)
-    state.log.flush()
     _write(state, checkpoints.folder_of(run, state.step), state.world.gathered(state.model))
     state.saved = state.step
-    state.world.first_only(lambda: checkpoints.prune(run, state.settings.keep))
+    if not state.guard.refused:
+        state.world.first_only(lambda: checkpoints.prune(run, state.settings.keep))
 
 
 def _write(state: _State, folder: Path, plain: GPT) -> None:
+    state.log.flush()  # a resumed run cuts the log to the length that the checkpoint says
     tensors, counters = state.world.gathered_state(state.optimizers)
     content: dict[str, Any] = {
         "optimizers": counters,
@@ -381,22 +440,39 @@ def _write(state: _State, folder: Path, plain: GPT) -> None:
         "best_loss": _finite(state.best_loss),
         "log_bytes": state.log.bytes_written,
         "tokenizer_sha256": state.data.tokenizer.sha256,
+        "data_sha256": state.data_sha256,
     }
-    state.world.first_only(
-        lambda: checkpoints.save_checkpoint(
+
+    def write() -> None:
+        if not all(bool(torch.isfinite(p).all()) for p in plain.parameters()):
+            raise Diverged(
+                f"the weights of step {state.step} are not finite and are not saved; "
+                f"{_last_saved(state)}. {_remedy(state.settings)}"
+            )
+        checkpoints.save_checkpoint(
             folder, plain, state.data.tokenizer, state.step, tensors=tensors, state=content
         )
-    )
+
+    state.world.first_only(write)
 
 
 def _load(state: _State, folder: Path) -> None:
     """Everything a checkpoint holds, back where it was."""
-    saved = checkpoints.load_checkpoint(folder)
-    if saved.state["tokenizer_sha256"] != state.data.tokenizer.sha256:
-        raise UserError(
-            f"data {state.settings.data} was prepared with another tokenizer than {folder}; "
-            "prepare it again as it was, or begin a new run in another --out"
-        )
+    try:
+        saved = checkpoints.load_checkpoint(folder)
+    except ArtifactError as error:
+        back = checkpoints.previous_good(folder)
+        remedy = f"; remove {folder} to go on from there" if back else ""
+        raise ArtifactError(f"{error}{remedy}") from error
+    for name, now in (
+        ("tokenizer", state.data.tokenizer.sha256),
+        ("data", state.data_sha256),
+    ):
+        if saved.state[f"{name}_sha256"] != now:
+            raise UserError(
+                f"data {state.settings.data} is not what {state.settings.out} was trained on: the "
+                f"{name} differs; prepare it as it was, or begin a new run in another --out"
+            )
     state.world.load(state.model, state.optimizers, saved)
     state.guard.load_state(saved.state["guard"])
     if state.scaler:
@@ -428,7 +504,10 @@ class Log:
         self._timing = (run / "timing.jsonl").open("a", encoding="utf-8")
         self.bytes_written = self._log.tell()
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError("tensorboard must be installed to write its event files") from None
 
             self.board = SummaryWriter(str(run / "tensorboard"))
 
@@ -463,7 +542,7 @@ class Log:
         if not self.writes:
             return
         if self.path.stat().st_size < n_bytes:
-            raise UserError(
+            raise ArtifactError(
                 f"{self.path} has {self.path.stat().st_size} bytes, fewer than the {n_bytes} that "
                 "the checkpoint knows of; it was cut by something else"
             )

@@ -1,15 +1,13 @@
 """What a finished run ends with: an honest evaluation, samples, what they copied, and a report."""
 
 import json
-import math
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from shared.files import write_atomic
-from tiny_gpt.checkpoints import load_checkpoint
-from tiny_gpt.evaluate import evaluate
+from tiny_gpt.checkpoints import Checkpoint, load_checkpoint
+from tiny_gpt.evaluate import Evaluation, evaluate
 from tiny_gpt.memorization import memorization_report
 from tiny_gpt.report import write_report
 from tiny_gpt.settings import Settings
@@ -53,25 +51,22 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
         console.rule("sample")
         console.print(Text(text))
     console.rule()
-    console.print(_table(outcome, settings, best, result))
+    for name, value in _facts(outcome, best, result).items():
+        console.print(f"{name:<16} {value}")
     if "memorization" in evaluation:
-        console.print(str(probe))
-    console.print(f"report {report}")
+        console.print(f"{'memorised':<16} {probe}")
+    console.print(f"{'report':<16} {report}")
 
 
-def _table(outcome: Outcome, settings: Settings, best, result) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    rows = {
+def _facts(outcome: Outcome, best: Checkpoint, result: Evaluation) -> dict[str, str]:
+    return {
         "validation loss": f"{result.nats_per_token:.4f} nats a token (best, at step {best.step})",
-        "perplexity": f"{math.exp(result.nats_per_token):.3f} a token",
+        "perplexity": f"{result.perplexity:.3f} a token",
         "bits per byte": str(result.bits_per_byte),
         "protocol": result.signature,
         "parameters": f"{best.model.n_parameters():,}",
-        "time": f"{outcome.loop_seconds:.1f} s for {settings.steps} steps",
+        "training time": f"{outcome.loop_seconds:.1f} s in this process, to step {outcome.step}",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
 
 
 def _texts(split: Split, tokenizer: Tokenizer):

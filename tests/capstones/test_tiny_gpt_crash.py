@@ -1,0 +1,252 @@
+"""Killed at any moment, or damaged on the disk, a run loses nothing that was saved."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared.artifacts import ArtifactError
+from tiny_gpt import checkpoints, cli, train
+from tiny_gpt.checkpoints import load_checkpoint
+from tiny_gpt.prepare import prepare
+from tiny_gpt.settings import Settings
+from tiny_gpt.shards import open_data
+
+SMALL = Settings(
+    n_layers=1,
+    n_heads=1,
+    d_model=8,
+    context=8,
+    batch_size=2,
+    steps=240,
+    eval_every=20,
+    save_every=3,
+    samples=0,
+    dtype="fp32",
+    device="cpu",
+    compile="off",
+    threads=1,
+)
+
+# One process imports everything and forks those that train, before it has any thread.
+WORKER = """
+import json, os, random, signal, sys, time, traceback
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+from tiny_gpt import checkpoints, cli, train
+from tiny_gpt.settings import Settings
+from tiny_gpt.shards import open_data
+from shared.errors import UserError
+
+folder, settings = Path(sys.argv[1]), Settings.from_toml(Path(sys.argv[2]).read_text())
+data = open_data(folder / "data")
+
+
+def forked(action):
+    child = os.fork()
+    if child:
+        return child
+    status = 99
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = action()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def slowly(step, loss, speed):
+    time.sleep(0.001)
+
+
+def life(run):
+    train.train(data, replace(settings, out=run), train.Told(step=slowly))
+    return 0
+
+
+def code(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+assert code(forked(lambda: life(folder / "straight"))) == 0
+
+# SIGKILL after SIGKILL
+generator, kills, saved, run, window = random.Random(1), 0, [0], folder / "killed", 0.1
+while True:
+    child = forked(lambda: life(run))
+    if kills < 30:
+        time.sleep(generator.uniform(0.2, 1.0) * window)
+        os.kill(child, signal.SIGKILL)
+    status = code(child)
+    if status == 0:
+        break
+    assert status == -signal.SIGKILL, status
+    kills += 1
+    # Once there was a checkpoint there always is one that loads, and none is lost.
+    try:
+        step = checkpoints.load_checkpoint(checkpoints.find_checkpoint(run, last=True)).step
+    except UserError:
+        step = 0
+    # Lives are short, but not so short that none gets anywhere on a busy machine.
+    window *= 1.3 if step == saved[-1] else 0.9
+    saved.append(step)
+
+# SIGTERM and Ctrl-C through the command line
+codes, told = [], {}
+for number in (signal.SIGTERM, signal.SIGINT):
+    run = folder / signal.Signals(number).name
+    words = ["train", "--config", sys.argv[2], "--data", str(folder / "data"), "--out", str(run)]
+    child = forked(lambda: cli.main(words))
+    while not checkpoints.steps_saved(run):
+        time.sleep(0.002)
+    os.kill(child, number)
+    codes.append(code(child))
+    told[run.name] = checkpoints.steps_saved(run)[-1]
+    codes.append(code(forked(lambda: cli.main(words))))
+print(json.dumps({"kills": kills, "saved": saved, "codes": codes, "stopped": told}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crash")
+    (folder / "text.txt").write_text("the cat sat on the mat and saw a dog. " * 600)
+    prepare(folder / "text.txt", folder / "data", tokenizer="char", split="tail", workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lives(folder):
+    """What the worker found, and the folder of its runs."""
+    (folder / "settings.toml").write_text(SMALL.to_toml().replace('"runs/tiny_gpt"', '"unused"'))
+    (folder / "worker.py").write_text(WORKER)
+    words = [sys.executable, "worker.py", str(folder), str(folder / "settings.toml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, cwd=folder, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout), "complaints": done.stderr}
+
+
+def digests(run: Path) -> dict[str, str]:
+    files = [run / "log.jsonl"]
+    for part in (checkpoints.folder_of(run, SMALL.steps), run / "best"):
+        files += [part / name for name in ("tensors.safetensors", "state.json", "tokenizer.json")]
+    return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_killed_at_random_moments(lives, folder):
+    assert lives["kills"] >= 20
+    saved = lives["saved"]
+    assert saved == sorted(saved)  # nothing that was saved is ever lost
+    assert len(set(saved)) >= 5
+    assert digests(folder / "killed") == digests(folder / "straight")
+    left = [path.name for path in (folder / "killed" / "checkpoints").iterdir()]
+    assert sorted(left) == ["step-00000237", "step-00000240"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signals_save_and_exit_75(name, lives, folder):
+    assert lives["codes"] == [75, 0, 75, 0], lives["complaints"]
+    assert 0 < lives["stopped"][name] < SMALL.steps
+    assert digests(folder / name) == digests(folder / "straight")
+
+
+# ---- damage
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    run = folder / "finished"
+    settings = replace(SMALL, data=str(folder / "data"), out=run, steps=6, eval_every=0)
+    train.train(open_data(folder / "data"), settings)
+    return run, settings
+
+
+FILES = ["MANIFEST.json", "config.json", "state.json", "tensors.safetensors", "tokenizer.json"]
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGE = {"truncated": lambda data: data[: len(data) // 2], "empty": lambda data: b""}
+DAMAGE |= {"flipped": flipped, "longer": lambda data: data + b"\0", "removed": None}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", FILES)
+def test_damage_is_named_and_the_last_good_checkpoint_offered(
+    name, damage, finished, tmp_path, capsys
+):
+    run, settings = tmp_path / "run", replace(finished[1], out=tmp_path / "run")
+    shutil.copytree(finished[0], run)
+    folder = checkpoints.folder_of(run, 6)
+    change = DAMAGE[damage]
+    if change is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+    good = checkpoints.folder_of(run, 3)
+    for action in (lambda: load_checkpoint(folder), lambda: train.train(data_of(run), settings)):
+        with pytest.raises(ArtifactError) as error:
+            action()
+        assert name in str(error.value)
+        assert str(good) in str(error.value)
+        assert "\n" not in str(error.value)
+    assert f"remove {folder} to go on from there" in str(error.value)
+    shutil.rmtree(run / "best")
+    again = ["train", "--config", str(run / "settings.toml"), "--out", str(run)]
+    for words in (["eval", str(folder)], ["sample", str(folder), "-p", "a"], again):
+        assert cli.main(words) == ArtifactError.status == 3
+        complaint = capsys.readouterr().err
+        assert complaint.startswith("tiny-gpt: error: ")
+        assert name in complaint
+        assert str(good) in complaint
+        assert complaint.count("\n") == 1
+    assert cli.main(["verify", str(run)]) == 3
+    assert name in capsys.readouterr().out.replace("\n", "")
+    shutil.rmtree(folder)  # as the message says
+    assert train.train(data_of(run), settings).finished
+    again = load_checkpoint(folder)
+    reference = load_checkpoint(checkpoints.folder_of(finished[0], 6))
+    assert all(
+        (p == q).all()
+        for p, q in zip(again.model.parameters(), reference.model.parameters(), strict=True)
+    )
+
+
+def data_of(run):
+    return open_data(Path(Settings.of_run(run).data))
+
+
+def test_a_torn_best_is_named_with_the_last_good_checkpoint(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    path = run / "best" / "tensors.safetensors"
+    path.write_bytes(flipped(path.read_bytes()))
+    assert cli.main(["eval", str(run)]) == 3
+    complaint = capsys.readouterr().err
+    assert "tensors.safetensors was altered or is torn" in complaint
+    assert str(checkpoints.folder_of(run, 6)) in complaint
+
+
+def test_a_foreign_artifact_is_no_checkpoint(tmp_path):
+    from shared import artifacts
+
+    artifacts.save(tmp_path / "other", {"a.txt": b"hello"})
+    with pytest.raises(ArtifactError):
+        load_checkpoint(tmp_path / "other")

@@ -1,0 +1,677 @@
+"""Training: it learns, it is the same in pieces, resumed or interrupted, and it loses nothing."""
+
+import hashlib
+import inspect
+import json
+import math
+import os
+import shutil
+import signal
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.artifacts import ArtifactError
+from shared.errors import UserError
+from tiny_gpt import checkpoints, train
+from tiny_gpt.batches import Batch
+from tiny_gpt.checkpoints import load_checkpoint
+from tiny_gpt.optim import Guard, learning_rate
+from tiny_gpt.precision import loss_sum, precision_for
+from tiny_gpt.prepare import prepare
+from tiny_gpt.settings import PRESETS, Settings, seconds_of
+from tiny_gpt.shards import open_data
+from tiny_gpt.train import Diverged, Told
+from week16.mixed_precision import LossScaler
+
+WORDS = ["the", "cat", "saw", "a", "dog", "and", "it", "sat", "on", "mat", "while", "we", "ran"]
+SMALL = Settings(
+    n_layers=1,
+    n_heads=2,
+    d_model=16,
+    context=8,
+    batch_size=4,
+    steps=12,
+    eval_every=5,
+    save_every=1,
+    keep=100,
+    samples=0,
+    dtype="fp32",
+    device="cpu",
+    compile="off",
+)
+
+
+def sentence(n: int, seed: int) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    return " ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=generator))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    """One text of characters."""
+    (folder / "text.txt").write_text(sentence(1500, 0))
+    prepare(folder / "text.txt", folder / "char", tokenizer="char", split="tail", workers=1)
+    return open_data(folder / "char")
+
+
+@pytest.fixture(scope="module")
+def documents(folder):
+    """Documents of very unequal lengths."""
+    lines = [json.dumps({"text": sentence(1 + 7 * (i % 5), i)}) for i in range(60)]
+    (folder / "documents.jsonl").write_text("\n".join(lines))
+    options = {"tokenizer": "byte", "dedup": "off", "workers": 1}
+    prepare(folder / "documents.jsonl", folder / "documents", **options)
+    return open_data(folder / "documents")
+
+
+def log_of(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def steps_of(run) -> list[dict]:
+    return [line for line in log_of(run) if "loss" in line]
+
+
+def digests(run, step: int = 12) -> dict[str, str]:
+    """Of everything that a resumed run must have in common with a straight one."""
+    files = [run / "log.jsonl"]
+    for folder in (checkpoints.folder_of(run, step), run / "best"):
+        # Not the manifest, which holds the command line.
+        files += [folder / name for name in ("tensors.safetensors", "state.json", "config.json")]
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+def interrupted_after(run, step: int, to) -> None:
+    """A copy of a run as it was when it had saved a step, its log running on."""
+    shutil.copytree(run, to)
+    for other in checkpoints.steps_saved(to):
+        if other > step:
+            shutil.rmtree(checkpoints.folder_of(to, other))
+    if load_checkpoint(run / "best").step > step:
+        shutil.rmtree(to / "best")
+
+
+# ---- it trains
+
+
+def test_loss_falls_and_without_a_signal_it_does_not(data, tmp_path, monkeypatch):
+    settings = replace(SMALL, d_model=32, context=16, batch_size=16, steps=80)
+    settings = replace(settings, eval_every=0, save_every=0)
+
+    def losses(out):
+        train.train(data, replace(settings, out=tmp_path / out))
+        found = [line["loss"] for line in steps_of(tmp_path / out)]
+        return found[0], torch.tensor(found[-16:], dtype=torch.float64)
+
+    first, last = losses("real")
+
+    class Shuffled(train.Batches):
+        def __call__(self, step):
+            batch = super().__call__(step)
+            generator = torch.Generator().manual_seed(step)
+            order = torch.randperm(batch.targets.numel(), generator=generator)
+            return batch._replace(targets=batch.targets.flatten()[order].view_as(batch.targets))
+
+    monkeypatch.setattr(train, "Batches", Shuffled)
+    _, control = losses("shuffled")
+    counts = torch.bincount(torch.from_numpy(data.splits["train"].read(0, 5000))).double()
+    p = counts[counts > 0] / counts.sum()
+    entropy = float(-(p * p.log()).sum())
+    assert first == pytest.approx(math.log(data.tokenizer.vocab_size), abs=1e-5)  # zero head
+    assert last.mean() < 0.6 * entropy
+    assert last.mean() + 5 * last.std() < entropy  # frequencies alone do not get there
+    assert control.mean() > 0.97 * entropy
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("arch", ["modern", "gpt2"])
+def test_micro_batches_equal_one_batch(arch, mask, documents, tmp_path):
+    """Token-weighted: rows hold from 1 to 16 targets that count."""
+    base = replace(SMALL, arch=arch, context=16, batch_size=8, packing="bestfit", clip=0.5)
+    base = replace(base, document_mask=mask, eval_every=0, save_every=0, steps=10)
+    if arch == "gpt2":  # keys' biases have no gradient but rounding, of which Adam makes steps
+        base = replace(base, optimizer="adamw", bias=False, lr=1e-3)
+    weights = {}
+    for size in (None, 1, 3):
+        out = tmp_path / str(size)
+        train.train(documents, replace(base, micro_batch_size=size, out=out))
+        weights[size] = load_checkpoint(out).model.state_dict()
+        assert len({line["tokens"] for line in steps_of(out)}) > 1
+        assert min(line["tokens"] for line in steps_of(out)) < 8 * 16
+        for ours, whole in zip(steps_of(out), steps_of(tmp_path / "None"), strict=True):
+            assert ours == pytest.approx(whole, rel=2e-6)
+    for size in (1, 3):
+        for name, value in weights[None].items():
+            torch.testing.assert_close(weights[size][name], value, rtol=0, atol=1e-6)
+
+
+def test_padding_is_no_token(documents):
+    batch = Batch(torch.zeros(2, 4, dtype=int), torch.tensor([[1, 2, -100, -100]] * 2), None, None)
+    uniform = torch.nn.Embedding(5, 5)
+    torch.nn.init.zeros_(uniform.weight)
+    total, n = loss_sum(uniform, batch, torch.device("cpu"), torch.float32)
+    assert int(n) == 4
+    assert float(total.detach()) == pytest.approx(4 * math.log(5))
+
+
+# ---- resume
+
+CASES = {
+    "muon": SMALL,
+    "adamw": replace(
+        SMALL, arch="gpt2", optimizer="adamw", lr=1e-2, weight_decay=0.1, schedule="cosine",
+        warmup_steps=3, clip=0.5, micro_batch_size=3,
+    ),
+    "dropout": replace(SMALL, dropout=0.3, schedule="wsd"),
+    "fp16": replace(SMALL, dtype="fp16", clip=0.3),
+    "guard": replace(SMALL, spike_factor=1.01, steps=30, eval_every=8),
+}  # fmt: skip
+
+
+@pytest.fixture
+def any_optimizer(monkeypatch):
+    """Week 16's scaler as it runs without contracts, which ask for an optimiser of torch."""
+    for name in ("unscale", "step"):
+        monkeypatch.setattr(LossScaler, name, inspect.unwrap(getattr(LossScaler, name)))
+
+
+@pytest.fixture
+def quick_scaler(monkeypatch, any_optimizer):
+    """Loss scaling that grows every three steps and overflows at once."""
+    scaler = partial(LossScaler, 2.0**20, growth_interval=3)
+    monkeypatch.setattr(train, "LossScaler", scaler)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_at_any_step_gives_the_same_bytes(case, data, tmp_path, quick_scaler):
+    settings = CASES[case]
+    straight = tmp_path / "straight"
+    train.train(data, replace(settings, out=straight))
+    expected = digests(straight, settings.steps)
+    lines = steps_of(straight)
+    if case == "guard":
+        assert {line.get("skipped") for line in lines[16:]} == {None, "spike"}
+    if case == "fp16":
+        assert len({line["scale"] for line in lines}) > 2
+        assert lines[0]["skipped"] == "nan"
+    first = 1 if settings.steps == 12 else 15  # before that the guard only collects
+    saved = [step for step in checkpoints.steps_saved(straight) if first <= step]
+    # All steps but the last, and but those at which gradients were refused.
+    refused = [line["step"] for line in lines[first - 1 :] if "skipped" in line]
+    assert {*saved, *refused} == {*range(first, settings.steps + 1)}
+    for step in saved[:-1]:
+        out = tmp_path / str(step)
+        interrupted_after(straight, step, out)
+        outcome = train.train(data, replace(settings, out=out, resume="must", save_every=0))
+        assert outcome.finished
+        assert outcome.step == settings.steps
+        assert digests(out, settings.steps) == expected, step
+
+
+def test_saving_and_a_finished_run_change_nothing(data, tmp_path):
+    often, never = replace(SMALL, out=tmp_path / "a"), replace(SMALL, out=tmp_path / "b")
+    train.train(data, often)
+    train.train(data, replace(never, save_every=0))
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    before, told = digests(tmp_path / "a"), []
+    outcome = train.train(data, often, Told(say=told.append))
+    assert outcome.finished
+    assert any("it was finished" in line for line in told)
+    assert digests(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_after_the_step_and_the_run_goes_on(number, data, tmp_path):
+    settings = replace(SMALL, save_every=0)
+    train.train(data, replace(settings, out=tmp_path / "straight"))
+    settings = replace(settings, out=tmp_path / "run")
+    handler = signal.getsignal(number)
+
+    def kill(step, loss, speed):
+        if step in (5, 9):
+            os.kill(os.getpid(), number)
+
+    for step in (5, 9):
+        outcome = train.train(data, settings, Told(step=kill))
+        assert (outcome.step, outcome.finished) == (step, False)
+        assert load_checkpoint(checkpoints.folder_of(tmp_path / "run", step)).step == step
+    assert train.train(data, settings, Told(step=kill)).finished
+    assert signal.getsignal(number) is handler
+    assert digests(tmp_path / "run") == digests(tmp_path / "straight")
+
+
+def test_a_second_ctrl_c_does_not_wait(data, tmp_path):
+    def kill(step, loss, speed):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(data, replace(SMALL, out=tmp_path / "run"), Told(step=kill))
+
+
+def test_max_time(data, tmp_path, monkeypatch):
+    train.train(data, replace(SMALL, out=tmp_path / "straight"))
+    settings = replace(SMALL, out=tmp_path / "run", max_time="60s")
+    clock = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+
+    def hurry(step, loss, speed):
+        clock[0] += 10
+
+    assert train.train(data, settings, Told(step=hurry)).step == 6
+    assert train.train(data, settings, Told(step=hurry)).step == 12
+    assert digests(tmp_path / "run") == digests(tmp_path / "straight")
+    none = replace(settings, out=tmp_path / "none", max_time="0")
+    assert not train.train(data, none).finished
+    assert train.train(data, replace(none, max_time=None, resume="must")).finished
+    assert digests(tmp_path / "none") == digests(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.5}, {"steps": 13}, {"d_model": 32}, {"seed": 1}, {"batch_size": 5},
+        {"optimizer": "adamw"}, {"dropout": 0.1}, {"eval_every": 4}, {"dtype": "bf16"},
+        {"clip": 1.0}, {"arch": "llama"}, {"data": "elsewhere"},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_other_settings_are_refused_by_name(change, data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", steps=2)
+    train.train(data, settings)
+    (name,) = change
+    before = digests(tmp_path / "run", 2)
+    with pytest.raises(UserError, match=rf"^{name} = .* does not fit .* choose another --out"):
+        train.train(data, replace(settings, **change))
+    assert digests(tmp_path / "run", 2) == before
+
+
+def test_free_and_probed_settings_may_change(data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", max_time="0")
+    train.train(data, settings)
+    other = replace(settings, max_time=None, keep=3, threads=2, dtype="auto", compile="auto")
+    assert train.train(data, other).finished
+    assert len(checkpoints.steps_saved(tmp_path / "run")) == 3
+
+
+def test_other_data_is_refused(data, folder, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", max_time="0")
+    train.train(data, settings)
+    for text, what in ((sentence(1500, 0)[::-1], "data"), ("xyz" * 900, "tokenizer")):
+        (tmp_path / "text.txt").write_text(text)
+        target = tmp_path / what
+        prepare(tmp_path / "text.txt", target, tokenizer="char", split="tail", workers=1)
+        with pytest.raises(UserError, match=f"the {what} differs"):
+            train.train(open_data(target), settings)
+
+
+def test_resume_never_and_must(data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", steps=2)
+    with pytest.raises(UserError, match="holds none"):
+        train.train(data, replace(settings, resume="must"))
+    train.train(data, replace(settings, resume="never"))
+    with pytest.raises(UserError, match="holds a run already"):
+        train.train(data, replace(settings, resume="never"))
+
+
+def test_a_run_that_saved_only_its_best_goes_on_from_it(data, tmp_path):
+    train.train(data, replace(SMALL, out=tmp_path / "straight"))
+    run, settings = tmp_path / "run", replace(SMALL, out=tmp_path / "run", save_every=0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step, loss, speed):
+        if step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train.train(data, settings, Told(step=kill))
+    assert not checkpoints.steps_saved(run)
+    assert load_checkpoint(run).step == 5
+    said = []
+    train.train(data, replace(settings, resume="must"), Told(say=said.append))
+    assert any("resumed at step 5 of 12" in line for line in said)
+    assert digests(run) == digests(tmp_path / "straight")
+
+
+def test_one_run_has_one_writer(data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run")
+
+    def again(step, loss, speed):
+        with pytest.raises(UserError, match="trained by another process"):
+            train.train(data, settings)
+
+    train.train(data, replace(settings, steps=1), Told(step=again))
+
+
+def test_torn_settings_are_named(data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", max_time="0")
+    train.train(data, settings)
+    path = tmp_path / "run" / "settings.toml"
+    text = path.read_text()
+    for torn in (text.replace("n-heads", "n-hats"), text[:-3], text.replace("= 4", "= 'x'")):
+        path.write_text(torn)
+        with pytest.raises(ArtifactError, match=r"settings\.toml was altered or is torn"):
+            train.train(data, settings)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=r"settings\.toml cannot be read"):
+        train.train(data, settings)
+
+
+def test_a_log_that_was_cut_is_named(data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", max_time=None)
+    train.train(data, settings)
+    (tmp_path / "run" / "log.jsonl").write_text("")
+    with pytest.raises(ArtifactError, match=r"log\.jsonl has 0 bytes, fewer than"):
+        train.train(data, settings)
+
+
+# ---- what must not be applied, and what must not be lost
+
+
+def nan_losses(monkeypatch, bad):
+    """Losses of NaN at the steps for which `bad` says so."""
+    calls = [0]
+
+    def poisoned(*args):
+        total, n = loss_sum(*args)
+        calls[0] += 1
+        return (total * math.nan if bad(calls[0]) else total), n
+
+    monkeypatch.setattr(train, "loss_sum", poisoned)
+
+
+def test_a_nan_is_skipped(data, tmp_path, monkeypatch):
+    nan_losses(monkeypatch, lambda step: step in (6, 7))
+    train.train(data, replace(SMALL, out=tmp_path / "run", eval_every=0))
+    lines = steps_of(tmp_path / "run")
+    assert [line["step"] for line in lines if line.get("skipped") == "nan"] == [6, 7]
+    assert lines[5]["loss"] == "nan"
+    saved = checkpoints.steps_saved(tmp_path / "run")
+    assert saved == [1, 2, 3, 4, 5, 8, 9, 10, 11, 12]  # nothing while steps are refused
+    assert math.isfinite(lines[-1]["loss"])
+
+
+def test_divergence_stops_and_leaves_the_last_good_checkpoint(data, tmp_path, monkeypatch):
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    train.train(data, replace(SMALL, out=straight, steps=60, eval_every=0))
+    nan_losses(monkeypatch, lambda step: step > 6)
+    settings = replace(SMALL, out=run, steps=60, eval_every=0, save_every=2, keep=1)
+    with pytest.raises(
+        Diverged, match=r"20 steps in a row .* step 26; .* checkpoint of step 6 stay"
+    ):
+        train.train(data, settings)
+    good = load_checkpoint(run)
+    assert good.step == 6
+    reference = load_checkpoint(checkpoints.folder_of(straight, 6))
+    for p, q in zip(good.model.parameters(), reference.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert Diverged.status == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
+    run = tmp_path / "run"
+    settings = replace(SMALL, out=run, arch="gpt2", optimizer="adamw", lr=1e300, save_every=1)
+    with pytest.raises(Diverged, match="weights of step 1 are not finite and are not saved"):
+        train.train(data, settings)
+    assert not checkpoints.steps_saved(run)
+
+
+def scripted(monkeypatch, losses):
+    """Validation losses by step."""
+    at = iter(losses)
+
+    def evaluate(*args, **options):
+        loss = next(at)
+        return SimpleNamespace(nats_per_token=loss, bits_per_byte=SimpleNamespace(mean=loss))
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+
+
+def test_the_best_is_kept_when_validation_gets_worse(data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    settings = replace(SMALL, out=run, eval_every=2, save_every=2, keep=1)
+    scripted(monkeypatch, [3.0, 2.0, 2.5, 2.2])
+    train.train(data, replace(settings, max_time="100s"), Told(step=stop_at(8)))
+    assert load_checkpoint(run).step == 4
+    scripted(monkeypatch, [2.4, 2.1])
+    outcome = train.train(data, settings)
+    assert outcome.best_loss == 2.0
+    best = load_checkpoint(run)
+    assert best.path == run / "best"
+    assert best.step == 4
+    assert best.state["best_loss"] == 2.0
+    assert checkpoints.steps_saved(run) == [12]
+
+
+def stop_at(last):
+    def stop(step, loss, speed):
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
+
+
+def test_prune_keeps_the_last_and_clears_what_crashes_left(data, tmp_path):
+    run = tmp_path / "run"
+    train.train(data, replace(SMALL, out=run, keep=3))
+    assert checkpoints.steps_saved(run) == [10, 11, 12]
+    folder = run / "checkpoints"
+    shutil.copytree(folder / "step-00000012", folder / ".step-00000004.saving")
+    shutil.copytree(folder / "step-00000012", folder / ".step-00000005.removing")
+    (folder / "step-00000011").rename(folder / ".step-00000011.previous")
+    assert checkpoints.steps_saved(run) == [10, 11, 12]
+    assert load_checkpoint(folder / "step-00000011").step == 11
+    checkpoints.prune(run, 1)
+    assert [path.name for path in folder.iterdir()] == ["step-00000012"]
+    checkpoints.prune(run, 1)
+    assert checkpoints.steps_saved(run) == [12]
+
+
+def test_find_checkpoint(data, tmp_path):
+    run = tmp_path / "best"  # a run may be called that
+    train.train(data, replace(SMALL, out=run))
+    find = checkpoints.find_checkpoint
+    assert find(run) == run / "best"
+    assert find(run, last=True) == run / "checkpoints" / "step-00000012"
+    assert find(run / "best") == run / "best"
+    (run / "best").rename(run / ".best.previous")
+    assert load_checkpoint(run).path == run / "best"
+    shutil.rmtree(run / ".best.previous")
+    assert find(run) == run / "checkpoints" / "step-00000012"
+    with pytest.raises(ArtifactError, match="there is no checkpoint in"):
+        find(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "modern"])
+def test_a_checkpoint_is_the_model(arch, data, tmp_path):
+    settings = replace(SMALL, arch=arch, out=tmp_path / "run", steps=3, eval_every=0)
+    train.train(data, settings)
+    saved = load_checkpoint(tmp_path / "run")
+    again = tmp_path / "again"
+    checkpoints.save_checkpoint(
+        again, saved.model, saved.tokenizer, 3, tensors=saved.tensors, state=saved.state
+    )
+    copy = load_checkpoint(again)
+    tokens = torch.arange(8)[None] % data.tokenizer.vocab_size
+    assert torch.equal(saved.model(tokens), copy.model(tokens))
+    assert copy.state == saved.state
+    assert copy.tensors.keys() == saved.tensors.keys()
+    assert (copy.model.head.weight is copy.model.embed.weight) == (arch == "gpt2")
+    assert copy.model.n_parameters() == saved.model.n_parameters()
+
+
+# ---- precision, rates, the guard, settings
+
+
+def test_half_precision_follows_single(data, tmp_path, any_optimizer, monkeypatch):
+    """Norms are those of unscaled gradients, so a clip means the same in every format."""
+    monkeypatch.setattr(train, "LossScaler", partial(LossScaler, 2.0**8))
+    curves = {}
+    for dtype in ("fp32", "fp16", "bf16"):
+        out = tmp_path / dtype
+        train.train(data, replace(SMALL, out=out, dtype=dtype, clip=0.05, steps=10, eval_every=0))
+        curves[dtype] = [(x["loss"], x["grad_norm"]) for x in steps_of(out)]
+        assert load_checkpoint(out).model.embed.weight.dtype == torch.float32
+    exact = torch.tensor(curves["fp32"])
+    torch.testing.assert_close(torch.tensor(curves["fp16"]), exact, rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(torch.tensor(curves["bf16"]), exact, rtol=5e-2, atol=5e-2)
+
+
+def test_auto_precision_says_why_and_leaves_no_gradient(data, tmp_path):
+    said = []
+    settings = replace(SMALL, out=tmp_path / "run", dtype="auto", steps=1)
+    train.train(data, settings, Told(say=said.append))
+    assert any("precision" in line and "training step" in line for line in said)
+    assert Settings.of_run(tmp_path / "run").dtype in ("fp32", "bf16", "fp16")
+    model = train.GPT(settings.model_config(data.tokenizer.vocab_size))
+    batch = train.Batches(data.splits["train"], context=8, batch_size=4, seed=0)(0)
+    precision_for("auto", model, batch, torch.device("cpu"))
+    assert all(p.grad is None for p in model.parameters())
+
+
+@given(
+    warmup=st.integers(0, 5),
+    steps=st.integers(7, 40),
+    schedule=st.sampled_from(["linear", "cosine", "constant"]),
+)
+def test_rates_are_those_of_torch(warmup, steps, schedule):
+    final = 0.1
+    settings = Settings(steps=steps, warmup_steps=warmup, schedule=schedule, final_lr=final)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    torch_ = torch.optim.lr_scheduler
+    n = steps - warmup
+    fall = {
+        "linear": lambda: torch_.LinearLR(optimizer, 1.0, final, total_iters=n),
+        "cosine": lambda: torch_.CosineAnnealingLR(optimizer, n, eta_min=final),
+        "constant": lambda: torch_.ConstantLR(optimizer, 1.0),
+    }[schedule]()
+    scheduler = fall
+    if warmup:
+        rise = torch_.LambdaLR(optimizer, lambda step: (step + 1) / warmup)
+        scheduler = torch_.SequentialLR(optimizer, [rise, fall], [warmup])
+    for step in range(steps):
+        assert learning_rate(settings, step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_wsd_is_flat_then_falls():
+    rates = [
+        learning_rate(Settings(steps=50, schedule="wsd", warmup_steps=4), s) for s in range(50)
+    ]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:40] == [1.0] * 36
+    assert rates[40:] == pytest.approx([1 - i / 10 for i in range(10)])
+
+
+def test_the_log_holds_the_rate_that_was_used(data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", lr=0.5, warmup_steps=2, steps=6, arch="gpt2")
+    train.train(data, replace(settings, optimizer="adamw", eval_every=0))
+    lines = steps_of(tmp_path / "run")
+    assert [x["lr"] for x in lines] == pytest.approx([0.25, 0.5, 0.5, 0.375, 0.25, 0.125])
+    # Adam's first step is as long as the rate, nearly.
+    first = load_checkpoint(checkpoints.folder_of(tmp_path / "run", 1)).model
+    start = train.GPT(
+        settings.model_config(data.tokenizer.vocab_size), torch.Generator().manual_seed(0)
+    )
+    moved = (first.head.weight - start.head.weight).abs().max()
+    assert float(moved) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_the_guard_learns_what_is_usual():
+    guard = Guard(3.0)
+    assert [guard.judge(1.0, norm) for norm in [1.0] * 15 + [50.0]] == [None] * 16
+    assert guard.judge(1.0, 3.1) == "spike"
+    assert guard.judge(1.0, 2.9) is None
+    assert guard.judge(math.nan, 1.0) == "nan"
+    assert guard.judge(1.0, math.inf) == "nan"
+    assert guard.refused == 2
+    other = Guard(3.0)
+    other.load_state(json.loads(json.dumps(guard.state())))
+    assert other == guard
+    assert [other.judge(1.0, 9.0) for _ in range(18)] == ["spike"] * 18
+    assert other.exhausted
+    assert not guard.exhausted
+    calm = Guard(0.0)
+    assert [calm.judge(1.0, 10.0**n) for n in range(40)] == [None] * 40
+
+
+@given(st.integers(1, 8), st.floats(0, 1e3), st.text(max_size=8), st.booleans())
+def test_settings_survive_their_file(n, rate, text, flag):
+    settings = replace(SMALL, n_layers=n, lr=rate, data=text, document_mask=flag, dtype="auto")
+    assert Settings.from_toml(settings.to_toml()) == settings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_settings(preset):
+    Settings(**PRESETS[preset]).model_config(1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": -1.0}, "lr must be at least 0, got -1"),
+        ({"clip": math.nan}, "clip must be at least 0, got nan"),
+        ({"val_fraction": 1.0}, r"val_fraction must be in \(0, 1\), got 1"),
+        ({"warmup_steps": 600}, "warmup_steps must be below steps = 600, got 600"),
+        ({"max_time": "5x"}, "max_time must be like 90s, 3m or 1.5h, got '5x'"),
+        ({"final_lr": 2.0}, "final_lr must be a share of the peak"),
+        ({"spike_factor": 0.5}, "spike_factor must be above 1"),
+        ({"n_heads": 3}, "n_heads must divide d_model = 128, got 3"),
+        ({"arch": "gpt2", "zero_head": True}, "zero_head must be off"),
+        ({"dropout": 1.0}, "dropout must be in"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_wrong_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
+
+
+def test_durations():
+    assert [seconds_of(x) for x in ("90", "90s", "3m", "1.5h")] == [90, 90, 180, 5400]
+
+
+def test_too_little_data_is_told_before_training(tmp_path, data):
+    empty = replace(data, splits={"train": data.splits["train"]})
+    with pytest.raises(UserError, match="must have 2 tokens of val or more, got 0"):
+        train._check_splits(empty, SMALL)
+    with pytest.raises(ValueError, match="must have at least context"):
+        train.train(data, replace(SMALL, out=tmp_path / "run", context=100_000))
+    assert not (tmp_path / "run" / "settings.toml").exists()
+
+
+def test_memory_that_runs_out_halves_the_pieces(data, tmp_path, monkeypatch):
+    """Dropout's masks start again with each attempt."""
+    settings = replace(SMALL, dropout=0.2, eval_every=0)
+    train.train(data, replace(settings, micro_batch_size=1, out=tmp_path / "one"))
+
+    def hungry(model, batch, *args):
+        total, n = loss_sum(model, batch, *args)
+        if len(batch.inputs) > 1:
+            raise torch.OutOfMemoryError
+        return total, n
+
+    monkeypatch.setattr(train, "loss_sum", hungry)
+    said = []
+    train.train(data, replace(settings, out=tmp_path / "halved"), Told(say=said.append))
+    assert [x["loss"] for x in steps_of(tmp_path / "halved")] == [
+        x["loss"] for x in steps_of(tmp_path / "one")
+    ]
+    assert sum("memory ran out" in line for line in said) == 2
+    assert Settings.of_run(tmp_path / "halved").micro_batch_size is None
