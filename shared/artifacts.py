@@ -89,12 +89,12 @@ def save(
     UserError
         The folder cannot be written.
     """
-    target = _absolute(target)
+    target = absolute(target)
     for name in contents:
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
             raise ValueError(f"contents must have plain file names, got {name!r}")
     manifest = _manifest(contents, metadata or {})
-    saving, previous = _beside(target, "saving"), _beside(target, "previous")
+    saving, previous = beside(target, "saving"), beside(target, "previous")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent):
@@ -105,7 +105,7 @@ def save(
                 for name, data in {**contents, MANIFEST: manifest}.items():
                     write_synced(saving / name, data)
                 sync_folder(saving)
-                _swap(saving, target, previous)
+                swap(saving, target, previous)
             except BaseException:
                 _remove(saving)
                 raise
@@ -122,16 +122,16 @@ def load(target: Path) -> Artifact:
         There is none, or a file is missing, altered, torn, unexpected or a link; the message
         names it.
     """
-    target = _absolute(target)
+    target = absolute(target)
     while True:
-        folder, identity = _current(target)
+        folder, identity = current(target)
         try:
             if identity is None:
                 raise ArtifactError(f"there is no artifact at {target}")
             return _read(target, folder)
         except ArtifactError:
             # A save may have swapped the folder under our eyes; then the new one is read.
-            if _current(target) == (folder, identity):
+            if current(target) == (folder, identity):
                 raise
 
 
@@ -187,21 +187,21 @@ def load_tensors(
 
 
 def _manifest(contents: Mapping[str, bytes], metadata: Mapping[str, Any]) -> bytes:
-    _sealed(dict(metadata))  # says what is wrong with it
+    sealed(dict(metadata))  # says what is wrong with it
     body = {
         "program": f"ml-studies {importlib.metadata.version('ml-studies')}",
         "argv": sys.argv,
         "metadata": json.loads(json.dumps(dict(metadata))),
         "files": {name: _facts(data) for name, data in sorted(contents.items())},
     }
-    return _sealed(body)
+    return sealed(body)
 
 
 def _facts(data: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def _sealed(body: dict[str, Any]) -> bytes:
+def sealed(body: dict[str, Any]) -> bytes:
     """Return the manifest's bytes, the last entry being the digest of all others."""
     try:
         text = json.dumps(body, indent=1, allow_nan=False)
@@ -226,7 +226,7 @@ def _read(target: Path, folder: Path) -> Artifact:
         try:
             body = json.loads(raw)
             del body["sha256"]
-            intact = _sealed(body) == raw and isinstance(body["files"], dict)
+            intact = sealed(body) == raw and isinstance(body["files"], dict)
         except (ValueError, TypeError, LookupError, RecursionError):  # not what save() writes
             intact = False
         if not intact:
@@ -247,9 +247,9 @@ def _read(target: Path, folder: Path) -> Artifact:
     return Artifact(target, files, body["metadata"])
 
 
-def _current(target: Path) -> tuple[Path, tuple[int, int] | None]:
+def current(target: Path) -> tuple[Path, tuple[int, int] | None]:
     """Return the folder to load, and what tells it from one that takes its place later."""
-    for folder in (target, _beside(target, "previous")):
+    for folder in (target, beside(target, "previous")):
         with contextlib.suppress(OSError):
             stat = folder.stat()
             return folder, (stat.st_ino, stat.st_mtime_ns)
@@ -263,15 +263,15 @@ def _refuse_to_replace_others(target: Path) -> None:
         raise ArtifactError(f"{target} holds something else ({MANIFEST} is missing): not replaced")
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _beside(target: Path, what: str) -> Path:
+def beside(target: Path, what: str) -> Path:
     return target.with_name(f".{target.name}.{what}")
 
 
-def _swap(saving: Path, target: Path, previous: Path) -> None:
+def swap(saving: Path, target: Path, previous: Path) -> None:
     """Put the new folder in the old one's place."""
     if target.exists():
         _remove(previous)

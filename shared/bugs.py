@@ -250,7 +250,7 @@ def _copy(target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(records.ROOT / name, target / name)
     (target / "imports").mkdir(exist_ok=True)
-    for package in target.glob("*/*/__init__.py"):
+    for package in list(target.glob("*/*/__init__.py")):  # before there are links to find
         folder = package.parent
         name = f"week{folder.name}" if folder.parent.name == "weeks" else folder.name
         (target / "imports" / name).symlink_to(folder, target_is_directory=True)

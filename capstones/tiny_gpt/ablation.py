@@ -13,7 +13,6 @@ again unless its settings were changed.
 
 import argparse
 import contextlib
-import functools
 import json
 import sys
 import tempfile
@@ -47,8 +46,8 @@ class Ingredient:
     name
         What is changed to what.
     alternatives
-        Changes of settings, by label; of several, the best stands for all. Two of them are no
-        settings: `batches` (random) and `ns_steps`.
+        Changes of settings, by label; of several, the best stands for all. One of them is no
+        setting: `batches` (random).
     """
 
     name: str
@@ -92,22 +91,20 @@ class RandomBatches(Batches):
 
 
 @contextlib.contextmanager
-def changed(batches: str = "permuted", ns_steps: int = 5) -> Iterator[None]:
-    """Inside, training takes another order of batches or another number of iterations.
+def changed(batches: str = "permuted") -> Iterator[None]:
+    """Inside, training takes another order of batches.
 
-    Neither is a setting: nobody should want them, and only this comparison does.
+    It is no setting: nobody should want it, and only this comparison does.
     """
-    from tiny_gpt import optim, train
+    from tiny_gpt import train
 
-    before = train.Batches, optim.Muon
+    before = train.Batches
     try:
         if batches == "random":
             train.Batches = RandomBatches
-        if ns_steps != 5:
-            optim.Muon = functools.partial(before[1], ns_steps=ns_steps)
         yield
     finally:
-        train.Batches, optim.Muon = before
+        train.Batches = before
 
 
 def jobs(seeds: int, chosen: Sequence[Ingredient]) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -121,7 +118,7 @@ def jobs(seeds: int, chosen: Sequence[Ingredient]) -> Iterator[tuple[str, int, d
 
 def run_job(data: Path, seed: int, changes: dict[str, Any], *, threads: int) -> dict[str, Any]:
     """Train the base recipe with some changes."""
-    special = {key: changes[key] for key in ("batches", "ns_steps") if key in changes}
+    special = {key: changes[key] for key in ("batches",) if key in changes}
     settings = {key: value for key, value in changes.items() if key not in special}
     with changed(**special):
         found = recipes.train_recipe("ablation", data, threads=threads, seed=seed, **settings)

@@ -28,8 +28,7 @@ from jaxtyping import Int64, UInt64
 from torch import Tensor
 
 from tiny_gpt.shards import Split
-from week15.packing import Packed, pack_best_fit
-from week15.packing import _mix as mix  # SplitMix64's finaliser
+from week15.packing import Packed, mix, pack_best_fit
 
 __all__ = ["IGNORED", "Batch", "Batches", "permuted"]
 

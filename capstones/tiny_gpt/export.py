@@ -131,7 +131,7 @@ def import_model(path: Path) -> tuple[GPT, Tokenizer | None]:
         model = model_from_gguf(path / "model.gguf")
     elif (path / "config.json").exists():
         content = _json(path / "config.json")
-        model = model_from(content, pretrained._tensors(path), path)
+        model = model_from(content, pretrained.read_tensors(path), path)
     elif (path / "model.onnx").exists():
         raise UserError(f"{path} holds an ONNX graph, which is no model to train: export it as hf")
     else:
@@ -141,7 +141,7 @@ def import_model(path: Path) -> tuple[GPT, Tokenizer | None]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(pretrained._read(path))
+        content = json.loads(pretrained.read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is torn or no JSON ({error})") from error
     if not isinstance(content, dict):

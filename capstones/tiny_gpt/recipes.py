@@ -28,7 +28,7 @@ _CHARS = {**_ONCE, "tokenizer": "char", "split": "tail", "dtype": "fp32", "compi
 RECIPES: dict[str, dict[str, Any]] = {
     "speed": {
         **_CHARS, "context": 64, "n_layers": 2, "n_heads": 2, "d_model": 64,
-        "batch_size": 24, "steps": 205, "ns_steps": 3,
+        "batch_size": 16, "steps": 275, "ns_steps": 3,
     },
     "same-size": {
         **_CHARS, "context": 64, "n_layers": 4, "n_heads": 2, "d_model": 128,

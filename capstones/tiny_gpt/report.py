@@ -305,9 +305,9 @@ def _header(run: Path, log: list[dict], timing: list[dict], evaluation: dict) ->
         best = int(np.nanargmin(val))
         facts.append((f"{val[best]:.4f}", f"best validation loss, step {steps[best]:,.0f}"))
     if bits := evaluation.get("bits_per_byte"):
-        facts.append(
-            (f"{bits['value']:.4f}", f"bits per byte [{bits['low']:.4f}, {bits['high']:.4f}]")
-        )
+        known = bits["low"] is not None  # a short text has no interval
+        ends = f" [{bits['low']:.4f}, {bits['high']:.4f}]" if known else ""
+        facts.append((f"{bits['value']:.4f}", f"bits per byte{ends}"))
     if (n := parameters_of_run(run)) is not None:
         facts.append((short(n), "parameters"))
     _, tokens = series(log, "tokens")

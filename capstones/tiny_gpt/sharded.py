@@ -21,13 +21,13 @@ from torch import Tensor
 from shared.artifacts import (
     MANIFEST,
     ArtifactError,
-    _absolute,
-    _beside,
-    _current,
+    absolute,
+    beside,
+    current,
     _refuse_to_replace_others,
     _remove,
-    _sealed,
-    _swap,
+    sealed,
+    swap,
 )
 from shared.errors import UserError
 from shared.files import sync_folder, write_synced
@@ -56,8 +56,8 @@ def save_sharded(
     UserError
         In every process, if the first one cannot write the folder.
     """
-    folder = _absolute(Path(folder))
-    saving = _beside(folder, "saving")
+    folder = absolute(Path(folder))
+    saving = beside(folder, "saving")
     tensors, counters = optimizers.state()
     weights = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     content = {**(state or {}), "step": step, "optimizers": counters, "buffers": sorted(tensors)}
@@ -73,9 +73,9 @@ def save_sharded(
             write_synced(saving / f"{name}.json", json.dumps(value, indent=1).encode() + b"\n")
         write_synced(saving / "tokenizer.json", tokenizer.to_bytes())
         files = {path.name: _facts(path) for path in sorted(saving.iterdir())}
-        write_synced(saving / MANIFEST, _sealed({"metadata": {"step": step}, "files": files}))
+        write_synced(saving / MANIFEST, sealed({"metadata": {"step": step}, "files": files}))
         sync_folder(saving)
-        _swap(saving, folder, _beside(folder, "previous"))
+        swap(saving, folder, beside(folder, "previous"))
 
     with _told(folder, "saved"):
         world.first_only(begin)
@@ -103,8 +103,8 @@ def load_sharded(
     ValueError
         If the model has another configuration.
     """
-    target = _absolute(Path(folder))
-    found, _ = _current(target)
+    target = absolute(Path(folder))
+    found, _ = current(target)
     with _told(target, "read"):
         world.first_only(lambda: _verify(target, found))
         config = json.loads((found / "config.json").read_bytes())
@@ -141,7 +141,7 @@ def _verify(target: Path, found: Path) -> None:
         raw = (found / MANIFEST).read_bytes()
         body = json.loads(raw)
         del body["sha256"]
-        files = body["files"] if _sealed(body) == raw else None
+        files = body["files"] if sealed(body) == raw else None
     except (ValueError, TypeError, LookupError):
         files = None
     if files is None:

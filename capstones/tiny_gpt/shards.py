@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 # Folders are sealed and swapped as artifacts are; only their content is read in another way.
-from shared.artifacts import ArtifactError, _absolute, _beside, _current, _sealed, _swap
+from shared.artifacts import ArtifactError, absolute, beside, current, sealed, swap
 from shared.errors import UserError
 from shared.files import locked, write_atomic
 from tiny_gpt.token_files import DOCUMENTS, TOKENS, TokenFile, digest, mapped, read_header
@@ -247,7 +247,7 @@ def write_data_manifest(folder: Path, meta: Mapping[str, Any]) -> None:
         raise ArtifactError(f"{folder / TOKENIZER} is missing")
     files = {name: _facts(folder / name) for name in names}
     body = {"format": FORMAT, "meta": dict(meta), "files": files}
-    write_atomic(folder / MANIFEST, _sealed(body))
+    write_atomic(folder / MANIFEST, sealed(body))
     open_data(folder)
 
 
@@ -268,7 +268,7 @@ def publish(staging: Path, target: Path) -> None:
     UserError
         If the folder cannot be moved.
     """
-    staging, target = _absolute(staging), _absolute(target)
+    staging, target = absolute(staging), absolute(target)
     if not (staging / MANIFEST).exists():
         raise ValueError(f"staging must be a sealed folder, but {staging} has no {MANIFEST}")
     try:
@@ -279,7 +279,7 @@ def publish(staging: Path, target: Path) -> None:
                 raise ArtifactError(
                     f"{target} holds something else ({MANIFEST} is missing): not replaced"
                 )
-            _swap(staging, target, _beside(target, "previous"))
+            swap(staging, target, beside(target, "previous"))
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror or error})") from error
 
@@ -299,16 +299,16 @@ def open_data(folder: Path, *, verify: bool = False) -> PreparedData:
         If there is none, or a file is missing, altered, torn, or of another tokeniser; the message
         names it.
     """
-    target = _absolute(Path(folder))
+    target = absolute(Path(folder))
     while True:
-        found, identity = _current(target)
+        found, identity = current(target)
         try:
             if identity is None:
                 raise ArtifactError(f"there is no prepared data at {target}")
             return _open(target, found, verify)
         except ArtifactError:
             # A new folder may have been moved here under our eyes; then that one is read.
-            if _current(target) == (found, identity):
+            if current(target) == (found, identity):
                 raise
 
 
@@ -349,7 +349,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     with suppress(ValueError, TypeError, LookupError, RecursionError):  # not what was written
         body = json.loads(raw)
         del body["sha256"]
-        if _sealed(body) == raw and body["format"] == FORMAT:
+        if sealed(body) == raw and body["format"] == FORMAT:
             return body
     raise ArtifactError(f"{path} was altered or is torn; prepare again")
 

@@ -81,7 +81,7 @@ class Outcome:
     best_loss
         Lowest validation loss, nats per token.
     loop_seconds
-        Time in the loop, of this process's share of the run.
+        Time in training steps, of this process's share of the run; no evaluation, no saving.
     """
 
     run: Path
@@ -124,7 +124,6 @@ def train(data: PreparedData, settings: Settings, told: Told | None = None) -> O
 def _loop(state: "_State", interruption: "Interruption", told: Told) -> float:
     """Steps to the end or to an interruption, then a last checkpoint; the steps' seconds."""
     settings = state.settings
-    begin = time.perf_counter()
     while state.step < settings.steps and not interruption.asked(state.world):
         _step(state, told)
         # The last step's evaluation is in the last checkpoint's log: a finished run stays as it is.
@@ -134,10 +133,9 @@ def _loop(state: "_State", interruption: "Interruption", told: Told) -> float:
         # What is refused may be so because the weights are poisoned already.
         if last or (_due(settings.save_every, state.step) and not state.guard.refused):
             _save(state)
-    seconds = time.perf_counter() - begin
     if state.saved != state.step:
         _save(state)
-    return seconds
+    return state.stepping
 
 
 def _due(every: int, step: int) -> bool:

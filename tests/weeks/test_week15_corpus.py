@@ -378,11 +378,11 @@ def test_steps_and_seeds_are_not_correlated():
 
 def test_splitmix_is_the_published_one():
     """First outputs of SplitMix64 from state 1234567, as in Rosetta Code's task."""
-    from week15.packing import _mix
+    from week15.packing import mix
 
     gamma, start = np.uint64(0x9E3779B97F4A7C15), np.uint64(1234567)
     states = start + np.arange(1, 4, dtype=np.uint64) * gamma
-    assert _mix(states).tolist() == [
+    assert mix(states).tolist() == [
         6457827717110365317, 3203168211198807973, 9817491932198370423
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt64
 
 PAD = -1  # as segment: no document
 
@@ -170,14 +170,14 @@ def draw_sources(
     """
     if len(steps) and steps.min() < 0:
         raise ValueError(f"steps must be at least 0, got {steps.min()}")
-    start = _mix(np.array([seed % 2**64], dtype=np.uint64))
+    start = mix(np.array([seed % 2**64], dtype=np.uint64))
     state = start + (steps.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    uniform = (_mix(state) >> np.uint64(11)) * 2.0**-53
+    uniform = (mix(state) >> np.uint64(11)) * 2.0**-53
     edges = np.cumsum(weights) / weights.sum()  # the last one exactly 1, above every uniform
     return np.searchsorted(edges, uniform, side="right")
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
+def mix(z: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     """SplitMix64's finaliser, modulo 2^64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -137,7 +137,7 @@ def load_pretrained(folder: Path) -> Llama:
     if (folder / artifacts.MANIFEST).exists():
         artifacts.load(folder)  # ours: every byte is verified
     try:
-        content = json.loads(_read(folder / "config.json"))
+        content = json.loads(read_text(folder / "config.json"))
         if not isinstance(content, dict):
             raise ValueError(f"it must hold an object, got {content!r}")
         config = config_from_hugging_face(content)
@@ -145,7 +145,7 @@ def load_pretrained(folder: Path) -> Llama:
         raise UserError(f"{folder / 'config.json'} does not say {error.args[0]}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not that of a LLaMA: {error}") from error
-    tensors = _tensors(folder)
+    tensors = read_tensors(folder)
     with torch.device("meta"):
         model = Llama(config)
     expected = {hugging_face_name(name): p for name, p in model.named_parameters()}
@@ -177,14 +177,22 @@ def _names(dtypes) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file's text; a UserError names a file that cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', error)})") from error
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All weights of a folder by name, from one file or those that an index names.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or torn.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -192,7 +200,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     names = ["model.safetensors"]
     if index.exists() and not (folder / names[0]).exists():  # as transformers chooses
         try:
-            names = sorted(set(json.loads(_read(index))["weight_map"].values()))
+            names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{index} is not an index of weights ({error!r})") from error
     tensors: dict[str, Tensor] = {}
