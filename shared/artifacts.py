@@ -98,8 +98,8 @@ def save(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent):
-            _refuse_to_replace_others(target)
-            _remove(saving)
+            refuse_to_replace_others(target)
+            remove(saving)
             try:
                 saving.mkdir()
                 for name, data in {**contents, MANIFEST: manifest}.items():
@@ -107,7 +107,7 @@ def save(
                 sync_folder(saving)
                 swap(saving, target, previous)
             except BaseException:
-                _remove(saving)
+                remove(saving)
                 raise
     except OSError as error:
         raise UserError(f"{target} cannot be saved ({error.strerror or error})") from error
@@ -256,7 +256,7 @@ def current(target: Path) -> tuple[Path, tuple[int, int] | None]:
     return target, None
 
 
-def _refuse_to_replace_others(target: Path) -> None:
+def refuse_to_replace_others(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ArtifactError(f"{target} is not a folder, so no artifact is saved there")
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
@@ -274,7 +274,7 @@ def beside(target: Path, what: str) -> Path:
 def swap(saving: Path, target: Path, previous: Path) -> None:
     """Put the new folder in the old one's place."""
     if target.exists():
-        _remove(previous)
+        remove(previous)
         os.rename(target, previous)
     try:
         os.rename(saving, target)
@@ -283,9 +283,9 @@ def swap(saving: Path, target: Path, previous: Path) -> None:
             os.rename(previous, target)
         raise
     sync_folder(target.parent)
-    _remove(previous)
+    remove(previous)
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)

@@ -182,8 +182,10 @@ MINIGRAD = ROOT / "weeks" / "08" / "minigrad"  # its Tensor is its own class: sh
 
 
 # Of a capstone, what computes; its other modules pass arrays on.
-COMPUTING = [ROOT / "capstones" / "tiny_gpt" / f"{name}.py"
-             for name in ("model", "batches", "evaluate", "generate", "decoder", "shards", "export")]  # fmt: skip
+COMPUTING = [
+    ROOT / "capstones" / "tiny_gpt" / f"{name}.py"
+    for name in ("model", "batches", "evaluate", "generate", "decoder", "shards", "export")
+]
 
 
 @each(

@@ -346,15 +346,17 @@ def bench(
     threads: PositiveInt = 2,
     quick: bool = False,
     record: bool = False,
-) -> int:
-    """Measure: training and decoding beside the rival, throughput, memory, cost as sizes grow.
+) -> None:
+    """Measure beside the rival: training, decoding, throughput, memory, cost as sizes grow.
 
-    Nothing else should run on the machine meanwhile.
+    Nothing else should run on the machine meanwhile. What was measured already is not measured
+    again; all rows take about forty minutes.
 
     Parameters
     ----------
     rows
-        Which rows; all if none is named.
+        Which rows (speed, same-size, quality-64, quality-256, ngrams, decoding, throughput,
+        prepare, curves, costs-model, costs-data, costs-prepare); all if none is named.
     seeds
         Runs of each side, in turns.
     threads
@@ -362,11 +364,21 @@ def bench(
     quick
         A few steps of each, to see that it works.
     record
-        Write results/bench.json.
+        Write into the project's record, and its tables and figures, instead of runs/bench.json.
     """
-    from tiny_gpt import bench as benchmark
+    from rich.markdown import Markdown
 
-    return benchmark.main(rows, seeds=seeds, threads=threads, quick=quick, record=record)
+    from tiny_gpt import bench as benchmark
+    from tiny_gpt import tables
+
+    out = benchmark.RECORD if record else Path("runs") / ("quick.json" if quick else "bench.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    measured = benchmark.bench(
+        rows, seeds=seeds, threads=threads, quick=quick, out=out, say=console.print
+    )
+    console.print(Markdown(tables.render(measured)))
+    if record:
+        tables.main()
 
 
 # ---- pieces

@@ -108,7 +108,7 @@ def evaluate(
     stride: int | None = None,
     rolling: bool = False,
     prefix: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     limit: int | None = None,
     interval: bool = True,
@@ -130,7 +130,7 @@ def evaluate(
     prefix
         Token before a document if `rolling`; the tokeniser's end of text if None.
     batch_size
-        Windows at a time; it changes the result by rounding alone.
+        Windows at a time, 8,192 tokens' worth if None; it changes the result by rounding alone.
     dtype
         Of the matrix products: the weights' own for float32, else through autocast. Log
         probabilities are computed in float32 and summed in float64.
@@ -210,7 +210,7 @@ def token_losses(
     stride: int | None = None,
     rolling: bool = False,
     prefix: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     limit: int | None = None,
 ) -> Float32[np.ndarray, " n_tokens"]:
@@ -220,6 +220,8 @@ def token_losses(
     happens.
     """
     how = _settle(model, split, tokenizer, context, stride, rolling, prefix, limit)
+    if batch_size is None:
+        batch_size = max(1, 8192 // how.context)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):

@@ -24,8 +24,8 @@ from shared.artifacts import (
     absolute,
     beside,
     current,
-    _refuse_to_replace_others,
-    _remove,
+    refuse_to_replace_others,
+    remove,
     sealed,
     swap,
 )
@@ -64,8 +64,8 @@ def save_sharded(
 
     def begin() -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_to_replace_others(folder)
-        _remove(saving)
+        refuse_to_replace_others(folder)
+        remove(saving)
         saving.mkdir()
 
     def finish() -> None:

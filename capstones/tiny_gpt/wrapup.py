@@ -1,6 +1,8 @@
 """What a finished run ends with: an honest evaluation, samples, what they copied, and a report."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -51,11 +53,29 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
         console.rule("sample")
         console.print(Text(text))
     console.rule()
+    if len(losses := _validation_losses(outcome.run)) > 2:
+        console.print(f"{'loss curve':<16} {sparkline(losses)} {losses[0]:.2f} → {losses[-1]:.2f}")
     for name, value in _facts(outcome, best, result).items():
         console.print(f"{name:<16} {value}")
     if "memorization" in evaluation:
         console.print(f"{'memorised':<16} {probe}")
     console.print(f"{'report':<16} {report}")
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """Values as a line of blocks, the highest the largest; evenly thinned to `width`."""
+    step = max(1, -(-len(values) // width))
+    shown = [*values[:-1:step], values[-1]]
+    low, high = min(shown), max(shown)
+    blocks = "▁▂▃▄▅▆▇█"
+    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
+    return "".join(blocks[round((v - low) * scale)] for v in shown)
+
+
+def _validation_losses(run: Path) -> list[float]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line).get("val_loss") for line in lines]
+    return [loss for loss in found if isinstance(loss, float)]
 
 
 def _facts(outcome: Outcome, best: Checkpoint, result: Evaluation) -> dict[str, str]:
