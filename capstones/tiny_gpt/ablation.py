@@ -5,7 +5,7 @@
 Everything is tuned and compared on the training split alone: its last tenth is held out here, the
 validation split of the benchmark is never seen. An ingredient's worth is the loss without it less
 the loss with it, seed by seed (the same first weights, the same batches), with Student's interval.
-Where a replacement has a learning rate of its own to be fair to, the best of three stands for it.
+Where a replacement has a learning rate of its own to be fair to, the best of several stands for it.
 
 Jobs run one after the other; each goes into `results/ablation.json` when it is done and is not run
 again unless its settings were changed.
@@ -34,7 +34,7 @@ __all__ = ["INGREDIENTS", "RECORD", "Effect", "Ingredient", "ablate", "effects"]
 
 RECORD = Path(__file__).parent / "results" / "ablation.json"
 BASE = "base"
-ADAMW_RATES = (0.003, 0.006, 0.012)
+ADAMW_RATES = (0.001, 0.002, 0.003, 0.006)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def ingredients(d_model: int) -> list[Ingredient]:
     return [
         _one("rotary → learned positions", "learned", positions="learned"),
         _one("decay to zero → constant rate", "constant", schedule="constant"),
-        Ingredient("Muon → AdamW (best of 3 rates)", rates),
+        Ingredient("Muon → AdamW (best of 4 rates)", rates),
         _one("previous token's embedding → none", "no-previous", mix_previous=False),
         _one("zero untied head → normal tied head", "tied", tied=True),
         _one("zero untied head → normal untied head", "normal-head", zero_head=False),

@@ -55,7 +55,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cost": {**_CHARS, "context": 128, "batch_size": 16, "steps": 300},
     "wikipedia": {
         **_ONCE, "tokenizer": "bpe", "vocab_size": 4096, "context": 256, "n_layers": 6,
-        "n_heads": 6, "d_model": 384, "batch_size": 32, "steps": 1500, "schedule": "wsd",
+        "n_heads": 4, "d_model": 256, "batch_size": 32, "steps": 1100, "schedule": "wsd",
+        "weight_decay": 0.1,
     },
 }  # fmt: skip
 
