@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "ROWS", "SHARES", "run_data", "run_models", "run_sources"]
 
-MODELS = ((1, 32), (2, 64), (4, 128), (6, 192), (6, 320))  # layers, width
+MODELS = ((1, 32), (2, 64), (4, 128), (6, 192))  # layers, width
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the training text
 FILES = (1, 2, 5, 10, 20)  # of Wikipedia, about a megabyte each
 KEPT = ("n_parameters", "steps", "loop_seconds", "whole_seconds", "tokens_per_second",
@@ -33,7 +33,7 @@ def run_models(b: "Bench") -> None:
     from tiny_gpt.bench import flops_per_token
 
     lines = []
-    for n_layers, d_model in MODELS[:4] if b.quick else MODELS:
+    for n_layers, d_model in MODELS:
         size = {"n_layers": n_layers, "d_model": d_model}
         found = b.ours("cost", **size)
         line = size | {key: found[key] for key in KEPT}

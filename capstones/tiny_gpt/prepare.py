@@ -39,7 +39,8 @@ __all__ = ["prepare"]
 
 CHUNK_BYTES = 2**20
 SAMPLE_BYTES = 20_000_000  # of the training documents, for BPE
-FEWEST_TO_HASH = 200  # documents; with less, the sizes of a split by hash are left to luck
+LEAST_SHARE = 0.4  # of val_fraction, that a split by hash must reach to be chosen by itself
+FEWEST_TO_HASH = 20  # documents; with less, the sizes of a split by hash are left to luck
 
 Dedup = Literal["off", "exact", "minhash"]
 Progress = Callable[[str, int, int | None], None]
@@ -78,7 +79,7 @@ def prepare(
         Share of the validation split, between 0 and 1.
     split
         ``"hash"``: each document on its own, by a hash of its text; ``"tail"``: the last
-        characters of all; ``"auto"``: by hash from 20 documents on.
+        characters of all; ``"auto"``: by hash from 20 documents on, if that holds out enough.
     seed
         Another one makes another split by hash.
     workers
@@ -216,8 +217,9 @@ def _make(
 
 def _split(corpus: Corpus, how: str, val_fraction: float) -> dict[str, Any]:
     """Cut the corpus into pieces; returns which way was chosen, and why."""
-    kept, validation, characters = corpus.database.execute(
-        "SELECT count(*), sum(validation), sum(characters) FROM documents WHERE copy_of IS NULL"
+    kept, validation, characters, held_out = corpus.database.execute(
+        "SELECT count(*), sum(validation), sum(characters), sum(validation * characters) "
+        "FROM documents WHERE copy_of IS NULL"
     ).fetchone()
     reason = "as asked"
     if how == "auto":
@@ -225,6 +227,9 @@ def _split(corpus: Corpus, how: str, val_fraction: float) -> dict[str, Any]:
         reason = f"{kept} documents, by hash from {FEWEST_TO_HASH} on"
         if how == "tail" and kept >= FEWEST_TO_HASH:
             reason = f"a hash would put all of {kept} documents into one split"
+        elif how == "hash" and held_out < LEAST_SHARE * val_fraction * characters:
+            how, share = "tail", held_out / characters
+            reason = f"a hash would hold out only {share:.1%} of the text: few, unequal documents"
     if how == "hash":
         if not 0 < validation < kept:
             empty = "train" if validation else "val"

@@ -52,10 +52,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "throughput-equal": {
         **_CHARS, "steps": 100, "arch": "gpt2", "optimizer": "adamw", "lr": 1e-3, "clip": 1.0,
     },
-    "cost": {**_CHARS, "context": 128, "batch_size": 16, "steps": 300},
+    "cost": {**_CHARS, "context": 128, "batch_size": 16, "steps": 120},
     "wikipedia": {
         **_ONCE, "tokenizer": "bpe", "vocab_size": 4096, "context": 256, "n_layers": 6,
-        "n_heads": 4, "d_model": 256, "batch_size": 32, "steps": 1100, "schedule": "wsd",
+        "n_heads": 4, "d_model": 256, "batch_size": 32, "steps": 800, "schedule": "wsd",
         "weight_decay": 0.1,
     },
 }  # fmt: skip
