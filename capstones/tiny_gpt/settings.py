@@ -88,7 +88,8 @@ class Settings:
     dropout
         Probability of dropping; its masks are a function of seed and step.
     tokenizer
-        For `prepare`, where `data` is not a prepared folder; so are the next five.
+        For `prepare`, where `data` is not a prepared folder; so are the next five. Characters
+        suit texts of less than a few megabytes, bpe those that are larger.
     vocab_size
         Of the BPE.
     dedup
@@ -178,7 +179,7 @@ class Settings:
     tied: bool | None = None
     zero_head: bool | None = None
     dropout: float = 0.0
-    tokenizer: Literal["char", "byte", "bpe"] = "bpe"
+    tokenizer: Literal["char", "byte", "bpe"] = "char"
     vocab_size: PositiveInt = 1024
     dedup: Literal["off", "exact", "minhash"] = "minhash"
     near_duplicate: float = 0.8
