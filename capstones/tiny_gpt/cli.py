@@ -83,7 +83,7 @@ def prepare(
         Share of the validation split.
     split
         hash: by a hash of each document; tail: the last part of the text; auto: hash from 20
-        documents on.
+        documents on, if that holds out enough.
     seed
         Another seed gives another split.
     workers

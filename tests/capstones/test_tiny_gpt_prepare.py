@@ -266,6 +266,27 @@ def test_auto_and_hash_say_what_they_do(tmp_path):
     assert "one split" in report["split"]["reason"]
 
 
+def test_auto_does_not_trust_a_hash_that_holds_out_too_little(tmp_path):
+    texts = make_texts(60)
+    held = [split_of(t, {"val": 0.1, "train": 0.9}, salt="seed 0") == "val" for t in texts]
+    assert any(held)
+    texts = [
+        t if h else t + " " + f"{i} word " * 400
+        for i, (t, h) in enumerate(zip(texts, held, strict=True))
+    ]
+    texts = [
+        t
+        for t in texts
+        if (len(t) > 1000) != (split_of(t, {"val": 0.1, "train": 0.9}, salt="seed 0") == "val")
+    ]
+    source = write(tmp_path / "in.jsonl", texts)
+    split = prepare(source, tmp_path / "out", tokenizer="byte", workers=1)["split"]
+    assert split["kind"] == "tail"
+    assert "hold out only" in split["reason"]
+    asked = prepare(source, tmp_path / "out", tokenizer="byte", workers=1, split="hash")["split"]
+    assert asked["kind"] == "hash"
+
+
 def test_bpe_learns_from_a_sample_of_the_training_documents(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE_BYTES", 1000)
     source = write(tmp_path / "in.jsonl", [f"ä{t}ö" for t in make_texts(40)])
