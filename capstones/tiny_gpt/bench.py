@@ -6,9 +6,10 @@
 Four rows are duels with a stand-in for nanoGPT's documented CPU command (`rival.py`), on the
 characters of tinyshakespeare, the last tenth of which nobody trains on: for each seed the rival
 and our recipes (`recipes.py`) are trained in turns, each in a fresh process whose whole time
-counts, and evaluated by the same code on the same windows of the whole validation split. Ratios
-are the medians, over the seeds, of the rival's seconds over ours in the same turn. A row that was
-interrupted goes on with the turns that are missing; one whose recipe was changed begins anew.
+counts (byte code and libraries are cached, as after a first use), and evaluated by the same code
+on the same windows of the whole validation split. Ratios are the medians, over the seeds, of the
+rival's seconds over ours in the same turn. A row that was interrupted goes on with the turns that
+are missing; one whose recipe was changed begins anew.
 
 Every row has a plan (what is measured), the turns or numbers, and the machine; `results/bench.json`
 holds them all, and `tables.py` makes tables and figures of it.
@@ -184,6 +185,11 @@ class Bench:
             arguments += [f"--{name.replace('_', '-')}", value]
         return child("tiny_gpt.rival", arguments, threads=self.threads)
 
+    def warm_up(self, recipe: str) -> None:
+        """Start both sides once before it counts: their byte code and libraries are cached then."""
+        self.rival("train", steps=1)
+        self.ours(recipe, steps=1)
+
     def row(self, name: str) -> dict[str, Any]:
         """What the record has of a row so far."""
         return read_record(self.out)["rows"].get(name) or {}
@@ -198,13 +204,13 @@ def run_duels(b: Bench, names: Sequence[str]) -> None:
     """Train the rival and the chosen recipes in turns, seed by seed, as far as it is not done."""
     plans = {name: _plan(b, name) for name in names}
     pairs = {name: _kept(b, name, plans[name]) for name in names}
-    for seed in range(b.seeds):
-        due = [name for name in names if seed not in {p["seed"] for p in pairs[name]}]
-        if not due:
-            continue
+    due = {seed: _missing(pairs, seed) for seed in range(b.seeds)}
+    if any(due.values()):
+        b.warm_up(names[0])
+    for seed in (seed for seed in due if due[seed]):
         rival = _slim(b.rival("train", seed=seed))
         b.say(_told("rival", rival))
-        for name in due:
+        for name in due[seed]:
             ours = _slim(b.ours(name, seed=seed))
             b.say(_told(name, ours))
             pairs[name] = [*pairs[name], {"seed": seed, "rival": rival, "ours": ours}]
@@ -212,6 +218,11 @@ def run_duels(b: Bench, names: Sequence[str]) -> None:
             content = {"title": DUELS[name].title, "plan": plans[name], "pairs": pairs[name]}
             content["prepare_seconds"] = b._prepare_seconds  # in nobody's time
             b.save(name, content | {"verdicts": judge(name, pairs[name])})
+
+
+def _missing(pairs: dict[str, list[dict[str, Any]]], seed: int) -> list[str]:
+    """Rows that have no turn of this seed yet."""
+    return [name for name in pairs if seed not in {p["seed"] for p in pairs[name]}]
 
 
 def _plan(b: Bench, name: str) -> dict[str, Any]:
@@ -455,9 +466,16 @@ def _curve(name: str, evaluated: list, timed: list[dict[str, Any]]) -> dict[str,
     return {"name": name, "seconds": seconds, "val_loss": [loss for _, loss in evaluated]}
 
 
+def _run_windows(b: Bench) -> None:
+    from tiny_gpt.windows import run_windows  # which imports torch
+
+    run_windows(b)
+
+
 ROWS: dict[str, Callable[[Bench], None]] = {
     "ngrams": run_ngrams,
     "decoding": run_decoding,
+    "windows": _run_windows,
     "throughput": run_throughput,
     "prepare": run_prepare,
     "curves": run_curves,

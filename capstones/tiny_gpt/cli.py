@@ -144,6 +144,38 @@ def train(settings: Settings | None = None) -> int:
     return 0
 
 
+@app.command
+def find_lr(
+    settings: Settings | None = None,
+    *,
+    trial_steps: Annotated[int | None, Parameter(validator=validators.Number(gte=4))] = None,
+) -> None:
+    """Search for the learning rate by short runs; takes the options of train.
+
+    All rates are doubled or halved together, on the same batches, until both neighbours are worse.
+    Nothing is kept, and the validation text is not looked at.
+
+    Parameters
+    ----------
+    trial_steps
+        Optimiser steps of a trial; a fifth of --steps if not given.
+    """
+    settings = settings or Settings()
+    _use_threads(settings.threads)
+    from tiny_gpt import shards
+    from tiny_gpt.find_lr import find_lr as search
+
+    if "RANK" in os.environ:
+        raise UserError("find-lr must run in one process, got several of torchrun")
+    data = shards.open_data(_data_folder(settings, first=True))
+    found = search(data, settings, steps=trial_steps, say=console.print)
+    if found.at_the_edge:
+        console.print("still falling where the search ended: begin again from these rates")
+    flags = f"--lr {found.lr:.3g}"
+    flags += f" --matrix-lr {found.matrix_lr:.3g}" if settings.optimizer == "muon" else ""
+    console.print(f"train with {flags}")
+
+
 @app.command(name="eval")
 def evaluate_(
     run: Path,
@@ -385,14 +417,15 @@ def bench(
 
 
 def _take_chosen_settings(words: list[str]) -> list[str]:
+    command = words[0] if words else ""
     words, chosen = _chosen(words)
-    app.config = [cyclopts.config.Dict({"train": chosen}, source="--config or --preset")]
+    app.config = [cyclopts.config.Dict({command: chosen}, source="--config or --preset")]
     return words
 
 
 def _chosen(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take --config and --preset out of the words of `train`; their settings by name."""
-    if words[:1] != ["train"]:
+    """Take --config and --preset out of the words of a training; their settings by name."""
+    if not words or words[0] not in ("train", "find-lr"):
         return words, {}
     rest, chosen = [], {}
     given = {"--preset": None, "--config": None}

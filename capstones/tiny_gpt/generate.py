@@ -5,9 +5,10 @@ cache, its own window. So a row depends on its prompt and its seed and on nothin
 
 A text longer than the model's `context` is read through a window, which is a function of the
 text's length alone (`window_start`): it grows to `context` tokens, and where the next one would
-not fit it is read anew from the last `context / 2`. Between two such moments a step reads one
+not fit it is read anew from the last `context / 4`. Between two such moments a step reads one
 token, with the cache; without, it reads the window again, and the tokens are the same. A window
-that slid by one token a step could use no cache: every position would change at every step.
+that slid by one token a step could use no cache: every position would change at every step. What
+the shorter window costs in loss is measured in `windows.py`.
 
 Sources: Pope et al., "Efficiently scaling transformer inference" (2022), section 2 (prefill and
 decode); Xiao et al., "Efficient streaming language models with attention sinks" (2024), section
@@ -31,11 +32,17 @@ __all__ = ["StaticCache", "decode_stream", "generate", "window_start"]
 Sample = Callable[..., Int[Tensor, "batch"]]
 
 
-def window_start(length: int, context: int) -> int:
-    """Where the window of a text of so many tokens begins; it reaches to the text's end."""
+def window_start(length: int, context: int, kept: int | None = None) -> int:
+    """Where the window of a text of so many tokens begins; it reaches to the text's end.
+
+    Parameters
+    ----------
+    kept
+        Tokens of a window that begins anew; a quarter of the context if None.
+    """
     if length <= context:
         return 0
-    hop = context + 1 - max(1, context // 2)
+    hop = context + 1 - (max(1, context // 4) if kept is None else kept)
     return -((context - length) // hop) * hop  # the least multiple that leaves at most context
 
 

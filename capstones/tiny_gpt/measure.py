@@ -49,6 +49,8 @@ def child(
     """
     command = [sys.executable, "-m", module, *map(str, arguments)]
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    # Without it every import of torch would be compiled again: seconds that no user waits for.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     begin = time.perf_counter()
     try:
         done = subprocess.run(

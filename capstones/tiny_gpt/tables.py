@@ -32,6 +32,7 @@ def render(record: dict[str, Any], ablated: dict[str, Any] | None = None) -> str
     parts: list[str] = [render_duels(record)]
     for name, table in (
         ("decoding", _decoding),
+        ("windows", _windows),
         ("throughput", _throughput),
         ("prepare", _prepare),
     ):
@@ -194,6 +195,29 @@ def _prepare(row: dict[str, Any]) -> str:
     return _table((f"{row['title']}", "dedup", "MB", "s", "MB/s"), lines, "  rrr")
 
 
+def _windows(row: dict[str, Any]) -> str:
+    """Losses by share of the context that is read anew, and their differences to sliding."""
+    by_kept: dict[int, list[dict[str, Any]]] = {}
+    for run in row["runs"]:
+        for line in run["lines"]:
+            by_kept.setdefault(line["kept"], []).append(line)
+    sliding = by_kept[max(by_kept)]  # the whole context: a window for every token
+    lines = []
+    for kept, found in sorted(by_kept.items(), reverse=True):
+        losses = [line["val_loss"] for line in found]
+        change = [line["val_loss"] - s["val_loss"] for line, s in zip(found, sliding, strict=True)]
+        told = "" if found is sliding else f"{_mean(change):+.4f}"
+        told += f" [{min(change):+.4f}, {max(change):+.4f}]" if told and len(change) > 1 else ""
+        read = f"{found[0]['read_per_token']:.1f}"
+        lines.append((str(kept), read, f"{_mean(losses):.4f}", told))
+    header = ("tokens read anew", "read for each written", "loss (nats)", "less sliding [range]")
+    return _table(header, lines, "rrrr")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def render_costs(record: dict[str, Any]) -> str:
     """Time, memory and loss as model, data and source grow."""
     rows, parts = record["rows"], []
@@ -335,6 +359,7 @@ def pages(folder: Path) -> dict[str, str]:
     found = {
         "duels.md": render_duels(record),
         "speed.md": "\n".join(speed),
+        "windows.md": _windows(rows["windows"]) if "windows" in rows else "",
         "costs.md": render_costs(record),
         "ablation.md": render_ablation(ablated) if ablated["rows"] else "",
         "wikipedia.md": wikipedia.render(read_record(folder / "wikipedia.json")),

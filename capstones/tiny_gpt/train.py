@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from tiny_gpt.shards import PreparedData
 from week16.gradient_accumulation import accumulate
 from week16.mixed_precision import LossScaler
 
-__all__ = ["Diverged", "Outcome", "Told", "train"]
+__all__ = ["Diverged", "Outcome", "Told", "train", "training_losses"]
 
 # Settings that do not change what is computed, only for how long, by whom, or where it is written
 # (other threads and devices round differently).
@@ -119,6 +120,35 @@ def train(data: PreparedData, settings: Settings, told: Told | None = None) -> O
         world.leave()
     finished = state.step == settings.steps
     return Outcome(run, state.step, finished, state.best_loss, seconds)
+
+
+def training_losses(
+    data: PreparedData, settings: Settings, told: Told | None = None
+) -> list[float]:
+    """Train without evaluating, saving or resuming; the loss of each step, in nats per token.
+
+    Raises
+    ------
+    Diverged
+        If many steps in a row were refused.
+    """
+    told = told or Told()
+    losses: list[float] = []
+
+    def noted(step: int, loss: float, speed: float) -> None:
+        losses.append(loss)
+        told.step(step, loss, speed)
+
+    with TemporaryDirectory(prefix="tiny-gpt-") as folder:
+        alone = replace(settings, out=Path(folder), resume="never", tensorboard=False)
+        state = _begin(data, alone, distributed.join(alone), told)
+        try:
+            while state.step < alone.steps:
+                _step(state, replace(told, step=noted))
+        finally:
+            state.log.close()
+            state.world.leave()
+    return losses
 
 
 def _loop(state: "_State", interruption: "Interruption", told: Told) -> float:

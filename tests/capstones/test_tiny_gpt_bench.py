@@ -103,7 +103,11 @@ class Fake(bench.Bench):
     def prepared(self):
         return None
 
+    def warm_up(self, recipe):
+        self.warmed = recipe
+
     def ours(self, recipe, **changes):
+        assert self.warmed
         if (recipe, changes["seed"]) == getattr(self, "breaks", None):
             raise UserError("stopped")
         self.log.append((recipe, changes["seed"]))
@@ -134,6 +138,14 @@ def test_turns_are_interleaved_and_what_is_done_is_not_done_again(tmp_path):
     log.clear()
     bench.run_duels(b, ["speed", "same-size"])
     assert log == []
+
+
+def test_both_sides_are_warm_before_the_first_turn(monkeypatch):
+    b, started = bench.Bench(), []
+    monkeypatch.setattr(b, "rival", lambda what, steps: started.append((what, steps)))
+    monkeypatch.setattr(b, "ours", lambda recipe, steps: started.append((recipe, steps)))
+    b.warm_up("speed")
+    assert started == [("train", 1), ("speed", 1)]
 
 
 def test_turns_of_another_recipe_or_machine_are_not_mixed_in(tmp_path, monkeypatch):
@@ -209,7 +221,7 @@ def on_path(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_child_is_timed_whole_has_its_threads_and_its_own_peak(on_path):
+def test_a_child_is_timed_whole_has_its_threads_and_its_own_peak(on_path, monkeypatch):
     child_module(
         on_path,
         """
@@ -217,14 +229,18 @@ def test_a_child_is_timed_whole_has_its_threads_and_its_own_peak(on_path):
         from tiny_gpt.measure import peak_bytes, report_line
         print("chatter")
         time.sleep(0.3)
-        report_line({"omp": os.environ["OMP_NUM_THREADS"], "peak": peak_bytes(), "a": sys.argv[1]})
+        cached = not sys.dont_write_bytecode
+        report_line({"omp": os.environ["OMP_NUM_THREADS"], "peak": peak_bytes(), "a": sys.argv[1],
+                     "cached": cached})
         """,
     )
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     ballast = np.ones(150_000_000, dtype=np.int8)  # this process's peak must not become the child's
     found = measure.child("measured_child", ["x"], threads=3)
     assert (found["omp"], found["a"]) == ("3", "x")
     assert found["whole_seconds"] > 0.3
     assert found["peak"] < len(ballast)
+    assert found["cached"]
 
 
 def test_a_child_that_fails_is_one_line(on_path):
@@ -551,6 +567,19 @@ def full_record():
         for name in ("rival", *bench.DUELS)
     ]
     rows["curves"] = {"machine": where, "lines": lines}
+    rows["windows"] = {
+        "machine": where,
+        "runs": [
+            {
+                "seed": seed,
+                "lines": [
+                    {"kept": 64, "val_loss": 1.5 + seed, "read_per_token": 64.0},
+                    {"kept": 16, "val_loss": 1.51 + 1.02 * seed, "read_per_token": 64 / 49},
+                ],
+            }
+            for seed in range(2)
+        ],
+    }
     return {"rows": rows}
 
 
@@ -565,6 +594,8 @@ def test_tables_tell_targets_and_verdicts_of_the_record():
     loop = next(line for line in verdicts if "training loop" in line)
     assert loop.endswith("| ≥ 20 | 25 | yes |")
     assert "| 4-gram, Witten–Bell |" in text
+    assert "| 64 | 64.0 | 2.0000 |  |" in text
+    assert "| 16 | 1.3 | 2.0200 | +0.0200 [+0.0100, +0.0300] |" in text
     assert "rotary → learned positions" in text
     widths = {}
     for line in text.splitlines():  # every table is one: rows as wide as their header

@@ -9,11 +9,13 @@ import torch
 from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from tiny_gpt.decoder import Decoder
 from tiny_gpt.generate import StaticCache, decode_stream, generate, window_start
 from tiny_gpt.model import GPT, GPTConfig
 from tiny_gpt.tokenizers import train_tokenizer
+from tiny_gpt.windows import windowed_losses
 from week19.sampling import Sampler, greedy
 
 VOCAB, CONTEXT = 29, 12
@@ -152,8 +154,8 @@ def test_the_window_is_what_the_model_is_given(architecture):
         for _ in range(30):
             n = len(said)
             start = 0
-            while n - start > CONTEXT:  # full: read anew from the last half, the new one included
-                start += CONTEXT - CONTEXT // 2 + 1
+            while n - start > CONTEXT:  # full: the last quarter is read anew, the new one included
+                start += CONTEXT - CONTEXT // 4 + 1
             said.append(int(model(torch.tensor([said[start:]]))[0, -1].argmax()))
     for cache in (True, False):
         assert text(model, [prompt], 30, sampler=greedy, cache=cache)[0] == said[4:]
@@ -163,12 +165,27 @@ def test_the_window_is_what_the_model_is_given(architecture):
 def test_window_start(length, context):
     start, longer = window_start(length, context), window_start(length + 1, context)
     assert 1 <= length - start <= context
-    assert start == 0 or length - start >= max(1, context // 2)
-    # It stays until it is full; the window that begins anew holds half a context.
+    assert start == 0 or length - start >= max(1, context // 4)
+    # It stays until it is full; the window that begins anew holds a quarter of the context.
     if length - start < context:
         assert longer == start
     else:
-        assert length + 1 - longer == max(1, context // 2)
+        assert length + 1 - longer == max(1, context // 4)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 7, CONTEXT])
+def test_windowed_losses_are_those_of_the_windows_one_by_one(kept):
+    model = model_of("modern")
+    texts = torch.tensor(prompts_of(50, 50))
+    found = windowed_losses(model, texts, kept)
+    assert found.shape == (2, 49)
+    for n in range(1, 50):
+        window = texts[:, window_start(n, CONTEXT, kept) : n]
+        with torch.no_grad():
+            expected = cross_entropy(model(window)[:, -1], texts[:, n], reduction="none")
+        assert found[:, n - 1].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    spans = {n - window_start(n, CONTEXT, kept) for n in range(CONTEXT + 1, 400)}
+    assert spans == set(range(kept, CONTEXT + 1))
 
 
 @pytest.mark.parametrize("context", [1, 2, 3])
@@ -226,8 +243,8 @@ def test_tokens_come_one_by_one_and_each_is_read_once():
     next(stream)
     assert lengths == [4]
     list(stream)
-    # One row of 4 to 24 tokens; a window of 12 is read anew at 13 and at 20 tokens.
-    assert lengths == [4, 6, 6]
+    # One row of 4 to 24 tokens; a window of 12 is read anew at 13 and at 23 tokens.
+    assert lengths == [4, 3, 3]
     hook.remove()
 
 
