@@ -286,7 +286,7 @@ def run_decoding(b: Bench, *, new_tokens: int = 256, repeats: int = 5) -> None:
     import torch
 
     from tiny_gpt.generate import generate
-    from tiny_gpt.model import GPT, GPTConfig
+    from tiny_gpt.model import GPT
     from tiny_gpt.rival import RivalGPT, generate_uncached
     from week15.timing import in_turns
     from week19.sampling import Sampler
@@ -294,7 +294,7 @@ def run_decoding(b: Bench, *, new_tokens: int = 256, repeats: int = 5) -> None:
     torch.set_num_threads(b.threads)
     new_tokens, repeats = (8, 1) if b.quick else (new_tokens, repeats)
     rival = RivalGPT(65).eval()
-    config = GPTConfig.of("modern", 65, context=64, n_layers=4, n_heads=4, d_model=128)
+    config = recipes.settings_of("same-size").model_config(65)
     model = GPT(config, torch.Generator().manual_seed(0)).eval()
     sampler = Sampler(temperature=0.8)
     batches = []
@@ -463,7 +463,8 @@ def run_curves(b: Bench, *, points: int = 12) -> None:
 def _curve(name: str, evaluated: list, timed: list[dict[str, Any]]) -> dict[str, Any]:
     step = statistics.median(run["loop_seconds"] / run["steps"] for run in timed)
     seconds = [step * at for at, _ in evaluated]
-    return {"name": name, "seconds": seconds, "val_loss": [loss for _, loss in evaluated]}
+    steps, losses = map(list, zip(*evaluated, strict=True))
+    return {"name": name, "steps": steps, "seconds": seconds, "val_loss": losses}
 
 
 def _run_windows(b: Bench) -> None:

@@ -4,8 +4,7 @@ Reading one token through a small model is bound by the framework's dispatch, no
 each operator costs microseconds whatever its size. So the step keeps nothing of `GPT.forward`
 that one token does not need: no mask where all rows are equally long, one rotation matrix for
 all layers, the residual added by the product itself, weights stored transposed, which is how the
-product of a short and a wide matrix reads them fastest. Attention with a single query is two small
-products and a softmax, which at batch 16 is quicker than the fused kernel made for many queries.
+product of a short and a wide matrix reads them fastest.
 
 Rows of unequal length lie in the cache from slot 0 on, each with its own length: a row's keys,
 and so its tokens, do not depend on the company it keeps, and nothing is padded between them.
@@ -52,20 +51,6 @@ class StaticCache(KVCache):
     """
 
     last: Int[Tensor, "batch"] | None = None
-
-    @classmethod
-    def for_model(cls, model: GPT, batch: int, max_length: int) -> "StaticCache":
-        """A cache of the model's sizes, dtype and device."""
-        config, weight = model.config, model.embed.weight
-        return cls(
-            n_layers=config.n_layers,
-            batch=batch,
-            n_kv_heads=config.n_kv_heads,
-            max_length=max_length,
-            head_dim=config.head_dim,
-            dtype=weight.dtype,
-            device=weight.device,
-        )
 
     @property
     def keys_values(self) -> tuple[Float[Tensor, "layer batch head slot dim"], ...]:
@@ -152,9 +137,6 @@ class Decoder:
         self.layers = [_Layer.of(block) for block in model.blocks]
         # A tensor of its own for each layer: the compiler would copy all layers to write to one.
         self.cached = [x.unbind() for x in cache.keys_values]
-        # As the products of attention read them: (layer, row and head, ...), no copies.
-        keys, values = (x.flatten(1, 2) for x in cache.keys_values)
-        self.past = keys.mT, values
         device = self.embed.device
         self.rows = torch.arange(cache.keys_values[0].shape[1], device=device)
         self.slots = torch.arange(cache.max_length, device=device)
@@ -175,8 +157,6 @@ class Decoder:
         # `F.rms_norm`'s eps, as a length; the default one.
         shortest = (c.head_dim * torch.finfo(self.embed.dtype).eps) ** 0.5
         self.shortest = torch.tensor(shortest, dtype=self.embed.dtype, device=device)
-        # Without a mask it is multiplied by zero.
-        self.nothing = torch.zeros(1, 1, 1, dtype=self.embed.dtype, device=device)
         # In a short context the window comes by the same slots again and again.
         self._views = lru_cache(maxsize=128)(self._views_at)
         self._compiled: Callable[..., Tensor] | None = None
@@ -215,7 +195,7 @@ class Decoder:
         def attend(i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             write[0][i].copy_(k)
             write[1][i].copy_(v)
-            return _attend(q, keys[i], values[i], self.nothing, masked=False)
+            return F.scaled_dot_product_attention(q, keys[i], values[i])
 
         return self._through(tokens, last, position, turn, attend)
 
@@ -223,8 +203,7 @@ class Decoder:
         """What belongs to a slot: where it lies, what it looks at, its position and rotation."""
         # One slice and one unbind for all layers: indexing costs as much as a small product.
         write = [x[..., slot, :].unbind() for x in self.cache.keys_values]
-        keys = self.past[0][..., : slot + 1].unbind()
-        values = self.past[1][:, :, : slot + 1].unbind()
+        keys, values = (x[..., : slot + 1, :].unbind() for x in self.cache.keys_values)
         position = None if self.positions is None else self.positions[slot]
         turn = None if self.cos is None else self._rotation(self.cos[slot], self.sin[slot])
         return write, keys, values, position, turn
@@ -232,15 +211,13 @@ class Decoder:
     def _masked(self, tokens: Tensor, last: Tensor | None, slots: Tensor, n: int) -> Tensor:
         """Each row at its own slot, of which those below n are looked at."""
         allowed = (self.slots[:n] <= slots[:, None])[:, None, None]
-        hidden = torch.zeros_like(allowed, dtype=self.embed.dtype).masked_fill(~allowed, -torch.inf)
-        hidden = hidden.expand(-1, self.config.n_kv_heads, -1, -1).flatten(0, 1)
 
         def attend(i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.cached[0][i], self.cached[1][i]
             keys[self.rows, :, slots] = k
             values[self.rows, :, slots] = v
-            keys, values = (x.flatten(0, 1)[:, :n] for x in (keys, values))
-            return _attend(q, keys.mT, values, hidden, masked=True)
+            seen = keys[:, :, :n], values[:, :, :n]
+            return F.scaled_dot_product_attention(q, *seen, attn_mask=allowed)
 
         position = None if self.positions is None else self.positions[slots]
         turn = None
@@ -264,7 +241,7 @@ class Decoder:
         c, batch = self.config, tokens.shape[0]
         n_turned, width = c.n_heads + c.n_kv_heads, c.n_heads * c.head_dim
         # Query heads that share a key are queries of one head: nothing is repeated.
-        queries = (batch * c.n_kv_heads, c.n_heads // c.n_kv_heads, c.head_dim)
+        queries = (batch, c.n_kv_heads, c.n_heads // c.n_kv_heads, c.head_dim)
         x = torch.embedding(self.embed, tokens)
         if self.previous is not None:
             x += torch.embedding(self.previous, last)
@@ -281,8 +258,8 @@ class Decoder:
             if turn is not None:
                 qk = qk @ turn
             q, k = qk.split_with_sizes((c.n_heads, c.n_kv_heads), 1)
-            heads = attend(i, q.reshape(queries), k, v)
-            x.addmm_(heads.view(batch, width), layer.out)
+            heads = attend(i, q.view(queries), k, v)
+            x.addmm_(heads.reshape(batch, width), layer.out)
             if layer.out_bias is not None:
                 x += layer.out_bias
             h = _product(layer.mlp_norm(x), layer.up, layer.up_bias)
@@ -298,16 +275,6 @@ class Decoder:
             if layer.down_bias is not None:
                 x += layer.down_bias
         return torch.mm(self.norm(x), self.head)
-
-
-def _attend(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, masked: bool) -> Tensor:
-    """Softmax attention of a few queries; `hidden`, if masked, is -inf where they must not look."""
-    if q.dtype != torch.float32:  # logits rounded to half precision would be too coarse
-        mask = hidden if masked else None
-        return F.scaled_dot_product_attention(q, keys.mT, values, attn_mask=mask)
-    # The scale and the mask cost no operator of their own.
-    logits = torch.baddbmm(hidden, q, keys, beta=int(masked), alpha=q.shape[-1] ** -0.5)
-    return torch.bmm(logits.softmax(-1), values)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -280,9 +280,9 @@ def _read_gguf(model: GPT, tokenizer: Tokenizer, folder: Path) -> dict[str, floa
 
     # For GPT-2 it reads neither n_positions nor n_inner from the file: it is told.
     content = content_of(model.config)
-    config = AutoConfig.for_model(content.pop("model_type"), **content)
-    told = {"config": config} if layout_of(model.config) == "gpt2" else {}
     with _quiet():
+        config = AutoConfig.for_model(content.pop("model_type"), **content)
+        told = {"config": config} if layout_of(model.config) == "gpt2" else {}
         theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", **told)
     (tokens,) = _examples(model, [(2, model.config.context)])
     with torch.no_grad():

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tiny_gpt.fused import FusedBlock, rotary_table
 from week16.activation_checkpointing import checkpoint
-from week18.llama3 import Cache, RMSNorm, rope_frequencies, rotate
+from week18.llama3 import Cache, RMSNorm, allowed_keys, rope_frequencies, rotate
 
 Architecture = Literal["gpt2", "llama", "modern"]
 
@@ -388,7 +388,12 @@ class GPT(nn.Module):
             cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         if self.config.dropout:
             x = F.dropout(x, self.config.dropout, self.training)
-        allowed = allowed_keys(past, n, mask, segments, x.device)
+        if segments is not None:
+            everything = torch.ones_like(segments, dtype=torch.bool) if mask is None else mask
+            allowed = allowed_keys(past, n, everything, x.device)
+            allowed = allowed & (segments[:, None, :, None] == segments[:, None, None, :])
+        else:
+            allowed = allowed_keys(past, n, mask, x.device)
         if self.fused and cache is None and allowed is None and self._can_fuse(x):
             table = rotary_table(angles[:1].cos(), angles[:1].sin())
             for block in self.blocks:
@@ -444,24 +449,3 @@ class _WithoutCache(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x, *self.rest)
-
-
-def allowed_keys(
-    past: int,
-    n: int,
-    mask: Bool[Tensor, "batch key"] | None,
-    segments: Int[Tensor, "batch seq"] | None,
-    device: torch.device,
-) -> Bool[Tensor, "#batch 1 seq key"] | None:
-    """Which keys each of n queries sees after `past` others; None where causality says it all."""
-    if mask is None and segments is None and (past == 0 or n == 1):
-        return None
-    query = torch.arange(past, past + n, device=device)[:, None]
-    key = torch.arange(past + n, device=device)
-    allowed = (key <= query)[None, None]
-    if mask is not None:
-        # Padding sees itself: a row without any key would be 0/0.
-        allowed = allowed & mask[:, None, None, :] | (key == query)
-    if segments is not None:
-        allowed = allowed & (segments[:, None, :, None] == segments[:, None, None, :])
-    return allowed

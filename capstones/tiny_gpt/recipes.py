@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "quality-64": {
         **_CHARS, "context": 64, "n_layers": 4, "n_heads": 2, "d_model": 128,
-        "batch_size": 32, "steps": 980, "weight_decay": 0.1, "dtype": "auto",
+        "batch_size": 32, "steps": 1090, "weight_decay": 0.1, "dtype": "auto",
     },
     "quality-256": {
         **_CHARS, "context": 256, "n_layers": 4, "n_heads": 2, "d_model": 128,
@@ -54,8 +54,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "cost": {**_CHARS, "context": 128, "batch_size": 16, "steps": 120},
     "wikipedia": {
-        **_ONCE, "tokenizer": "bpe", "vocab_size": 4096, "context": 256, "n_layers": 6,
-        "n_heads": 4, "d_model": 256, "batch_size": 32, "steps": 800, "schedule": "wsd",
+        **_ONCE, "tokenizer": "bpe", "vocab_size": 4096, "context": 256, "n_layers": 4,
+        "n_heads": 4, "d_model": 192, "batch_size": 32, "steps": 3800, "schedule": "wsd",
         "weight_decay": 0.1,
     },
 }  # fmt: skip

@@ -259,6 +259,8 @@ def _remedy(settings: Settings) -> str:
 class _Refused:
     """An optimiser whose step changes nothing: the loss scaler must hear of every step."""
 
+    param_groups = ()
+
     def step(self) -> None:
         pass
 

@@ -271,15 +271,20 @@ def render(record: dict[str, Any]) -> str:
     if row is None:
         return ""
     bits, fit = row["bits_per_byte"], row["fit"]
+    curve, end = Curve(fit["E"], fit["A"], fit["alpha"]), np.array([1.0, 2.0]) * fit["steps"][1]
+    now, later = curve(end)
+    passes = row["settings"]["steps"] * _tokens(row) / row["tokens"]["train"]
     lines = [
         ("parameters", f"{row['n_parameters']:,}"),
-        ("steps of tokens", f"{row['settings']['steps']:,} of {_tokens(row):,}"),
+        ("steps of tokens", f"{row['settings']['steps']:,} of {_tokens(row):,}, {passes:.1f} "
+         "passes through the text"),
         ("training", f"{_mean(row['train_seconds']) / 60:.1f} min"),
         ("loss (nats/token)", f"{_mean(row['nats_per_token']):.4f}"),
         ("perplexity per word", f"{_mean(row['word_perplexity']):,.1f}"),
         ("bits per byte", str(Interval(**bits))),
         ("asymptote at the constant rate", f"{fit['E']:.3f} [{fit['E_interval'][0]:.3f}, "
          f"{fit['E_interval'][1]:.3f}] nats/token, falling as t^-{fit['alpha']:.2f}"),
+        ("twice as long at that rate, by the fit", f"{now - later:.3f} nats/token less"),
         ("protocol", f"`{row['signature'].replace('|', chr(92) + '|')}`"),
     ]  # fmt: skip
     return "\n".join(["| | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in lines)]) + "\n"

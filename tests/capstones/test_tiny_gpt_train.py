@@ -1,7 +1,6 @@
 """Training: it learns, it is the same in pieces, resumed or interrupted, and it loses nothing."""
 
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -182,14 +181,7 @@ CASES = {
 
 
 @pytest.fixture
-def any_optimizer(monkeypatch):
-    """Week 16's scaler as it runs without contracts, which ask for an optimiser of torch."""
-    for name in ("unscale", "step"):
-        monkeypatch.setattr(LossScaler, name, inspect.unwrap(getattr(LossScaler, name)))
-
-
-@pytest.fixture
-def quick_scaler(monkeypatch, any_optimizer):
+def quick_scaler(monkeypatch):
     """Loss scaling that grows every three steps and overflows at once."""
     scaler = partial(LossScaler, 2.0**20, growth_interval=3)
     monkeypatch.setattr(train, "LossScaler", scaler)
@@ -518,7 +510,7 @@ def test_a_checkpoint_is_the_model(arch, data, tmp_path):
 # ---- precision, rates, the guard, settings
 
 
-def test_half_precision_follows_single(data, tmp_path, any_optimizer, monkeypatch):
+def test_half_precision_follows_single(data, tmp_path, monkeypatch):
     """Norms are those of unscaled gradients, so a clip means the same in every format."""
     monkeypatch.setattr(train, "LossScaler", partial(LossScaler, 2.0**8))
     curves = {}

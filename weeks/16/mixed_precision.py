@@ -21,7 +21,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -190,6 +190,16 @@ def kahan_add(
 # ---- loss scaling
 
 
+@runtime_checkable
+class Optimizer(Protocol):
+    """What `LossScaler` asks of an optimiser; torch's have it."""
+
+    param_groups: Iterable[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Change the parameters by their gradients."""
+
+
 class LossScaler:
     """Multiply the loss so that small gradients survive 16 bits; find the factor by trial.
 
@@ -237,7 +247,7 @@ class LossScaler:
         """The loss to call backward on."""
         return loss * self.scale
 
-    def unscale(self, optimizer: torch.optim.Optimizer) -> bool:
+    def unscale(self, optimizer: Optimizer) -> bool:
         """Divide the gradients in place, once; call it before clipping. True if one is not finite.
 
         Raises
@@ -258,7 +268,7 @@ class LossScaler:
         self._found_inf = not all(bool(torch.isfinite(grad).all()) for grad in grads)
         return self._found_inf
 
-    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+    def step(self, optimizer: Optimizer) -> bool:
         """Unscale if need be, take the optimiser's step unless it would poison the weights.
 
         Returns whether the step was taken. Adapts the scale.

@@ -332,7 +332,7 @@ class Llama(nn.Module):
         x = self.embed(tokens)
         angles = rows * self.frequencies
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        allowed = _allowed_keys(past, n, mask, x.device)
+        allowed = allowed_keys(past, n, mask, x.device)
         for block in self.blocks:
             x = block(x, cos, sin, cache, allowed)
         if cache is not None:
@@ -340,7 +340,9 @@ class Llama(nn.Module):
         return self.head(self.norm(x))
 
 
-def _allowed_keys(past: int, n: int, mask: Tensor | None, device: torch.device) -> Tensor | None:
+def allowed_keys(
+    past: int, n: int, mask: Bool[Tensor, "batch key"] | None, device: torch.device
+) -> Bool[Tensor, "#batch 1 n key"] | None:
     """Which keys each of n queries sees after `past` others; None where causality says it all."""
     if mask is None and (past == 0 or n == 1):
         return None

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from shared.study import PositiveInt, Run, cli
@@ -85,8 +85,8 @@ class KVCache:
             self._v = torch.zeros_like(self._k)
 
     @classmethod
-    def for_model(cls, model: Llama, batch: int, max_length: int) -> "KVCache":
-        """A cache of the model's sizes, dtype and device."""
+    def for_model(cls, model: nn.Module, batch: int, max_length: int) -> "KVCache":
+        """A cache of the sizes, dtype and device of a model that is built as week 18's."""
         config, weight = model.config, model.embed.weight
         return cls(
             n_layers=config.n_layers,
