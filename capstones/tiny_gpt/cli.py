@@ -382,13 +382,13 @@ def bench(
     """Measure beside the rival: training, decoding, throughput, memory, cost as sizes grow.
 
     Nothing else should run on the machine meanwhile. What was measured already is not measured
-    again; all rows take about forty minutes.
+    again; all rows take about fifty minutes.
 
     Parameters
     ----------
     rows
-        Which rows (speed, same-size, quality-64, quality-256, ngrams, decoding, throughput,
-        prepare, curves, costs-model, costs-data, costs-prepare); all if none is named.
+        Which rows (speed, same-size, quality-64, quality-256, ngrams, decoding, windows,
+        throughput, prepare, curves, costs-model, costs-data, costs-prepare); all if none is named.
     seeds
         Runs of each side, in turns.
     threads

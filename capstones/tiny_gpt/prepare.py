@@ -83,7 +83,8 @@ def prepare(
     seed
         Another one makes another split by hash.
     workers
-        Processes; None for as many as there are cores, at most 8.
+        Processes; None for as many as there are cores, at most 8. A script that calls this with
+        more than one must do so under `if __name__ == "__main__":`, as Python asks.
     shard_tokens
         Tokens of a file.
     progress

@@ -307,10 +307,16 @@ def draw(row: dict[str, Any], path: Path) -> None:
     figure, axes = plots.subplots(size=(8.5, 4.8))
     axes.plot(step, loss, "o", ms=4, color=plots.BLUE, label="validation loss")
     axes.plot(dense, curve(dense), color=plots.ORANGE, label=f"E + A t^-{fit['alpha']:.2f}")
-    axes.axhline(fit["E"], color=plots.REFERENCE, lw=1, ls="--")
-    axes.axhspan(*fit["E_interval"], color=plots.REFERENCE, alpha=0.1, lw=0)
+    floor, (low, high) = loss.min() - 0.1, fit["E_interval"]
+    inside = fit["E"] > floor - 1  # else the curve would be a flat line at the top
+    if inside:
+        floor = min(floor, low - 0.1)
+        axes.axhline(fit["E"], color=plots.REFERENCE, lw=1, ls="--")
+        axes.axhspan(low, high, color=plots.REFERENCE, alpha=0.1, lw=0)
+    told = "E, the asymptote at a constant rate"
+    told += "" if inside else f", lies below: {fit['E']:.1f} [{low:.1f}, {high:.1f}]"
     axes.text(
-        0.01, fit["E"], "E, the asymptote at a constant rate", va="bottom", fontsize=9,
+        0.01, fit["E"] if inside else floor, told, va="bottom", fontsize=9,
         color=plots.REFERENCE, transform=axes.get_yaxis_transform(),
     )  # fmt: skip
     axes.axvspan(fit["steps"][1], step[-1], color=plots.SKY, alpha=0.15, lw=0)
@@ -322,7 +328,7 @@ def draw(row: dict[str, Any], path: Path) -> None:
         title="Where is the loss of the Wikipedia model going?",
         xlabel="optimiser steps",
         ylabel="validation loss (nats per token)",
-        ylim=(min(fit["E_interval"][0], loss.min()) - 0.1, np.quantile(loss, 0.9)),
+        ylim=(floor, np.quantile(loss, 0.97)),
     )
     plots.label_lines(axes)
     plots.save(figure, path)
