@@ -150,7 +150,7 @@ def find_lr(
     *,
     trial_steps: Annotated[int | None, Parameter(validator=validators.Number(gte=4))] = None,
 ) -> None:
-    """Search for the learning rate by short runs; takes the options of train.
+    """Search for the learning rate by short runs; takes all the options of train.
 
     All rates are doubled or halved together, on the same batches, until both neighbours are worse.
     Nothing is kept, and the validation text is not looked at.
@@ -171,9 +171,7 @@ def find_lr(
     found = search(data, settings, steps=trial_steps, say=console.print)
     if found.at_the_edge:
         console.print("still falling where the search ended: begin again from these rates")
-    flags = f"--lr {found.lr:.3g}"
-    flags += f" --matrix-lr {found.matrix_lr:.3g}" if settings.optimizer == "muon" else ""
-    console.print(f"train with {flags}")
+    console.print(f"train with {found.flags}")
 
 
 @app.command(name="eval")

@@ -8,8 +8,7 @@ text no window was seen before, so that this is the loss on new text; the valida
 touched, and is as new after the search as before it.
 
 A range test (one run whose rate grows until it diverges) is cheaper and answers another question:
-how far the rate can rise for a few steps. Muon's updates have a fixed length, so that its loss
-falls the faster the higher the rate and begins to rise far beyond the best one.
+how far the rate can rise for a few steps.
 
 Sources: Smith, "Cyclical learning rates for training neural networks" (2017), section 3.3, for the
 range test; Bergstra & Bengio, "Random search for hyper-parameter optimization" (2012), section 1,
@@ -39,6 +38,8 @@ class Found:
         What the settings' rates are to be multiplied by.
     lr, matrix_lr
         The rates themselves.
+    flags
+        The rates as `tiny-gpt train` takes them.
     losses
         Nats per token of each factor that was tried; infinite where training diverged.
     """
@@ -46,6 +47,7 @@ class Found:
     factor: float
     lr: float
     matrix_lr: float
+    flags: str
     losses: dict[float, float]
 
     @property
@@ -121,11 +123,12 @@ def find_lr(
         raise Diverged(f"training diverged at every rate, down to {_flags(settings, 2.0**best)}")
     by_factor = {2.0**power: loss for power, loss in sorted(losses.items())}
     factor = 2.0**best
-    return Found(factor, settings.lr * factor, settings.matrix_lr * factor, by_factor)
+    rates = settings.lr * factor, settings.matrix_lr * factor
+    return Found(factor, *rates, _flags(settings, factor), by_factor)
 
 
 def _flags(settings: Settings, factor: float) -> str:
-    """The rates as `tiny-gpt train` takes them."""
+    """The rates times `factor`, as `tiny-gpt train` takes them."""
     flags = f"--lr {settings.lr * factor:.3g}"
     if settings.optimizer == "muon":
         flags += f" --matrix-lr {settings.matrix_lr * factor:.3g}"

@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny_gpt.windows")
     parser.add_argument("--data", type=Path, required=True, help="a prepared folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=recipes.settings_of("quality-64").steps)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

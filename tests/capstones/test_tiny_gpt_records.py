@@ -46,8 +46,8 @@ def test_training_today_follows_the_recorded_curve(tmp_path):
     arguments = bench.recipes.as_arguments("speed", tmp_path / "data", 1, changes)
     found = dict(child("tiny_gpt.recipes", arguments, threads=1, timeout=300)["evaluated"])
     assert len(found) >= 4
-    # Another machine rounds otherwise, and training magnifies it: to less than another seed does.
-    assert found == pytest.approx({step: recorded[step] for step in found}, abs=0.03)
+    # Another machine rounds otherwise, and training magnifies it: as far as seeds differ.
+    assert found == pytest.approx({step: recorded[step] for step in found}, abs=0.02)
 
 
 def test_every_ingredient_was_tried_with_three_seeds():
