@@ -8,6 +8,7 @@ writes the tables and figures into `results/`, from where `study log` includes t
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from shared import plots
@@ -206,16 +207,12 @@ def _windows(row: dict[str, Any]) -> str:
     for kept, found in sorted(by_kept.items(), reverse=True):
         losses = [line["val_loss"] for line in found]
         change = [line["val_loss"] - s["val_loss"] for line, s in zip(found, sliding, strict=True)]
-        told = "" if found is sliding else f"{_mean(change):+.4f}"
+        told = "" if found is sliding else f"{fmean(change):+.4f}"
         told += f" [{min(change):+.4f}, {max(change):+.4f}]" if told and len(change) > 1 else ""
         read = f"{found[0]['read_per_token']:.1f}"
-        lines.append((str(kept), read, f"{_mean(losses):.4f}", told))
+        lines.append((str(kept), read, f"{fmean(losses):.4f}", told))
     header = ("tokens read anew", "read for each written", "loss (nats)", "less sliding [range]")
     return _table(header, lines, "rrrr")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def render_costs(record: dict[str, Any]) -> str:
