@@ -1,66 +1,24 @@
-"""The bug catalogue: classic mistakes, applied to a copy of the project one at a time.
+"""The bug catalogue: classic mistakes, each with the test that must go red.
 
-`tests/bugs.toml` lists small edits to our own code, each with the test that must go red. A test
-suite that stays green under one of them shows nothing about that bug.
+`tests/**/bugs.toml` list small edits to our own code. A test suite that stays green under one of
+them shows nothing about that bug. What was seen to be caught is *sealed*: `tests/bugs.lock` keeps a
+digest of source, edit and test for each bug, and only a bug whose digest changed must be proved
+again (and a sample of the others, another one every time).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
+import hashlib
+import random
 import tomllib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from queue import Queue
 
 from shared import records
+from shared.artifacts import write_atomic
 from shared.errors import UserError
 
-TESTS_FAILED = 1  # pytest's exit status for "tests ran, some failed"
-TIMEOUT = 180  # seconds for one test under one bug
-BASELINE_TIMEOUT = 1200  # seconds for all of them without one
-HEAVY = (  # imported once per copy instead of once per bug
-    "numpy",
-    "scipy.stats",
-    "torch",
-    "torch._dynamo",
-    "torch.func",
-    "torch.optim",
-    "torch.utils.checkpoint",
-    "torch.utils.flop_counter",
-    "sklearn.ensemble",
-    "sklearn.decomposition",
-    "sklearn.linear_model",
-    "sklearn.model_selection",
-    "sklearn.svm",
-    "sklearn.utils.estimator_checks",
-    "matplotlib.pyplot",
-    "pandas",
-    "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.gpt_neox.modeling_gpt_neox",
-    "transformers.models.llama.modeling_llama",
-    "transformers.generation.logits_process",
-    "tokenizers",
-    "tiktoken",
-    "datasketch",
-    "xgboost",
-    "hypothesis.extra.numpy",
-    "hypothesis",
-    "jaxtyping",
-    "beartype",
-    "rich.progress",
-    "cyclopts",
-    "pytest",
-)
+LOCK = "tests/bugs.lock"
 
 
 @dataclass(frozen=True)
@@ -105,183 +63,69 @@ class Bug:
             )
         return source.replace(self.before, self.after)
 
+    def digest(self) -> str:
+        """SHA-256 of the source's and the test's code (blind to comments) and of the edit."""
+        parts = [self.before, self.after, self.test.split("::", 1)[-1]]
+        parts += [_code(self.file), _code(self.test.split("::")[0])]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _code(name: str) -> str:
+    path = records.ROOT / name
+    if not path.exists():
+        raise UserError(f"there is no file {name}, which the bug catalogue names")
+    return records.code_digest(path) if path.suffix == ".py" else path.read_text(encoding="utf-8")
+
 
 def catalogue() -> list[Bug]:
-    """The bugs of `tests/bugs.toml`.
+    """The bugs of every `bugs.toml` below `tests/`.
 
     Raises
     ------
     UserError
-        If an entry lacks a field or has an unknown one.
+        If an entry lacks a field or has an unknown one, or two have the same name.
     """
-    text = (records.ROOT / "tests" / "bugs.toml").read_text(encoding="utf-8")
-    entries, names = tomllib.loads(text).get("bug", []), {field.name for field in fields(Bug)}
-    for number, entry in enumerate(entries, 1):
-        if wrong := sorted(names ^ entry.keys()):
-            name = entry.get("id", f"number {number}")
-            raise UserError(f"tests/bugs.toml, bug {name}: missing or unknown {', '.join(wrong)}")
-    return [Bug(**entry) for entry in entries]
+    found, names = [], {field.name for field in fields(Bug)}
+    for path in sorted((records.ROOT / "tests").rglob("bugs.toml")):
+        where = path.relative_to(records.ROOT).as_posix()
+        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("bug", [])
+        for number, entry in enumerate(entries, 1):
+            if wrong := sorted(names ^ entry.keys()):
+                name = entry.get("id", f"number {number}")
+                raise UserError(f"{where}, bug {name}: missing or unknown {', '.join(wrong)}")
+        found += [Bug(**entry) for entry in entries]
+    if twice := {bug.id for bug in found if sum(b.id == bug.id for b in found) > 1}:
+        raise UserError(f"two bugs are named {', '.join(sorted(twice))}")
+    return found
 
 
-def touched(bugs: list[Bug], base: str) -> list[Bug]:
-    """The bugs whose source or test differs from the commit `base`."""
-    done = subprocess.run(
-        ["git", "-C", str(records.ROOT), "diff", "--name-only", "--end-of-options", base, "--"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"git does not know the commit {base!r}")
-    changed = set(done.stdout.splitlines())
-    return [bug for bug in bugs if {bug.file, bug.test.split("::")[0]} & changed]
+def sealed() -> dict[str, str]:
+    """Digest by bug, as last proved: the lines `id digest` of the lock."""
+    path = records.ROOT / LOCK
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return dict(line.split() for line in lines if line)
 
 
-def survivors(
-    bugs: list[Bug], *, jobs: int = 2, told: Callable[[Bug, str], None] = lambda bug, verdict: None
-) -> list[tuple[Bug, str]]:
-    """Apply each bug to a throw-away copy and run its test there.
+def seal(caught: list[Bug], *, known: list[Bug]) -> None:
+    """Add the caught bugs to the lock; those that the catalogue no longer knows leave it."""
+    names = {bug.id for bug in known}
+    lines = {name: digest for name, digest in sealed().items() if name in names}
+    lines |= {bug.id: bug.digest() for bug in caught}
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(lines.items()))
+    write_atomic(records.ROOT / LOCK, text)
+
+
+def unproved(bugs: list[Bug], *, sample: int = 0, seed: str = "") -> list[Bug]:
+    """The bugs whose digest is not sealed, and a sample of the others.
 
     Parameters
     ----------
-    jobs
-        Copies worked on at the same time.
-    told
-        Called with each bug and its verdict as it is known.
-
-    Returns
-    -------
-    survivors
-        The bugs that were not caught, with the reason.
-
-    Raises
-    ------
-    UserError
-        If a bug cannot be made, or a test is red before any bug is.
+    sample
+        How many of the sealed ones to add.
+    seed
+        Decides which: the commit's hash, so that the sample rotates.
     """
-    for bug in bugs:
-        bug.mistaken(records.ROOT)
-    with tempfile.TemporaryDirectory(prefix="study-bugs-") as scratch:
-        copies: Queue[Path] = Queue()
-        for i in range(jobs):
-            copies.put(_copy(Path(scratch) / str(i)))
-        clean = copies.get()
-        status, output = _pytest(clean, sorted({bug.test for bug in bugs}), "-n", str(jobs))
-        copies.put(clean)
-        if status:
-            raise UserError(f"the catalogue's tests are red without any bug:\n{output[-3000:]}")
-
-        with contextlib.ExitStack() as stack:
-            workers = {copy: stack.enter_context(Worker(copy)) for copy in list(copies.queue)}
-
-            def judge(bug: Bug) -> tuple[Bug, str]:
-                copy = copies.get()
-                try:
-                    original = (copy / bug.file).read_bytes()
-                    (copy / bug.file).write_text(bug.mistaken(copy), encoding="utf-8")
-                    status, output = workers[copy].run([bug.test])
-                    (copy / bug.file).write_bytes(original)
-                finally:
-                    copies.put(copy)  # else the others would wait for it for ever
-                verdict = "caught" if status == TESTS_FAILED else "survived"
-                if status not in (0, TESTS_FAILED):
-                    verdict = f"did not run (pytest status {status}): {output.strip()[-300:]}"
-                told(bug, verdict)
-                return bug, verdict
-
-            with ThreadPoolExecutor(jobs) as pool:
-                judged = list(pool.map(judge, bugs))
-    return [(bug, verdict) for bug, verdict in judged if verdict != "caught"]
-
-
-class Worker:
-    """A process that has the heavy libraries loaded and forks for every pytest run in `copy`.
-
-    Where there is no fork (Windows), every run is a process of its own.
-    """
-
-    def __init__(self, copy: Path):
-        self.copy, self.process = copy, None
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._stop()
-
-    def run(self, tests: list[str]) -> tuple[int, str]:
-        """Pytest's exit status and the end of its output."""
-        if not hasattr(os, "fork"):
-            return _pytest(self.copy, tests, "-n0", "-x")
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "shared.bug_worker", *HEAVY],
-                cwd=self.copy,
-                env=_environment(self.copy),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        request = ["-q", "-p", "no:cacheprovider", "-n0", "-x", "--tb=line", *tests]
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        if not select.select([self.process.stdout], [], [], TIMEOUT)[0]:
-            self._stop()
-            return TESTS_FAILED, "timed out"  # a bug that hangs the test is caught too
-        status, output = json.loads(self.process.stdout.readline())
-        return status, output
-
-    def _stop(self) -> None:
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.communicate()
-            self.process = None
-
-
-def _copy(target: Path) -> Path:
-    """Copy what git knows to `target`, importable there in place of the installed project."""
-    names = records.git_files()
-    if not names:
-        raise UserError("study bugs copies what git knows, and this is not a git checkout")
-    for name in names:
-        if (records.ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(records.ROOT / name, target / name)
-    (target / "imports").mkdir(exist_ok=True)
-    for package in list(target.glob("*/*/__init__.py")):  # before there are links to find
-        folder = package.parent
-        name = f"week{folder.name}" if folder.parent.name == "weeks" else folder.name
-        (target / "imports" / name).symlink_to(folder, target_is_directory=True)
-    return target
-
-
-def _pytest(copy: Path, tests: list[str], *options: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=copy,
-            env=_environment(copy),
-            capture_output=True,
-            text=True,
-            timeout=BASELINE_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return TESTS_FAILED, "timed out"  # a bug that hangs the test is caught too
-    return done.returncode, done.stdout + done.stderr
-
-
-def _environment(copy: Path) -> dict[str, str]:
-    """This process's, with the copy's code before the installed one and no bytecode written.
-
-    `STUDY_BUGS` tells the tests that a failure need not be reduced to its simplest example.
-    """
-    path = os.pathsep.join([str(copy / "imports"), str(copy)])
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    environment["STUDY_BUGS"] = "1"
-    if "ML_STUDIES_DATA" in os.environ:
-        environment["ML_STUDIES_DATA"] = str(Path(os.environ["ML_STUDIES_DATA"]).resolve())
-    return environment
+    seals = sealed()
+    changed = [bug for bug in bugs if seals.get(bug.id) != bug.digest()]
+    others = [bug for bug in bugs if bug not in changed]
+    return changed + random.Random(seed).sample(others, min(sample, len(others)))

@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shared import log, records
+from shared import log, records, tables
 from shared.errors import UserError
+from shared.judge import rule_text, value_text
 from shared.report import error_text
-from shared.study import PositiveInt, call
+from shared.study import NonNegativeInt, PositiveInt, call
 
 app = cyclopts.App(
     name="study",
@@ -53,6 +54,7 @@ def overview() -> None:
         ("date", "left"),
         ("title", "left"),
         ("checks", "right"),
+        ("claims", "right"),
         ("seconds", "right"),
     ):
         grid.add_column(column, justify=side)
@@ -60,15 +62,9 @@ def overview() -> None:
         scripts = log.scripts_in(records.ROOT / "weeks" / week["number"])
         paths = [records.record_of(script) for script in scripts]
         found = [records.load(path) for path in paths if path.exists()]
-        checks = [c["passed"] for record in found for c in record["checks"]]
-        grid.add_row(
-            week["number"],
-            str(week.get("date", "planned")),
-            week["title"],
-            f"{sum(checks)}/{len(checks)}" if checks else "",
-            f"{sum(record['seconds'] for record in found):.0f}" if found else "",
-            style=None if found else "dim",
-        )
+        cells = tables.counts(found) if found else ("", "", "")
+        date = str(week.get("date", "planned"))
+        grid.add_row(week["number"], date, week["title"], *cells, style=None if found else "dim")
     console.print(grid)
 
 
@@ -89,9 +85,9 @@ def show(target: str) -> None:
         for c in record["checks"]:
             grid.add_row("check", c["name"], error_text(c["error"]), f"against {c['against']}")
         for c in record["claims"]:
-            grid.add_row("claim", c["name"], "holds" if c["holds"] else "fails", c["detail"])
-        for v in record["verdicts"]:
-            grid.add_row("verdict", v["name"], v["verdict"], v["detail"])
+            grid.add_row("claim", c["name"], f"{c['verdict']} ({rule_text(c)})", value_text(c))
+        for f in record["falsifiers"]:
+            grid.add_row("falsifier", f["name"], f"breaks {f['breaks']}", value_text(f))
         for m in record["metrics"]:
             grid.add_row("metric", m["name"], f"{m['value']:.4g}", m["unit"])
         console.print(grid)
@@ -183,15 +179,17 @@ def record(*targets: str) -> bool:
 
 
 @app.command(name="log")
-def log_(*, check: bool = False) -> bool:
-    """Rewrite the generated tables and values of every Markdown file.
+def log_(*paths: Path, check: bool = False) -> bool:
+    """Rewrite the generated tables and values of Markdown files.
 
     Parameters
     ----------
+    paths
+        The files; all if none is given.
     check
         Change nothing; exit 1 if a file is stale.
     """
-    stale = log.update(check=check)
+    stale = tables.update([path.resolve() for path in paths], check=check)
     for name in stale:
         console.print(f"{'stale' if check else 'rewrote'} {name}", soft_wrap=True)
     return not (check and stale)
@@ -226,33 +224,49 @@ def fetch(*names: str) -> None:
 
 
 @app.command
-def bugs(*ids: str, since: str = "", jobs: Jobs = 2) -> bool:
-    """Make each classic mistake of tests/bugs.toml in a copy; exit 1 if its test stays green.
+def bugs(
+    *ids: str,
+    sample: NonNegativeInt = 0,
+    everything: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    jobs: Jobs = 2,
+) -> bool:
+    """Make each classic mistake of the catalogue in a copy; exit 1 if its test stays green.
+
+    Without names: those whose source, edit or test changed since they were last proved. What is
+    caught is sealed in tests/bugs.lock.
 
     Parameters
     ----------
     ids
-        Bugs to try, or the start of their names; all if none is given.
-    since
-        Only bugs whose source or test changed since this commit.
+        Bugs to try, or the start of their names, or the folder of their tests (tests/weeks/13).
+    sample
+        How many of the sealed ones to try as well; which, the commit decides.
+    everything
+        Try all.
     jobs
         Copies worked on at the same time.
     """
+    from shared import bug_runner
     from shared import bugs as catalogue
 
-    chosen = catalogue.catalogue()
+    known = catalogue.catalogue()
     if ids:
-        chosen = [bug for bug in chosen if bug.id.startswith(tuple(ids))]
+        names = tuple(ids)
+        chosen = [b for b in known if b.id.startswith(names) or b.test.startswith(names)]
         if not chosen:
-            raise UserError(f"no bug's name starts with {' or '.join(ids)}")
-    if since:
-        chosen = catalogue.touched(chosen, since)
+            raise UserError(f"no bug's name or test starts with {' or '.join(ids)}")
+    elif everything:
+        chosen = known
+    else:
+        chosen = catalogue.unproved(known, sample=sample, seed=records.commit())
 
-    def told(bug, verdict: str) -> None:
+    def show(bug, verdict: str) -> None:
         console.print(MARK[verdict == "caught"], f"{bug.id}: {verdict}", soft_wrap=True)
 
-    alive = catalogue.survivors(chosen, jobs=jobs, told=told) if chosen else []
-    console.print(f"{len(chosen) - len(alive)} of {len(chosen)} bugs caught")
+    alive = bug_runner.survivors(chosen, jobs=jobs, show=show) if chosen else []
+    survived = {bug.id for bug, _ in alive}
+    catalogue.seal([bug for bug in chosen if bug.id not in survived], known=known)
+    console.print(f"{len(chosen) - len(alive)} of {len(chosen)} bugs caught, {len(known)} in all")
     return not alive
 
 

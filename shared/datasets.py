@@ -6,12 +6,12 @@ Nothing that was downloaded is ever unpickled or evaluated.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from shared.images import Digits, Images, cifar10, digits, fashion_mnist, mnist, photographs
-from shared.registry import Dataset, File, cache_dir, fetch, path, registry
+from shared.registry import Dataset, File, cache_dir, fetch, note, path, registry
 from shared.texts import (
     TEXTS,
     Document,
@@ -31,6 +31,7 @@ from shared.texts import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sklearn.utils import Bunch
 
 __all__ = [
     "TEXTS",
@@ -44,6 +45,7 @@ __all__ = [
     "LabelledSentence",
     "SentencePair",
     "adult",
+    "bundled",
     "cache_dir",
     "california_housing",
     "cifar10",
@@ -103,6 +105,15 @@ class Income(NamedTuple):
 
     features: "pd.DataFrame"
     target: np.ndarray
+
+
+def bundled(name: Literal["breast_cancer", "diabetes", "iris", "wine"]) -> "Bunch":
+    """Return a table that comes with scikit-learn, as its `load_…` functions do."""
+    import sklearn.datasets
+
+    bunch = getattr(sklearn.datasets, f"load_{name}")()
+    note(f"scikit-learn's {name}", bunch.data.tobytes() + bunch.target.tobytes())
+    return bunch
 
 
 def california_housing() -> Housing:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shared.errors import UserError
-from shared.registry import path
+from shared.registry import note, path
 
 __all__ = ["Digits", "Images", "cifar10", "digits", "fashion_mnist", "mnist", "photographs"]
 
@@ -58,6 +58,7 @@ def digits() -> Digits:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
+    note("scikit-learn's digits", bunch.images.tobytes())
     return Digits(bunch.images, bunch.target)
 
 
@@ -66,6 +67,7 @@ def photographs() -> dict[str, np.ndarray]:
     from sklearn.datasets import load_sample_images
 
     bunch = load_sample_images()
+    note("scikit-learn's photographs", b"".join(image.tobytes() for image in bunch.images))
     return {
         Path(name).stem: np.asarray(image)
         for name, image in zip(bunch.filenames, bunch.images, strict=True)

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import platform
+import re
 import subprocess
 import sys
 import tokenize
@@ -28,6 +29,7 @@ REQUIRED = [
     "seed",
     "threads",
     "device",
+    "data",
     "seconds",
     "date",
     "commit",
@@ -35,17 +37,22 @@ REQUIRED = [
     "versions",
     "checks",
     "claims",
+    "falsifiers",
     "metrics",
-    "verdicts",
     "figures",
 ]
 ROWS = {
-    "checks": {"name", "against", "error", "passed"},
-    "claims": {"name", "holds", "detail"},
+    "checks": {"name", "against", "kind", "error", "passed"},
+    "claims": {"name", "at_least", "at_most", "mean", "low", "high", "n", "verdict", "paper"},
+    "falsifiers": {"name", "breaks", "mean", "broken"},
     "metrics": {"name", "value", "unit", "rtol"},
-    "verdicts": {"name", "verdict", "detail"},
     "figures": {"file", "title"},
 }
+
+
+def script_of_main(source: Path) -> Path:
+    """The script whose `main` stands in `source`: the idea, if that is its evidence."""
+    return source.parent.parent / source.name if source.parent.name == "evidence" else source
 
 
 def key_of(script: Path) -> str:
@@ -113,45 +120,65 @@ def save(record: dict, path: Path) -> None:
 
 
 def problems(record: dict) -> list[str]:
-    """What keeps a record from being evidence: a failed or missing check, a broken claim."""
+    """What keeps a record from being evidence: a failed check, or none against a reference."""
     found = [f"check failed: {c['name']}" for c in record["checks"] if not c["passed"]]
-    found += [f"claim does not hold: {c['name']}" for c in record["claims"] if not c["holds"]]
-    if not record["checks"]:
-        found.append("no check against a reference")
+    if not any(c["kind"] != "consistency" for c in record["checks"]):
+        found.append("no check against a library or a theorem")
     return found
 
 
 def differences(fresh: dict, recorded: dict) -> list[str]:
     """How a fresh run departs from the record, one line each.
 
-    Checks, claims and verdicts must be the same ones with the same outcome; a metric must lie
+    Checks, claims and falsifiers must be the same ones with the same outcome; a metric must lie
     within the relative tolerance that the record gives it (None: never compared).
     """
     found = problems(fresh)
-    for kind in ("checks", "claims", "metrics", "verdicts"):
+    outcome = {"checks": "passed", "claims": "verdict", "falsifiers": "broken", "metrics": "value"}
+    for kind, field in outcome.items():
         new, old = ({row["name"]: row for row in r[kind]} for r in (fresh, recorded))
         found += [f"{kind}: {name!r} is new" for name in new if name not in old]
         found += [f"{kind}: {name!r} is gone" for name in old if name not in new]
         for name in (name for name in new if name in old):
-            if kind == "metrics" and old[name]["rtol"] is not None:
-                value, expected = new[name]["value"], old[name]["value"]
-                if not math.isclose(value, expected, rel_tol=old[name]["rtol"]):
-                    found.append(
-                        f"metric {name!r}: {value:.6g}, recorded {expected:.6g}"
-                        f" (tolerance {100 * old[name]['rtol']:.3g} %)"
-                    )
-            elif kind == "verdicts" and new[name]["verdict"] != old[name]["verdict"]:
-                found.append(
-                    f"verdict {name!r}: {new[name]['verdict']}, recorded {old[name]['verdict']}"
-                )
+            value, expected = new[name][field], old[name][field]
+            if kind != "metrics":
+                if value != expected:
+                    found.append(f"{kind}: {name!r}: {value}, recorded {expected}")
+            elif old[name]["rtol"] is not None and not math.isclose(
+                value, expected, rel_tol=old[name]["rtol"]
+            ):
+                percent = f"tolerance {100 * old[name]['rtol']:.3g} %"
+                found.append(f"metric {name!r}: {value:.6g}, recorded {expected:.6g} ({percent})")
     return found
 
 
-def code_digest(script: Path) -> str:
-    """SHA-256 of a script's code, blind to comments, docstrings and blank lines.
+def sources_of(script: Path) -> list[Path]:
+    """The idea, its evidence, and further evidence modules that this one imports."""
+    evidence = script.parent / "evidence" / script.name
+    if not evidence.exists():
+        return [script]
+    found = [script, evidence]
+    for path in found[1:]:
+        for name in re.findall(
+            r"^from week\d\d\.evidence(?:\.(\w+))? import (.+)$",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        ):
+            for stem in [name[0]] if name[0] else re.findall(r"\w+", name[1]):
+                other = evidence.with_name(f"{stem}.py")
+                if other.exists() and other not in found:
+                    found.append(other)
+    return found
 
-    A record carries it, so that a number whose code has changed since is noticed.
-    """
+
+def digest_of(script: Path) -> str:
+    """SHA-256 of the code of `sources_of(script)`, see `code_digest`."""
+    joined = "".join(code_digest(path) for path in sources_of(script))
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def code_digest(script: Path) -> str:
+    """SHA-256 of a file's code, blind to comments, docstrings and blank lines."""
     source = script.read_text(encoding="utf-8")
     lines = source.split("\n")
     strings, comments = [], []

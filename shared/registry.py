@@ -26,7 +26,21 @@ from urllib.parse import quote
 
 from shared.errors import UserError
 
-__all__ = ["Dataset", "File", "cache_dir", "fetch", "path", "registry", "unknown_name"]
+__all__ = [
+    "Dataset",
+    "File",
+    "cache_dir",
+    "fetch",
+    "note",
+    "path",
+    "registry",
+    "resolved",
+    "unknown_name",
+    "used",
+]
+
+# Data that this process has read since a run began, by name: digest. Records name it.
+used: dict[str, str] = {}
 
 _REGISTRY = Path(__file__).with_name("datasets.toml")
 _TIMEOUT = 10  # seconds to connect, and between two reads
@@ -132,7 +146,31 @@ def fetch(name: str, file: str | None = None, *, progress: bool = False) -> list
     if file is not None and file not in files:
         raise unknown_name(f"file of {name}", file, files)
     wanted = files.values() if file is None else [files[file]]
-    return [_fetch(name, entry, progress=progress) for entry in wanted]
+    found = [_fetch(name, entry, progress=progress) for entry in wanted]
+    for entry in wanted:
+        used[entry.path] = entry.digest
+    return found
+
+
+def resolved() -> dict[str, str]:
+    """Name and digest of the data read since `used` was cleared; a set of files has one digest."""
+    folders: dict[str, list[tuple[str, str]]] = {}
+    for name, digest in sorted(used.items()):
+        folders.setdefault(name.split("/")[0], []).append((name, digest))
+    found = {}
+    for folder, files in folders.items():
+        if len(files) == 1:
+            found |= dict(files)
+        else:
+            joined = "\n".join(f"{name} {digest}" for name, digest in files)
+            digest = hashlib.sha256(joined.encode()).hexdigest()
+            found[f"{folder} ({len(files)} files)"] = f"sha256:{digest}"
+    return dict(sorted(found.items()))
+
+
+def note(name: str, content: bytes) -> None:
+    """Remember that data which comes with a package (or from the user) was read."""
+    used[name] = f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def path(name: str, file: str, *, progress: bool = False) -> Path:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from shared.judge import rule_text, value_text
+
 if TYPE_CHECKING:
     from shared.run import Run
 
 
 def show(run: Run, record: dict) -> None:
-    """Print what `run` showed: checks, claims, verdicts, metrics, figures, cost."""
+    """Print what `run` showed: checks, claims, falsifiers, metrics, figures, data, cost."""
     mark = {True: Text("✓", "green"), False: Text("✗", "red")}
 
     def table(*columns: str) -> Table:
@@ -36,16 +38,19 @@ def show(run: Run, record: dict) -> None:
             grid.add_row(mark[c["passed"]], what, c["against"], error, allowed or "exact")
         run.console.print("", grid)
     if run.claims:
-        grid = table("", "claim", "measured")
+        signs = {"holds": "✓", "reproduced": "✓", "fails": "✗", "not reproduced": "✗"}
+        styles = {"✓": "green", "✗": "red"}
+        grid = table("", "claim", "rule", "verdict", "measured")
         for c in run.claims:
-            sign = mark[c["holds"]] if c["judged"] else Text("–", "dim")
-            note = c["detail"] if c["judged"] else f"{c['detail']} (not judged at this size)"
-            grid.add_row(sign, c["name"], note)
+            sign = signs.get(c["verdict"], "–")
+            sign = Text(sign, styles.get(sign, "dim"))
+            grid.add_row(sign, c["name"], rule_text(c), c["verdict"], value_text(c))
         run.console.print("", grid)
-    if run.verdicts:
-        grid = table("", "paper's claim", "verdict", "measured")
-        for v in run.verdicts:
-            grid.add_row("·", v["name"], v["verdict"], v["detail"])
+    if run.falsifiers:
+        grid = table("", "falsifier", "breaks", "measured")
+        for f in run.falsifiers:
+            sign = Text("–", "dim") if f["broken"] is None else mark[f["broken"]]
+            grid.add_row(sign, f["name"], f["breaks"], value_text(f))
         run.console.print("", grid)
     if run.metrics:
         grid = table("", "metric", "value", "unit")
@@ -55,6 +60,8 @@ def show(run: Run, record: dict) -> None:
     run.say()
     for figure in run.figures:
         run.say(f"figure {_readable(run.out / figure['file'])}")
+    data = ", ".join(f"{name} ({digest[:15]}…)" for name, digest in record["data"].items())
+    run.say(f"data: {data or 'generated'}")
     libraries = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
     run.say(
         f"{record['seconds']:.1f} s, {run.mode} size, seed {run.seed}, {record['device']},"

@@ -1,11 +1,10 @@
-"""What a script is handed: sizes, seeds and a device in; checks, claims, metrics, figures out."""
+"""What a script is handed: sizes, seeds and a device in; evidence, figures and a record out."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import errno
-import math
 import os
 import shlex
 import sys
@@ -18,17 +17,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shared import records, report
+from shared import calibration, records, registry, report
 from shared.artifacts import write_atomic
 from shared.errors import UserError
+from shared.evidence import Evidence
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Mode = Literal["quick", "default", "full"]
-VERDICTS = ("reproduced", "partly", "not reproduced", "inconclusive")
 T = TypeVar("T")
 
 
-class Run:
+class Run(Evidence):
     """One execution of a script: what it may use, and what it shows.
 
     Parameters
@@ -58,12 +57,13 @@ class Run:
         out: Path | None = None,
         quiet: bool = False,
     ):
+        super().__init__()
         self.script, self.options, self.seed, self.mode = script, options or {}, seed, mode
         self.arguments, self.threads = arguments, threads
         self._device, self._device_used = device, "cpu"
         self.key = records.key_of(script)
         # as it was when the run began; only a script that is there can be recorded
-        self.code = records.code_digest(script) if script.exists() else ""
+        self.code = records.digest_of(script) if script.exists() else ""
         runs = Path(os.environ.get("STUDY_RUNS", records.ROOT / "runs"))
         self.out = out if out is not None else runs / self.key
         terminal = sys.stdout.isatty()
@@ -75,14 +75,12 @@ class Run:
             markup=False,
             emoji=False,
         )
-        self.checks: list[dict] = []
-        self.claims: list[dict] = []
-        self.metrics: list[dict] = []
-        self.verdicts: list[dict] = []
         self.figures: list[dict] = []
+        self.tolerance, self.tolerance_why = 1e-3, "float32 sums in another order"
+        registry.used.clear()
         self.rng = np.random.default_rng(seed)
         self._progress: Progress | None = None
-        self._start = time.perf_counter()
+        self._start, self.seconds = time.perf_counter(), 0.0
 
     # ---- what a script may use
 
@@ -133,6 +131,15 @@ class Run:
             raise UserError(f"--device {self._device} is not on this machine; it has {there}")
         return torch.device(self._device)
 
+    def chose(self, **options: Any) -> None:
+        """Note (and print) what an option that was left open resolved to, for the record."""
+        self.options |= options
+        self.say(", ".join(f"{name}: {value}" for name, value in options.items()))
+
+    def rounding(self, tolerance: float, why: str) -> None:
+        """How far this script's quick run may differ between machines, relatively, and why."""
+        self.tolerance, self.tolerance_why = tolerance, why
+
     def generator(self, offset: int = 0):
         """A fresh CPU `torch.Generator`, seeded with `seed + offset`."""
         import torch
@@ -173,100 +180,6 @@ class Run:
 
     # ---- what a script shows
 
-    def check(
-        self,
-        name: str,
-        ours,
-        reference,
-        *,
-        against: str,
-        why: str,
-        rtol: float = 0.0,
-        atol: float = 0.0,
-    ) -> bool:
-        """Numeric agreement with an independent reference: |ours - reference| <= atol + rtol |ref|.
-
-        Parameters
-        ----------
-        against
-            The library, theorem or closed form that gave `reference`.
-        why
-            The reason for the tolerance.
-
-        Raises
-        ------
-        ValueError
-            If the check could not fail (empty arrays, the same memory on both sides, a tolerance
-            without bound), or has the name of another.
-        """
-        self._new(name, self.checks, "check")
-        for kind, value in (("rtol", rtol), ("atol", atol)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"check {name!r}: {kind} must be finite and >= 0, got {value}")
-        if ours is reference and not np.isscalar(ours):
-            raise ValueError(f"check {name!r} compares an object with itself")
-        ours, reference = _array(name, ours), _array(name, reference)
-        if ours.size == 0:
-            raise ValueError(f"check {name!r} compares nothing: ours has shape {ours.shape}")
-        if ours.ndim and _place(ours) == _place(reference):
-            raise ValueError(f"check {name!r} compares an object with itself")
-        if ours.shape != reference.shape:
-            error, passed = float("inf"), False
-            why = f"shapes differ: ours {ours.shape}, reference {reference.shape}"
-        else:
-            error, passed = _compare(_wide(ours), _wide(reference), rtol, atol)
-        self.checks.append(
-            {
-                "name": name,
-                "against": against,
-                "error": error if np.isfinite(error) else None,  # JSON knows no infinity
-                "atol": atol,
-                "rtol": rtol,
-                "why": why,
-                "passed": passed,
-            }
-        )
-        return passed
-
-    def claim(self, name: str, holds: bool, detail: str, *, quick: bool = True) -> bool:
-        """A falsifiable statement and whether it held.
-
-        Parameters
-        ----------
-        detail
-            The numbers that decide it, with seeds and interval.
-        quick
-            False if the effect needs more than the quick size; it is then not judged there.
-        """
-        self._new(name, self.claims, "claim")
-        holds = holds.item() if hasattr(holds, "item") else holds
-        if not isinstance(holds, bool):
-            raise ValueError(f"claim {name!r}: holds must be True or False, got {holds!r}")
-        judged = quick or self.mode != "quick"
-        self.claims.append({"name": name, "holds": holds, "detail": detail, "judged": judged})
-        return holds
-
-    def metric(
-        self, name: str, value: float, unit: str = "", *, rtol: float | None = 0.02
-    ) -> float:
-        """Record a number; `rtol` is how far a later run may differ (None: never compared)."""
-        self._new(name, self.metrics, "metric")
-        value = float(value)
-        if not math.isfinite(value):
-            raise ValueError(f"metric {name!r} must be finite, got {value}")
-        if rtol is not None and not 0 <= rtol < math.inf:
-            raise ValueError(f"metric {name!r}: rtol must be finite and >= 0, got {rtol}")
-        self.metrics.append({"name": name, "value": value, "unit": unit, "rtol": rtol})
-        return value
-
-    def verdict(self, name: str, verdict: str, detail: str) -> str:
-        """The outcome of a paper's claim; not failing, whatever it is."""
-        self._new(name, self.verdicts, "verdict")
-        if verdict not in VERDICTS:
-            raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}; got {verdict!r}")
-        self.verdicts.append({"name": name, "verdict": verdict, "detail": detail})
-        return verdict
-
     @contextlib.contextmanager
     def figure(self, name: str, title: str = "", rows: int = 1, columns: int = 1, **options):
         """Yield axes in the house style; save them as `SCRIPT_NAME.png` when the block ends.
@@ -294,12 +207,6 @@ class Run:
 
     # ---- the end
 
-    @property
-    def passed(self) -> bool:
-        """Whether every check and every judged claim held."""
-        claims = all(c["holds"] for c in self.claims if c["judged"])
-        return claims and all(c["passed"] for c in self.checks)
-
     def record(self) -> dict:
         """Everything this run showed, ready for JSON."""
         arguments = [*self.arguments, *([] if self.mode == "default" else [f"--{self.mode}"])]
@@ -312,42 +219,48 @@ class Run:
             "seed": self.seed,
             "threads": self.threads,
             "device": self._device_used,
-            "seconds": round(time.perf_counter() - self._start, 1),
+            "data": registry.resolved(),
+            "seconds": round(self.seconds, 1),
             "date": datetime.date.today().isoformat(),
             "commit": records.commit(),
             "code": self.code,
             "versions": records.versions(),
             "checks": self.checks,
-            "claims": [{k: v for k, v in c.items() if k != "judged"} for c in self.claims],
+            "claims": self.claims,
+            "falsifiers": self.falsifiers,
             "metrics": self.metrics,
-            "verdicts": self.verdicts,
             "figures": self.figures,
         }
 
-    def finish(self, *, publish: bool = False) -> bool:
-        """Print the table, write the record to `runs/`, and with `publish` to `results/`.
-
-        A failed run is not published, and what an earlier one published stays.
-
-        Raises
-        ------
-        UserError
-            If a quick run is to be published.
-        """
+    def finish(self) -> bool:
+        """Print the table and write the record to `runs/`; give whether every check passed."""
+        self.seconds = time.perf_counter() - self._start
         record = self.record()
         self.out.mkdir(parents=True, exist_ok=True)
         records.save(record, self.out / "record.json")
         report.show(self, record)
-        if publish:
-            if self.mode == "quick":
-                raise UserError("not recorded: --quick is for tests, not for results")
-            if self.passed:
-                self._publish(record)
-            else:
-                self.say("not recorded: a check or claim failed")
         return self.passed
 
-    def _publish(self, record: dict) -> None:
+    def publish(self, fingerprint: dict) -> None:
+        """Write the record and the figures to `results/`.
+
+        Parameters
+        ----------
+        fingerprint
+            What the quick run of the same code showed, see `shared.fingerprint`.
+
+        Raises
+        ------
+        UserError
+            If the run was quick, or a check failed; what an earlier run published then stays.
+        """
+        if self.mode == "quick":
+            raise UserError("not recorded: --quick is for tests, not for results")
+        if not self.passed:
+            raise UserError("not recorded: a check failed")
+        seconds = calibration.reference_seconds(self.seconds)
+        record = self.record() | {"reference_seconds": round(seconds, 1)}
+        record["fingerprint"] = fingerprint
         target = records.results_of(self.script)
         target.mkdir(exist_ok=True)
         for figure in self.figures:
@@ -356,48 +269,3 @@ class Run:
         for old in records.figures_of(self.script) - {f["file"] for f in self.figures}:
             (target / old).unlink()
         self.say(f"recorded in {records.readable(target)}/")
-
-    def _new(self, name: str, rows: list[dict], kind: str) -> None:
-        if name in (row["name"] for row in rows):  # records are compared by name
-            raise ValueError(f"there are two {kind}s named {name!r}")
-
-
-def _compare(
-    ours: np.ndarray, reference: np.ndarray, rtol: float, atol: float
-) -> tuple[float, bool]:
-    """Largest error (infinite if one is NaN), and whether all are within the tolerance."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        if ours.dtype.kind in "iu" and reference.dtype.kind in "iu":  # exact beyond 2**53
-            error = np.where(ours > reference, *_wrapped(ours, reference)).astype(float)
-        else:
-            error = np.where(ours == reference, 0.0, np.abs(ours - reference))
-        size = np.abs(reference.astype(float) if reference.dtype.kind in "iu" else reference)
-        allowed = np.where(np.isfinite(size), atol + rtol * size, 0.0)
-    error = np.where(np.isnan(error), np.inf, error)
-    return float(error.max()), bool((error <= allowed).all())
-
-
-def _wrapped(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """a - b and b - a modulo 2**64: the one that is not negative is exact."""
-    a, b = a.astype(np.uint64), b.astype(np.uint64)
-    return a - b, b - a
-
-
-def _array(name: str, values) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().resolve_conj().resolve_neg()
-        values = values.double() if values.is_floating_point() else values
-    array = np.asarray(values)
-    if array.dtype.kind not in "biufc":
-        raise ValueError(f"check {name!r} compares numbers, got {array.dtype}")
-    return array
-
-
-def _wide(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind in "iu":
-        return array
-    return array.astype(complex if array.dtype.kind == "c" else float)
-
-
-def _place(array: np.ndarray) -> tuple:
-    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype

@@ -1,18 +1,24 @@
 """Run a script as an experiment: options, checks against references, claims, figures, a record.
 
-A script defines `main(run, *, option=default)` and ends with `cli(main)`:
+An idea `weeks/NN/topic.py` ends with `hand_over(__file__)`; its evidence,
+`weeks/NN/evidence/topic.py`, defines
 
     def main(run, *, n: PositiveInt = 8):
         run.check("norm", ours, reference, against="numpy.linalg.norm", atol=1e-12,
                   why="float64 rounding")
-        run.claim("it is small", ours < 1, f"norm {ours:.2f}")
+        run.claim("it is small", values_per_seed, at_most=1)
+
+A paper's `reproduce.py` defines `main` itself and ends with `cli(main)`.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import os
 import sys
+import tempfile
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +28,7 @@ import cyclopts
 from cyclopts import Parameter, validators
 from threadpoolctl import threadpool_limits
 
+from shared import records
 from shared.errors import UserError
 from shared.run import Device, Mode, Run
 
@@ -34,6 +41,7 @@ __all__ = [
     "call",
     "cli",
     "execute",
+    "hand_over",
 ]
 
 
@@ -61,7 +69,10 @@ def execute(
     quiet: bool = False,
     **options,
 ) -> Run:
-    """Run `main` once, with threads and seeds pinned, and finish its run."""
+    """Run `main` once, with threads and seeds pinned, and finish its run.
+
+    With `record`, the quick run follows, and both are published as the record.
+    """
     defaults = _defaults(main)
     changed = {name: value for name, value in options.items() if value != defaults.get(name)}
     run = Run(
@@ -83,21 +94,46 @@ def execute(
         torch.set_num_threads(threads)
     with threadpool_limits(threads):
         main(run, **options)
-        run.finish(publish=record)
+        run.finish()
+    if record:
+        run.publish(quick_fingerprint(main))
+        run.say(f"recorded in {records.readable(records.results_of(run.script))}/")
     return run
+
+
+def quick_fingerprint(main: Callable[..., None]) -> dict:
+    """What the quick run of `main` shows, on one thread and with the default options."""
+    from shared import fingerprint
+
+    with tempfile.TemporaryDirectory() as out:
+        run = execute(main, mode="quick", threads=1, device="cpu", out=Path(out), quiet=True)
+    if not run.passed:
+        raise UserError(f"not recorded: the quick run fails: {records.problems(run.record())}")
+    return fingerprint.of(run)
+
+
+def hand_over(file: str) -> typing.NoReturn:
+    """Run the evidence of the idea that is being run as a program.
+
+    The running module takes its name in the package first, so that it exists once.
+    """
+    script = Path(file).resolve()
+    package = f"week{script.parent.name}"
+    sys.modules[f"{package}.{script.stem}"] = sys.modules["__main__"]
+    cli(importlib.import_module(f"{package}.evidence.{script.stem}").main)
 
 
 def cli(main: Callable[..., None], argv: list[str] | None = None) -> typing.NoReturn:
     """Turn `main` into a command line and run it.
 
     `main`'s keyword options come with the common ones: --seed, --device, --quick, --full,
-    --record, --threads. Exits 0 if every check and claim held, 1 if one did not, 2 on bad input
+    --record, --threads. Exits 0 if every check passed, 1 if one did not, 2 on bad input
     (one line on stderr; STUDY_TRACEBACK=1 shows where), 130 on Ctrl-C.
     """
     script = _script(main)
     app = cyclopts.App(
         name=script.name,
-        help=inspect.getmodule(main).__doc__,
+        help=ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))),
         help_format="plaintext",
         version_flags=[],
         result_action="return_value",
@@ -208,7 +244,7 @@ def _arguments(options: dict[str, Any]) -> list[str]:
 
 def _script(main: Callable[..., None]) -> Path:
     """The file of `main`, also where a decorator (a test's type checker) wraps it."""
-    return Path(inspect.getsourcefile(inspect.unwrap(main)))
+    return records.script_of_main(Path(inspect.getsourcefile(inspect.unwrap(main))))
 
 
 def _defaults(main: Callable[..., None]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from shared.errors import UserError
-from shared.registry import path, unknown_name
+from shared.registry import note, path, unknown_name
 
 __all__ = [
     "TEXTS",
@@ -64,7 +64,9 @@ def pydocs() -> list[Document]:
     """
     from pydoc_data.topics import topics
 
-    return [Document(name, unicodedata.normalize("NFC", topics[name])) for name in sorted(topics)]
+    found = [Document(name, unicodedata.normalize("NFC", topics[name])) for name in sorted(topics)]
+    note("pydocs", "".join(document.text for document in found).encode())
+    return found
 
 
 def pydocs_text() -> str:

@@ -7,18 +7,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import tomllib
-from pathlib import Path
-
 import hypothesis
+from enforce import PACKAGES
 from jaxtyping import install_import_hook
 
-ROOT = Path(__file__).resolve().parents[1]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-WEEKS = [name for name in PYPROJECT["tool"]["setuptools"]["packages"] if name != "shared"]
-
 # Every annotation of a week's functions is checked at each call, jaxtyping's shapes included.
-hook = install_import_hook(WEEKS, "enforce.typechecker")
+hook = install_import_hook(PACKAGES, "enforce.typechecker")
 
 hypothesis.settings.register_profile(
     "study", deadline=None, max_examples=25, derandomize=True, print_blob=True

@@ -1,6 +1,8 @@
 """What holds everywhere: dependencies, docstrings, shapes, links, and what must not be there."""
 
 import ast
+import graphlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,10 +11,10 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
-from conftest import PYPROJECT, ROOT
+from enforce import CAPSTONES, PACKAGES, ROOT
 from pytest_examples import find_examples
 
-from shared import log, records
+from shared import log, records, tables
 
 SCRIPTS = log.all_scripts()
 MARKDOWN = log.markdown_files()
@@ -22,7 +24,6 @@ PYTHON = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 WEEK_MODULES = [p for p in PYTHON if p.is_relative_to(ROOT / "weeks") and p.stem != "__init__"]
-CAPSTONES = sorted(p.parent.name for p in (ROOT / "capstones").glob("*/__init__.py"))
 MODULES = WEEK_MODULES + [
     p for p in PYTHON if p.is_relative_to(ROOT / "capstones") and not p.stem.startswith("__")
 ]
@@ -65,17 +66,49 @@ def test_week_imports_no_later_week(path):
     assert not imports(path) & {"capstones", "papers", *CAPSTONES}
 
 
-def test_every_week_is_installed():
-    folders = {p.name for p in (ROOT / "weeks").iterdir() if (p / "__init__.py").exists()}
-    setuptools = PYPROJECT["tool"]["setuptools"]
-    packages = {name.split(".")[0] for name in setuptools["packages"]}
-    assert packages == {"shared", *CAPSTONES} | {f"week{name}" for name in folders}
-    inner = {f"week{p.parent.parent.name}.{p.parent.name}"
-             for p in (ROOT / "weeks").glob("*/*/__init__.py")}  # fmt: skip
-    assert {name for name in setuptools["packages"] if "." in name} == inner
-    expected = {f"week{name}": f"weeks/{name}" for name in folders} | {"shared": "shared"}
-    expected |= {name: f"capstones/{name}" for name in CAPSTONES}
-    assert setuptools["package-dir"] == expected
+def modules_of(path: Path) -> set[str]:
+    """Dotted names that a file imports, of submodules too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def name_of(path: Path) -> str:
+    """The dotted name of a module of `shared`, a week or a capstone."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] != "shared":
+        parts = (f"week{parts[1]}" if parts[0] == "weeks" else parts[1], *parts[2:])
+    return ".".join(parts).removesuffix(".__init__")
+
+
+PLACED = [p for p in PYTHON if p.relative_to(ROOT).parts[0] in ("shared", "weeks", "capstones")]
+IMPORTABLE = {name_of(path): path for path in PLACED}
+
+
+@each([p for p in PYTHON if not p.is_relative_to(ROOT / "tests")])
+def test_nothing_imports_evidence(path):
+    """But evidence of the same week."""
+    found = {name for name in modules_of(path) if re.match(r"week\d\d\.evidence", name)}
+    own = f"week{path.parents[1].name}." if path.parent.name == "evidence" else "-"
+    assert all(name.startswith(own) for name in found)
+
+
+def test_there_is_no_import_cycle():
+    graph = {
+        name: {m for m in modules_of(path) if m in IMPORTABLE and m != name}
+        for name, path in IMPORTABLE.items()
+        if path.name != "__init__.py"
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_every_folder_is_installed():
+    for name in ["shared", *PACKAGES]:
+        assert importlib.util.find_spec(name), f"{name} cannot be imported"
 
 
 REFERENCES = {
@@ -188,10 +221,7 @@ COMPUTING = [
 ]
 
 
-@each(
-    [p for p in WEEK_MODULES if not p.stem.endswith("_evidence") and p.parent != MINIGRAD]
-    + COMPUTING
-)
+@each([p for p in WEEK_MODULES if p.parent.name != "evidence" and p.parent != MINIGRAD] + COMPUTING)
 def test_arrays_carry_their_shapes(path):
     """Every public function with arrays says their shapes, so that tests can enforce them."""
     shapeless = []
@@ -259,7 +289,7 @@ def test_code_blocks_run(path, monkeypatch):
 
 
 def test_generated_tables_and_values_are_fresh():
-    assert log.update(check=True) == []
+    assert tables.update(check=True) == []
 
 
 # ---- what must not be there

@@ -26,8 +26,7 @@ from torch import Tensor
 from shared import plots
 from shared.study import PositiveInt, Run, cli
 from week13.attention import causal_mask
-from week19.flash_attention import flash_attention, online_update, tile_sizes, tiled_forward
-from week19.flash_attention_evidence import (
+from week19.evidence.flash_attention import (
     flash_accesses,
     predicted_accesses,
     saved_and_largest,
@@ -37,6 +36,7 @@ from week19.flash_attention_evidence import (
     without_maximum,
     without_rescaling,
 )
+from week19.flash_attention import flash_attention, online_update, tile_sizes, tiled_forward
 
 README = Path(__file__).with_name("README.md")
 NUMBERS_PER_KB = 512  # of 2 bytes, as in the paper's experiments

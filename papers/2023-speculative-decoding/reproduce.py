@@ -23,7 +23,7 @@ import yaml
 from shared import plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run, cli
-from week19 import speculative_evidence as evidence
+from week19.evidence import speculative_decoding as evidence
 from week19.speculative_decoding import (
     acceptance_rate,
     expected_tokens,

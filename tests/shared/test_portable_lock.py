@@ -6,7 +6,7 @@ import sys
 import tomllib
 
 import pytest
-from conftest import PYPROJECT, ROOT
+from enforce import PYPROJECT, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 

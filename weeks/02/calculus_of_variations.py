@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from shared.study import PositiveInt, Run, cli
 from week02.gradients_and_jacobians import jvp, sqrt
 
 GRAVITY = 9.81  # m/s²
@@ -250,26 +249,7 @@ def maximise_free_energy(
     raise ArithmeticError(f"no density found in max_iterations = {max_iterations}")
 
 
-# ---- what it shows
-
-
-def main(run: Run, *, points: PositiveInt = 81, seeds: PositiveInt = 5) -> None:
-    """Find the best curve and the best densities, and compare them with their closed forms.
-
-    Parameters
-    ----------
-    points
-        Points of the slide.
-    seeds
-        Random starts of the densities.
-    """
-    from week02 import variations_evidence as evidence
-
-    evidence.check_smooth_problems(run)
-    evidence.show_brachistochrone(run, run.budget(quick=41, default=max(points, 41)))
-    evidence.show_convergence(run, run.budget(quick=3, default=5))
-    evidence.show_densities(run, seeds)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

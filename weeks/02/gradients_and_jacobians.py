@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from shared.study import PositiveInt, Run, cli
-
 EPS = float(np.finfo(np.float64).eps)
 
 # ---- finite differences
@@ -338,28 +336,7 @@ def _validate(x: np.ndarray) -> None:
         raise ValueError(f"x must be a vector of at least one finite number, got {x!r}")
 
 
-# ---- what it shows
-
-
-def main(run: Run, *, width: PositiveInt = 6, points: PositiveInt = 20) -> None:
-    """Check the three ways against torch, and measure what each costs in digits and operations.
-
-    Parameters
-    ----------
-    width
-        Inputs of the small network that is differentiated.
-    points
-        Random points in each measurement.
-    """
-    from week02 import gradients_evidence as evidence
-
-    evidence.check_against_torch(run, width)
-    evidence.check_closed_forms(run)
-    evidence.show_step(run, run.budget(quick=min(points, 5), default=points))
-    evidence.show_taylor(run, width, run.budget(quick=min(points, 3), default=points))
-    evidence.show_local_maps(run)
-    evidence.show_cost(run, run.budget(quick=5, default=8))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -23,7 +23,6 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveFloat, PositiveInt, Run, cli
 from week03.special_functions import (
     Number,
     beta_cdf,
@@ -280,28 +279,7 @@ def _frequency(successes: int, trials: int) -> float:
 # ---- the experiment
 
 
-def main(run: Run, *, level: PositiveFloat = 0.9, experiments: PositiveInt = 4000) -> None:
-    """Check posteriors against scipy and quadrature, and count how often intervals are right.
-
-    Parameters
-    ----------
-    level
-        What the intervals promise, below 1.
-    experiments
-        Repetitions of every simulated coverage.
-    """
-    from week03 import bayesian_evidence as evidence
-
-    _check_level(level)
-    experiments = run.budget(quick=min(experiments, 250), default=experiments)
-    evidence.families(run)
-    evidence.intervals(run)
-    evidence.proportions(run, level)
-    evidence.two_promises(run, level, experiments)
-    evidence.priors_meet(run, level)
-    evidence.prediction(run, level, experiments)
-    evidence.bootstrap(run, level, run.budget(quick=60, default=1000))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -22,7 +22,6 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveInt, Run, cli
 from week03.special_functions import Number, log_beta, log_gamma, require_positive
 
 # ---- log-densities: -inf outside the support, so that products of densities stay right
@@ -306,24 +305,7 @@ def _count(n: int) -> int:
 # ---- the experiment
 
 
-def main(run: Run, *, draws: PositiveInt = 20_000, seeds: PositiveInt = 5) -> None:
-    """Compare densities and samplers with scipy.stats; show two samplers that are subtly wrong.
-
-    Parameters
-    ----------
-    draws
-        Numbers drawn by each sampler and seed.
-    seeds
-        Independent repetitions of every test.
-    """
-    from week03 import distributions_evidence as evidence
-
-    draws = run.budget(quick=draws, default=draws, full=10 * draws)
-    evidence.densities(run)
-    evidence.exact_samplers(run)
-    evidence.samplers(run, draws, run.budget(quick=2, default=seeds, full=4 * seeds))
-    evidence.averages(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

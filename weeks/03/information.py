@@ -19,7 +19,6 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveInt, Run, cli
 from week03.distributions import require_distribution
 from week03.special_functions import Number
 
@@ -237,25 +236,7 @@ def _check_pairs(x: np.ndarray, y: np.ndarray) -> None:
 # ---- the experiment
 
 
-def main(run: Run, *, pairs: PositiveInt = 1000, seeds: PositiveInt = 8) -> None:
-    """Check every quantity against scipy, scikit-learn or a closed form, and watch estimators fail.
-
-    Parameters
-    ----------
-    pairs
-        Sample size of the mutual information estimates.
-    seeds
-        Independent samples for each point.
-    """
-    from week03 import information_evidence as evidence
-
-    seeds = run.budget(quick=3, default=seeds, full=4 * seeds)
-    evidence.tables(run)
-    evidence.estimators_of_kl(run)
-    evidence.two_directions(run)
-    evidence.estimators_of_information(run, pairs, seeds)
-    evidence.processing(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

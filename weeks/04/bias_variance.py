@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveInt, Run, cli
 from week04.linear_regression import minimum_norm
 
 
@@ -134,23 +133,7 @@ def weak_features_error(
     return float(np.sum((estimate - w) ** 2) + noise_variance)
 
 
-def main(run: Run, *, training_sets: PositiveInt = 2000) -> None:
-    """Check the identity, draw under- and overfitting, and go past the interpolation peak.
-
-    Parameters
-    ----------
-    training_sets
-        How many training sets the decomposition is averaged over.
-    """
-    from week04 import bias_variance_evidence as evidence
-
-    training_sets = run.budget(quick=min(training_sets, 400), default=training_sets)
-    evidence.identity(run, training_sets)
-    evidence.fits(run)
-    evidence.winners_curse(run)
-    evidence.weak_features(run)
-    evidence.digits_descent(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

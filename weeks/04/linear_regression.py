@@ -16,7 +16,6 @@ MacKay, "Bayesian interpolation", Neural Computation 4 (1992).
 import numpy as np
 from jaxtyping import Float
 
-from shared.study import PositiveInt, Run, cli
 from week01.matrix_decompositions import (
     EPS,
     householder_qr,
@@ -320,25 +319,7 @@ def _positive(name: str, value: float | int) -> None:
         raise ValueError(f"{name} must be finite and greater than 0, got {value}")
 
 
-def main(run: Run, *, seeds: PositiveInt = 20) -> None:
-    """Check every solver, draw what the posterior knows, and normalise test data wrongly.
-
-    Parameters
-    ----------
-    seeds
-        Random splits of the data for the claims.
-    """
-    from week04 import linear_regression_evidence as evidence
-
-    seeds = run.budget(quick=min(seeds, 6), default=seeds)
-    evidence.check_solvers(run)
-    evidence.check_bayes(run)
-    evidence.check_sgd(run)
-    evidence.bands(run)
-    evidence.coverage_and_control(run, seeds)
-    evidence.shrinkage(run, seeds)
-    evidence.own_statistics(run, seeds)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

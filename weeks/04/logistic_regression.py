@@ -20,7 +20,6 @@ import warnings
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from shared.study import PositiveInt, Run, cli
 from week01.matrix_decompositions import least_squares
 from week04.estimator import Classifier, check_classes, check_X_y
 from week04.linear_regression import _one_of, _positive
@@ -258,26 +257,7 @@ class LogisticRegression(Classifier):
         return self.classes_[(Z > 0).astype(int) if Z.ndim == 1 else Z.argmax(axis=1)]
 
 
-def main(run: Run, *, seeds: PositiveInt = 20) -> None:
-    """Check both solvers, draw what they do, and repeat the classic mistakes.
-
-    Parameters
-    ----------
-    seeds
-        Random splits of the data for the claims.
-    """
-    from week04 import logistic_regression_evidence as evidence
-
-    seeds = run.budget(quick=min(seeds, 4), default=seeds)
-    evidence.check_binary(run)
-    evidence.check_multinomial(run)
-    evidence.check_first_steps(run)
-    evidence.control(run, seeds)
-    evidence.loss_surface(run)
-    evidence.boundaries(run)
-    evidence.separable(run)
-    evidence.classic_bugs(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -23,7 +23,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from shared.study import PositiveInt, Run, cli
 from week04.estimator import Classifier, Estimator, Regressor, check_classes, check_X_y
 
 Criterion = Literal["gini", "entropy", "squared_error"]
@@ -373,18 +372,7 @@ class DecisionTreeRegressor(_Tree, Regressor):
         return self.tree_.value[leaf, 0]
 
 
-def main(run: Run, *, seeds: PositiveInt = 10) -> None:
-    """Compare with scikit-learn's trees, and prune a tree that learned wrong labels.
-
-    Parameters
-    ----------
-    seeds
-        Random splits into training and unseen rows.
-    """
-    from week05 import decision_tree_evidence as evidence
-
-    evidence.show(run, run.budget(quick=min(seeds, 6), default=seeds))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

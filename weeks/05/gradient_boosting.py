@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from shared.study import PositiveInt, Run, cli
 from week04.estimator import Estimator, check_classes, check_X_y
 from week05.histogram_trees import Tree, find_cuts, grow_tree, to_bins
 
@@ -344,24 +343,7 @@ def _weights(sample_weight: ArrayLike | None, n: int) -> Float[np.ndarray, " n"]
     return weight
 
 
-def main(run: Run, *, rounds: PositiveInt = 80, rows: PositiveInt = 1500) -> None:
-    """Compare with xgboost, with other models on three tables, and with permuted labels.
-
-    Parameters
-    ----------
-    rounds
-        Trees of each model of the benchmark.
-    rows
-        Rows taken of each table.
-    """
-    from week05 import gradient_boosting_evidence as evidence
-
-    evidence.show(
-        run,
-        run.budget(quick=min(rounds, 8), default=rounds),
-        run.budget(quick=min(rows, 300), default=rows, full=2 * rows),
-    )
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from shared.study import PositiveInt, Run, cli
 from week04.estimator import Estimator, check_X
 
 
@@ -211,26 +210,7 @@ class KMeans(Estimator):
         return self.fit(X).labels_
 
 
-def main(run: Run, *, seeds: PositiveInt = 10) -> None:
-    """Check k-means and EM against scikit-learn, watch them work, and break both.
-
-    Parameters
-    ----------
-    seeds
-        Repetitions of each claim that involves chance.
-    """
-    from week05 import kmeans_evidence as evidence
-
-    seeds = run.budget(quick=3, default=seeds, full=3 * seeds)
-    evidence.check_kmeans(run)
-    evidence.check_mixture(run, seeds)
-    evidence.show_iterations(run)
-    evidence.show_seeding(run, 3 * seeds)
-    evidence.show_choosing_k(run, seeds)
-    evidence.show_wrong_metric(run, seeds)
-    evidence.show_collapse(run)
-    evidence.controls(run, seeds)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from shared.study import PositiveInt, Run, cli
 from week04.estimator import (
     Classifier,
     Estimator,
@@ -225,24 +224,7 @@ def _vote(
     return tree.tree_.value[tree.apply(X)]
 
 
-def main(run: Run, *, trees: PositiveInt = 60, seeds: PositiveInt = 6) -> None:
-    """Compare with scikit-learn's forests, count trees, and ask which features matter.
-
-    Parameters
-    ----------
-    trees
-        Trees of the largest forest.
-    seeds
-        Forests in each comparison.
-    """
-    from week05 import random_forest_evidence as evidence
-
-    evidence.show(
-        run,
-        run.budget(quick=min(trees, 12), default=trees),
-        run.budget(quick=min(seeds, 3), default=max(seeds, 2)),
-    )
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -24,7 +24,6 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from shared.study import PositiveInt, Run, cli
 from week04.estimator import Classifier, check_classes, check_X_y
 from week05.smo import kernel_matrix, objectives, smo
 
@@ -165,25 +164,7 @@ class SVC(Classifier):
         )
 
 
-def main(run: Run, *, seeds: PositiveInt = 10) -> None:
-    """Check SMO against LIBSVM, look at margins and at convergence, and overfit on purpose.
-
-    Parameters
-    ----------
-    seeds
-        Repetitions of each claim that involves chance.
-    """
-    from week05 import svm_evidence as evidence
-
-    seeds = run.budget(quick=3, default=seeds, full=3 * seeds)
-    evidence.check_against_sklearn(run)
-    evidence.check_optimality(run)
-    evidence.show_margins(run)
-    evidence.show_convergence(run, seeds)
-    evidence.show_memorising(run, seeds)
-    evidence.unscaled_features(run)
-    evidence.permuted_labels(run, seeds)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -26,8 +26,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, Num, Shaped
 
-from shared.study import PositiveInt, Run, cli
-
 Table = Num[np.ndarray, "n features"]
 Target = Shaped[np.ndarray, " n"]
 Split = tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]
@@ -356,26 +354,7 @@ def _split_at(test: np.ndarray) -> Split:
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def main(run: Run, *, simulations: PositiveInt = 50) -> None:
-    """Compare splits and tests with scikit-learn and SciPy, then measure what leaks.
-
-    Parameters
-    ----------
-    simulations
-        Data sets of each leakage experiment.
-    """
-    from week06 import cross_validation_evidence as evidence
-
-    evidence.check_splits(run)
-    evidence.check_scores(run)
-    evidence.check_comparisons(run)
-    evidence.picture_of_folds(run)
-    n = min(simulations, run.budget(quick=8, default=simulations))
-    evidence.selection_leak(run, n)
-    evidence.group_leak(run, n)
-    evidence.tuning_leak(run, n)
-    evidence.false_alarms(run, run.budget(quick=60, default=400, full=2000))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -25,8 +25,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveInt, Run, cli
-
 Points = Float[np.ndarray, "n d"]
 Bounds = Float[np.ndarray, "d 2"]
 Objective = Callable[[np.ndarray], float]
@@ -364,30 +362,7 @@ def branin(x: Float[np.ndarray, " 2"]) -> float:
     return float(a**2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x[0]) + 10)
 
 
-def main(run: Run, *, budget: PositiveInt = 36, seeds: PositiveInt = 10) -> None:
-    """Check the process, EI and halving; then let four searches spend the same budget.
-
-    Parameters
-    ----------
-    budget
-        Trials of each search, in units of one full training; a grid takes the nearest square below.
-    seeds
-        Repetitions of each search.
-    """
-    from week06 import hyperparameter_search_evidence as evidence
-
-    if budget < 9:
-        raise ValueError(f"budget must be at least 9, got {budget}")
-    evidence.check_process(run)
-    evidence.check_expected_improvement(run)
-    evidence.check_halving(run)
-    evidence.one_dimension(run)
-    seeds = min(seeds, run.budget(quick=3, default=seeds))
-    budget = min(budget, run.budget(quick=16, default=budget))
-    evidence.effective_dimension(run, run.budget(quick=20, default=200))
-    evidence.tune_branin(run, budget, seeds)
-    evidence.tune_digits(run, budget, seeds)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

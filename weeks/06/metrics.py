@@ -21,8 +21,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Num, Shaped
 
-from shared.study import PositiveInt, Run, cli
-
 Average = Literal["binary", "macro", "micro", "weighted"]
 Labels = Shaped[np.ndarray, " n"]  # integers, booleans or strings
 Weights = Num[np.ndarray, " n"]
@@ -403,27 +401,7 @@ def _probabilities(y_true, y_prob, labels, sample_weight):
     return onehot, prob, weight
 
 
-def main(run: Run, *, samples: PositiveInt = 20_000, seeds: PositiveInt = 10) -> None:
-    """Compare every metric with scikit-learn's, then see where each of them misleads.
-
-    Parameters
-    ----------
-    samples
-        Samples of each simulated classifier.
-    seeds
-        Repetitions of each simulation.
-    """
-    from week06 import metrics_evidence as evidence
-
-    evidence.check_decisions(run)
-    evidence.check_rankings(run)
-    evidence.check_probabilities(run)
-    n = min(samples, run.budget(quick=4000, default=samples))
-    evidence.ranking_and_prevalence(run, n, seeds)
-    evidence.accuracy_is_not_enough(run, n, seeds)
-    evidence.straight_lines_lie(run, n, seeds)
-    evidence.honest_probabilities(run, n, seeds)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

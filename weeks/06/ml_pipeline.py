@@ -28,7 +28,6 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from shared import artifacts, datasets
-from shared.study import PositiveFloat, PositiveInt, Run, cli
 
 Prob = Float[np.ndarray, " n"]
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -332,34 +331,7 @@ def load_model(target: Path) -> Callable[[pd.DataFrame], Prob]:
     return boosted
 
 
-def main(
-    run: Run,
-    *,
-    dataset: DatasetName = "auto",
-    cost_fp: PositiveFloat = 1.0,
-    cost_fn: PositiveFloat = 4.0,
-    rows: PositiveInt = 1500,
-) -> None:
-    """Go from a table to a tested, saved model and a report, and check every step that is ours.
-
-    Parameters
-    ----------
-    dataset
-        adult, titanic or bundled; auto takes the first that needs no download.
-    cost_fp
-        What acting on a negative costs.
-    cost_fn
-        What missing a positive costs.
-    rows
-        Training rows that model selection works on; the chosen model then gets them all.
-    """
-    from week06 import ml_pipeline_evidence as evidence
-
-    table, reason = load_table(dataset, np.random.default_rng(run.seed))
-    run.say(f"data: {reason}")
-    costs = {"cost_fp": float(cost_fp), "cost_fn": float(cost_fn)}
-    evidence.run_project(run, table, reason, costs, run.budget(quick=min(rows, 300), default=rows))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -25,8 +25,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import erfc
 
-from shared.study import PositiveInt, Run, cli
-
 # ---- values and derivatives; float32 stays float32
 
 
@@ -254,28 +252,7 @@ def gradient_factors(
     return np.array(factors)
 
 
-def main(run: Run, *, seeds: PositiveInt = 8, steps: PositiveInt = 300) -> None:
-    """Against torch, then four experiments on networks of handwritten digits.
-
-    Parameters
-    ----------
-    seeds
-        Networks for each setting; a setting's learning rate is chosen on two others.
-    steps
-        Training steps of a network.
-    """
-    from week07 import activations_evidence as evidence
-
-    seeds = run.budget(quick=2, default=max(seeds, 2))
-    steps = run.budget(quick=min(steps, 20), default=steps)
-    evidence.check_against_torch(run)
-    evidence.check_training(run)
-    evidence.draw_functions(run)
-    evidence.vanishing_gradients(run, run.budget(quick=2, default=8))
-    evidence.ablation(run, seeds, steps)
-    evidence.dead_relus(run, run.budget(quick=2, default=5), steps)
-    evidence.failure(run, run.budget(quick=2, default=5), steps)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveInt, Run, cli
-
 
 class Parameter:
     """An array that is learnt, and the gradient that has arrived for it so far."""
@@ -344,25 +342,7 @@ def gradient_check(
     return worst
 
 
-def main(run: Run, *, compositions: PositiveInt = 30, seeds: PositiveInt = 5) -> None:
-    """Every layer against torch, the tool's own errors, and what happens without the sum.
-
-    Parameters
-    ----------
-    compositions
-        Random networks in the comparison.
-    seeds
-        Networks trained each way.
-    """
-    from week07 import backprop_evidence as evidence
-
-    evidence.check_layers(run)
-    evidence.check_compositions(run, run.budget(quick=5, default=compositions))
-    evidence.check_steps(run)
-    evidence.show_step_sizes(run)
-    seeds = run.budget(quick=2, default=seeds)
-    evidence.show_overwriting(run, seeds, run.budget(quick=20, default=250))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

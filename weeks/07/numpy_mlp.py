@@ -22,8 +22,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveInt, Run, cli
-
 
 @dataclass(eq=False)
 class MLP:
@@ -172,27 +170,7 @@ def accuracy(net: MLP, X: Float[np.ndarray, "n pixels"], y: Int[np.ndarray, " n"
     return float(np.mean(forward(net, X)[1].argmax(axis=1) == y))
 
 
-def main(
-    run: Run, *, hidden: PositiveInt = 256, epochs: PositiveInt = 5, batch_size: PositiveInt = 100
-) -> None:
-    """The same network in torch, then MNIST, a control, its errors, and bad starts.
-
-    Parameters
-    ----------
-    hidden
-        Hidden units.
-    epochs
-        Passes over the training images.
-    batch_size
-        Images in a mini-batch.
-    """
-    from week07 import numpy_mlp_evidence as evidence
-
-    data = evidence.load(run, run.budget(quick=4000, default=60_000))
-    evidence.check_against_torch(run, data, run.budget(quick=20, default=100))
-    evidence.show_training(run, data, hidden, run.budget(quick=2, default=epochs), batch_size)
-    evidence.show_failures(run, data, hidden, run.budget(quick=30, default=300))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from shared.study import PositiveInt, Run, cli
-
 
 @dataclass(frozen=True, eq=False)
 class PerceptronFit:
@@ -203,24 +201,7 @@ def _validate(X: np.ndarray, y: np.ndarray) -> None:
         raise ValueError(f"y must be +1 or -1, got {wrong[0]}")
 
 
-def main(run: Run, *, problems: PositiveInt = 40, seeds: PositiveInt = 8) -> None:
-    """Same weights as scikit-learn, mistakes against the bound, a cycle, and two ways out.
-
-    Parameters
-    ----------
-    problems
-        Separable problems for each of three dimensions.
-    seeds
-        Samples of the digits that cannot be separated.
-    """
-    from week07 import perceptron_evidence as evidence
-
-    evidence.check_against_sklearn(run)
-    evidence.show_steps(run)
-    evidence.show_bound(run, run.budget(quick=6, default=problems))
-    evidence.show_xor(run)
-    evidence.show_averages(run, run.budget(quick=2, default=seeds))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -24,8 +24,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from shared.study import PositiveInt, Run, cli
-
 
 @dataclass(frozen=True, eq=False)
 class ReLUNetwork:
@@ -191,26 +189,7 @@ def shape_of(n_hidden: int, n_parameters: int) -> list[int]:
     return [1, *[w] * n_hidden, 1]
 
 
-def main(run: Run, *, seeds: PositiveInt = 8, steps: PositiveInt = 1200) -> None:
-    """Exact constructions against their theorems, then trained networks of equal size.
-
-    Parameters
-    ----------
-    seeds
-        Networks for each target and depth.
-    steps
-        Training steps of a network.
-    """
-    from week07 import universal_approximation_evidence as evidence
-
-    seeds = run.budget(quick=2, default=max(seeds, 2), full=2 * max(seeds, 2))
-    steps = run.budget(quick=min(steps, 20), default=steps, full=4 * steps)
-    evidence.check_networks(run)
-    evidence.interpolation(run)
-    evidence.depth_multiplies(run)
-    evidence.linear_is_a_line(run)
-    evidence.trained(run, seeds, steps)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
-from shared.study import PositiveFloat, PositiveInt, Run, UserError, cli
+from shared.study import Run, UserError
 from week08.minigrad import DataLoader, Tensor, TensorDataset, nn, no_grad, optim
 from week08.minigrad import functional as F
 
@@ -195,42 +195,7 @@ def load(run: Run) -> tuple[str, Images, Images]:
     )
 
 
-def main(
-    run: Run,
-    *,
-    epochs: PositiveInt = 5,
-    cnn_epochs: PositiveInt = 2,
-    batch_size: PositiveInt = 128,
-    lr: PositiveFloat = 2e-3,
-) -> None:
-    """Train beside torch, then on MNIST, then with a backward pass in the wrong order.
-
-    Parameters
-    ----------
-    epochs, cnn_epochs
-        Passes over the training images, for the perceptron and the convolutional network.
-    batch_size
-        Images a step.
-    lr
-        Adam's learning rate at the start; twice that for the convolutional network.
-    """
-    from week08 import train_minigrad_evidence as evidence
-
-    name, train_images, test_images = load(run)
-    evidence.train_beside_torch(run, train_images)
-    recipes = {"MLP": (make_mlp, epochs, lr), "CNN": (make_cnn, cnn_epochs, 2 * lr)}
-    seeds = run.budget(quick=1, default=3, full=10)
-    more = 1 if name == "MNIST" else 20  # the digits are few: a pass over them is 12 steps
-    models = {}
-    for kind, seed in run.progress([("MLP", s) for s in range(seeds)] + [("CNN", 0)], "training"):
-        make, passes, rate = recipes[kind]
-        models[kind, seed] = learn(
-            make, train_images, test_images, epochs=run.budget(quick=1, default=more * passes),
-            batch_size=batch_size, lr=rate, seed=run.seed + seed,
-        )  # fmt: skip
-    evidence.judge(run, name, models, train_images, test_images, batch_size=batch_size, lr=lr)
-    evidence.backward_in_the_wrong_order(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from shared import artifacts
-from shared.study import PositiveFloat, PositiveInt, Run, cli
 
 # ---- the data
 
@@ -296,40 +295,7 @@ def prepare(
     return Training(model, optimizer, scheduler, loader), valid_loader
 
 
-def main(
-    run: Run,
-    *,
-    epochs: PositiveInt = 40,
-    batch_size: PositiveInt = 64,
-    lr: PositiveFloat = 5e-3,
-    patience: PositiveInt = 10,
-) -> None:
-    """Check the loop, train it on digits, then break it in the usual ways.
-
-    Parameters
-    ----------
-    epochs
-        Longest training; the learning rate reaches zero there.
-    batch_size
-        Samples a step.
-    lr
-        Highest learning rate of AdamW.
-    patience
-        Epochs without a lower validation loss before the loop stops.
-    """
-    from shared import datasets
-    from week08 import training_loop_evidence as evidence
-
-    digits = datasets.digits()
-    x = torch.from_numpy(digits.images.reshape(-1, 64) / 16).float()  # 16 is the format's maximum
-    y = torch.from_numpy(digits.labels).long()
-    options = {"batch_size": batch_size, "lr": lr, "epochs": run.budget(quick=2, default=epochs)}
-    evidence.check_helpers(run, x.double(), y)
-    evidence.check_evaluation(run, x, y)
-    evidence.check_resume(run, x, y, **options)
-    evidence.learn(run, x, y, patience=patience, **options)
-    evidence.break_it(run, x, y, **options)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

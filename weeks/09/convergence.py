@@ -24,8 +24,6 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Float
 
-from shared.study import PositiveInt, Run, cli
-
 Gradient = Callable[[np.ndarray], np.ndarray]
 
 # ---- methods: each is an endless sequence of points, the start first
@@ -248,25 +246,7 @@ def _require(lr: float, momentum: float) -> None:
         raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
 
 
-def main(run: Run, *, chains: PositiveInt = 400) -> None:
-    """State each theorem, measure the rate, and draw both.
-
-    Parameters
-    ----------
-    chains
-        Independent runs of SGD for each setting.
-    """
-    from week09 import convergence_evidence as evidence
-
-    run.say(__doc__.split("    uv run")[0])
-    evidence.check_iterates(run)
-    evidence.check_spectra(run)
-    evidence.measure_condition(run)
-    evidence.show_lower_bound(run)
-    evidence.show_counter_example(run)
-    evidence.check_noise(run)
-    evidence.show_noise(run, chains)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

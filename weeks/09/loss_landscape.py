@@ -30,8 +30,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shared.study import PositiveInt, Run, cli
-
 Params = dict[str, Tensor]  # as of `dict(model.named_parameters())`
 Normalization = Literal["filter", "layer", "none"]
 
@@ -295,34 +293,7 @@ def mean_rise(
     return float(around.mean() - loss(center))
 
 
-def main(
-    run: Run, *, seeds: PositiveInt = 8, depth: PositiveInt = 56, resolution: PositiveInt = 81
-) -> None:
-    """Check the curvature tools, then look: deep nets, batch sizes, scales, a path, a spectrum.
-
-    Parameters
-    ----------
-    seeds
-        Starts of the comparison of batch sizes.
-    depth
-        Layers of the two deep networks.
-    resolution
-        Points along each side of a drawn plane.
-    """
-    from week09 import loss_landscape_evidence as evidence
-
-    data = evidence.digits_split()
-    evidence.check_curvature(run, data)
-    evidence.same_function_another_picture(run, data)
-    evidence.batch_sizes(run, data, run.budget(quick=2, default=seeds, full=2 * seeds))
-    evidence.path_on_its_plane(run, data, run.budget(quick=9, default=41))
-    evidence.with_and_without_shortcuts(
-        run,
-        data,
-        run.budget(quick=min(depth, 8), default=depth),
-        run.budget(quick=9, default=resolution, full=2 * resolution),
-    )
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

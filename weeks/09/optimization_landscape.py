@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shared.study import PositiveInt, Run, cli
 from week09.optimizers import SGD, Adam, Muon, Optimizer, RMSProp
 
 # ---- surfaces
@@ -225,26 +224,7 @@ def tune(
     return int(scores.argmin()), scores
 
 
-def main(run: Run, *, steps: PositiveInt = 250) -> None:
-    """Tune six optimisers on six surfaces, judge them on fresh starts, draw and animate them.
-
-    Parameters
-    ----------
-    steps
-        Steps of each path.
-    """
-    from week09 import optimization_landscape_evidence as evidence
-
-    evidence.check_surfaces(run)
-    evidence.check_paths(run)
-    rates = evidence.compare(run, run.budget(quick=40, default=steps, full=4 * steps))
-    evidence.draw_paths(run, rates)
-    evidence.animate(run, rates)
-    evidence.show_saddle(run)
-    evidence.show_rotation(run)
-    evidence.show_muon(run)
-    evidence.show_rmsprop(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -27,8 +27,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shared.study import PositiveInt, Run, cli
-
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024): steep at 0, no convergence to 1
 
 
@@ -432,24 +430,7 @@ def trajectory(
     return torch.stack(path)
 
 
-def main(run: Run, *, steps: PositiveInt = 50) -> None:
-    """Follow torch's optimisers step by step, train with each, and break two of them.
-
-    Parameters
-    ----------
-    steps
-        Steps of each trajectory.
-    """
-    from week09 import optimizers_evidence as evidence
-
-    evidence.check_trajectories(run, steps)
-    evidence.check_orthogonalize(run)
-    evidence.check_resume(run)
-    evidence.train_digits(run)
-    evidence.without_bias_correction(run)
-    evidence.decay_inside_adam(run)
-    evidence.draw_newton_schulz(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -26,8 +26,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared.study import PositiveInt, Run, cli
-
 # ---- the ingredients; a leading `run` axis holds independent networks
 
 
@@ -242,24 +240,7 @@ def adam_step(
     weight.mul_(1 - lr * decay).sub_(lr / (1 - betas[0] ** state["t"]) * state["mean"] / rms)
 
 
-def main(run: Run, *, seeds: PositiveInt = 10, steps: PositiveInt = 400) -> None:
-    """Check every ingredient against torch, prove two theorems by numbers, and run the ablation.
-
-    Parameters
-    ----------
-    seeds
-        Draws of the training set, its wrong labels and the first weights.
-    steps
-        Optimiser steps of each network.
-    """
-    from week09 import regularization_evidence as evidence
-
-    evidence.check_ingredients(run)
-    evidence.check_theory(run)
-    evidence.show_decay_under_adam(run)
-    evidence.show_clipping(run)
-    evidence.ablate(run, seeds, steps)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -24,8 +24,6 @@ MiniCPM (2024), section 4 (warm-up, stable, decay).
 import math
 from collections.abc import Callable, Sequence
 
-from shared.study import Run, cli
-
 Schedule = Callable[[int], float]
 
 
@@ -180,16 +178,7 @@ def warmup_stable_decay(
     return linear(step - (steps - decay_steps), steps=decay_steps, final=final)
 
 
-def main(run: Run) -> None:
-    """Follow torch's schedulers step by step, then measure what warm-up and decay buy."""
-    from week09 import schedules_evidence as evidence
-
-    evidence.check_against_torch(run)
-    evidence.draw_schedules(run)
-    evidence.warmup_matters(run)
-    evidence.decay_on_a_bowl(run)
-    evidence.decay_on_digits(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

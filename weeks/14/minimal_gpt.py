@@ -15,10 +15,8 @@ Su et al., "RoFormer" (2021) for the positions; Jordan et al., "Muon" (2024) for
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -26,12 +24,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from shared import datasets
-from shared.study import NonNegativeInt, PositiveFloat, PositiveInt, Run, UserError, cli
+from shared.study import UserError
 from week09.optimizers import AdamW, Muon
 from week13.attention import scaled_dot_product_attention
 from week13.positional_encodings import apply_rope
-from week14.ngram import encode_characters
 
 # ---- the model
 
@@ -299,132 +295,6 @@ def sample(
 # ---- the experiment
 
 
-def main(
-    run: Run,
-    *,
-    dataset: str = "pydocs",
-    text: Path | None = None,
-    steps: PositiveInt | None = None,
-    batch: PositiveInt = 16,
-    context: PositiveInt = 64,
-    layers: PositiveInt = 3,
-    heads: PositiveInt = 4,
-    width: PositiveInt = 96,
-    positions: Literal["rotary", "learned"] = "rotary",
-    optimizer: Literal["muon", "adamw"] = "muon",
-    temperature: PositiveFloat = 0.8,
-    top_k: NonNegativeInt = 0,
-    prompt: str | None = None,
-    sample_length: NonNegativeInt = 600,
-) -> None:
-    """Train a GPT on text and see whether it beats counting.
-
-    Parameters
-    ----------
-    dataset
-        pydocs, tinyshakespeare, wikitext2 or wikipedia.
-    text
-        A text file of your own (UTF-8) instead of a dataset.
-    steps
-        Training steps; about a minute's worth if not given.
-    batch
-        Windows a step.
-    context
-        Characters a window.
-    layers
-        Transformer blocks.
-    heads
-        Attention heads a block.
-    width
-        Dimensions of the residual stream.
-    positions
-        How the model knows the order of characters.
-    optimizer
-        muon is Muon for the blocks' matrices and AdamW for the rest; adamw is AdamW for all.
-    temperature
-        Of the samples: lower is safer, higher is wilder.
-    top_k
-        Draw among the k likeliest characters only; 0 for all.
-    prompt
-        How the sample begins; "The " if not given.
-    sample_length
-        Characters to write.
-    """
-    from week14 import gpt_evidence as evidence
-
-    steps = steps or run.budget(quick=20, default=900, full=3000)
-    corpus = datasets.read_text_file(text) if text else datasets.load_text(dataset)
-    ids, alphabet = encode_characters(corpus)
-    if len(ids) < 20 * (context + 1):
-        raise UserError(
-            f"the text must hold at least {20 * (context + 1)} characters for --context"
-            f" {context}, got {len(ids)}"
-        )
-    prompt_ids = encode_prompt(prompt, alphabet)
-    tokens = torch.from_numpy(ids)
-    split = int(0.9 * len(tokens))
-    training, validation = tokens[:split], tokens[split:]
-
-    config = GPTConfig(len(alphabet), context, layers, heads, width, positions)
-    model, control = (GPT(config, run.generator()).to(run.device) for _ in range(2))
-    run.say(
-        f"{text or dataset}: {len(ids):,} characters, alphabet of {len(alphabet)}; "
-        f"GPT of {sum(p.numel() for p in model.parameters()):,} parameters on {run.device}"
-    )
-    evidence.check_against_transformers(run)
-    evidence.check_first_loss(run, evaluate(model, validation, window=context), config)
-
-    start = time.perf_counter()
-
-    def told(step: int, loss: float) -> None:
-        rate = (step + 1) * batch * context / (time.perf_counter() - start)
-        run.status(f"loss {loss:.2f}, {rate:,.0f} characters/s")
-
-    options = {"batch": batch, "optimizer": optimizer}
-    losses = train(
-        model,
-        training,
-        steps=steps,
-        generator=run.generator(1),
-        told=told,
-        steps_of=lambda n: run.progress(range(n), "training"),
-        **options,
-    )
-    seconds = time.perf_counter() - start
-    control_losses = train(
-        control,
-        training,
-        steps=max(steps // 6, 10),
-        generator=run.generator(1),
-        shuffle_targets=True,
-        steps_of=lambda n: run.progress(range(n), "control"),
-        **options,
-    )
-
-    evidence.judge(
-        run,
-        gpt=evaluate(model, validation, window=context),
-        control=evaluate(control, validation, window=context),
-        ngrams=evidence.count_ngrams(ids[:split], ids[split:], len(alphabet)),
-        losses=losses,
-        control_losses=control_losses,
-        must_win=text is None and (dataset, positions, optimizer) == ("pydocs", "rotary", "muon"),
-    )
-    run.metric("parameters", sum(p.numel() for p in model.parameters()), "", rtol=0.02)
-    run.metric("training time", seconds, "s", rtol=None)
-    evidence.draw_attention(run, model, validation[: min(context, 48)])
-    written = sample(
-        model,
-        prompt_ids,
-        sample_length,
-        temperature=temperature,
-        top_k=min(top_k, len(alphabet)),
-        generator=run.generator(2),
-    )
-    run.say(f"\nIt writes (temperature {temperature}):\n")
-    run.say("".join(alphabet[i] for i in written))
-
-
 def encode_prompt(prompt: str | None, alphabet: str) -> Int[Tensor, " n"]:
     """Tokens of the prompt; without one, of "The " or else of the alphabet's last character."""
     if prompt is None:
@@ -437,4 +307,6 @@ def encode_prompt(prompt: str | None, alphabet: str) -> Int[Tensor, " n"]:
 
 
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

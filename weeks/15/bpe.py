@@ -26,9 +26,6 @@ from typing import Literal
 
 import regex
 
-from shared import datasets
-from shared.study import PositiveInt, Run, UserError, cli
-
 # No merge crosses a word's end: letters, digits and the rest apart, each with its leading space.
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -315,40 +312,7 @@ class ByteLevelBPE:
         return self.decode_bytes(ids).decode("utf-8", errors)
 
 
-def main(
-    run: Run,
-    *,
-    dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
-    vocab_size: PositiveInt = 4096,
-) -> None:
-    """Train a tokeniser, compare it with two production ones, and see what it makes of text.
-
-    Parameters
-    ----------
-    dataset
-        Text to learn from; a fifth of it is held out.
-    vocab_size
-        Ids in all, at least 257.
-    """
-    from week15 import bpe_evidence as evidence
-
-    if vocab_size < 257:
-        raise UserError(f"vocab_size must be at least 257, got {vocab_size}")
-    if dataset == "pydocs":
-        documents = [document.text for document in datasets.pydocs()]
-    else:
-        documents = datasets.tinyshakespeare().split("\n\n")
-    documents = run.budget(quick=documents[:30], default=documents)
-    held_out, train = documents[::5], [d for i, d in enumerate(documents) if i % 5]
-    vocab_size = run.budget(quick=min(vocab_size, 600), default=vocab_size)
-    tokenizer = ByteLevelBPE.train(train, vocab_size)
-
-    evidence.check_against_tokenizers(run, tokenizer, train, held_out, vocab_size)
-    evidence.check_against_tiktoken(run, tokenizer, held_out)
-    evidence.compression(run, tokenizer, train, held_out)
-    evidence.longest_match(run, tokenizer, held_out)
-    evidence.draw_tokens(run, tokenizer)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -25,12 +25,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from shared.study import PositiveInt, Run, cli
 from week15.deduplication import deduplicate, normalize, shingles
 
 # ---- lines
@@ -254,22 +252,7 @@ def find_leaks(train: Sequence[str], held_out: Sequence[str], *, threshold: floa
     return Leaks(exact, near, np.array(overlap, dtype=np.float64))
 
 
-def main(
-    run: Run, *, data: Literal["auto", "pydocs"] = "auto", row_length: PositiveInt = 512
-) -> None:
-    """Take pages through the whole pipeline, check each step, and leak on purpose.
-
-    Parameters
-    ----------
-    data
-        Wikipedia if it has been fetched, or always Python's manual.
-    row_length
-        Tokens of a packed row.
-    """
-    from week15 import corpus_evidence as evidence
-
-    evidence.show(run, data, row_length)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -23,12 +23,9 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
-
-from shared.study import PositiveInt, Run, cli
 
 MERSENNE = 2**61 - 1  # a prime modulo which reduction is a shift and an addition
 _P, _LOW = np.uint64(MERSENNE), np.uint64(2**31 - 1)
@@ -344,22 +341,7 @@ def _exact_similarities(
                 del held[i]
 
 
-def main(
-    run: Run, *, n_documents: PositiveInt = 2000, data: Literal["auto", "pydocs"] = "auto"
-) -> None:
-    """Compare with exact Jaccard and datasketch, measure the S-curve, and break the hashing.
-
-    Parameters
-    ----------
-    n_documents
-        Documents of the test for recall, half of them edited copies.
-    data
-        Passages of Wikipedia if it has been fetched, or always those of Python's manual.
-    """
-    from week15 import deduplication_evidence as evidence
-
-    evidence.show(run, run.budget(quick=min(n_documents, 300), default=n_documents), data)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

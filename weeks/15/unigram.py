@@ -22,13 +22,9 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-
-from shared import datasets
-from shared.study import PositiveInt, Run, UserError, cli
 
 SPACE = "▁"  # U+2581 stands for the space before a word, as in SentencePiece
 UNKNOWN_PENALTY = 10.0  # nats below the least likely piece
@@ -354,43 +350,7 @@ class Unigram:
         return "".join(self.vocab[i] for i in ids).replace(SPACE, " ").strip()
 
 
-def main(
-    run: Run,
-    *,
-    dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
-    vocab_size: PositiveInt = 2000,
-) -> None:
-    """Train a unigram tokeniser, compare it with two libraries and with BPE and WordPiece.
-
-    Parameters
-    ----------
-    dataset
-        Text to learn from; a fifth of it is held out.
-    vocab_size
-        Tokens in all, at least 600.
-    """
-    from week15 import unigram_evidence as evidence
-
-    if vocab_size < 600:
-        raise UserError(f"vocab_size must be at least 600, got {vocab_size}")
-    if dataset == "pydocs":
-        documents = [document.text for document in datasets.pydocs()]
-    else:
-        documents = datasets.tinyshakespeare().split("\n\n")
-    documents = run.budget(quick=documents[:12], default=documents)
-    vocab_size = run.budget(quick=min(vocab_size, 600), default=vocab_size)
-    held_out, train = documents[::5], [d for i, d in enumerate(documents) if i % 5]
-
-    model = Unigram.train(train, vocab_size)
-    evidence.check_lattice(run)
-    evidence.check_viterbi(run, model, [*held_out, *evidence.NASTY])
-    theirs = evidence.check_sentencepiece(run, train, held_out, vocab_size)
-    evidence.check_training(run, model, theirs, train)
-    evidence.soft_and_hard(run, train, vocab_size)
-    evidence.longest_match(run, model, held_out)
-    evidence.compare_tokenizers(run, train, held_out)
-    evidence.draw_segmentations(run, model)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

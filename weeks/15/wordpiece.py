@@ -28,9 +28,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import xlogy
 
-from shared import datasets
-from shared.study import PositiveInt, Run, UserError, cli
-
 PREFIX = "##"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Score = Literal["count", "ratio", "likelihood"]
@@ -318,39 +315,7 @@ class WordPiece:
         return " ".join(self.vocab[i] for i in ids).replace(" " + PREFIX, "")
 
 
-def main(
-    run: Run,
-    *,
-    dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
-    vocab_size: PositiveInt = 2000,
-) -> None:
-    """Train by three scores, compare with Hugging Face's library, and see what each score prefers.
-
-    Parameters
-    ----------
-    dataset
-        Text to learn from; a fifth of it is held out.
-    vocab_size
-        Tokens in all, at least 500.
-    """
-    from week15 import wordpiece_evidence as evidence
-
-    if vocab_size < 500:
-        raise UserError(f"vocab_size must be at least 500, got {vocab_size}")
-    if dataset == "pydocs":
-        documents = [document.text for document in datasets.pydocs()]
-    else:
-        documents = datasets.tinyshakespeare().split("\n\n")
-    documents = run.budget(quick=documents[:20], default=documents)
-    vocab_size = run.budget(quick=min(vocab_size, 600), default=vocab_size)
-    held_out, train = documents[::5], [d for i, d in enumerate(documents) if i % 5]
-
-    tokenizer = WordPiece.train(train, vocab_size)
-    evidence.check_training(run, tokenizer, train)
-    evidence.check_encoding(run, tokenizer, [*held_out, *evidence.NASTY])
-    evidence.check_gain(run, train)
-    evidence.compare_scores(run, train, held_out, vocab_size)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

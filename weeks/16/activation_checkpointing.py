@@ -28,8 +28,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from shared.study import PositiveFloat, PositiveInt, Run, cli
-
 # ---- the mechanism
 
 
@@ -273,28 +271,7 @@ def peak_bytes(layers: int, segment: int, boundary: int, inner: int) -> int:
     return max(i * boundary + min(segment, layers - s) * inner for i, s in enumerate(starts))
 
 
-def main(
-    run: Run, *, layers: PositiveInt = 64, seq: PositiveInt = 48, dropout: PositiveFloat = 0.1
-) -> None:
-    """Check the gradients bit by bit, then count the bytes and operations against the formulas.
-
-    Parameters
-    ----------
-    layers
-        Depth of the stacks whose peak is measured.
-    seq
-        Tokens in a sequence.
-    dropout
-        Probability of dropping, in the checks and the training runs.
-    """
-    from week16 import activation_checkpointing_evidence as evidence
-
-    evidence.check_gradients(run, dropout)
-    evidence.check_bytes(run, seq)
-    evidence.check_flops(run, seq)
-    evidence.depth(run, layers)
-    evidence.forget_the_rng(run, dropout)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

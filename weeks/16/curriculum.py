@@ -24,8 +24,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared import datasets
-from shared.study import PositiveFloat, PositiveInt, Run, cli
 from week14.minimal_gpt import GPT, next_token_loss
 from week14.ngram import WittenBell
 
@@ -161,30 +159,7 @@ def mean_loss(model: GPT, windows: Int[Tensor, "n length"]) -> Float[Tensor, " n
     return -logits.gather(-1, windows[:, 1:, None]).mean(dim=(1, 2))
 
 
-def main(
-    run: Run, *, steps: PositiveInt | None = None, batch: PositiveInt = 16,
-    lr: PositiveFloat = 1e-2,
-) -> None:  # fmt: skip
-    """Train the same model on the same windows in four orders, on clean and on spoilt text.
-
-    Parameters
-    ----------
-    steps
-        Steps of the long runs; the short ones take a quarter.
-    batch
-        Windows a step.
-    lr
-        Highest learning rate of AdamW.
-    """
-    from week16 import curriculum_evidence as evidence
-
-    steps = steps or run.budget(quick=10, default=120, full=1200)
-    text = datasets.pydocs_text()
-    evidence.check_scores(run, text)
-    evidence.check_pace(run)
-    evidence.check_training(run)
-    evidence.compare(run, text, steps=steps, batch=batch, lr=lr)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -26,8 +26,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
-from shared.study import PositiveInt, Run, cli
-
 IGNORE = -100  # a target that is padding; the value that F.cross_entropy leaves out
 
 Batch = TypeVar("Batch")
@@ -219,23 +217,7 @@ def noise_scale(gradients: Float[Tensor, "micro_batch parameter"], size: int) ->
     return NoiseScale(signal, noise)
 
 
-def main(run: Run, *, micro_batch: PositiveInt = 2) -> None:
-    """Take the big batch's steps in pieces, then take them wrongly and measure by how much.
-
-    Parameters
-    ----------
-    micro_batch
-        Sequences in a micro-batch.
-    """
-    from week16 import gradient_accumulation_evidence as evidence
-
-    evidence.check_gradients(run, micro_batch)
-    evidence.check_steps(run, micro_batch)
-    evidence.check_noise_scale(run)
-    evidence.what_still_notices(run)
-    evidence.show_mean_of_means(run)
-    evidence.learn(run, micro_batch)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

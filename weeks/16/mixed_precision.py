@@ -28,8 +28,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from shared.study import PositiveInt, Run, cli
-
 # ---- formats
 
 
@@ -518,28 +516,7 @@ def choose_precision(
     return Precision(torch.float32, False, f"float32: {device.type} multiplies in nothing smaller")
 
 
-def main(run: Run, *, steps: PositiveInt = 600, seeds: PositiveInt = 3) -> None:
-    """Check the formats bit by bit, then train a small network with each way of storing.
-
-    Parameters
-    ----------
-    steps
-        Training steps of each network.
-    seeds
-        Networks trained side by side.
-    """
-    from week16 import mixed_precision_evidence as evidence
-
-    evidence.check_formats(run)
-    evidence.check_scaler(run)
-    evidence.check_autocast(run)
-    evidence.check_steps(run)
-    evidence.sums(run)
-    evidence.training(run, steps=run.budget(quick=min(steps, 60), default=steps),
-                      seeds=run.budget(quick=min(seeds, 2), default=seeds))  # fmt: skip
-    choice = choose_precision(torch.device("cpu"))
-    run.say(f"precision that the probe chooses here: {choice.reason}")
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -26,7 +26,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared.study import Run, cli
 from week14.minimal_gpt import (
     GPT,
     GPTConfig,
@@ -294,23 +293,7 @@ GRID_FULL = {
 }
 
 
-def main(run: Run, *, dataset: str = "pydocs") -> None:
-    """Train twenty models at four budgets, fit the law, and predict a larger run.
-
-    Parameters
-    ----------
-    dataset
-        Text to learn: pydocs, tinyshakespeare, wikitext2 or wikipedia.
-    """
-    from week16 import scaling_laws_evidence as evidence
-
-    grid = run.budget(quick=GRID_QUICK, default=GRID, full=GRID_FULL)
-    held_out = run.budget(quick=(8e8, 12), default=HELD_OUT, full=(8e11, 128))
-    evidence.check_flops(run)
-    evidence.check_training(run)
-    evidence.check_fit(run)
-    evidence.experiment(run, dataset, grid, held_out)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

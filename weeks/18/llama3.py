@@ -27,8 +27,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from shared.study import PositiveInt, Run, cli
-
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -413,31 +411,7 @@ def weight_bytes(config: LlamaConfig, *, bytes_per_value: int = 2) -> int:
     return n_parameters(config) * bytes_per_value
 
 
-# ---- what it shows
-
-
-def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | None = None) -> None:
-    """Compare with transformers, count the costs, and put each change to the test by training.
-
-    Parameters
-    ----------
-    steps
-        Training steps of each model in the comparison of blocks.
-    seeds
-        Models of each kind in that comparison, at least 2.
-    """
-    from week18 import llama3_evidence as evidence
-
-    evidence.check_against_transformers(run)
-    evidence.check_round_trip(run)
-    evidence.check_equivalences(run)
-    evidence.check_costs(run)
-    evidence.draw_frequencies(run)
-    evidence.draw_cache(run)
-    steps = steps or run.budget(quick=5, default=120, full=600)
-    seeds = max(2, seeds or run.budget(quick=2, default=4, full=8))
-    evidence.compare_blocks(run, steps=steps, seeds=seeds)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -8,8 +8,8 @@ import time
 
 import torch
 
+from week19.evidence.kv_cache import hugging_face_twin, small_llama, transformers_greedy
 from week19.kv_cache import generate
-from week19.kv_cache_evidence import hugging_face_twin, small_llama, transformers_greedy
 from week19.sampling import greedy
 
 NEW_TOKENS, PROMPT = 256, [3, 1, 4, 1, 5, 9, 2, 6]

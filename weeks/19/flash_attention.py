@@ -27,8 +27,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared.study import PositiveInt, Run, cli
-
 Rows = Float[Tensor, "*head query"]
 State = tuple[Tensor, Tensor, Tensor]  # m, ℓ and a
 
@@ -387,25 +385,7 @@ def validate_shapes(
         )
 
 
-def main(run: Run, *, seeds: PositiveInt = 8) -> None:
-    """Compare with torch's kernels, count accesses and saved bytes, and break the rescaling.
-
-    Parameters
-    ----------
-    seeds
-        Draws for the comparison of rounding in bfloat16.
-    """
-    from week19 import flash_attention_evidence as evidence
-
-    evidence.check_against_torch(run)
-    evidence.check_softmax(run)
-    evidence.check_first_steps(run)
-    evidence.count_accesses(run)
-    evidence.measure_memory(run)
-    evidence.compare_rounding(run, run.budget(quick=min(seeds, 3), default=seeds))
-    evidence.break_rescaling(run)
-    evidence.draw_tiles(run)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

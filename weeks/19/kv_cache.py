@@ -24,7 +24,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from shared.study import PositiveInt, Run, cli
 from week18.llama3 import Llama
 from week19.paged_cache import PagedKVCache
 
@@ -275,23 +274,7 @@ def _decode(model, padded, max_new_tokens, choose, cache, stop, generator):
 # ---- the experiment
 
 
-def main(run: Run, *, new_tokens: PositiveInt = 256) -> None:
-    """Check both caches against no cache and against transformers; measure memory and speed.
-
-    Parameters
-    ----------
-    new_tokens
-        Tokens generated where speed is measured.
-    """
-    from week19 import kv_cache_evidence as evidence
-
-    evidence.check_equivalences(run)
-    evidence.check_against_transformers(run)
-    evidence.check_memory(run)
-    evidence.draw_paging(run)
-    evidence.draw_wrong_position(run)
-    evidence.draw_speed(run, run.budget(quick=24, default=new_tokens))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

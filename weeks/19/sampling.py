@@ -25,8 +25,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared.study import PositiveInt, Run, cli
-
 NEVER = -math.inf
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -270,26 +268,7 @@ class Sampler:
 # ---- the experiment
 
 
-def main(run: Run, *, steps: PositiveInt = 200, tokens: PositiveInt = 240) -> None:
-    """Check filters and beam search against transformers, then see what each does to a text.
-
-    Parameters
-    ----------
-    steps
-        Training steps of the small character model.
-    tokens
-        Characters that it writes with each method.
-    """
-    from week19 import sampling_evidence as evidence
-
-    evidence.check_filters(run)
-    evidence.check_draws(run)
-    evidence.check_beam_search(run)
-    model, text = evidence.train_characters(run, run.budget(quick=6, default=steps))
-    evidence.draw_filters(run, model, text)
-    evidence.top_p_off_by_one(run, model, text)
-    evidence.draw_loops(run, model, text, run.budget(quick=24, default=tokens))
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -26,8 +26,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from shared.study import PositiveInt, Run, cli
-
 # Probabilities of the next token after each one of a sequence (its batch is 1).
 NextToken = Callable[[Int[Tensor, "1 seq"]], Float[Tensor, "1 seq vocab"]]
 
@@ -260,23 +258,7 @@ def _require(prompt: Tensor, length: int) -> None:
         raise ValueError(f"length must be at least 0, got {length}")
 
 
-def main(run: Run, *, seeds: PositiveInt = 3, length: PositiveInt = 100) -> None:
-    """Exact laws by enumeration, Markov models by the thousand, then two small GPTs.
-
-    Parameters
-    ----------
-    seeds
-        Pairs of models for the statistics.
-    length
-        Characters that the GPTs write.
-    """
-    from week19 import speculative_evidence as evidence
-
-    evidence.check_by_enumeration(run)
-    evidence.check_markov(run, seeds)
-    evidence.show_falsifiers(run, seeds)
-    evidence.speak(run, length)
-
-
 if __name__ == "__main__":
-    cli(main)
+    from shared.study import hand_over
+
+    hand_over(__file__)

@@ -1,0 +1,62 @@
+"""What the README says of the benchmark is what the committed records say."""
+
+import matplotlib.image
+import pytest
+from enforce import ROOT
+
+from shared import datasets
+from shared.errors import UserError
+from tiny_gpt import ablation, bench, tables
+from tiny_gpt.measure import child, read_record
+from tiny_gpt.prepare import prepare
+
+RESULTS = ROOT / "capstones" / "tiny_gpt" / "results"
+
+
+def test_tables_are_rendered_from_the_records():
+    pages = tables.pages(RESULTS)
+    names = {"duels", "speed", "windows", "costs", "ablation", "wikipedia"}
+    assert set(pages) == {f"{name}.md" for name in names}
+    for name, text in pages.items():
+        assert (RESULTS / name).read_text(encoding="utf-8") == text, f"{name} is stale"
+
+
+def test_duels_are_whole_and_of_the_recipes_as_they_are():
+    rows = read_record(bench.RECORD)["rows"]
+    for name in bench.DUELS:
+        plan = rows[name]["plan"]
+        assert not plan["quick"]
+        assert {pair["seed"] for pair in rows[name]["pairs"]} >= {0, 1, 2}
+        assert plan["recipe"] == bench.recipes.RECIPES[name], "the recipe changed after the record"
+        assert rows[name]["verdicts"] == bench.judge(name, rows[name]["pairs"])
+    assert bench.rival_is_one({"rows": rows}) is not None
+
+
+def test_training_today_follows_the_recorded_curve(tmp_path):
+    """What all other tests cannot see: that the whole learns as well as it did."""
+    try:
+        datasets.tinyshakespeare()
+    except UserError as error:
+        pytest.skip(str(error))
+    options = {"tokenizer": "char", "split": "tail", "dedup": "off", "workers": 1}
+    prepare("tinyshakespeare", tmp_path / "data", **options)
+    lines = {line["name"]: line for line in read_record(bench.RECORD)["rows"]["curves"]["lines"]}
+    recorded = dict(zip(lines["speed"]["steps"], lines["speed"]["val_loss"], strict=True))
+    changes = {"eval_every": 4 * min(recorded)}
+    arguments = bench.recipes.as_arguments("speed", tmp_path / "data", 1, changes)
+    found = dict(child("tiny_gpt.recipes", arguments, threads=1, timeout=300)["evaluated"])
+    assert len(found) >= 4
+    # Another machine rounds otherwise, and training magnifies it: as far as seeds differ.
+    assert found == pytest.approx({step: recorded[step] for step in found}, abs=0.02)
+
+
+def test_every_ingredient_was_tried_with_three_seeds():
+    effects = ablation.effects(read_record(ablation.RECORD))
+    assert {e.name for e in effects} == {i.name for i in ablation.INGREDIENTS}
+    assert all(e.change.n >= 3 for e in effects)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.png")), ids=lambda p: p.name)
+def test_figures_are_small_and_show_something(path):
+    assert path.stat().st_size <= 150_000
+    assert matplotlib.image.imread(path).std() > 0.01

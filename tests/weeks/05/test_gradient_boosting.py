@@ -1,0 +1,410 @@
+"""Week 05: second-order boosting of trees."""
+
+import numpy as np
+import pytest
+import xgboost as xgb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+
+from week05.evidence.gradient_boosting import fit_xgboost, xgboost_margin
+from week05.gradient_boosting import GradientBoosting, derivatives, loss, sigmoid, softmax
+from week05.histogram_trees import find_cuts, grow_tree, leaf_score, soft_threshold, to_bins
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def table(n=300, seed=0, missing=0.15, levels=None):
+    """Continuous and coded columns, with values missing at random and not at random."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 4))
+    y = 2 * X[:, 0] + X[:, 1] * X[:, 2] + 0.3 * rng.normal(size=n)
+    if levels:
+        X = np.round(levels * X)
+    X = np.c_[X, rng.integers(0, 5, n)]
+    if missing:
+        X[:, :4][rng.random((n, 4)) < missing] = np.nan
+        X[y > 1, 3] = np.nan
+    return X, y
+
+
+def targets(objective, y):
+    if objective == "squared_error":
+        return y
+    return (y > 0).astype(int) if objective == "logistic" else np.digitize(y, [-1, 1])
+
+
+def compare(objective, method, n=300, seed=0, rounds=8, levels=None, missing=0.15, **options):
+    X, y = table(n, seed, missing, levels)
+    y = targets(objective, y)
+    booster, cuts = fit_xgboost(X, y, objective, rounds, tree_method=method, **options)
+    ours = GradientBoosting(objective, n_estimators=rounds, tree_method=method, **options)
+    ours.fit(X, y, cuts=cuts)
+    new, _ = table(200, seed + 1, 0.2, levels)
+    for data in (X, new, 3 * new):  # also beyond all that was seen
+        np.testing.assert_allclose(
+            ours.decision_function(data), xgboost_margin(booster, data), atol=1e-4
+        )
+    return ours, booster
+
+
+METHODS = pytest.mark.parametrize("method", ["hist", "exact"])
+OBJECTIVES = pytest.mark.parametrize("objective", ["squared_error", "logistic", "softmax"])
+
+
+@METHODS
+@OBJECTIVES
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_depth": 3, "reg_alpha": 1.5, "reg_lambda": 0.3},
+        {"gamma": 2.0, "max_depth": 5},
+        {"min_child_weight": 5.0, "gamma": 0.5, "learning_rate": 0.1},
+    ],
+    ids=str,
+)
+def test_predicts_as_xgboost(objective, method, options):
+    compare(objective, method, **options)
+
+
+@METHODS
+@pytest.mark.parametrize("levels", [1, 4])
+def test_predicts_as_xgboost_with_tied_values(method, levels):
+    compare("squared_error", method, levels=levels)
+    # Splits that different features share are told apart by rounding, in deep nodes.
+    compare("squared_error", method, levels=levels, missing=0, max_depth=3)
+
+
+@settings(max_examples=8)
+@given(st.integers(5, 120), st.sampled_from(["hist", "exact"]), st.integers(0, 10**6))
+def test_predicts_as_xgboost_on_small_tables(n, method, seed):
+    compare("squared_error", method, n=n, seed=seed, rounds=3)
+
+
+def test_predicts_as_xgboost_with_wide_bins():
+    X, y = table(1000)
+    booster, cuts = fit_xgboost(X, y, "squared_error", 8, max_bins=16)
+    assert max(map(len, cuts)) <= 17
+    ours = GradientBoosting(n_estimators=8).fit(X, y, cuts=cuts)
+    np.testing.assert_allclose(ours.decision_function(X), xgboost_margin(booster, X), atol=1e-4)
+
+
+def test_same_trees_as_xgboost():
+    ours, booster = compare("squared_error", "hist", rounds=3)
+    frame = booster.trees_to_dataframe()
+    for t, (tree,) in enumerate(ours.trees_):
+        rows = frame[frame.Tree == t].set_index("ID")
+        stack = [(0, f"{t}-0")]
+        while stack:
+            node, name = stack.pop()
+            row = rows.loc[name]
+            assert tree.cover[node] == pytest.approx(row.Cover, rel=1e-5)
+            if tree.feature[node] < 0:
+                assert row.Feature == "Leaf"
+                assert tree.value[node] == pytest.approx(row.Gain, abs=1e-5)
+                continue
+            assert row.Feature == f"f{tree.feature[node]}"
+            assert tree.threshold[node] == pytest.approx(row.Split, abs=1e-6)
+            assert tree.gain[node] == pytest.approx(row.Gain, rel=1e-4, abs=1e-4)
+            assert (row.Missing == row.Yes) == tree.default_left[node]
+            stack += [(tree.left[node], row.Yes), (tree.right[node], row.No)]
+
+
+def test_own_cuts_are_xgboosts_while_values_have_their_own_bins():
+    X, y = table(200, levels=3)
+    _, theirs = fit_xgboost(X, y, "squared_error", 1)
+    for ours, reference in zip(find_cuts(X.astype(np.float32), 256), theirs, strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-6)
+
+
+@METHODS
+def test_sample_weight_equals_xgboosts_and_weight_two_equals_two_copies(method):
+    X, y = table(150)
+    weight = np.random.default_rng(0).integers(0, 3, 150)
+    options = {"n_estimators": 5, "tree_method": method, "max_depth": 3, "base_score": 0.0}
+    weighted = GradientBoosting(**options).fit(X, y, sample_weight=weight)
+    again = np.repeat(np.arange(150), weight)
+    cuts = None if method == "exact" else find_cuts(X.astype(np.float32), 256)
+    copied = GradientBoosting(**options).fit(X[again], y[again], cuts=cuts)
+    np.testing.assert_allclose(weighted.predict(X[again]), copied.predict(X[again]), atol=1e-5)
+
+
+# ---- by hand
+
+
+def test_leaf_and_gain_by_hand():
+    """Four rows, squared error from 0: G = -(1 + 2), -(7 + 8), λ = 1."""
+    X, y = np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([1.0, 2.0, 7.0, 8.0])
+    model = GradientBoosting(n_estimators=1, learning_rate=1.0, max_depth=1, base_score=0.0)
+    (tree,) = model.fit(X, y).trees_[0]
+    assert tree.threshold[0] == 3.0  # a row at the edge goes right
+    np.testing.assert_allclose(tree.value[1:], [3 / 3, 15 / 3])
+    assert tree.gain[0] == pytest.approx(3**2 / 3 + 15**2 / 3 - 18**2 / 5)
+    np.testing.assert_allclose(model.predict(X), [1, 1, 5, 5])
+
+
+def test_exact_threshold_is_the_midpoint():
+    X, y = np.array([[1.0], [2.0], [7.0], [8.0]]), np.array([0.0, 0.0, 9.0, 9.0])
+    model = GradientBoosting(n_estimators=1, max_depth=1, tree_method="exact").fit(X, y)
+    assert model.trees_[0][0].threshold[0] == 4.5
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_missing_values_go_where_it_pays(side):
+    X = np.array([[0.0], [0.0], [1.0], [1.0], [np.nan], [np.nan]])
+    low, high = (0.0, 10.0) if side == "left" else (10.0, 0.0)
+    y = np.array([low, low, high, high, 0.0, 0.0])
+    model = GradientBoosting(n_estimators=1, learning_rate=1.0, max_depth=1, reg_lambda=0.0)
+    tree = model.fit(X, y).trees_[0][0]
+    assert tree.default_left[0] == (side == "left")
+    np.testing.assert_allclose(model.predict(X), y, atol=1e-6)
+
+
+def test_split_on_missing_alone():
+    X = np.array([[0.0], [1.0], [2.0], [np.nan], [np.nan], [np.nan]])
+    y = np.array([0.0, 0.0, 0.0, 5.0, 5.0, 5.0])
+    model = GradientBoosting(n_estimators=1, learning_rate=1.0, reg_lambda=0.0).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), y, atol=1e-6)
+
+
+def test_gamma_stops_a_split_of_smaller_gain_only():
+    X, y = np.arange(4.0)[:, None], np.array([1.0, 2.0, 7.0, 8.0])
+    gain = 3**2 / 3 + 15**2 / 3 - 18**2 / 5
+    for gamma, nodes in ((gain - 0.01, 3), (gain + 0.01, 1)):
+        model = GradientBoosting(n_estimators=1, max_depth=1, base_score=0.0, gamma=gamma)
+        assert len(model.fit(X, y).trees_[0][0].feature) == nodes
+
+
+def test_hist_stops_where_exact_looks_further():
+    """XOR's first split gains almost nothing: exact keeps it for what comes below."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (400, 2)).astype(float)
+    y = (X[:, 0] != X[:, 1]) * 4.0 + 0.01 * rng.normal(size=400)
+    leaves = {}
+    for method in ("hist", "exact"):
+        model = GradientBoosting(n_estimators=1, tree_method=method, gamma=50.0, max_depth=2)
+        tree = model.fit(X, y).trees_[0][0]
+        leaves[method] = len(np.unique(model.predict(X)))
+        assert (tree.gain[tree.feature >= 0] >= 50).all() or method == "exact"
+    assert leaves == {"hist": 1, "exact": 4}
+
+
+def test_min_child_weight_counts_rows_for_squared_error():
+    X, y = table(200)
+    model = GradientBoosting(n_estimators=1, min_child_weight=30.0).fit(X, y)
+    tree = model.trees_[0][0]
+    assert tree.cover.min() >= 30
+    np.testing.assert_allclose(tree.cover[0], 200)
+
+
+def test_l1_zeroes_leaves():
+    X, y = table(50)
+    model = GradientBoosting(n_estimators=1, reg_alpha=1e6).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), y.mean())
+    np.testing.assert_array_equal(soft_threshold(np.array([-3.0, 0.5, 2.0]), 1.0), [-2, 0, 1])
+    assert leaf_score(np.array([3.0]), np.array([2.0]), 1.0, 1.0)[0] == pytest.approx(4 / 3)
+
+
+# ---- losses
+
+
+@OBJECTIVES
+@given(seed=seeds)
+def test_derivatives_are_those_of_the_loss(objective, seed):
+    rng = np.random.default_rng(seed)
+    k = 3 if objective == "softmax" else 1
+    margin = rng.normal(size=(1, k))
+    target = {"squared_error": rng.normal(size=(1, 1)), "logistic": np.ones((1, 1)),
+              "softmax": np.eye(3)[[1]]}[objective]  # fmt: skip
+    scale = (lambda m, t: loss(objective, m, t) ** 2 / 2) if k == 1 and objective[1] == "q" else (
+        lambda m, t: loss(objective, m, t))  # fmt: skip
+    g, h = derivatives(objective, margin, target)
+    e = np.eye(k)[:1] * 1e-4
+    up, mid, down = (scale(margin + s * e, target) for s in (1, 0, -1))
+    assert g[0, 0] == pytest.approx((up - down) / 2e-4, abs=1e-5)
+    factor = 2 if objective == "softmax" else 1
+    assert h[0, 0] == pytest.approx(factor * (up - 2 * mid + down) / 1e-8, abs=1e-4)
+
+
+def test_extreme_margins_stay_finite():
+    margin = np.array([[-1e4], [1e4]])
+    with np.errstate(over="raise", invalid="raise"):
+        np.testing.assert_array_equal(sigmoid(margin), [[0], [1]])
+        assert np.isfinite(loss("logistic", margin, np.array([[1.0], [0.0]])))
+        np.testing.assert_allclose(softmax(np.array([[1e4, 0.0, -1e4]])), [[1, 0, 0]])
+
+
+# ---- boosting
+
+
+@OBJECTIVES
+def test_training_loss_falls_every_round(objective):
+    X, y = table()
+    model = GradientBoosting(objective, n_estimators=20, learning_rate=0.1, max_depth=3)
+    losses = model.fit(X, targets(objective, y)).train_loss_
+    assert (np.diff(losses) < 0).all()
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_row_and_column_sampling():
+    X, y = table()
+    model = GradientBoosting(n_estimators=30, subsample=0.5, colsample_bytree=0.4, max_depth=3)
+    model.fit(X, y)
+    for (tree,) in model.trees_:
+        assert tree.cover[0] == 150
+        assert len(set(tree.feature[tree.feature >= 0])) <= 2
+    used = {int(f) for (tree,) in model.trees_ for f in tree.feature[tree.feature >= 0]}
+    assert used == set(range(5))
+    other = clone(model).set_params(random_state=1).fit(X, y)
+    np.testing.assert_array_equal(clone(model).fit(X, y).predict(X), model.predict(X))
+    assert np.abs(other.predict(X) - model.predict(X)).max() > 0.01
+
+
+def test_sampling_helps_as_much_as_xgboosts():
+    X, y = table(600)
+    Xn, yn = table(600, 1)
+    ours, theirs = [], []
+    for seed in range(5):
+        options = {"subsample": 0.5, "colsample_bytree": 0.6, "max_depth": 3}
+        model = GradientBoosting(n_estimators=15, random_state=seed, **options).fit(X, y)
+        booster, _ = fit_xgboost(X, y, "squared_error", 15, seed=seed, **options)
+        ours.append(np.sqrt(np.mean((model.predict(Xn) - yn) ** 2)))
+        theirs.append(np.sqrt(np.mean((xgboost_margin(booster, Xn)[:, 0] - yn) ** 2)))
+    noise = np.hypot(np.std(ours, ddof=1), np.std(theirs, ddof=1)) / np.sqrt(5)
+    assert abs(np.mean(ours) - np.mean(theirs)) < 4 * noise
+
+
+def test_early_stopping_keeps_the_best_round():
+    X, y = table(200)
+    Xn, yn = table(200, 1)
+    model = GradientBoosting(n_estimators=200, learning_rate=0.5, early_stopping_rounds=5)
+    model.fit(X, y, eval_set=(Xn, yn))
+    best = model.best_iteration_
+    assert len(model.trees_) == best + 6 < 200
+    assert min(model.eval_loss_) == model.eval_loss_[best]
+    rmse = np.sqrt(np.mean((model.predict(Xn) - yn) ** 2))
+    assert rmse == pytest.approx(model.eval_loss_[best])
+    np.testing.assert_array_equal(
+        model.decision_function(Xn), model.decision_function(Xn, best + 1)
+    )
+
+
+def test_early_stopping_stops_where_xgboost_does():
+    X, y = table(200)
+    Xn, yn = table(200, 1)
+    settings_ = {"eta": 0.5, "tree_method": "exact", "objective": "reg:squarederror", "nthread": 1}
+    booster = xgb.train(
+        settings_, xgb.DMatrix(X, y), 200, evals=[(xgb.DMatrix(Xn, yn), "e")],
+        early_stopping_rounds=5, verbose_eval=False,
+    )  # fmt: skip
+    ours = GradientBoosting(n_estimators=200, learning_rate=0.5, early_stopping_rounds=5,
+                            tree_method="exact").fit(X, y, eval_set=(Xn, yn))  # fmt: skip
+    assert ours.best_iteration_ == booster.best_iteration
+
+
+def test_labels_of_any_kind_and_probabilities():
+    X, y = table()
+    words = np.array(["low", "mid", "high"])[np.digitize(y, [-1, 1])]
+    model = GradientBoosting("softmax", n_estimators=10).fit(X, words)
+    assert list(model.classes_) == ["high", "low", "mid"]
+    np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), 1)
+    assert model.score(X, words) > 0.9
+    two = GradientBoosting("logistic", n_estimators=10).fit(X, y > 0)
+    assert two.predict(X).dtype == bool
+    np.testing.assert_allclose(two.predict_proba(X)[:, 1], sigmoid(two.decision_function(X)[:, 0]))
+
+
+def test_importances_find_the_signal():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 4))
+    model = GradientBoosting(n_estimators=10).fit(X, X[:, 2])
+    assert model.feature_importances_.argmax() == 2
+    assert model.feature_importances_.sum() == pytest.approx(1)
+
+
+def test_degenerate_tables():
+    flat = GradientBoosting(n_estimators=3).fit(np.ones((5, 2)), np.arange(5.0))
+    np.testing.assert_allclose(flat.predict(np.zeros((2, 2))), 2)
+    nothing = GradientBoosting(n_estimators=3).fit(np.full((5, 2), np.nan), np.arange(5.0))
+    np.testing.assert_allclose(nothing.predict(np.ones((2, 2))), 2)
+    constant = GradientBoosting(n_estimators=3).fit(np.arange(5.0)[:, None], np.ones(5))
+    np.testing.assert_allclose(constant.predict(np.ones((2, 1))), 1)
+    stump = GradientBoosting(n_estimators=3, max_depth=0).fit(*table(20))
+    assert len(np.unique(stump.predict(table(20)[0]))) == 1
+
+
+def test_works_with_sklearns_tools():
+    X, y = table(150, missing=0.1)
+    assert cross_val_score(GradientBoosting(n_estimators=5, max_depth=3), X, y, cv=2).mean() > 0.4
+    model = GradientBoosting("logistic", n_estimators=5, max_depth=3)
+    assert cross_val_score(model, X, y > 0, cv=2, scoring="roc_auc").mean() > 0.8
+
+
+# ---- wrong input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "hinge"}, "objective must be one of .* got 'hinge'"),
+        ({"tree_method": "gpu"}, "tree_method must be one of"),
+        ({"n_estimators": 0}, "n_estimators must be at least 1, got 0"),
+        ({"max_bins": 1}, "max_bins must be at least 2, got 1"),
+        ({"gamma": -1.0}, "gamma must be at least 0, got -1.0"),
+        ({"reg_lambda": float("nan")}, "reg_lambda must be at least 0, got nan"),
+        ({"learning_rate": 0.0}, r"learning_rate must be in \(0, 1\], got 0.0"),
+        ({"subsample": 1.5}, r"subsample must be in \(0, 1\], got 1.5"),
+        ({"early_stopping_rounds": 3}, "early_stopping_rounds needs an eval_set"),
+    ],
+)
+def test_wrong_parameters(options, message):
+    with pytest.raises(ValueError, match=message):
+        GradientBoosting(**options).fit(*table(20))
+
+
+def test_wrong_input():
+    X, y = table(20)
+    with pytest.raises(ValueError, match="infinity"):
+        GradientBoosting().fit(np.where(np.isnan(X), np.inf, X), y)
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        GradientBoosting().fit(X, np.full(20, np.nan))
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        GradientBoosting("logistic").fit(X, np.ones(20, dtype=int))
+    with pytest.raises(ValueError, match="must be fitted before use"):
+        GradientBoosting().predict(X)
+    model = GradientBoosting(n_estimators=1).fit(X, y)
+    with pytest.raises(ValueError, match="X has 3 features"):
+        model.predict(X[:, :3])
+    with pytest.raises(ValueError, match="predict_proba needs objective"):
+        model.predict_proba(X)
+    with pytest.raises(ValueError, match="sample_weight must hold 20 numbers"):
+        GradientBoosting().fit(X, y, sample_weight=-np.ones(20))
+    with pytest.raises(ValueError, match="cuts must have an array for each of 5 features, got 1"):
+        GradientBoosting().fit(X, y, cuts=[np.array([0.0])])
+    with pytest.raises(ValueError, match="eval_set must have only labels of y"):
+        GradientBoosting("logistic").fit(X, y > 0, eval_set=(X, np.full(20, 7)))
+
+
+def test_two_classes_are_asked_of_logistic():
+    X, y = table(60)
+    with pytest.raises(ValueError, match="logistic needs two classes, got 3"):
+        GradientBoosting("logistic").fit(X, np.digitize(y, [-1, 1]))
+
+
+def test_bins_by_hand():
+    X = np.array([[1.0], [np.nan], [3.0], [2.0]], dtype=np.float32)
+    binned = to_bins(X, find_cuts(X, 256))
+    np.testing.assert_array_equal(binned.bins, [[0, 3, 2, 1]])
+    np.testing.assert_allclose(binned.cuts[0], [2, 3, 6], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"cuts\[0\] must ascend strictly"):
+        to_bins(X, [np.array([2.0, 2.0], dtype=np.float32)])
+
+
+def test_columns_restrict_the_features():
+    X = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+    g = -X[:, 0].astype(float)
+    tree, leaf = grow_tree(to_bins(X, find_cuts(X, 32)), g, np.ones(100), columns=np.array([1, 2]))
+    assert 0 not in tree.feature
+    np.testing.assert_array_equal(tree.predict(X), tree.value[leaf])

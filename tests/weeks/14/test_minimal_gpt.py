@@ -1,0 +1,342 @@
+"""The GPT against transformers, and what must hold of any language model."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from shared.errors import UserError
+from week14.evidence.minimal_gpt import check_first_loss, count_ngrams
+from week14.minimal_gpt import (
+    GPT,
+    GPTConfig,
+    encode_prompt,
+    evaluate,
+    make_optimizers,
+    next_token_loss,
+    random_batch,
+    sample,
+    train,
+)
+from week14.transformers_layout import from_gpt2, from_gpt_neox
+
+
+def small(positions="rotary", vocab=11, context=12, seed=0):
+    config = GPTConfig(vocab, context, n_layers=2, n_heads=2, d_model=16, positions=positions)
+    return GPT(config, torch.Generator().manual_seed(seed))
+
+
+def random_weights(model):
+    torch.manual_seed(0)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)
+    return model
+
+
+@settings(max_examples=6)
+@given(
+    layers=st.integers(1, 3),
+    heads=st.sampled_from([1, 2, 3]),
+    head_dim=st.sampled_from([2, 4, 6]),
+    length=st.integers(1, 9),
+)
+def test_equals_gpt2(layers, heads, head_dim, length):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    theirs = random_weights(
+        GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=7, n_positions=9, n_embd=heads * head_dim, n_layer=layers, n_head=heads,
+                tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
+            )
+        )
+    ).eval()  # fmt: skip
+    ours = GPT(GPTConfig(7, 9, layers, heads, heads * head_dim, "learned"))
+    ours.load_state_dict(from_gpt2(theirs.state_dict()))
+    tokens = torch.randint(7, (2, length), generator=torch.manual_seed(1))
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=6)
+@given(
+    layers=st.integers(1, 3),
+    heads=st.sampled_from([1, 2, 3]),
+    head_dim=st.sampled_from([2, 4, 6]),
+    length=st.integers(1, 9),
+)
+def test_equals_gpt_neox(layers, heads, head_dim, length):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    theirs = random_weights(
+        GPTNeoXForCausalLM(
+            GPTNeoXConfig(
+                vocab_size=7, max_position_embeddings=9, hidden_size=heads * head_dim,
+                num_hidden_layers=layers, num_attention_heads=heads,
+                intermediate_size=4 * heads * head_dim, rope_parameters=rope,
+                hidden_act="gelu_new", use_parallel_residual=False, tie_word_embeddings=False,
+                bos_token_id=0, eos_token_id=0,
+            )
+        )
+    ).eval()  # fmt: skip
+    ours = GPT(GPTConfig(7, 9, layers, heads, heads * head_dim, "rotary"))
+    ours.load_state_dict(from_gpt_neox(theirs.state_dict(), heads))
+    tokens = torch.randint(7, (2, length), generator=torch.manual_seed(1))
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_the_future_is_invisible(positions):
+    model = random_weights(small(positions))
+    tokens = torch.randint(11, (1, 12), generator=torch.manual_seed(0))
+    for t in range(11):
+        changed = tokens.clone()
+        changed[:, t + 1 :] = (changed[:, t + 1 :] + 3) % 11
+        torch.testing.assert_close(model(tokens)[:, : t + 1], model(changed)[:, : t + 1])
+        assert not torch.allclose(model(tokens)[:, t + 1], model(changed)[:, t + 1])
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_the_order_of_the_past_matters(positions):
+    model = random_weights(small(positions))
+    tokens = torch.tensor([[1, 2, 3, 4, 5]])
+    assert not torch.allclose(model(tokens)[0, -1], model(tokens[:, [1, 0, 2, 3, 4]])[0, -1])
+
+
+def test_alone_equals_in_a_batch():
+    model = random_weights(small())
+    tokens = torch.randint(11, (5, 12), generator=torch.manual_seed(0))
+    together = model(tokens)
+    for i in range(5):
+        torch.testing.assert_close(model(tokens[i : i + 1])[0], together[i])
+
+
+def test_loss_is_cross_entropy_and_its_gradient():
+    logits = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(7, (3, 5))
+    ours = next_token_loss(logits, targets)
+    theirs = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(v, logits)[0] for v in (ours, theirs)))
+
+
+@given(batch=st.integers(1, 5), context=st.integers(1, 8), seed=st.integers(0, 99))
+def test_targets_are_the_next_characters(batch, context, seed):
+    tokens = torch.arange(20)
+    x, y = random_batch(tokens, batch, context, torch.Generator().manual_seed(seed))
+    assert x.shape == y.shape == (batch, context)
+    assert (y == x + 1).all()
+    assert x.min() >= 0
+    assert y.max() < 20
+
+
+def test_every_window_can_be_drawn():
+    tokens = torch.arange(6)
+    x, y = random_batch(tokens, 400, 3, torch.Generator().manual_seed(0))
+    assert set(x[:, 0].tolist()) == {0, 1, 2}
+    assert y.max() == 5
+
+
+def test_initial_loss_is_guessing():
+    model = GPT(GPTConfig(50), torch.Generator().manual_seed(0))
+    tokens = torch.randint(50, (2000,), generator=torch.manual_seed(0))
+    loss = evaluate(model, tokens, window=64)
+    assert abs(loss / math.log(50) - 1) < 0.02
+
+
+def test_residual_projections_start_smaller():
+    model = GPT(GPTConfig(50, n_layers=8, d_model=64))
+    stds = {n: float(p.detach().std()) for n, p in model.named_parameters() if p.ndim == 2}
+    for name, std in stds.items():
+        onto_stream = name.endswith(("out_proj.weight", "down.weight"))
+        assert math.isclose(std, 0.02 / 4 if onto_stream else 0.02, rel_tol=0.1)
+
+
+def test_seed_decides_everything():
+    def weights(seed):
+        model = small(seed=seed)
+        train(
+            model, torch.arange(200) % 11, steps=3, batch=2, optimizer="muon",
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_learns_a_cycle_and_not_a_shuffle(optimizer, positions):
+    """Guessing costs ln 11 = 2.4; after a shuffle nothing better is possible."""
+    tokens = torch.arange(600) % 11
+    final = {}
+    for shuffle in (False, True):
+        model = small(positions)
+        losses = train(
+            model, tokens, steps=100, batch=8, optimizer=optimizer, shuffle_targets=shuffle,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        assert len(losses) == 100
+        final[shuffle] = evaluate(model, tokens, window=12)
+    assert final[False] < 1.0
+    assert final[True] > math.log(11) - 0.05
+
+
+def test_learning_rate_falls_to_zero():
+    rates = []
+    model = small()
+
+    made = make_optimizers(model, "muon", lr_scale=2.0)
+    assert [o.lr for o in made] == [0.04, 0.024]
+    before = [p.detach().clone() for p in model.parameters()]
+    steps = 4
+
+    def told(step, loss):
+        now = [p.detach().clone() for p in model.parameters()]
+        moved = sum(float((a - b).norm()) for a, b in zip(before, now, strict=True))
+        before[:] = now
+        rates.append(moved)
+
+    train(model, torch.arange(200) % 11, steps=steps, batch=2, optimizer="muon",
+          generator=torch.Generator().manual_seed(0), told=told)  # fmt: skip
+    assert rates[-1] < 0.6 * rates[0]
+
+
+def test_training_steps_equal_torchs():
+    ours, theirs = small("learned").double(), small("learned").double()
+    tokens = torch.arange(200) % 11
+    losses = train(
+        ours,
+        tokens,
+        steps=6,
+        batch=3,
+        optimizer="adamw",
+        generator=torch.Generator().manual_seed(0),
+    )
+    adamw = torch.optim.AdamW(theirs.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(6):
+        adamw.param_groups[0]["lr"] = 3e-3 * (1 - step / 6)
+        x, y = random_batch(tokens, 3, 12, generator)
+        loss = F.cross_entropy(theirs(x).flatten(0, 1), y.flatten())
+        assert math.isclose(loss.item(), losses[step], rel_tol=1e-9)
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_every_parameter_is_trained_by_one_optimizer():
+    for positions in ("rotary", "learned"):
+        model = small(positions)
+        for name in ("muon", "adamw"):
+            ids = [id(p) for o in make_optimizers(model, name) for p in o.params]
+            assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    muon, adamw = make_optimizers(small(), "muon")
+    assert all(p.ndim == 2 for p in muon.params)
+    assert len(adamw.params) > 2
+
+
+def test_evaluation_covers_the_whole_split_once():
+    model = random_weights(small())
+    tokens = torch.randint(11, (12 * 70 + 1,), generator=torch.manual_seed(0))
+    by_hand = [
+        next_token_loss(model(tokens[i : i + 12][None]), tokens[i + 1 : i + 13][None]).item()
+        for i in range(0, 12 * 70, 12)
+    ]
+    assert math.isclose(evaluate(model, tokens, window=12), np.mean(by_hand), rel_tol=1e-5)
+
+
+def test_sampling_follows_the_distribution():
+    """χ² of 600 draws; 29.59 is the 99.9 % point for 11 - 1 degrees of freedom."""
+    model = random_weights(small())
+    prompt, n, temperature = torch.tensor([3, 1, 4]), 600, 1.7
+    generator = torch.Generator().manual_seed(0)
+    drawn = [int(sample(model, prompt, 1, temperature=temperature, generator=generator)[-1])
+             for _ in range(n)]  # fmt: skip
+    expected = n * (model(prompt[None])[0, -1] / temperature).softmax(-1).detach().numpy()
+    counts = np.bincount(drawn, minlength=11)
+    assert ((counts - expected) ** 2 / expected).sum() < 29.59
+
+
+def test_top_k_draws_among_the_k_likeliest():
+    model = random_weights(small())
+    prompt = torch.tensor([3, 1, 4])
+    allowed = set(model(prompt[None])[0, -1].topk(3).indices.tolist())
+    generator = torch.Generator().manual_seed(0)
+    drawn = {int(sample(model, prompt, 1, temperature=5.0, top_k=3, generator=generator)[-1])
+             for _ in range(200)}  # fmt: skip
+    assert drawn == allowed
+
+
+def test_greedy_limit_and_length():
+    model = random_weights(small())
+    prompt = torch.tensor([3, 1, 4])
+    written = sample(model, prompt, 30, top_k=1)  # longer than the context
+    assert written.tolist()[:3] == [3, 1, 4]
+    assert len(written) == 33
+    for i in range(3, 33):
+        window = written[max(0, i - 12) : i]
+        assert written[i] == model(window[None])[0, -1].argmax()
+
+
+def test_sampling_with_a_seed_repeats():
+    model, prompt = random_weights(small()), torch.tensor([1])
+    first, again, other = (
+        sample(model, prompt, 20, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: GPTConfig(0), "vocab_size must be at least 1, got 0"),
+        (lambda: GPTConfig(5, n_layers=0), "n_layers must be at least 1, got 0"),
+        (lambda: GPTConfig(5, d_model=10, n_heads=3), "n_heads must divide d_model = 10, got 3"),
+        (lambda: GPTConfig(5, d_model=9, n_heads=3), "even head dimension, got .* = 3"),
+        (
+            lambda: small()(torch.zeros(1, 13, dtype=torch.long)),
+            "most context = 12 long, got 13",
+        ),
+        (lambda: evaluate(small(), torch.zeros(12, dtype=torch.long), window=12), "longer than"),
+        (lambda: sample(small(), torch.tensor([1]), 1, temperature=0.0), "temperature must be"),
+        (lambda: sample(small(), torch.tensor([1]), 1, top_k=12), "top_k must be between 0 and"),
+        (lambda: sample(small(), torch.zeros(0, dtype=torch.long), 1), "prompt must hold"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_prompts():
+    assert encode_prompt("ba", "ab").tolist() == [1, 0]
+    assert encode_prompt(None, " Teh").tolist() == [1, 3, 2, 0]
+    assert encode_prompt(None, "xy").tolist() == [1]
+    with pytest.raises(UserError, match="has characters that the text has not: 'q'"):
+        encode_prompt("qa", "ab")
+    with pytest.raises(UserError, match="at least one character"):
+        encode_prompt("", "ab")
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.005, True), (1.03, False)])
+def test_first_loss_check_can_fail(tmp_path, factor, passes):
+    from shared.run import Run
+
+    run = Run(tmp_path / "script.py", out=tmp_path, quiet=True)
+    check_first_loss(run, math.log(50) * factor, GPTConfig(50))
+    assert run.checks[0]["passed"] == passes
+
+
+def test_ngrams_stop_where_keys_would_overflow():
+    tokens = np.arange(5000) % 4000
+    assert list(count_ngrams(tokens, tokens, 4000)) == [1, 2, 3, 4, 5]

@@ -1,0 +1,273 @@
+"""Byte-level BPE is that of two production libraries, and keeps every byte."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import datasets
+from shared.study import UserError
+from week15.bpe import GPT2_PATTERN, ByteLevelBPE, learn_merges, printable_bytes
+from week15.evidence import bpe as evidence
+from week15.tokenizer_file import load_tokenizer, save_tokenizer
+
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Characters of one Unicode version may be unassigned in another library's: none of those here.
+TEXT = st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=("Cs", "Cn")), max_size=60)
+FEW = st.lists(st.text("ab c", min_size=1, max_size=40), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return [document.text for document in datasets.pydocs()[:20]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents):
+    return ByteLevelBPE.train(documents, 700)
+
+
+@pytest.fixture(scope="module")
+def reference(documents):
+    return evidence.hugging_face(documents, 700)
+
+
+# ---- training
+
+
+def test_same_merges_as_tokenizers(tokenizer, reference):
+    assert tokenizer.merges == evidence.merges_of(reference)
+
+
+@settings(max_examples=60)
+@given(texts=FEW, vocab_size=st.integers(256, 330), min_frequency=st.integers(1, 4))
+def test_same_merges_where_ties_abound(texts, vocab_size, min_frequency):
+    ours = ByteLevelBPE.train(texts, vocab_size, min_frequency=min_frequency)
+    theirs = evidence.hugging_face(texts, vocab_size, min_frequency=min_frequency)
+    assert ours.merges == evidence.merges_of(theirs)
+
+
+@given(texts=FEW, n_merges=st.integers(0, 30))
+def test_same_merges_as_a_rescan_of_everything(texts, n_merges):
+    """Algorithm 1 of the paper, to the letter, with the tie rule spelt out."""
+    words = {text.encode(): texts.count(text) for text in texts}
+    age = {bytes([byte]): i for i, byte in enumerate(printable_bytes())}
+    spelled = {word: [bytes([byte]) for byte in word] for word in words}
+    expected = []
+    for _ in range(n_merges):
+        counts = {}
+        for word, n in words.items():
+            for pair in pairwise(spelled[word]):
+                counts[pair] = counts.get(pair, 0) + n
+        if not counts:
+            break
+        a, b = min(counts, key=lambda pair: (-counts[pair], age[pair[0]], age[pair[1]]))
+        expected.append((a, b))
+        age.setdefault(a + b, len(age))
+        for word, tokens in spelled.items():
+            merged = []
+            for token in tokens:
+                if token == b and merged and merged[-1] == a:
+                    merged[-1] = a + b
+                else:
+                    merged.append(token)
+            spelled[word] = merged
+    assert learn_merges(words, n_merges) == expected
+
+
+def test_worked_example_of_the_literature():
+    """aaabdaaabac, by hand: aa, then aaa or ab (aa + a is older), and so on."""
+    merges = learn_merges({b"aaabdaaabac": 1}, 3)
+    found = ByteLevelBPE(merges, pattern=None)
+    assert merges[0] == (b"a", b"a")
+    assert len(found.encode("aaabdaaabac")) == 5  # X d X a c
+
+
+def test_paper_example():
+    """Figure 1 of Sennrich et al. without its end-of-word mark: es, est, lo, low."""
+    words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
+    learnt = [a + b for a, b in learn_merges(words, 4)]
+    assert learnt == [b"es", b"est", b"lo", b"low"]
+
+
+def test_special_tokens_come_first(documents):
+    names = ("<|endoftext|>", "<|user|>")
+    ours = ByteLevelBPE.train(documents[:5], 300, special_tokens=names)
+    theirs = evidence.hugging_face(documents[:5], 300, special_tokens=list(names))
+    text = "a <|user|> b<|endoftext|>"
+    assert ours.encode(text, allowed_special="all") == theirs.encode(text).ids
+    assert len(ours) == 300
+
+
+# ---- encoding
+
+
+@settings(max_examples=150)
+@given(text=TEXT | st.sampled_from(evidence.NASTY))
+def test_same_ids_as_both_libraries(tokenizer, reference, text):
+    ids = tokenizer.encode(text)
+    assert ids == reference.encode(text).ids
+    assert ids == evidence.tiktoken_of(tokenizer).encode_ordinary(text)
+
+
+def test_same_ids_on_every_character(tokenizer, reference):
+    """All of the basic plane but surrogates, in words of their own: the pattern's classes agree."""
+    text = "".join(chr(i) + "a" for i in range(0x3000) if chr(i).isprintable() or i < 0x2100)
+    assert tokenizer.encode(text) == reference.encode(text).ids
+
+
+@given(data=st.binary(max_size=80))
+def test_every_byte_string_comes_back(tokenizer, data):
+    ids = tokenizer.encode_bytes(data)
+    assert tokenizer.decode_bytes(ids) == data
+    assert tokenizer.decode(ids) == data.decode("utf-8", "replace")
+
+
+@given(text=st.text(max_size=60))
+def test_every_text_comes_back(tokenizer, text):
+    """Unpaired surrogates, which are no text, are kept too, as bytes."""
+    data = tokenizer.decode_bytes(tokenizer.encode(text))
+    assert data.decode("utf-8", "surrogatepass") == text
+
+
+@given(texts=FEW)
+def test_ids_of_long_words_match_the_slow_way(texts):
+    """Lowest rank first, leftmost first, by scanning everything each time."""
+    ours = ByteLevelBPE.train(texts, 300, pattern=None)
+    rank = {pair: i for i, pair in enumerate(ours.merges)}
+    for text in [*texts, "".join(texts)]:
+        tokens = [bytes([byte]) for byte in text.encode()]
+        while True:
+            pairs = list(pairwise(tokens))
+            at = min(range(len(pairs)), key=lambda i: (rank.get(pairs[i], 1e9), i), default=None)
+            if at is None or pairs[at] not in rank:
+                break
+            tokens[at : at + 2] = [tokens[at] + tokens[at + 1]]
+        assert [ours.vocab[i] for i in ours.encode(text)] == tokens
+
+
+def test_a_word_of_100_000_letters(documents):
+    """A scan for every merge would take hours."""
+    ours = ByteLevelBPE.train(documents, 700, pattern=None)
+    assert ours.decode(ours.encode("ab" * 50_000)) == "ab" * 50_000
+
+
+def test_the_cache_changes_nothing(tokenizer, documents):
+    fresh = ByteLevelBPE(tokenizer.merges)
+    assert (
+        fresh.encode(documents[3]) == fresh.encode(documents[3]) == tokenizer.encode(documents[3])
+    )
+
+
+def test_special_tokens_need_permission():
+    ours = ByteLevelBPE([], special_tokens=["<|end|>", "<|endoftext|>"])
+    text = "a<|endoftext|><|end|>"
+    assert not {0, 1} & set(ours.encode(text))
+    assert ours.encode(text, allowed_special="all")[-2:] == [1, 0]
+    assert ours.encode(text, allowed_special=["<|end|>"])[-1] == 0
+    assert ours.decode(ours.encode(text, allowed_special="all")) == text
+    with pytest.raises(ValueError, match="allowed_special must be among"):
+        ours.encode(text, allowed_special=["<|user|>"])
+
+
+# ---- ranks and files
+
+
+@given(texts=FEW)
+def test_ranks_determine_the_merges(texts):
+    ours = ByteLevelBPE.train(texts, 320)
+    ranks = {token: i for i, token in enumerate(ours.vocab)}
+    assert ByteLevelBPE.from_ranks(ranks).merges == ours.merges
+
+
+def test_ranks_that_are_no_bpe():
+    ranks = {bytes([byte]): i for i, byte in enumerate(printable_bytes())}
+    with pytest.raises(ValueError, match=r"b'abc' is made of 3 tokens"):
+        ByteLevelBPE.from_ranks(ranks | {b"abc": 256})
+    with pytest.raises(ValueError, match="256 bytes first"):
+        ByteLevelBPE.from_ranks(ranks | {b"ab": 300})
+    with pytest.raises(ValueError, match="256 bytes first"):
+        ByteLevelBPE.from_ranks({b"a": 0})
+
+
+@pytest.mark.parametrize("pattern", [GPT2_PATTERN, CL100K, None])
+def test_file_is_read_by_the_library_and_by_us(documents, tmp_path, pattern):
+    from tokenizers import Tokenizer
+
+    path = tmp_path / "tokenizer.json"
+    names = ["<|endoftext|>"]
+    ours = ByteLevelBPE.train(documents[:6], 400, pattern=pattern, special_tokens=names)
+    save_tokenizer(ours, path)
+    theirs, back = Tokenizer.from_file(str(path)), load_tokenizer(path)
+    for text in (documents[7][:3000], *evidence.NASTY):
+        ids = ours.encode(text, allowed_special="all")
+        assert ids == theirs.encode(text).ids == back.encode(text, allowed_special="all")
+        assert theirs.decode(ids, skip_special_tokens=False) == ours.decode(ids)
+
+
+def test_pattern_of_gpt4_against_tiktoken(documents):
+    import tiktoken
+
+    ours = ByteLevelBPE.train(documents[:6], 500, pattern=CL100K)
+    ranks = {token: i for i, token in enumerate(ours.vocab)}
+    theirs = tiktoken.Encoding("x", pat_str=CL100K, mergeable_ranks=ranks, special_tokens={})
+    for text in (documents[7], *evidence.NASTY):
+        assert ours.encode(text) == theirs.encode_ordinary(text)
+
+
+def test_bad_files(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(UserError, match="cannot be read"):
+        load_tokenizer(path)
+    save_tokenizer(tokenizer, path)
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[: len(whole) // 2], encoding="utf-8")
+    with pytest.raises(UserError, match="is not a byte-level BPE"):
+        load_tokenizer(path)
+    content = json.loads(whole)
+    content["model"]["merges"] = content["model"]["merges"][1:]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="is not a byte-level BPE"):
+        load_tokenizer(path)
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match="is not a byte-level BPE"):
+        load_tokenizer(path)
+
+
+# ---- wrong input
+
+
+def test_errors_name_the_argument():
+    with pytest.raises(ValueError, match="vocab_size must be at least 257"):
+        ByteLevelBPE.train(["a"], 256, special_tokens=["<s>"])
+    with pytest.raises(ValueError, match="n_merges must be at least 0, got -1"):
+        learn_merges({}, -1)
+    with pytest.raises(ValueError, match="min_frequency must be at least 1, got 0"):
+        learn_merges({}, 1, min_frequency=0)
+    with pytest.raises(ValueError, match="special_tokens must be different"):
+        ByteLevelBPE([], special_tokens=["a", "a"])
+    with pytest.raises(ValueError, match="merges must join tokens known"):
+        ByteLevelBPE([(b"ab", b"c")])
+    with pytest.raises(ValueError, match="merges must make new tokens"):
+        ByteLevelBPE([(b"a", b"b"), (b"a", b"b")])
+    for ids in ([256], [-1], [3, 999]):
+        with pytest.raises(ValueError, match="ids must lie between 0 and 255"):
+            ByteLevelBPE([]).decode(ids)
+
+
+def test_nothing_to_learn_from():
+    assert len(ByteLevelBPE.train([], 1000)) == 256
+    assert len(ByteLevelBPE.train(["", "a"], 1000)) == 256
+    assert ByteLevelBPE([]).encode("") == []
+    assert ByteLevelBPE([]).decode([]) == ""
+
+
+def test_words_are_cut_as_published():
+    words = regex.findall(GPT2_PATTERN, "I'll  see 42 naïve dogs!?")
+    assert words == ["I", "'ll", " ", " see", " 42", " naïve", " dogs", "!?"]

@@ -1,0 +1,401 @@
+"""Extraction, filters, splits, packing and mixing keep what they promise."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from week15.corpus import (
+    RULES,
+    clean_lines,
+    duplicate_ngram_share,
+    filter_documents,
+    find_leaks,
+    language,
+    line_repetition,
+    split_documents,
+    split_of,
+    top_ngram_share,
+)
+from week15.evidence import corpus as evidence
+from week15.html_text import Block, blocks, is_content, main_text
+from week15.packing import (
+    PAD,
+    attention_mask,
+    curriculum_pool,
+    draw_sources,
+    expected_epochs,
+    mixture_weights,
+    pack_best_fit,
+    pack_concat,
+)
+
+PROSE = "The cat sat on the mat and looked at the dog that was in the garden with its bone."
+DOCUMENTS = st.lists(st.integers(0, 30), max_size=12)
+WAYS = pytest.mark.parametrize("pack", [pack_concat, pack_best_fit])
+
+
+def numbered(sizes):
+    """Documents in which every token has a number of its own."""
+    starts = np.cumsum([0, *sizes])
+    return [np.arange(a, a + n, dtype=np.int64) for a, n in zip(starts, sizes, strict=False)]
+
+
+# ---- HTML
+
+
+def test_worked_page():
+    page = f"""<html><head><title>Not text</title><style>p {{}}</style><body>
+    <ul><li><a href=x>Home</a><li><a href=y>News &amp; more</a></ul>
+    <script>document.write("<p>not text</p>")</script>
+    <h1>A title of this page here</h1><p>{PROSE} <p>{PROSE}<b>W</b>ord &lt;tag&gt;
+    <div><a>Privacy</a> <a>Terms</a></div>"""
+    assert main_text(page).split("\n") == [
+        "A title of this page here", PROSE, f"{PROSE}Word <tag>"
+    ]  # fmt: skip
+
+
+def test_blocks_and_their_links():
+    found = blocks("one <a>two three</a><br>four<div><a>five")
+    assert found == [Block("one two three", 3, 2), Block("four", 1, 0), Block("five", 1, 1)]
+    assert found[0].link_density == 2 / 3
+
+
+@pytest.mark.parametrize(
+    ("html", "texts"),
+    [
+        ("", []),
+        ("just text", ["just text"]),
+        ("a<script>b</script>c", ["a", "c"]),
+        ("a<svg><path/>b<svg>c</svg>d</svg>e", ["a", "e"]),
+        ("<p>a<!-- b --><p>c", ["a", "c"]),
+        ("<head><title>t</title><body>a", ["a"]),
+        ("a<script/>b", ["ab"]),
+        ("<td>a</td><td>b</td>", ["a", "b"]),
+        ("w<b>or</b>d &eacute; &#233;", ["word é é"]),
+    ],
+)
+def test_nasty_pages(html, texts):
+    assert [block.text for block in blocks(html)] == texts
+
+
+@given(html=st.text(st.sampled_from("<>/abp !-&;'\"="), max_size=80))
+def test_any_garbage_is_read(html):
+    for block in blocks(html):
+        assert 0 <= block.link_density <= 1
+        assert block.n_words == len(block.text.split()) > 0
+
+
+@pytest.mark.parametrize(
+    ("before", "block", "after", "kept"),
+    [
+        ((50, 0), (50, 20), (50, 0), False),  # links
+        ((4, 0), (16, 0), (15, 0), False),
+        ((5, 0), (16, 0), (15, 0), True),
+        ((4, 0), (17, 0), (15, 0), True),
+        ((4, 0), (16, 0), (16, 0), True),
+        ((9, 9), (40, 0), (17, 0), False),
+        ((9, 9), (41, 0), (17, 0), True),
+        ((9, 9), (40, 0), (18, 0), True),
+    ],
+)
+def test_each_leaf_of_the_published_tree(before, block, after, kept):
+    assert is_content(*(Block("x", *sizes) for sizes in (before, block, after))) == kept
+
+
+def test_scores_against_the_known_main_text():
+    rng = np.random.default_rng(0)
+    scores = []
+    for _ in range(10):
+        page, truth = evidence.page(rng, [f"{PROSE} {n}" for n in range(5)])
+        scores.append(evidence.f1(main_text(page), "\n".join(truth)))
+    assert np.mean(scores) > 0.85
+
+
+# ---- filters
+
+
+def test_lines_are_kept_or_blamed():
+    notice, quote = "We say that this site uses cookies.", 'He said "that is enough for now."'
+    lines = ["Home", "Too short, this.", notice, PROSE + "[12]", quote, "And then it went on..."]
+    kept, removed = clean_lines("\n".join(lines))
+    assert kept.split("\n") == [PROSE, lines[4]]
+    assert removed == {
+        "no end mark": ["Home", lines[5]],
+        "under 5 words": [lines[1]],
+        "site notice": [lines[2]],
+    }
+    assert clean_lines("")[0] == ""
+
+
+def test_each_rule_fires_on_its_own_page():
+    good = " ".join(evidence._english(evidence.datasets.pydocs()))
+    kept, removed = filter_documents([good, *evidence.bad_pages(good).values()])
+    assert kept == [0]
+    assert removed == {rule: [i] for i, rule in enumerate(RULES, 1)}
+
+
+def test_empty_document_is_removed_and_nothing_divides_by_zero():
+    assert filter_documents(["", "  \n"])[0] == []
+    assert all(isinstance(bool(rule("a")), bool) for rule in RULES.values())
+
+
+def test_repetition_by_hand():
+    assert line_repetition("aa\nb\naa\n\naa") == (0.5, 4 / 7)
+    assert line_repetition("") == (0, 0)
+    assert top_ngram_share("a b c a b d", 2) == 4 / 6
+    assert top_ngram_share("a b c", 2) == 0
+    assert duplicate_ngram_share("a b c a b d", 2) == 2 / 6
+    assert duplicate_ngram_share("x x x x", 2) == 3 / 4  # overlaps count once
+    assert duplicate_ngram_share("", 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (PROSE, "en"),
+        ("Der Hund ist nicht mit den Katzen und das ist gut", "de"),
+        ("le chat est dans la maison et les chiens", "fr"),
+        ("", None),
+        ("xyz " * 30, None),
+    ],
+)
+def test_language(text, expected):
+    assert language(text) == expected
+
+
+# ---- splits
+
+
+HALVES = {"train": 0.5, "valid": 0.5}
+
+
+def test_fractions_are_met():
+    n = 4000
+    split = split_documents([f"document {i}" for i in range(n)], {"a": 0.7, "b": 0.2, "c": 0.1})
+    for name, p in (("a", 0.7), ("b", 0.2), ("c", 0.1)):
+        assert abs(len(split[name]) - n * p) < 4 * math.sqrt(n * p * (1 - p))
+    assert sorted(i for part in split.values() for i in part) == list(range(n))
+
+
+@given(texts=st.lists(st.text(max_size=8), max_size=10), more=st.lists(st.text(max_size=8)))
+def test_adding_documents_moves_none(texts, more):
+    before = split_documents(texts, HALVES)
+    after = split_documents([*texts, *more], HALVES)
+    for name in HALVES:
+        assert [i for i in after[name] if i < len(texts)] == before[name]
+
+
+def test_copies_stay_together_and_salts_differ():
+    texts = [f"Text  {i}" for i in range(200)]
+    assert all(split_of(t, HALVES) == split_of(t.upper() + "\n", HALVES) for t in texts)
+    other = [split_of(t, HALVES, salt="2") for t in texts]
+    assert 60 < sum(a == split_of(t, HALVES) for a, t in zip(other, texts, strict=True)) < 140
+
+
+def test_groups_stay_together():
+    texts = [f"{i}" for i in range(100)]
+    split = split_documents(texts, HALVES, leader=[i - i % 4 for i in range(100)])
+    assert all({i - i % 4, i - i % 4 + 1} <= set(part) for part in split.values() for i in part)
+
+
+def test_empty_share_gets_nothing_and_wrong_fractions_are_named():
+    texts = [str(i) for i in range(50)]
+    assert split_documents(texts, {"a": 0.0, "b": 1.0, "c": 0.0}) == {
+        "a": [], "b": list(range(50)), "c": []
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="fractions must be at least 0 and add up to 1"):
+        split_of("a", {"a": 0.5, "b": 0.4})
+    with pytest.raises(ValueError, match="leader must have 50 entries, got 1"):
+        split_documents(texts, HALVES, leader=[0])
+
+
+def test_leaks_of_three_kinds_are_found():
+    words = [f"w{i}" for i in range(80)]
+    text = " ".join(words)
+    near = " ".join([*words[:76], "x", "y", "z"])
+    quoted = "before " + " ".join(words[20:60]) + " after"
+    found = find_leaks([text, "other"], [text.upper(), near, quoted, "new", ""])
+    assert (found.exact, found.near) == ([0], [1])
+    assert found.overlap[0] == 1
+    assert found.overlap[2] == 28 / 30  # 42 words; the two runs with a new word are not there
+    assert found.overlap[3:].tolist() == [0, 0]
+
+
+def test_no_leak_in_nothing():
+    assert find_leaks([], ["a"]).near == []
+    assert len(find_leaks(["a"], []).overlap) == 0
+
+
+# ---- packing
+
+
+@WAYS
+@given(sizes=DOCUMENTS, length=st.integers(1, 12))
+def test_every_token_once_and_in_order(pack, sizes, length):
+    documents = numbered(sizes)
+    packed = pack(documents, length, 999)
+    real = packed.segments != PAD
+    assert sorted(packed.tokens[real].tolist()) == [
+        *range(sum(sizes)), *[999] * len(sizes)
+    ]  # fmt: skip
+    for i, document in enumerate(documents):
+        place = packed.segments == i
+        tokens = packed.tokens[place]
+        assert sorted(tokens.tolist()) == [*document.tolist(), 999]
+        # within a row a piece stands in one place, counted from 0
+        for row in range(len(place)):
+            at = np.flatnonzero(place[row])
+            if len(at):
+                assert (np.diff(at) == 1).all()
+                assert packed.positions[row, at].tolist() == list(range(len(at)))
+                assert (np.diff(packed.tokens[row, at[:-1]]) == 1).all()
+    pieces = Counter(i for row in packed.segments for i in set(row.tolist()) if i != PAD)
+    assert packed.n_truncated == sum(n > 1 for n in pieces.values())
+
+
+@given(sizes=DOCUMENTS, length=st.integers(1, 12))
+def test_concatenation_pads_the_last_row_only(sizes, length):
+    packed = pack_concat(numbered(sizes), length, 0)
+    total = sum(sizes) + len(sizes)
+    assert len(packed.tokens) == max(1, -(-total // length))
+    assert (packed.segments[:-1] != PAD).all()
+
+
+@settings(max_examples=60)
+@given(sizes=st.lists(st.integers(1, 10), min_size=1, max_size=7))
+def test_best_fit_is_near_the_optimum(sizes):
+    packed = pack_best_fit([np.zeros(n - 1, np.int64) for n in sizes], 10, 0)
+    best = evidence.fewest_rows(sizes, 10)
+    assert best <= len(packed.tokens) <= 11 * best / 9 + 1
+    assert packed.n_truncated == 0
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=30))
+def test_best_fit_takes_the_least_room(sizes):
+    """The same rows as the definition: of all rows with room the one with the least."""
+    rooms = []
+    for size in sorted((n + 1 for n in sizes), reverse=True):
+        enough = [room for room in rooms if room >= size]
+        if enough:
+            rooms.remove(min(enough))
+        rooms.append((min(enough) if enough else 10) - size)
+    packed = pack_best_fit(numbered(sizes), 10, 99)
+    assert sorted((packed.segments == PAD).sum(axis=1).tolist()) == sorted(rooms)
+
+
+def test_optimum_by_hand():
+    assert evidence.fewest_rows([6, 5, 4, 3, 2], 10) == 2
+    assert evidence.fewest_rows([6, 6, 6], 10) == 3
+
+
+def test_mask_by_hand():
+    mask = attention_mask(np.array([[0, 0, 1, PAD]]))[0].astype(int)
+    assert mask.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_masked_attention_is_that_of_the_documents_alone():
+    """Packed ≡ separate: with mask and positions no document sees its neighbour."""
+    import torch
+    import torch.nn.functional as F
+
+    documents = numbered([5, 3, 4])
+    packed = pack_best_fit(documents, 16, 12)
+    table = torch.randn(13, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = table[torch.from_numpy(packed.tokens)] + torch.from_numpy(packed.positions)[..., None]
+    mask = torch.from_numpy(attention_mask(packed.segments))
+    together = F.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+    for i, document in enumerate(documents):
+        alone = table[[*document, 12]] + torch.arange(len(document) + 1)[:, None]
+        alone = F.scaled_dot_product_attention(*[alone[None]] * 3, is_causal=True)[0]
+        torch.testing.assert_close(together[torch.from_numpy(packed.segments == i)], alone)
+
+
+@WAYS
+def test_rows_need_a_length(pack):
+    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+        pack(numbered([3]), 0, 0)
+    with pytest.raises(TypeError):
+        pack([np.zeros((2, 2), np.int64)], 4, 0)
+
+
+# ---- mixing and order
+
+
+SIZES = np.array([800, 100, 1])
+
+
+def test_temperatures():
+    np.testing.assert_allclose(mixture_weights(SIZES, 1.0), SIZES / 901)
+    np.testing.assert_allclose(mixture_weights(SIZES, np.inf), [1 / 3] * 3)
+    np.testing.assert_allclose(
+        mixture_weights(SIZES, 2.0), np.sqrt(SIZES) / np.sqrt(SIZES).sum()
+    )  # fmt: skip
+    np.testing.assert_allclose(mixture_weights(np.array([10**15, 1]), 0.01), [1, 0])
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature must be above 0"):
+            mixture_weights(SIZES, temperature)
+    with pytest.raises(ValueError, match="sizes must be at least 1 token"):
+        mixture_weights(np.array([3, 0]), 1.0)
+
+
+def test_epochs():
+    epochs = expected_epochs(mixture_weights(SIZES, 1.0), SIZES, 901)
+    np.testing.assert_allclose(epochs, 1)
+    assert expected_epochs(np.array([0.5, 0.5]), np.array([10, 40]), 40).tolist() == [2, 0.5]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_drawn_as_often_as_asked(temperature):
+    from scipy.stats import chisquare
+
+    weights = mixture_weights(np.array([900, 90, 10]), temperature)
+    for seed in (0, 1, 2**40):
+        counts = np.bincount(draw_sources(weights, seed, np.arange(20000)), minlength=3)
+        assert chisquare(counts, 20000 * weights).pvalue > 1e-4
+
+
+@given(seed=st.integers(0, 2**70), cut=st.integers(0, 50))
+def test_a_draw_depends_on_seed_and_step_only(seed, cut):
+    weights = np.array([0.5, 0.3, 0.2])
+    straight = draw_sources(weights, seed, np.arange(50))
+    parts = [draw_sources(weights, seed, np.arange(a, b)) for a, b in ((0, cut), (cut, 50))]
+    np.testing.assert_array_equal(straight, np.concatenate(parts))
+
+
+def test_steps_and_seeds_are_not_correlated():
+    weights = np.array([0.5, 0.5])
+    a, b = (draw_sources(weights, seed, np.arange(4000)) for seed in (0, 1))
+    for x, y in ((a, b), (a[1:], a[:-1]), (a[1:], b[:-1])):
+        assert abs(np.corrcoef(x, y)[0, 1]) < 4 / math.sqrt(4000)
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
+        draw_sources(weights, 0, np.array([-1]))
+
+
+def test_splitmix_is_the_published_one():
+    """First outputs of SplitMix64 from state 1234567, as in Rosetta Code's task."""
+    from week15.packing import mix
+
+    gamma, start = np.uint64(0x9E3779B97F4A7C15), np.uint64(1234567)
+    states = start + np.arange(1, 4, dtype=np.uint64) * gamma
+    assert mix(states).tolist() == [
+        6457827717110365317, 3203168211198807973, 9817491932198370423
+    ]  # fmt: skip
+
+
+def test_curriculum_grows_from_the_easiest_to_all():
+    difficulty = np.random.default_rng(0).permutation(100).astype(float)
+    pools = [curriculum_pool(difficulty, step, 10) for step in range(12)]
+    assert sorted(difficulty[pools[0]]) == list(range(10))
+    assert all(set(a) <= set(b) for a, b in pairwise(pools))
+    assert len(pools[5]) == round(100 * math.sqrt(0.5 * 0.99 + 0.01))
+    assert len(pools[10]) == len(pools[11]) == 100
+    assert len(curriculum_pool(np.zeros(0), 3, 10)) == 0
+    with pytest.raises(ValueError, match="start must be above 0 and at most 1, got 0"):
+        curriculum_pool(difficulty, 0, 10, start=0.0)
+    with pytest.raises(ValueError, match="step must be at least 0 of n_steps >= 1, got -1 of 5"):
+        curriculum_pool(difficulty, -1, 5)

@@ -1,0 +1,303 @@
+"""Deduplication agrees with exact Jaccard, datasketch and Python's integers."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from week15.deduplication import (
+    MERSENNE,
+    DisjointSets,
+    MinHash,
+    candidate_pairs,
+    choose_bands,
+    deduplicate,
+    jaccard,
+    multiply_mod,
+    normalize,
+    s_curve,
+    shingles,
+)
+from week15.evidence import deduplication as evidence
+
+FIELD = st.integers(0, MERSENNE - 1) | st.sampled_from(
+    [0, 1, 2**30, 2**31 - 1, 2**31, 2**60, MERSENNE - 1]
+)
+WORDS = [f"word{i}" for i in range(60)]
+TEXT = " ".join(WORDS)
+
+
+def uint(values):
+    return np.array(values, dtype=np.uint64)
+
+
+# ---- hashing
+
+
+@given(a=FIELD, b=FIELD)
+def test_product_is_that_of_unbounded_integers(a, b):
+    assert int(multiply_mod(uint([a]), uint([b]))[0]) == a * b % MERSENNE
+
+
+@settings(max_examples=25)
+@given(values=st.lists(FIELD, min_size=1, max_size=30), degree=st.integers(1, 4))
+def test_signature_is_the_minimum_of_polynomials(values, degree):
+    hasher = MinHash(5, seed=3, independence=degree)
+    expected = []
+    for k in range(5):
+        c = [int(row[k]) for row in hasher.coefficients]
+        polynomial = [
+            sum(a * x ** (degree - 1 - n) for n, a in enumerate(c)) % MERSENNE for x in values
+        ]
+        expected.append(min(polynomial))
+    assert hasher.signature(uint(values)).tolist() == expected
+
+
+def test_signature_of_more_than_a_chunk():
+    values = np.random.default_rng(0).integers(0, MERSENNE, 5000, dtype=np.uint64)
+    hasher = MinHash(8)
+    whole = hasher.hash(values).min(axis=0)
+    np.testing.assert_array_equal(hasher.signature(values), whole)
+
+
+def test_no_shingles_no_minimum():
+    assert (MinHash(4).signature(uint([])) == MERSENNE).all()
+
+
+def test_seed_decides_and_order_does_not():
+    values = np.arange(100, dtype=np.uint64)
+    one = MinHash(16, seed=1).signature(values)
+    np.testing.assert_array_equal(one, MinHash(16, seed=1).signature(values[::-1]))
+    assert (one != MinHash(16, seed=2).signature(values)).any()
+
+
+def test_functions_are_independent():
+    """Variance of the estimate is s(1 - s)/k, not s(1 - s): hashes are no copies of each other."""
+    rng = np.random.default_rng(0)
+    z = []
+    for seed in range(120):
+        a, b, s = evidence.random_pair(rng, 0.5)
+        hasher = MinHash(64, seed=seed)
+        estimate = np.mean(hasher.signature(a) == hasher.signature(b))
+        z.append((estimate - s) / math.sqrt(s * (1 - s) / 64))
+    assert abs(np.mean(z)) < 4 / math.sqrt(120)
+    assert abs(np.mean(np.square(z)) - 1) < 4 * math.sqrt(2 / 120)
+
+
+def test_signature_rejects_other_types():
+    with pytest.raises(TypeError):
+        MinHash(4).signature(np.zeros(3))
+    with pytest.raises(ValueError, match="n_hashes must be at least 1, got 0"):
+        MinHash(0)
+    with pytest.raises(ValueError, match="independence must be at least 1, got 0"):
+        MinHash(4, independence=0)
+
+
+# ---- sets
+
+
+def test_shingles_do_not_depend_on_the_process():
+    code = "from week15.deduplication import shingles; print(shingles('a b c d e f').tolist())"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, text=True, check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert outputs == {f"{shingles('a b c d e f').tolist()}\n"}
+
+
+def test_shingles_by_hand():
+    assert len(shingles("a b c d e f g")) == 3
+    assert len(shingles("a b a b a b a b", 2)) == 2  # a set: ab and ba
+    assert len(shingles("too short")) == 1
+    assert len(shingles("?! ...")) == len(shingles("")) == 0
+    np.testing.assert_array_equal(shingles("A, b C!", 3), shingles("a b\nc", 3))
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+        shingles("a", 0)
+
+
+@given(a=st.sets(st.integers(0, 40)), b=st.sets(st.integers(0, 40)))
+def test_jaccard_is_that_of_sets(a, b):
+    expected = len(a & b) / len(a | b) if a | b else 0
+    assert jaccard(uint(sorted(a)), uint(sorted(b))) == expected
+
+
+def test_normalize_unifies_case_space_and_compatible_characters():
+    assert normalize(" The\tﬁle\n№ STRASSE ") == normalize("the file no strasse")
+
+
+# ---- bands
+
+
+def test_s_curve_worked_example():
+    """Mining of massive datasets, figure 3.8: 20 bands of 5 rows."""
+    s = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    book = [0.006, 0.047, 0.186, 0.470, 0.802, 0.975, 0.9996]
+    np.testing.assert_allclose(s_curve(s, 20, 5), book, atol=6e-4)
+
+
+@given(n=st.integers(16, 256), threshold=st.floats(0.5, 0.95), recall=st.floats(0.5, 0.99))
+def test_chosen_bands_reach_the_recall_and_one_row_more_does_not(n, threshold, recall):
+    try:
+        bands, rows = choose_bands(n, threshold, recall)
+    except ValueError:
+        assert 1 - (1 - threshold) ** n < recall
+        return
+    assert bands * rows <= n
+    assert 1 - (1 - threshold**rows) ** bands >= recall
+    assert 1 - (1 - threshold ** (rows + 1)) ** (n // (rows + 1)) < recall
+
+
+def test_candidates_are_those_of_a_double_loop():
+    table = np.random.default_rng(1).integers(0, 3, (40, 12), dtype=np.uint64)
+    expected = [
+        (i, j)
+        for i in range(40)
+        for j in range(i + 1, 40)
+        if any((table[i, b : b + 3] == table[j, b : b + 3]).all() for b in (0, 3, 6, 9))
+    ]
+    assert candidate_pairs(table, 4, 3).tolist() == [list(pair) for pair in expected]
+
+
+def test_candidates_are_those_of_datasketch():
+    sketch = pytest.importorskip("datasketch")
+    table = np.random.default_rng(2).integers(0, 4, (60, 16), dtype=np.uint64)
+    index, theirs = sketch.MinHashLSH(num_perm=16, params=(4, 4)), set()
+    for j, row in enumerate(table):
+        signature = sketch.MinHash(16)
+        signature.hashvalues = row
+        theirs.update((i, j) for i in index.query(signature))
+        index.insert(j, signature)
+    assert set(map(tuple, candidate_pairs(table, 4, 4).tolist())) == theirs
+
+
+def test_bad_bands():
+    with pytest.raises(ValueError, match="bands x rows must be 1 to 8 hashes, got 3 x 3"):
+        candidate_pairs(np.zeros((2, 8), np.uint64), 3, 3)
+    with pytest.raises(ValueError, match="threshold must be between 0 and 1, got 1"):
+        choose_bands(8, 1.0, 0.9)
+    with pytest.raises(ValueError, match="n_hashes = 2 cannot reach recall"):
+        choose_bands(2, 0.3, 0.99)
+    assert candidate_pairs(np.zeros((0, 8), np.uint64), 2, 4).shape == (0, 2)
+
+
+@given(edges=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=25))
+def test_disjoint_sets_are_connected_components(edges):
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    sets = DisjointSets(16)
+    for i, j in edges:
+        sets.union(i, j)
+    i, j = np.array(edges, dtype=int).reshape(-1, 2).T
+    labels = connected_components(coo_matrix((np.ones(len(i)), (i, j)), (16, 16)), False)[1]
+    assert [sets.find(n) for n in range(16)] == [
+        int(np.flatnonzero(labels == label)[0]) for label in labels
+    ]
+
+
+# ---- documents
+
+
+def near(n_words: int, tag: str = "new") -> str:
+    return " ".join([*WORDS[: 60 - n_words], *(f"{tag}{i}" for i in range(n_words))])
+
+
+def test_same_pairs_as_all_against_all():
+    rng = np.random.default_rng(4)
+    texts = [near(int(n), f"t{i}x") for i, n in enumerate(rng.integers(0, 30, 40))]
+    expected = [
+        (i, j)
+        for i in range(40)
+        for j in range(i + 1, 40)
+        if jaccard(shingles(texts[i]), shingles(texts[j])) >= 0.8
+        and normalize(texts[i]) != normalize(texts[j])
+    ]
+    found = deduplicate(texts, recall=0.9999)
+    assert [(i, j) for i, j, _ in found.pairs] == [
+        (i, j) for i, j in expected if not {i, j} & set(found.exact)
+    ]
+
+
+def test_first_copy_is_kept_and_why_is_told():
+    found = deduplicate([near(2), "another text of its own", TEXT, near(2).upper(), "", ""])
+    assert found.kept == [0, 1, 4]
+    assert found.exact == [3, 5]
+    assert found.leader == [0, 1, 0, 0, 4, 4]
+    assert found.examples[0][2] == pytest.approx(54 / 58)
+    assert str(found) == "6 documents: 2 exact and 1 near-duplicates removed"
+
+
+def test_chains_are_one_group():
+    """a ~ b ~ c though a and c are below the threshold: components, not pairs."""
+    a, b, c = near(0), near(5), " ".join(["x0", "x1", "x2", "x3", "x4", *near(5).split()[5:]])
+    assert jaccard(shingles(a), shingles(c)) < 0.8
+    assert deduplicate([a, c, b]).kept == [0]
+
+
+@settings(max_examples=10)
+@given(order=st.permutations(range(8)))
+def test_groups_do_not_depend_on_the_order(order):
+    texts = [near(0), near(2), near(3, "z"), "one", "two", "ONE", "", "?"]
+    expected = deduplicate(texts).leader
+    found = deduplicate([texts[i] for i in order]).leader
+    same = {frozenset(np.flatnonzero(np.array(expected) == g).tolist()) for g in expected}
+    assert {frozenset(order[i] for i, g in enumerate(found) if g == h) for h in found} == same
+
+
+def test_no_false_exact_when_the_digest_collides():
+    texts = ["alpha one", "beta two", "ALPHA one", "gamma three", "Beta two", "gamma three"]
+    found = deduplicate(texts, digest=lambda text: b"same")
+    assert found.exact == [2, 4, 5]
+    assert found.leader == [0, 1, 0, 3, 1, 3]
+    blind = deduplicate(texts, digest=lambda text: b"same", verify=False)
+    assert blind.kept == [0]
+
+
+def test_near_copy_of_a_colliding_document_is_found():
+    texts = ["alpha one", TEXT, near(2)]
+    assert deduplicate(texts, digest=lambda text: b"same").leader == [0, 1, 1]
+
+
+class Shards:
+    """Texts that are read afresh each time, as from files."""
+
+    def __init__(self, texts):
+        self.texts, self.times = texts, 0
+
+    def __iter__(self):
+        self.times += 1
+        yield from self.texts
+
+
+def test_generators_and_things_to_read_again():
+    texts = [TEXT, near(1), "other words", TEXT]
+    shards = Shards(texts)
+    assert deduplicate(shards).leader == deduplicate(texts).leader == [0, 0, 2, 0]
+    assert shards.times <= 4  # one of them asks whether it is a generator
+    assert deduplicate((t for t in texts), verify=False).leader == [0, 0, 2, 0]
+    with pytest.raises(ValueError, match=r"to read again .*got a generator"):
+        deduplicate(t for t in texts)
+    with pytest.raises(ValueError, match="got a str"):
+        deduplicate("one text")
+
+
+def test_verification_removes_no_pair_below_the_threshold():
+    """Three hashes estimate badly; the exact similarity decides."""
+    texts = [near(n, f"n{n}x") for n in range(12)]
+    found = deduplicate(texts, n_hashes=3, recall=0.6, threshold=0.9)
+    assert all(s >= 0.9 for _, _, s in found.pairs)
+    assert [s for _, _, s in found.pairs] == [
+        jaccard(shingles(texts[i]), shingles(texts[j])) for i, j, _ in found.pairs
+    ]
+
+
+def test_nothing_in_nothing_out():
+    found = deduplicate([])
+    assert (found.kept, found.pairs, found.n_candidates) == ([], [], 0)

@@ -1,0 +1,310 @@
+"""Unigram's lattice is the sum over all segmentations; its best one is the libraries'."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import datasets
+from week15.evidence import unigram as evidence
+from week15.unigram import (
+    SPACE,
+    Lattice,
+    Unigram,
+    losses,
+    m_step,
+    seed_pieces,
+    space_words,
+)
+
+WORDS = st.lists(st.text("abc", min_size=1, max_size=8), min_size=1, max_size=5, unique=True)
+LONGER = st.sets(st.text("abc", min_size=2, max_size=4), max_size=12)
+
+
+def model_of(longer, seed, letters="abc"):
+    pieces = [*letters, *sorted(longer)]
+    log_p = np.log(np.random.default_rng(seed).dirichlet(np.ones(len(pieces))) + 1e-9)
+    return Unigram(pieces, log_p), pieces, log_p
+
+
+def listed(word, model):
+    """All segmentations with their scores."""
+    return [
+        (sum(model.scores[piece] for piece in parts), parts)
+        for parts in evidence.segmentations(word, set(model.scores))
+    ]
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return [document.text for document in datasets.pydocs()[:10]]
+
+
+@pytest.fixture(scope="module")
+def trained(documents):
+    return Unigram.train(documents, 500)
+
+
+@pytest.fixture(scope="module")
+def reference(trained):
+    return evidence.hugging_face(trained)
+
+
+# ---- the lattice
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=WORDS, longer=LONGER, seed=st.integers(0, 99))
+def test_lattice_equals_the_list_of_all_segmentations(words, longer, seed):
+    model, pieces, log_p = model_of(longer, seed)
+    frequency = np.arange(1.0, len(words) + 1)
+    expected, likelihood = Counter(), []
+    for word, n in zip(words, frequency, strict=True):
+        ways = listed(word, model)
+        total = math.log(sum(math.exp(score) for score, _ in ways))
+        likelihood.append(total)
+        for score, parts in ways:
+            for piece in parts:
+                expected[piece] += n * math.exp(score - total)
+    each, counts = Lattice(words, pieces).expected_counts(log_p, frequency)
+    np.testing.assert_allclose(each, likelihood, rtol=1e-10)
+    np.testing.assert_allclose(counts, [expected[piece] for piece in pieces], atol=1e-9)
+
+
+@given(words=WORDS, longer=LONGER, seed=st.integers(0, 99))
+def test_counts_are_the_gradient_of_the_likelihood(words, longer, seed):
+    """∂ ln P / ∂ ln p(t) is the expected count of t: a check that needs no list."""
+    _, pieces, log_p = model_of(longer, seed)
+    lattice, frequency = Lattice(words, pieces), np.ones(len(words))
+    _, counts = lattice.expected_counts(log_p, frequency)
+    i, step = seed % len(pieces), 1e-5
+    up, down = log_p.copy(), log_p.copy()
+    up[i] += step
+    down[i] -= step
+    rise = lattice.expected_counts(up, frequency)[0] - lattice.expected_counts(down, frequency)[0]
+    assert counts[i] == pytest.approx(rise.sum() / (2 * step), abs=1e-5)
+
+
+@given(words=WORDS, longer=LONGER, seed=st.integers(0, 99))
+def test_forward_and_backward_agree_and_all_characters_are_used(words, longer, seed):
+    _, pieces, log_p = model_of(longer, seed)
+    lattice = Lattice(words, pieces)
+    each, counts = lattice.expected_counts(log_p, np.ones(len(words)))
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    starts = ends - [len(word) for word in words]
+    np.testing.assert_allclose(lattice.forward(log_p)[ends], each, rtol=1e-12)
+    np.testing.assert_allclose(lattice.backward(log_p)[starts], each, rtol=1e-10)
+    assert counts @ [len(p) for p in pieces] == pytest.approx(sum(map(len, words)))
+
+
+@given(words=WORDS, longer=LONGER, seed=st.integers(0, 99))
+def test_dropping_pieces_equals_a_new_lattice(words, longer, seed):
+    _, pieces, log_p = model_of(longer, seed)
+    rng = np.random.default_rng(seed)
+    kept = rng.permutation([i for i, p in enumerate(pieces) if len(p) == 1 or rng.random() < 0.5])
+    lattice = Lattice(words, pieces)
+    lattice.keep(kept)
+    fresh = Lattice(words, [pieces[i] for i in kept])
+    found = lattice.expected_counts(log_p[kept], np.ones(len(words)))
+    for ours, theirs in zip(
+        found, fresh.expected_counts(log_p[kept], np.ones(len(words))), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_long_words_do_not_underflow():
+    word = "ab" * 2000
+    each, counts = Lattice([word], ["a", "b", "ab"]).expected_counts(
+        np.log([0.01, 0.01, 1e-4]), np.ones(1)
+    )
+    assert each[0] == pytest.approx(2000 * math.log(2e-4))
+    np.testing.assert_allclose(counts, [1000, 1000, 1000])
+
+
+def test_a_word_that_cannot_be_spelt():
+    with pytest.raises(ValueError, match="pieces must spell every word, but word 1"):
+        Lattice(["a", "ax"], ["a"]).expected_counts(np.zeros(1), np.ones(2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(words=WORDS, longer=LONGER, seed=st.integers(0, 99))
+def test_em_never_loses_likelihood(words, longer, seed):
+    _, pieces, log_p = model_of(longer, seed)
+    lattice, frequency = Lattice(words, pieces), np.arange(1.0, len(words) + 1)
+    last = -np.inf
+    for _ in range(6):
+        each, counts = lattice.expected_counts(log_p, frequency)
+        assert each @ frequency >= last - 1e-6
+        last, log_p = each @ frequency, m_step(counts)
+        assert np.logaddexp.reduce(log_p) == pytest.approx(0.0, abs=1e-12)
+
+
+# ---- best, n best, samples
+
+
+@settings(max_examples=80)
+@given(word=st.text("abc", min_size=1, max_size=9), longer=LONGER, seed=st.integers(0, 99))
+def test_viterbi_and_n_best_against_the_list(word, longer, seed):
+    model, _, _ = model_of(longer, seed)
+    expected = sorted((score for score, _ in listed(word, model)), reverse=True)
+    score, pieces = model.viterbi(word)
+    assert score == pytest.approx(expected[0])
+    assert "".join(pieces) == word
+    found = model.n_best(word, 7)
+    assert [score for score, _ in found] == pytest.approx(expected[:7])
+    assert len({tuple(parts) for _, parts in found}) == len(found)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 3.0])
+def test_samples_follow_the_distribution(alpha):
+    model, _, _ = model_of({"ab", "ba", "aba", "bc"}, 4)
+    rng, n = np.random.default_rng(0), 1500
+    drawn = Counter(tuple(model.sample("ababc", rng, alpha=alpha)) for _ in range(n))
+    ways = listed("ababc", model)
+    weights = np.array([math.exp(alpha * score) for score, _ in ways])
+    shares = np.array([drawn[tuple(parts)] / n for _, parts in ways])
+    assert sum(drawn.values()) == n
+    np.testing.assert_allclose(shares, weights / weights.sum(), atol=4.5 * 0.5 / math.sqrt(n))
+
+
+def test_a_large_alpha_samples_the_best():
+    model, _, _ = model_of({"ab", "ba", "aba", "bc"}, 4)
+    best = model.viterbi("ababc")[1]
+    assert model.sample("ababc", np.random.default_rng(0), alpha=500.0) == best
+
+
+def test_scores_decide_not_length():
+    model = Unigram(["a", "b", "ab"], np.log([0.4, 0.4, 0.1]))
+    assert model.viterbi("ab")[1] == ["a", "b"]
+    assert evidence.greedy(model, "ab") == ["ab"]
+
+
+def test_ties_take_the_longest_last_piece():
+    model = Unigram(["a", "aa"], np.array([-1.0, -1.0]))
+    assert model.viterbi("aaa")[1] == ["a", "aa"]
+    assert evidence.hugging_face(model).model.tokenize("aaa")[1].value == "aa"
+
+
+# ---- libraries
+
+
+@settings(max_examples=150)
+@given(text=st.text(st.sampled_from("the class 'x'.isn▁€中é\n\tof"), max_size=40) | st.text())
+def test_same_ids_as_tokenizers(trained, reference, text):
+    text = text.replace("\x00", "").replace(SPACE, "_")
+    text = " ".join("".join(c if not c.isspace() else " " for c in text).split())
+    if any(0x1C <= ord(c) <= 0x1F for c in text):
+        text = ""
+    assert trained.encode(text) == reference.encode(text).ids
+
+
+@settings(max_examples=60, deadline=None)
+@given(word=st.text("abcx", min_size=1, max_size=12), longer=LONGER, seed=st.integers(0, 30))
+def test_same_segmentation_for_any_scores(word, longer, seed):
+    model, _, _ = model_of(longer | {SPACE}, seed)
+    assert model.encode(word) == evidence.hugging_face(model).encode(word).ids
+
+
+def test_unknown_characters_are_one_token(trained):
+    ids = trained.encode("a中中中a 中")
+    assert ids.count(0) == 2
+    assert trained.encode("中 中").count(0) == 2  # not across words
+
+
+def test_same_scores_as_sentencepiece(documents):
+    words = evidence.count_words(documents)
+    processor = evidence.sentencepiece_of(words, 400)
+    model = evidence.scores_of(processor)
+    for word in list(words)[:400]:
+        bare = word.removeprefix(SPACE)
+        theirs = sum(model.scores[p] for p in processor.encode(bare, out_type=str))
+        assert model.viterbi(word)[0] == pytest.approx(theirs, abs=1e-4)
+    best = [parts for _, parts in model.n_best(SPACE + "expression", 5)]
+    assert best == processor.nbest_encode("expression", nbest_size=5, out_type=str)
+
+
+# ---- training
+
+
+def test_training_reaches_its_size_and_keeps_all_characters(trained, documents):
+    assert len(trained) == 500
+    characters = {char for word in evidence.count_words(documents) for char in word}
+    assert characters <= set(trained.scores)
+    assert np.logaddexp.reduce(list(trained.scores.values())) == pytest.approx(0.0)
+    text = " ".join(documents[0].split())
+    assert trained.decode(trained.encode(text)) == text
+
+
+def test_training_beats_the_most_frequent_substrings(trained, documents):
+    """The pruning chooses: the same number of seeds by count alone gives a lower likelihood."""
+    words = evidence.count_words(documents)
+    letters = sum(len(piece) == 1 for piece in trained.scores)
+    seeds = seed_pieces(words, len(trained.scores) - letters)
+    naive = Unigram(list(seeds), m_step(np.array(list(seeds.values()), dtype=float)))
+    assert len(naive.scores) == len(trained.scores)
+    gain = evidence.log_likelihood(trained, words) - evidence.log_likelihood(
+        naive, words, em_steps=5
+    )
+    assert gain > 1.0
+
+
+def test_training_reaches_sentencepiece(trained, documents):
+    """Which cuts the last tenth by probability, not by loss, and so ends lower on small text."""
+    words = evidence.count_words(documents)
+    theirs = evidence.scores_of(evidence.sentencepiece_of(words, 500))
+    ours = evidence.log_likelihood(trained, words)
+    assert ours > 1.01 * evidence.log_likelihood(theirs, words, em_steps=3)  # both negative
+
+
+def test_losses_by_hand():
+    """Four uses of ab go to a and b: 4 ln(4/10) against 4 ln(7/14) twice."""
+    pieces, counts = ["a", "b", "ab"], np.array([3.0, 3.0, 4.0])
+    worth = losses(pieces, m_step(counts), counts)
+    assert np.isinf(worth[:2]).all()
+    assert worth[2] == pytest.approx(4 * (math.log(0.4) - 2 * math.log(0.5)))
+
+
+def test_seeds_by_hand():
+    assert seed_pieces({"abab": 2, "c": 1}, 2) == {"a": 4, "b": 4, "c": 1, "ab": 4, "abab": 2}
+    assert seed_pieces({"abab": 2}, 9, max_length=2) == {"a": 4, "b": 4, "ab": 4, "ba": 2}
+    assert seed_pieces({"xy": 1}, 9) == {"x": 1, "y": 1}  # seen once: no piece
+    assert seed_pieces({}, 3) == {}
+
+
+def test_small_and_repeated_text():
+    found = Unigram.train(["a"], 3)
+    assert found.decode(found.encode("a a")) == "a a"
+    assert space_words(" a\n b ") == ["▁a", "▁b"]
+    assert found.encode("") == []
+    assert found.decode([]) == ""
+
+
+# ---- wrong input
+
+
+def test_wrong_input(trained):
+    with pytest.raises(ValueError, match=r"vocab_size must be at least 4 .*got 3 for 1 words"):
+        Unigram.train(["ab"], 3)
+    with pytest.raises(ValueError, match="for some text, got 30 for 0 words"):
+        Unigram.train([" "], 30)
+    with pytest.raises(ValueError, match=r"shrinking must be between 0 and 1, got 1.0"):
+        Unigram.train(["ab"], 9, shrinking=1.0)
+    with pytest.raises(ValueError, match="seed_factor, em_steps must be >= 1, got 8, 0"):
+        Unigram.train(["ab"], 9, seed_factor=8, em_steps=0)
+    with pytest.raises(ValueError, match="pieces must be different and not empty, got 2 pieces"):
+        Unigram(["a", "a"], np.zeros(2))
+    with pytest.raises(ValueError, match="pieces must be different and not empty"):
+        Unigram([], np.zeros(0))
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        trained.n_best("a", 0)
+    with pytest.raises(ValueError, match="alpha must be at least 0, got -1"):
+        trained.sample("a", np.random.default_rng(0), alpha=-1.0)
+    with pytest.raises(ValueError, match="ids must lie between 0 and 499, got -1 to 500"):
+        trained.decode([500, -1])
+    with pytest.raises(ValueError, match="word must be spelt by the pieces"):
+        Unigram(["a", "b"], np.zeros(2)).viterbi("a", without="a")
+    with pytest.raises(TypeError):
+        Lattice(["a"], ["a"]).forward(np.zeros((1, 1)))

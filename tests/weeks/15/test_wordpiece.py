@@ -1,0 +1,325 @@
+"""WordPiece is that of `tokenizers` and BERT; the likelihood score is a likelihood."""
+
+import unicodedata
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import datasets
+from week15.evidence import wordpiece as evidence
+from week15.wordpiece import (
+    PREFIX,
+    SPECIAL,
+    WordPiece,
+    basic_words,
+    is_punctuation,
+    learn_pieces,
+    pair_scores,
+    spell,
+)
+
+
+def old(char: str) -> bool:
+    """Whether Unicode 3.2 knew the character as today's: the libraries' tables differ in age."""
+    category = unicodedata.category(char)
+    return category not in ("Cs", "Cn") and unicodedata.ucd_3_2_0.category(char) == category
+
+
+OLD = "".join(char for char in map(chr, range(0x3000)) if old(char))
+TEXT = st.text(st.sampled_from(OLD + "中文字和, .'-$^`~ ab"), max_size=40)
+FEW = st.lists(st.text("ab c.", min_size=1, max_size=30), min_size=1, max_size=10)
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return [document.text for document in datasets.pydocs()[:15]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents):
+    return WordPiece.train(documents, 600)
+
+
+@pytest.fixture(scope="module")
+def bert(tokenizer):
+    return evidence.hugging_face_encoder(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def legacy():
+    return pytest.importorskip("transformers.models.bert.tokenization_bert_legacy")
+
+
+def hugging_face_words(text, **options):
+    from tokenizers import normalizers, pre_tokenizers
+
+    clean = normalizers.BertNormalizer(**options).normalize_str(text)
+    return [word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(clean)]
+
+
+def alphabet_of(words):
+    first = sorted({char for word in words for char in word})
+    return first + sorted({token for word in words for token in spell(word)[1:]})
+
+
+# ---- words
+
+
+@settings(max_examples=200)
+@given(text=TEXT, lowercase=st.booleans(), strip_accents=st.sampled_from([None, True, False]))
+def test_same_words_as_tokenizers(text, lowercase, strip_accents):
+    ours = basic_words(text, lowercase=lowercase, strip_accents=strip_accents)
+    assert ours == hugging_face_words(text, lowercase=lowercase, strip_accents=strip_accents)
+
+
+@settings(max_examples=150)
+@given(text=st.text(st.characters(max_codepoint=0x17F), max_size=40))
+def test_same_words_as_the_published_python(legacy, text):
+    assert basic_words(text) == legacy.BasicTokenizer().tokenize(text)
+
+
+def test_every_old_sign_and_cased_letter_of_the_basic_plane():
+    found = (char for char in map(chr, range(0x10000)) if old(char))
+    text = " x".join(char + "y" for char in found if unicodedata.category(char) not in ("Lo", "Co"))
+    assert basic_words(text) == hugging_face_words(text)
+
+
+def test_chinese_characters_are_those_of_the_published_code(legacy):
+    """`tokenizers` begins one block 256 characters late; BERT's own code does not."""
+    reference = legacy.BasicTokenizer()
+    for low in (0x3400, 0x4E00, 0x9FFF, 0xF900, 0x20000, 0x2B740, 0x2B820, 0x2CEA0, 0x2F800):
+        assert basic_words(f"a{chr(low)}b") == ["a", unicodedata.normalize("NFD", chr(low)), "b"]
+        assert reference._is_chinese_char(low)
+    for low in (0x33FF, 0x3040, 0xAC00, 0x2CEB0):
+        assert not reference._is_chinese_char(low)
+        assert len(basic_words(f"a{chr(low)}b", strip_accents=False)) == 1
+    late = chr(0x2B820)
+    assert hugging_face_words(f"a{late}b") == [f"a{late}b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        (" \t\n", []),
+        ("\x00\ufffd\u200b", []),
+        ("don't", ["don", "'", "t"]),
+        ("$5.00+tax", ["$", "5", ".", "00", "+", "tax"]),
+        ("Ångström", ["angstrom"]),
+        ("中文ab", ["中", "文", "ab"]),
+        ("ΣΊΣΥΦΟΣ", ["σισυφοσ"]),
+        ("a\u2028b\u3000c", ["a", "b", "c"]),
+    ],
+)
+def test_words_by_hand(text, expected):
+    assert basic_words(text) == expected
+
+
+def test_ascii_signs_are_punctuation():
+    assert [c for c in map(chr, range(128)) if is_punctuation(c)] == list(
+        "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+    )
+
+
+# ---- training
+
+
+def test_same_vocabulary_as_tokenizers(tokenizer, documents):
+    alphabet = evidence.alphabet_of(tokenizer)
+    reference = evidence.hugging_face(documents, len(tokenizer), alphabet)
+    assert reference.get_vocab() == {token: i for i, token in enumerate(tokenizer.vocab)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=FEW, room=st.integers(0, 40), min_frequency=st.integers(1, 4))
+def test_same_vocabulary_where_ties_abound(texts, room, min_frequency):
+    words = {word for text in texts for word in basic_words(text)}
+    size = len(SPECIAL) + len(alphabet_of(words)) + room
+    ours = WordPiece.train(texts, size, min_frequency=min_frequency)
+    theirs = evidence.hugging_face(
+        texts, size, evidence.alphabet_of(ours), min_frequency=min_frequency
+    )
+    assert theirs.get_vocab() == {token: i for i, token in enumerate(ours.vocab)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.dictionaries(st.text("abc", min_size=1, max_size=8), st.integers(1, 9), min_size=1),
+    n_merges=st.integers(0, 12),
+    score=st.sampled_from(["count", "ratio"]),
+    min_frequency=st.integers(1, 5),
+)
+def test_same_pieces_as_a_recount_of_everything(words, n_merges, score, min_frequency):
+    alphabet = alphabet_of(words)
+    age = {token: i for i, token in enumerate(alphabet)}
+    spelled = {word: spell(word) for word in words}
+    expected = []
+    for _ in range(n_merges):
+        single, pairs = Counter(), Counter()
+        for word, n in words.items():
+            for token in spelled[word]:
+                single[token] += n
+            for pair in pairwise(spelled[word]):
+                pairs[pair] += n
+        pairs = {pair: n for pair, n in pairs.items() if n >= min_frequency}
+        if not pairs:
+            break
+        value = {
+            (a, b): n if score == "count" else n / (single[a] * single[b])
+            for (a, b), n in pairs.items()
+        }
+        a, b = min(value, key=lambda pair: (-value[pair], age[pair[0]], age[pair[1]]))
+        token = a + b.removeprefix(PREFIX)
+        expected.append(token)
+        age[token] = len(age)
+        spelled = {word: evidence.merge(tokens, a, b) for word, tokens in spelled.items()}
+    found = learn_pieces(words, alphabet, n_merges, score=score, min_frequency=min_frequency)
+    assert found == expected
+
+
+@given(
+    words=st.dictionaries(
+        st.lists(st.sampled_from("abcdef"), min_size=2, max_size=6, unique=True).map("".join),
+        st.integers(1, 9),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_likelihood_score_is_the_change_of_the_likelihood(words):
+    segmented = [(spell(word), n) for word, n in words.items()]
+    single, pairs = Counter(), Counter()
+    for tokens, n in segmented:
+        for token in tokens:
+            single[token] += n
+        for pair in pairwise(tokens):
+            pairs[pair] += n
+    a, b = min(pairs)
+    before = evidence.log_likelihood(segmented)
+    after = evidence.log_likelihood([(evidence.merge(t, a, b), n) for t, n in segmented])
+    ours = pair_scores(
+        np.array([pairs[a, b]]),
+        np.array([single[a]]),
+        np.array([single[b]]),
+        np.array([False]),
+        single.total(),
+        "likelihood",
+    )
+    assert ours[0] == pytest.approx(after - before, abs=1e-9)
+
+
+def test_likelihood_of_a_token_with_itself():
+    """abab as two tokens ab: four counts of `##ab`, merged two by two."""
+    before = [(["x", "##ab", "##ab"], 3), (["##ab", "y"], 2)]
+    after = [(["x", "##abab"], 3), (["##ab", "y"], 2)]
+    ours = pair_scores(
+        np.array([3]), np.array([8]), np.array([8]), np.array([True]), 13, "likelihood"
+    )
+    change = evidence.log_likelihood(after) - evidence.log_likelihood(before)
+    assert ours[0] == pytest.approx(change, abs=1e-12)
+
+
+def test_count_and_ratio_choose_differently():
+    """u+g is most frequent, g+s belongs together most; then h+u and b+u tie, and b is older."""
+    words = {"hug": 10, "pug": 5, "pun": 12, "bun": 4, "hugs": 5}
+    alphabet = alphabet_of(words)
+    assert learn_pieces(words, alphabet, 1, score="count") == ["##ug"]
+    assert learn_pieces(words, alphabet, 1, score="ratio") == ["##gs"]
+    assert learn_pieces(words, alphabet, 3, score="ratio") == ["##gs", "bu", "bun"]
+
+
+def test_pieces_run_out():
+    assert learn_pieces({"ab": 3}, ["a", "b", "##b"], 10) == ["ab"]
+    assert learn_pieces({"ab": 3}, ["a", "b", "##b"], 10, min_frequency=4) == []
+    assert learn_pieces({}, [], 10) == []
+
+
+# ---- encoding
+
+
+@settings(max_examples=150)
+@given(text=TEXT | st.sampled_from(evidence.NASTY[:-1]))
+def test_same_ids_as_bert(tokenizer, bert, text):
+    text = text.replace("[", "")  # special tokens are text here
+    assert tokenizer.encode(text) == bert.encode(text, add_special_tokens=False)
+
+
+@settings(max_examples=150)
+@given(
+    pieces=st.sets(st.text("abc", min_size=1, max_size=4), max_size=12),
+    continuing=st.sets(st.text("abc", min_size=1, max_size=4), max_size=12),
+    word=st.text("abcd", min_size=1, max_size=12),
+    longest=st.integers(1, 12),
+)
+def test_any_vocabulary_any_word(pieces, continuing, word, longest):
+    from tokenizers import models
+
+    vocab = ["[UNK]", *sorted(pieces), *sorted(PREFIX + piece for piece in continuing)]
+    ours = WordPiece(vocab, max_input_chars_per_word=longest)
+    theirs = models.WordPiece(
+        {token: i for i, token in enumerate(vocab)},
+        unk_token="[UNK]",
+        max_input_chars_per_word=longest,
+    )
+    assert ours.encode_word(word) == [token.id for token in theirs.tokenize(word)]
+
+
+def test_a_word_that_cannot_be_finished_is_unknown_as_a_whole():
+    found = WordPiece(["[UNK]", "un", "##aff", "##able", "un##"])
+    assert [found.vocab[i] for i in found.encode("unaffable unaffably")] == [
+        "un", "##aff", "##able", "[UNK]",
+    ]  # fmt: skip
+
+
+def test_longest_match_can_miss_a_segmentation():
+    """abc = a ##bc is there, but ab comes first and leads nowhere."""
+    found = WordPiece(["[UNK]", "a", "ab", "##bc"])
+    assert found.encode("abc") == [0]
+
+
+def test_long_words_are_unknown():
+    found = WordPiece(["[UNK]", "a", "##a"], max_input_chars_per_word=3)
+    assert found.encode("aaa aaaa") == [1, 2, 2, 0]
+
+
+@given(text=TEXT)
+def test_decode_gives_the_words_back(documents, text):
+    known = WordPiece(["[UNK]", *OLD, *(PREFIX + char for char in OLD)])
+    words = [w for w in basic_words(text) if all(c in OLD for c in w)]
+    ids = known.encode(" ".join(words))
+    assert known.decode(ids) == " ".join(basic_words(" ".join(words)))
+
+
+def test_decode_is_that_of_tokenizers(tokenizer):
+    from tokenizers import decoders
+
+    ids = tokenizer.encode("Unparenthesised expressions, don't they?")
+    theirs = decoders.WordPiece(cleanup=False).decode([tokenizer.vocab[i] for i in ids])
+    assert tokenizer.decode(ids) == theirs
+
+
+# ---- wrong input
+
+
+def test_wrong_input():
+    with pytest.raises(ValueError, match=r"vocab_size must be at least 8 .*got 7"):
+        WordPiece.train(["ab"], 7)
+    with pytest.raises(ValueError, match="n_merges must be at least 0, got -1"):
+        learn_pieces({}, [], -1)
+    with pytest.raises(ValueError, match="min_frequency must be at least 1, got 0"):
+        learn_pieces({}, [], 1, min_frequency=0)
+    with pytest.raises(ValueError, match="words must not contain"):
+        learn_pieces({"a##": 1}, ["a", "###"], 1)
+    with pytest.raises(ValueError, match="alphabet must hold all characters"):
+        learn_pieces({"ab": 1}, ["a", "b"], 1)
+    with pytest.raises(ValueError, match=r"vocab must hold different tokens and \[UNK\]"):
+        WordPiece(["a"])
+    with pytest.raises(ValueError, match=r"vocab must hold different tokens and \[UNK\]"):
+        WordPiece(["[UNK]", "a", "a"])
+    with pytest.raises(ValueError, match="max_input_chars_per_word must be at least 1, got 0"):
+        WordPiece(["[UNK]"], max_input_chars_per_word=0)
+    with pytest.raises(ValueError, match="ids must lie between 0 and 0, got -1 to 3"):
+        WordPiece(["[UNK]"]).decode([3, -1])

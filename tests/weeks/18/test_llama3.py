@@ -1,0 +1,518 @@
+"""LLaMA against transformers and torch, and what padding, caching and precision must not change."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from week09.optimizers import AdamW
+from week13.attention import scaled_dot_product_attention
+from week13.positional_encodings import apply_rope
+from week18.evidence.llama3 import (
+    ListCache,
+    build,
+    copy_weights,
+    equally_large,
+    initialise,
+    train,
+    transformers_twin,
+    wrongly_paired,
+)
+from week18.llama3 import (
+    LLAMA_3_1,
+    Block,
+    Llama,
+    LlamaConfig,
+    RMSNorm,
+    RopeScaling,
+    cache_bytes,
+    flops_per_token,
+    n_parameters,
+    rope_frequencies,
+    rotate,
+    weight_bytes,
+)
+from week18.pretrained import hugging_face_name
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+SCALING = RopeScaling(4.0, 1.0, 4.0, 16)
+
+
+def random_model(seed=0, **changes):
+    sizes = {"d_model": 18, "n_heads": 6, "n_kv_heads": 2, "head_dim": 6, "d_ff": 28}
+    model = Llama(LlamaConfig(13, **{**sizes, "max_positions": 64, "rope_base": 100.0, **changes}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(std=0.3, generator=generator)
+    return model
+
+
+def random_tokens(*shape, seed=0):
+    return torch.randint(13, shape, generator=torch.Generator().manual_seed(seed))
+
+
+configs = st.builds(
+    LlamaConfig,
+    vocab_size=st.integers(2, 13),
+    d_model=st.sampled_from([12, 36]),  # transformers wants a multiple of n_heads
+    n_layers=st.integers(1, 2),
+    n_heads=st.sampled_from([2, 4, 6]),
+    n_kv_heads=st.sampled_from([1, 2]),
+    head_dim=st.sampled_from([2, 6, 10]),
+    d_ff=st.sampled_from([3, 16]),
+    max_positions=st.just(64),
+    rope_base=st.sampled_from([100.0, 500_000.0]),
+    rope_scaling=st.sampled_from([None, SCALING]),
+    norm_eps=st.sampled_from([1e-5, 1e-1]),
+    tied=st.booleans(),
+)
+
+# ---- the whole model
+
+
+@settings(max_examples=15)
+@given(config=configs, length=st.integers(1, 40), seed=st.integers(0, 99))
+def test_equals_transformers(config, length, seed):
+    """Logits and gradients; lengths go past the 16 positions that the scaling was made for."""
+    theirs = transformers_twin(config, seed=seed)
+    ours = copy_weights(Llama(config), theirs)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(config.vocab_size, (2, length + 1), generator=generator)
+    outputs = ours(tokens[:, :-1]), theirs(tokens[:, :-1]).logits
+    torch.testing.assert_close(*outputs, **TOLERANCE)
+    for out in outputs:
+        F.cross_entropy(out.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    reference = {name: p.grad for name, p in theirs.named_parameters()}
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p.grad, reference[hugging_face_name(name)], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_first_steps_equal_transformers(tied):
+    config = LlamaConfig(13, 12, 2, 4, 2, head_dim=6, rope_scaling=SCALING, tied=tied)
+    theirs = transformers_twin(config)
+    ours = copy_weights(Llama(config), theirs)
+    options = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    losses = []
+    for model, optimizer in (
+        (ours, AdamW(ours.parameters(), **options)),
+        (theirs, torch.optim.AdamW(theirs.parameters(), **options)),
+    ):
+        losses.append([])
+        for step in range(8):
+            x = random_tokens(3, 25, seed=step)
+            out = model(x[:, :-1])
+            out = out if torch.is_tensor(out) else out.logits
+            loss = F.cross_entropy(out.flatten(0, 1), x[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    np.testing.assert_allclose(*losses, rtol=2e-5)
+    assert losses[0][-1] != losses[0][0]
+
+
+def test_given_positions_equal_transformers():
+    theirs = transformers_twin(random_model(rope_scaling=SCALING).config)
+    ours = copy_weights(Llama(random_model(rope_scaling=SCALING).config), theirs)
+    tokens, positions = random_tokens(2, 7), torch.tensor([[0, 3, 4, 9, 30, 31, 63]] * 2)
+    expected = theirs(tokens, position_ids=positions).logits
+    torch.testing.assert_close(ours(tokens, positions=positions), expected, **TOLERANCE)
+    torch.testing.assert_close(ours(tokens, positions=positions[0]), expected, **TOLERANCE)
+
+
+def test_bfloat16_follows_the_float32_model():
+    """Angles stay in float32: in bfloat16, position 257 would be rounded to 256."""
+    ours = random_model(max_positions=4096)
+    tokens = random_tokens(1, 12)
+    positions = torch.arange(1001, 1013)
+    expected = ours(tokens, positions=positions)
+    half = ours.to(torch.bfloat16)
+    assert half.frequencies.dtype == torch.float32
+    error = (half(tokens, positions=positions).float() - expected).abs().max()
+    assert error < 0.06 * expected.abs().max()
+
+
+def test_frequencies_survive_a_trip_through_half_precision_and_meta():
+    model = random_model()
+    exact = model.frequencies.clone()
+    assert torch.equal(model.half().float().frequencies, exact)
+    with torch.device("meta"):
+        empty = Llama(model.config)
+    assert torch.equal(empty.to_empty(device="cpu").frequencies, exact)
+    assert model.double().frequencies.dtype == torch.float64
+
+
+@given(seed=st.integers(0, 20))
+@settings(max_examples=8)
+def test_padding_on_the_left_changes_nothing(seed):
+    model = random_model(seed).double()
+    lengths = torch.tensor([9, 4, 1])
+    tokens = random_tokens(3, 9, seed=seed)
+    real = torch.arange(9) >= 9 - lengths[:, None]
+    positions = (real.cumsum(1) - 1).clamp(min=0)
+    padded = model(tokens, mask=real, positions=positions)
+    assert padded.isfinite().all()
+    for row, n in enumerate(lengths):
+        alone = model(tokens[row : row + 1, 9 - n :])
+        torch.testing.assert_close(padded[row, 9 - n :], alone[0])
+
+
+def test_padding_gives_finite_gradients():
+    model = random_model()
+    real = torch.arange(6) >= torch.tensor([[0], [5]])
+    model(random_tokens(2, 6), mask=real)[real].sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_only_distances_matter():
+    """A common shift of all positions, such as padding's, is not seen."""
+    model = random_model().double()
+    tokens = random_tokens(2, 8)
+    shifted = model(tokens, positions=torch.arange(100, 108))
+    torch.testing.assert_close(model(tokens), shifted)
+    stretched = model(tokens, positions=torch.arange(0, 16, 2))
+    assert not torch.allclose(model(tokens), stretched, atol=1e-3)
+
+
+def test_the_future_is_invisible():
+    model = random_model()
+    tokens = random_tokens(1, 10)
+    changed = tokens.clone()
+    changed[:, 6:] = (changed[:, 6:] + 1) % 13
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :6], after[:, :6])
+    assert not torch.allclose(before[:, 6], after[:, 6])
+
+
+# ---- the cache
+
+
+@given(pieces=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 9))
+@settings(max_examples=12)
+def test_cached_equals_uncached(pieces, seed):
+    model, cache = random_model(seed).double(), ListCache()
+    tokens = random_tokens(2, sum(pieces), seed=seed)
+    parts = [model(part, cache=cache) for part in tokens.split(pieces, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens))
+    assert cache.length == sum(pieces)
+    stored = sum(t.numel() for pair in cache.layers.values() for t in pair)
+    assert stored * 8 == 2 * cache_bytes(model.config, sum(pieces), bytes_per_value=8)
+
+
+def test_cached_with_padding_equals_rows_alone():
+    model, cache = random_model().double(), ListCache()
+    tokens = random_tokens(2, 8)
+    real = torch.arange(8) >= torch.tensor([[0], [3]])
+    positions = (real.cumsum(1) - 1).clamp(min=0)
+    for a, b in ((0, 5), (5, 6), (6, 8)):
+        out = model(tokens[:, a:b], mask=real[:, :b], positions=positions[:, a:b], cache=cache)
+    for row, start in enumerate((0, 3)):
+        torch.testing.assert_close(out[row], model(tokens[row : row + 1, start:])[0, -2:])
+
+
+def test_cache_is_asked_as_the_protocol_says():
+    class Spy(ListCache):
+        def update(self, layer, k, v):
+            calls.append((layer, tuple(k.shape), self.length))
+            return super().update(layer, k, v)
+
+    calls, cache, model = [], Spy(), random_model()
+    model(random_tokens(3, 4), cache=cache)
+    model(random_tokens(3, 1), cache=cache)
+    first, second = (3, 2, 4, 6), (3, 2, 1, 6)
+    assert calls == [(0, first, 0), (1, first, 0), (0, second, 4), (1, second, 4)]
+
+
+def test_refuses_what_it_cannot_hold():
+    model, cache = random_model(max_positions=8), ListCache()
+    with pytest.raises(ValueError, match="at most max_positions = 8 long, got 9"):
+        model(random_tokens(1, 9))
+    model(random_tokens(1, 6), cache=cache)
+    with pytest.raises(ValueError, match="at most max_positions = 8 long, got 9"):
+        model(random_tokens(1, 3), cache=cache)
+    with pytest.raises(ValueError, match="mask must cover 8 tokens, got 2"):
+        model(random_tokens(1, 2), cache=cache, mask=torch.ones(1, 2, dtype=torch.bool))
+
+
+# ---- the parts
+
+
+@given(
+    shape=st.sampled_from([(3,), (2, 5), (2, 1, 7)]),
+    eps=st.sampled_from([1e-5, 0.5]),
+    scale=st.sampled_from([1e-3, 1.0, 1e4]),
+)
+def test_rms_norm_equals_torch(shape, eps, scale):
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(shape[-1], eps)
+    with torch.no_grad():
+        norm.weight.normal_(generator=generator)
+    x = (scale * torch.randn(shape, generator=generator)).requires_grad_()
+    outputs = norm(x), F.rms_norm(x, shape[-1:], norm.weight, eps)
+    torch.testing.assert_close(*outputs)
+    upstream = torch.randn(shape, generator=generator)
+    ours, theirs = (torch.autograd.grad(out, (x, norm.weight), upstream) for out in outputs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_rms_norm_gradient_by_hand():
+    """With y = x / r, the gradient is (g·u - y mean(g·u·y)) / r where u is the upstream."""
+    x, g, u = torch.randn(3, 4, 6, dtype=torch.float64, generator=torch.manual_seed(0))
+    norm = RMSNorm(6, 1e-2).double()
+    with torch.no_grad():
+        norm.weight.copy_(g[0])
+    x.requires_grad_()
+    norm(x).backward(u)
+    r = (x.square().mean(-1, keepdim=True) + 1e-2).sqrt()
+    y = x / r
+    by_hand = (g[0] * u - y * (g[0] * u * y).mean(-1, keepdim=True)) / r
+    torch.testing.assert_close(x.grad, by_hand)
+    torch.testing.assert_close(norm.weight.grad, (u * y).sum(0))
+
+
+def test_rms_norm_in_bfloat16_squares_in_float32():
+    x = torch.full((1, 512), 3.0, dtype=torch.bfloat16)
+    x[0, 0] = 3e19  # its square has no float16 and loses the rest in bfloat16
+    ours = RMSNorm(512).bfloat16()(x)
+    theirs = F.rms_norm(x.float(), (512,), eps=1e-5).bfloat16()
+    torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=0)
+    y = torch.randn(4, 4096, generator=torch.manual_seed(0)).bfloat16()
+    theirs = F.rms_norm(y.float(), (4096,), eps=1e-5)
+    torch.testing.assert_close(RMSNorm(4096).bfloat16()(y).float(), theirs, rtol=2**-8, atol=1e-6)
+
+
+def test_rms_norm_of_zero_is_zero():
+    x = torch.zeros(2, 5, requires_grad=True)
+    RMSNorm(5)(x).sum().backward()
+    assert (RMSNorm(5)(x) == 0).all()
+    assert x.grad.isfinite().all()
+
+
+@given(
+    half=st.integers(1, 5),
+    start=st.integers(0, 10_000),
+    scaled=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_rotate_equals_apply_rope(half, start, scaled, dtype):
+    frequencies = rope_frequencies(2 * half, scaling=SCALING if scaled else None)
+    x = torch.randn(2, 3, 4, 2 * half, generator=torch.manual_seed(0)).to(dtype)
+    angles = torch.arange(start, start + 4)[:, None] * frequencies
+    cos, sin = (f(angles).to(dtype)[None, None] for f in (torch.cos, torch.sin))
+    expected = apply_rope(x, start, frequencies=frequencies)
+    torch.testing.assert_close(rotate(x, cos, sin), expected, rtol=0, atol=0)
+    torch.testing.assert_close(expected.norm(dim=-1), x.norm(dim=-1))
+
+
+@pytest.mark.parametrize("name", ["8B", "70B", "405B"])
+def test_frequencies_equal_transformers(name):
+    from transformers import LlamaConfig as TheirConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    from week18.pretrained import hugging_face_config
+
+    config = LLAMA_3_1[name]
+    theirs = TheirConfig(**hugging_face_config(config))
+    expected, factor = ROPE_INIT_FUNCTIONS["llama3"](theirs, "cpu")
+    ours = rope_frequencies(128, base=config.rope_base, scaling=config.rope_scaling)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
+    assert factor == 1
+
+
+@given(head_dim=st.sampled_from([2, 16, 128]), factor=st.floats(1, 32))
+def test_scaling_keeps_fast_waves_and_stretches_slow_ones(head_dim, factor):
+    plain = rope_frequencies(head_dim, base=10_000.0)
+    scaling = RopeScaling(factor, 1.0, 4.0, 1024)
+    ratio = plain / rope_frequencies(head_dim, base=10_000.0, scaling=scaling)
+    wave = 2 * math.pi / plain
+    torch.testing.assert_close(ratio[wave < 256], torch.ones_like(ratio[wave < 256]))
+    slow = ratio[wave > 1024]
+    torch.testing.assert_close(slow, torch.full_like(slow, factor))
+    assert ((ratio >= 1 - 1e-5) & (ratio <= factor * (1 + 1e-5))).all()
+    assert (ratio.diff() >= -1e-5 * factor).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_equals_week_13(monkeypatch, masked, kv_heads):
+    """The fused kernel inside the model, and week 13's written out, forward and backward."""
+    model = random_model(n_heads=4, n_kv_heads=kv_heads).double()
+    tokens = random_tokens(2, 7)
+    mask = torch.arange(7) >= torch.tensor([[0], [2]]) if masked else None
+
+    def written_out(q, k, v, *, attn_mask, is_causal, enable_gqa):
+        assert enable_gqa == (q.shape[1] != k.shape[1])
+        return scaled_dot_product_attention(q, k, v, mask=attn_mask, is_causal=is_causal)
+
+    results = []
+    for attention in (F.scaled_dot_product_attention, written_out):
+        monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+        out = model(tokens, mask=mask)
+        results.append((out, *torch.autograd.grad(out.square().sum(), [*model.parameters()])))
+    torch.testing.assert_close(*results)
+
+
+def test_grouped_heads_equal_repeated_ones():
+    """Query heads 0 and 1 share key-value head 0, and so on."""
+    grouped = random_model(n_heads=4, n_kv_heads=2)
+    full = random_model(n_heads=4, n_kv_heads=4)
+    weights = grouped.state_dict()
+    for name, w in weights.items():
+        if "k_proj" in name or "v_proj" in name:
+            weights[name] = w.unflatten(0, (2, 6)).repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(weights)
+    tokens = random_tokens(2, 9)
+    torch.testing.assert_close(grouped(tokens), full(tokens), **TOLERANCE)
+
+
+def test_mlp_is_gated():
+    block = Block(LlamaConfig(5, 4, 1, 2, d_ff=3), 0)
+    u = torch.randn(7, 4, generator=torch.manual_seed(0))
+    gate, up = u @ block.gate_proj.weight.T, u @ block.up_proj.weight.T
+    expected = (gate / (1 + (-gate).exp()) * up) @ block.down_proj.weight.T
+    torch.testing.assert_close(block.mlp(u), expected)
+
+
+@pytest.mark.parametrize(("d", "d_ff"), [(96, 256), (64, 176), (48, 128), (100, 272), (3, 8)])
+def test_default_mlp_weighs_as_gpts(d, d_ff):
+    config = LlamaConfig(5, d, 1, 1, head_dim=2)
+    assert config.d_ff == d_ff
+    assert 8 * d * d <= 3 * d * config.d_ff < 8 * d * d + 24 * d
+
+
+def test_initial_loss_is_guessing():
+    model = Llama(LlamaConfig(13, 32), torch.Generator().manual_seed(0))
+    tokens = random_tokens(8, 33)
+    loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    assert abs(loss.item() - math.log(13)) < 0.03
+    stds = {n: p.std().item() for n, p in model.named_parameters() if p.ndim == 2}
+    for name, std in stds.items():
+        onto_stream = "o_proj" in name or "down" in name
+        assert std == pytest.approx(0.02 / (2 if onto_stream else 1), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_heads": 4, "n_kv_heads": 3}, "n_kv_heads must divide n_heads = 4, got 3"),
+        ({"head_dim": 5}, "head_dim must be even for rotary positions, got 5"),
+        ({"n_heads": 7}, "n_heads must divide d_model = 64"),
+        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
+        ({"n_heads": 0}, "n_heads must be at least 1, got 0"),
+        ({"rope_base": -1.0}, "rope_base must be positive"),
+        ({"norm_eps": -1.0}, "norm_eps not negative"),
+    ],
+)
+def test_bad_sizes_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        LlamaConfig(5, **changes)
+
+
+def test_bad_scaling_is_refused():
+    with pytest.raises(ValueError, match=r"factor must be at least 1, got 0\.5"):
+        RopeScaling(0.5)
+    with pytest.raises(ValueError, match=r"below high_freq_factor = 4\.0, got 4"):
+        RopeScaling(8.0, 4.0, 4.0)
+    with pytest.raises(ValueError, match="original_max_positions must be at least 1, got 0"):
+        RopeScaling(original_max_positions=0)
+    with pytest.raises(ValueError, match="head_dim must be even and at least 2, got 3"):
+        rope_frequencies(3)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(TypeError):
+        random_model()(torch.zeros(4, dtype=torch.long))
+    with pytest.raises(TypeError):
+        random_model()(torch.zeros(1, 4))
+
+
+# ---- the costs
+
+
+@given(config=configs)
+def test_parameters_are_counted(config):
+    assert n_parameters(config) == sum(p.numel() for p in Llama(config).parameters())
+    assert weight_bytes(config, bytes_per_value=4) == 4 * n_parameters(config)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("8B", 8.03), ("70B", 70.55), ("405B", 405.85)])
+def test_published_sizes(name, billions):
+    assert round(n_parameters(LLAMA_3_1[name]) / 1e9, 2) == billions
+
+
+@pytest.mark.parametrize("length", [1, 17])
+@pytest.mark.parametrize(
+    "config",
+    [LlamaConfig(13, 12, 2, 6, 2, 10, 7), LlamaConfig(5, 16, 1, 4, 4, tied=True)],
+    ids=["grouped", "tied"],
+)
+def test_operations_are_counted(config, length):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, tokens = Llama(config), torch.zeros(1, length, dtype=torch.long)
+    for backward in (False, True):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            loss = model(tokens).sum()
+            if backward:
+                loss.backward()
+        expected = length * flops_per_token(config, length, backward=backward)
+        assert counter.get_total_flops() == expected
+
+
+def test_published_cache():
+    """Two tensors, 32 layers, 8 heads of 128, two bytes: 128 KiB a token."""
+    assert cache_bytes(LLAMA_3_1["8B"], 1) == 128 * 1024
+    assert cache_bytes(LLAMA_3_1["8B"], 131_072) == 16 * 2**30
+
+
+# ---- the compared models
+
+
+@pytest.mark.parametrize("arm", ["LLaMA", "layer norm", "GELU", "learned positions", "all heads"])
+def test_arms_are_equally_large_and_differ(arm):
+    config = LlamaConfig(13, 16, 2, 4, 1, max_positions=12, rope_base=100.0)
+    width = equally_large(arm, config, 9000)
+    model = initialise(build(arm, config, width), torch.Generator().manual_seed(0))
+    assert abs(sum(p.numel() for p in model.parameters()) / 9000 - 1) < 0.01
+    tokens = random_tokens(2, 12)
+    assert model(tokens).shape == (2, 12, 13)
+    if arm == "learned positions":
+        moved = tokens[:, [1, 0, *range(2, 12)]]
+        assert (model.frequencies == 0).all()
+        assert not torch.allclose(model(tokens)[:, -1], model(moved)[:, -1], atol=1e-6)
+
+
+def test_wrong_pairs_are_the_interleaved_ones(monkeypatch):
+    from week18 import llama3
+
+    model = random_model()
+    tokens = random_tokens(2, 9)
+    expected = wrongly_paired(model)(tokens)
+    monkeypatch.setattr(
+        llama3,
+        "rotate",
+        lambda x, cos, sin: apply_rope(x, frequencies=model.frequencies, pairing="interleaved"),
+    )
+    torch.testing.assert_close(model(tokens), expected, **TOLERANCE)
+
+
+def test_training_learns_and_shuffled_targets_do_not():
+    tokens = torch.arange(400) % 13
+    losses = {}
+    for shuffled in (False, True):
+        model = initialise(Llama(LlamaConfig(13, 16, 1, 2)), torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(1)
+        losses[shuffled] = train(
+            model, tokens, steps=25, context=12, generator=generator, shuffled=shuffled
+        )
+    assert losses[False][-1] < 0.3
+    assert losses[True][-1] > math.log(13) - 0.3
+    assert isinstance(model, nn.Module)

@@ -1,0 +1,228 @@
+"""Speculative text follows the target, exactly; what it costs follows the formula."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from week19.evidence import speculative_decoding as evidence
+from week19.speculative_decoding import (
+    acceptance_rate,
+    best_gamma,
+    expected_speedup,
+    expected_tokens,
+    generate,
+    residual,
+    speculative_generate,
+    verify,
+    with_temperature,
+)
+
+
+def rows(seed: int, *shape: int) -> torch.Tensor:
+    """Random distributions, some with zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    x = torch.where(x < 0.2, 0.0, x)
+    x[..., 0] += 0.01
+    return x / x.sum(-1, keepdim=True)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# ---- the rule
+
+
+@given(seed=st.integers(0, 10**6), vocab=st.integers(1, 9))
+def test_one_guess_gives_the_target_exactly(seed, vocab):
+    """q(x) min(1, p/q) + rejected · r(x) = p(x), for every token."""
+    p, q = rows(seed, vocab), rows(seed + 1, vocab)
+    kept = torch.minimum(p, q)
+    law = kept + (1 - kept.sum()) * residual(p, q)
+    torch.testing.assert_close(law, p, atol=1e-14, rtol=0)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_acceptance_is_one_minus_total_variation(seed):
+    p, q = rows(seed, 4, 7), rows(seed + 1, 4, 7)
+    distance = 0.5 * (p - q).abs().sum(-1)
+    torch.testing.assert_close(acceptance_rate(p, q), 1 - distance, atol=1e-14, rtol=0)
+
+
+def test_residual_of_equal_distributions_is_no_0_over_0():
+    p = rows(0, 5)
+    torch.testing.assert_close(residual(p, p), p)
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 3])
+def test_law_of_the_text_by_enumeration(gamma):
+    target, draft = rows(1, 3, 3), rows(2, 3, 3)
+    law = evidence.law_of_text(target, draft, 0, gamma)
+    for text in itertools.product(range(3), repeat=gamma + 1):
+        exact = math.prod(float(target[a, b]) for a, b in itertools.pairwise((0, *text)))
+        assert law[text] == pytest.approx(exact, abs=1e-13)
+
+
+def test_sampled_text_passes_chi_square():
+    from scipy.stats import chisquare
+
+    target, draft = rows(3, 4, 4), rows(4, 4, 4)
+    law = evidence.pair_law(target).ravel()
+    texts = evidence.simulate(target, draft, 2, 3, 40_000, generator()).texts
+    counts = np.bincount((texts[:, 0] * 4 + texts[:, 1]).numpy(), minlength=16)
+    assert counts[law == 0].sum() == 0
+    assert chisquare(counts[law > 0], 40_000 * law[law > 0]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("rule", [evidence.swapped, evidence.resampled_from_target])
+def test_wrong_rules_fail_the_same_test(rule):
+    from scipy.stats import chisquare
+
+    target, draft = rows(3, 4, 4) + 0.05, rows(4, 4, 4) + 0.05
+    target, draft = target / target.sum(-1, keepdim=True), draft / draft.sum(-1, keepdim=True)
+    law = evidence.pair_law(target).ravel()
+    texts = evidence.simulate(target, draft, 2, 3, 40_000, generator(), rule).texts
+    counts = np.bincount((texts[:, 0] * 4 + texts[:, 1]).numpy(), minlength=16)
+    assert chisquare(counts, 40_000 * law).pvalue < 1e-6
+
+
+def test_verify_stops_at_the_first_rejection():
+    """Guess 2 is impossible for the target: only guess 1 may count, though guess 3 would fit."""
+    p = torch.full((1, 4, 3), 1 / 3)
+    p[0, 1] = torch.tensor([0.0, 0.5, 0.5])
+    q = torch.zeros(1, 3, 3)
+    q[..., 0] = 1 / 3
+    for seed in range(20):
+        kept, token = verify(torch.zeros(1, 3, dtype=torch.long), p, q, generator(seed))
+        assert kept.tolist() == [1]
+        assert token.item() in (1, 2)
+
+
+def test_all_kept_gives_a_token_more():
+    p = rows(5, 1, 4, 6)
+    guesses = torch.multinomial(p[0, :3], 1, generator=generator())[:, 0][None]
+    kept, token = verify(guesses, p, p[:, :3], generator())
+    assert kept.tolist() == [3]
+    assert 0 <= token.item() < 6
+
+
+def test_the_token_more_is_drawn_from_the_target():
+    p = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]]).expand(4000, 2, 3)
+    guesses = torch.zeros(4000, 1, dtype=torch.long)
+    kept, token = verify(guesses, p, p[:, :1], generator())
+    assert bool((kept == 1).all())
+    frequency = torch.bincount(token, minlength=3) / 4000
+    torch.testing.assert_close(frequency, p[0, 1], atol=0.04, rtol=0)
+
+
+def test_no_guess_is_a_draw_from_the_target():
+    p = rows(6, 2000, 1, 3)[:1].expand(2000, 1, 3)
+    kept, token = verify(torch.zeros(2000, 0, dtype=torch.long), p, p[:, :0], generator())
+    assert kept.sum() == 0
+    frequency = torch.bincount(token, minlength=3) / 2000
+    torch.testing.assert_close(frequency.double(), p[0, 0], atol=0.05, rtol=0)
+
+
+# ---- what it costs
+
+
+@given(alpha=st.floats(0, 0.999), gamma=st.integers(0, 20))
+def test_tokens_are_the_geometric_sum(alpha, gamma):
+    assert expected_tokens(alpha, gamma) == pytest.approx((1 - alpha ** (gamma + 1)) / (1 - alpha))
+
+
+def test_tokens_at_the_ends():
+    assert expected_tokens(0, 5) == 1
+    assert expected_tokens(1, 5) == 6
+    assert expected_speedup(0.8, 0, 0.3) == 1
+    assert best_gamma(0.5, 0.9) == 0  # a draft that is nearly as slow is never worth it
+    assert best_gamma(0.9, 0.01) > best_gamma(0.9, 0.2) > 0
+
+
+@pytest.mark.parametrize("gamma", [1, 3, 6])
+def test_tokens_a_run_of_markov_models(gamma):
+    target, draft = rows(7, 6, 6), rows(8, 6, 6)
+    first = evidence.simulate(target, draft, 1, gamma, 30_000, generator()).tokens_a_run[0]
+    exact = float(evidence.tokens_of_first_run(target, draft, gamma)[0])
+    assert first.mean() == pytest.approx(exact, abs=5 * first.std() / 30_000**0.5)
+
+
+# ---- text
+
+
+def table_model(table: torch.Tensor):
+    """Logits of a Markov model."""
+    return lambda tokens: table[tokens].log()
+
+
+@given(seed=st.integers(0, 10**6), gamma=st.integers(1, 7), length=st.integers(0, 25))
+def test_greedy_text_is_the_targets_own(seed, gamma, length):
+    target, draft = rows(seed, 5, 5), rows(seed + 1, 5, 5)
+    prompt = torch.tensor([0, 3])
+    models = [with_temperature(table_model(t), 0) for t in (target, draft)]
+    ours = speculative_generate(*models, prompt, length, gamma=gamma)
+    alone = generate(models[0], prompt, length)
+    assert ours.tokens.tolist() == alone.tokens.tolist()
+    assert len(ours.tokens) == 2 + length
+    assert ours.target_passes <= alone.target_passes == length
+    assert sum(ours.kept) + ours.target_passes == length
+
+
+def test_a_perfect_draft_is_always_kept():
+    model = with_temperature(table_model(rows(9, 5, 5)))
+    text = speculative_generate(model, model, torch.tensor([1]), 30, gamma=4, generator=generator())
+    assert text.kept == [4] * 6
+    assert text.target_passes == 6
+
+
+def test_distribution_of_generated_text():
+    """The same χ² through `speculative_generate`, one sequence at a time."""
+    from scipy.stats import chisquare
+
+    target, draft = rows(10, 3, 3) + 0.1, rows(11, 3, 3) + 0.1
+    target, draft = target / target.sum(-1, keepdim=True), draft / draft.sum(-1, keepdim=True)
+    models = [with_temperature(table_model(t)) for t in (target, draft)]
+    source, counts = generator(), np.zeros(9)
+    for _ in range(1500):
+        text = speculative_generate(*models, torch.tensor([0]), 2, gamma=2, generator=source)
+        counts[int(text.tokens[1]) * 3 + int(text.tokens[2])] += 1
+    assert chisquare(counts, 1500 * evidence.pair_law(target).ravel()).pvalue > 1e-4
+
+
+def test_temperature():
+    logits = torch.tensor([[[1.0, 3.0, 2.0]]])
+    cold = with_temperature(lambda t: logits, 0)(torch.zeros(1, 1, dtype=torch.long))
+    assert cold.tolist() == [[[0.0, 1.0, 0.0]]]
+    warm = with_temperature(lambda t: logits, 2.0)(torch.zeros(1, 1, dtype=torch.long))
+    torch.testing.assert_close(warm, (logits / 2).softmax(-1))
+
+
+# ---- wrong input
+
+
+def test_errors_name_the_argument():
+    model = with_temperature(table_model(rows(0, 3, 3)))
+    prompt = torch.tensor([0])
+    with pytest.raises(ValueError, match="gamma must be at least 1, got 0"):
+        speculative_generate(model, model, prompt, 3, gamma=0)
+    with pytest.raises(ValueError, match="prompt must hold at least one token"):
+        generate(model, prompt[:0], 3)
+    with pytest.raises(ValueError, match="length must be at least 0, got -1"):
+        generate(model, prompt, -1)
+    with pytest.raises(ValueError, match="temperature must be at least 0"):
+        with_temperature(model, -1)
+    with pytest.raises(ValueError, match="alpha must lie in"):
+        expected_tokens(1.5, 2)
+    with pytest.raises(ValueError, match="gamma must be at least 0"):
+        expected_tokens(0.5, -1)
+    with pytest.raises(ValueError, match="cost must be at least 0"):
+        expected_speedup(0.5, 1, -1)
+    p = rows(1, 1, 3, 4)
+    with pytest.raises((ValueError, TypeError), match=r"p must have one row more|shape|gamma"):
+        verify(torch.zeros(1, 2, dtype=torch.long), p[:, :2], p[:, :2])

@@ -1,0 +1,221 @@
+"""Checks, claims and figures of pca."""
+
+import io
+
+import numpy as np
+
+from shared import datasets, plots
+from shared.stats import mean_interval
+from shared.study import PositiveInt, Run
+from week01.matrix_decompositions import svd_jacobi
+from week01.pca import PCA, low_rank, relative_error
+
+
+def _check_against_sklearn(run: Run, X: np.ndarray) -> None:
+    from sklearn.decomposition import PCA as Reference
+
+    ours, reference = PCA(20).fit(X[:-100]), Reference(20, svd_solver="full").fit(X[:-100])
+    why = "rounding; singular vectors are determined to eps / relative gap"
+    against = "sklearn.decomposition.PCA"
+    for name in ("mean_", "singular_values_", "explained_variance_", "explained_variance_ratio_"):
+        run.check(name, getattr(ours, name), getattr(reference, name), against=against,
+                  rtol=1e-11, why=why)  # fmt: skip
+    run.check("components_, signs included", ours.components_, reference.components_,
+              against=against, atol=1e-11, why=why)  # fmt: skip
+    unseen = X[-100:]
+    Z = reference.transform(unseen)
+    run.check("transform of unseen digits", ours.transform(unseen), Z, against=against,
+              atol=1e-10, why="the same, times pixel values up to 16")  # fmt: skip
+    run.check("inverse_transform", ours.inverse_transform(Z), reference.inverse_transform(Z),
+              against=against, atol=1e-10, why="the same")  # fmt: skip
+
+
+def _digits_map(run: Run, X: np.ndarray, labels: np.ndarray) -> None:
+    pca = PCA(2).fit(X)
+    Z = pca.transform(X)
+    colors = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK, plots.YELLOW, plots.SKY,
+              plots.GREY, "#000000", "#882255", "#44AA99"]  # fmt: skip
+    share = 100 * pca.explained_variance_ratio_
+    title = "Handwritten digits from 64 dimensions to 2: which ones separate?"
+    with run.figure("digits", title, size=(8.0, 5.6)) as ax:
+        for digit, color in enumerate(colors):
+            mine = Z[labels == digit]
+            ax.scatter(*mine.T, s=22, marker=f"${digit}$", color=color, alpha=0.55, linewidths=0)
+        for digit, color in enumerate(colors):
+            ax.text(
+                *np.median(Z[labels == digit], axis=0), str(digit), color="white", fontsize=13,
+                weight="bold", ha="center", va="center",
+                bbox={"boxstyle": "circle,pad=0.25", "facecolor": color, "edgecolor": "white"},
+            )  # fmt: skip
+        ax.set(xlabel=f"component 1 ({share[0]:.0f} % of the variance)")
+        ax.set(ylabel=f"component 2 ({share[1]:.0f} %)", aspect="equal", adjustable="datalim")
+
+
+def _reconstructions(run: Run, X: np.ndarray, labels: np.ndarray) -> None:
+    chosen = [int(np.flatnonzero(labels == d)[7]) for d in range(10)]
+    pca = PCA().fit(X)
+    Z = pca.transform(X[chosen])
+    ranks = (1, 4, 16, 32, 64)
+    tiles = np.full((10 * len(ranks), 100), np.nan)  # 8 by 8 pixels and a white margin each
+    for i, k in enumerate(ranks):
+        for d, image in enumerate(pca.inverse_transform(Z * (np.arange(Z.shape[1]) < k))):
+            tiles[10 * i + 1 : 10 * i + 9, 10 * d + 1 : 10 * d + 9] = image.reshape(8, 8)
+    shares = [pca.explained_variance_ratio_[:k].sum() for k in ranks]
+    for k, share in zip(ranks, shares, strict=True):
+        run.metric(f"variance share of {k} components", share)
+    title = "How many of 64 components until a digit can be read?"
+    with run.figure("reconstruction", title, size=(8.0, 4.3)) as ax:
+        ax.imshow(tiles, cmap="gray_r", vmin=0, vmax=16)
+        ax.set_yticks(10 * np.arange(len(ranks)) + 4.5)
+        ax.set_yticklabels(
+            [
+                f"{k} component{'s' * (k > 1)},\n{s:.0%} of variance"
+                for k, s in zip(ranks, shares, strict=True)
+            ]
+        )
+        ax.tick_params(length=0)
+        ax.set_xticks([])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+
+
+def _correlation_control(run: Run, X: np.ndarray, seeds: int) -> None:
+    """Shuffling every pixel on its own keeps all variances and removes what PCA lives on."""
+
+    def needed(data: np.ndarray) -> int:
+        return int(np.searchsorted(np.cumsum(PCA().fit(data).explained_variance_ratio_), 0.9)) + 1
+
+    real = needed(X)
+    shuffled = [
+        needed(np.random.default_rng([run.seed, s]).permuted(X, axis=0)) for s in range(seeds)
+    ]
+    run.metric("components for 90 % of the variance", real)
+    run.metric("components for 90 %, pixels shuffled", np.mean(shuffled), rtol=0.1)
+    run.claim(
+        "90 % of the variance needs less than two thirds of the components that it needs without "
+        "correlation",
+        real < min(shuffled) * 2 / 3,
+        f"{real} of 64 components; {mean_interval(shuffled)} with every pixel shuffled on its own",
+    )
+
+
+def _uncentred(run: Run, X: np.ndarray) -> None:
+    mean, direction = X.mean(axis=0), svd_jacobi(X)[2][0]
+    best = PCA(1).fit(X).explained_variance_[0]
+    cosine = abs(direction @ mean) / np.linalg.norm(mean)
+    variance = (X @ direction).var(ddof=1) / best
+    run.metric("cosine of the uncentred first direction with the mean", cosine)
+    run.metric("variance along it, of the first component's", variance)
+    rng = np.random.default_rng(run.seed)
+    cloud = rng.normal(size=(300, 2)) * [1.6, 0.4] @ np.array([[0.8, -0.6], [0.6, 0.8]]) + [4, 3]
+    right, wrong = PCA(1).fit(cloud), svd_jacobi(cloud)[2][0]
+    wrong = wrong * np.sign(wrong[0])
+    with run.figure(
+        "uncentred", "Forget to centre, and the first direction points at the mean",
+        size=(8.0, 4.4),
+    ) as ax:  # fmt: skip
+        ax.scatter(*cloud.T, s=12, color=plots.GREY, alpha=0.6, linewidths=0)
+        for start, direction, length, color, label, offset in (
+            (cloud.mean(axis=0), right.components_[0], 3.2, plots.BLUE, "centred", (8, -4)),
+            (np.zeros(2), wrong, 4.2, plots.ORANGE, "not centred", (-100, 2)),
+        ):
+            end = start + length * direction
+            arrow = {"arrowstyle": "-|>", "color": color, "lw": 2.5, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", end, start, arrowprops=arrow)
+            ax.annotate(
+                label, end, offset, textcoords="offset points", color=color, weight="bold",
+                bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+        ax.plot(0, 0, "+", color=plots.REFERENCE, markersize=10)
+        ax.annotate("origin", (0, 0), (8, -12), textcoords="offset points", color=plots.REFERENCE)
+        ax.set(xlabel="first coordinate", ylabel="second coordinate")
+        ax.set_aspect("equal", adjustable="datalim")
+
+
+def _jpeg(image: np.ndarray, error: float) -> int:
+    """Bytes of the smallest JPEG of a grey image with at most this relative error."""
+    from PIL import Image
+
+    for quality in range(1, 96):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="jpeg", quality=quality)
+        if relative_error(image.astype(float), np.asarray(Image.open(buffer), float)) <= error:
+            break
+    return buffer.tell()
+
+
+def _photograph(run: Run, ranks: tuple[int, ...]) -> None:
+    step = run.budget(quick=6, default=2, full=1)
+    photo = np.round(datasets.photographs()["china"].mean(axis=2)).astype(np.uint8)
+    image = np.ascontiguousarray(photo[::step, ::step])
+    m, n = image.shape
+    ranks = tuple(min(rank, m) for rank in ranks)
+    A = image.astype(float)
+    U, sigma, Vt = svd_jacobi(A)
+    tail = np.linalg.svd(A, compute_uv=False)
+    optimum = [np.sqrt((tail[k:] ** 2).sum() / (tail**2).sum()) for k in ranks]
+    views = [(U[:, :k] * sigma[:k]) @ Vt[:k] for k in ranks]
+    errors = [relative_error(A, view) for view in views]
+    run.check("error of the rank-k photograph", errors, optimum, atol=1e-11,
+              against="Eckart–Young with numpy.linalg.svd", why="rounding of the norm")  # fmt: skip
+    run.check("low_rank", low_rank(A[::4, ::4], 5),
+              _numpy_low_rank(A[::4, ::4], 5), against="numpy.linalg.svd", atol=1e-9,
+              why="eps / gap, times grey levels up to 255")  # fmt: skip
+    stored = [2 * k * (m + n + 1) for k in ranks]
+    jpegs = [_jpeg(image, error) for error in errors]
+    for k, error, size, jpeg in zip(ranks, errors, stored, jpegs, strict=True):
+        run.say(f"rank {k:3}: error {error:.3f}, {size:,} bytes as float16, a JPEG {jpeg:,}")
+        if run.mode != "quick":
+            run.metric(f"relative error of rank {k}", error)
+            run.metric(f"bytes of rank {k}", size)
+            run.metric(f"bytes of a JPEG as good as rank {k}", jpeg, rtol=0.1)
+    title = f"What survives in a photograph of {m} × {n} at rank {', '.join(map(str, ranks))}?"
+    with run.figure("photograph", title, rows=2, columns=2, size=(8.0, 5.9)) as axes:
+        captions = [f"original: {m * n / 1e3:.0f} kB"] + [
+            f"rank {k}: {size / 1e3:.0f} kB, error {error:.1%}"
+            for k, size, error in zip(ranks, stored, errors, strict=True)
+        ]
+        for ax, view, caption in zip(axes.flat, [A, *views], captions, strict=True):
+            ax.imshow(view, cmap="gray", vmin=0, vmax=255)
+            ax.set_title(caption, fontsize=11, weight="normal")
+            ax.set_axis_off()
+
+    # The rival keeps the same rank, but a subspace spanned by columns of the photograph itself.
+    others = []
+    for seed in range(run.budget(quick=5, default=50)):
+        chosen = np.random.default_rng([run.seed, seed]).choice(n, ranks[1], replace=False)
+        basis, _ = np.linalg.qr(A[:, chosen])
+        others.append(relative_error(A, basis @ (basis.T @ A)))
+    run.claim(
+        f"no {ranks[1]} columns of the photograph span it as well as its first {ranks[1]} "
+        "singular vectors",
+        errors[1] < min(others),
+        f"SVD {errors[1]:.3f}, best of {len(others)} random choices {min(others):.3f}",
+    )
+
+
+def _numpy_low_rank(A: np.ndarray, rank: int) -> np.ndarray:
+    U, sigma, Vt = np.linalg.svd(A, full_matrices=False)
+    return (U[:, :rank] * sigma[:rank]) @ Vt[:rank]
+
+
+def main(run: Run, *, seeds: PositiveInt = 5) -> None:
+    """Check PCA on digits against scikit-learn, look at them in 2-D, compress a photograph.
+
+    Parameters
+    ----------
+    seeds
+        Shufflings of the pixels in the control.
+    """
+    images, labels = datasets.digits()
+    X = images.reshape(len(images), -1)
+    X, labels = (
+        X[: run.budget(quick=600, default=None)],
+        labels[: run.budget(quick=600, default=None)],
+    )
+    _check_against_sklearn(run, X)
+    _digits_map(run, X, labels)
+    _reconstructions(run, X, labels)
+    _uncentred(run, X)
+    _correlation_control(run, X, run.budget(quick=2, default=seeds, full=4 * seeds))
+    _photograph(run, (5, 20, 80))
