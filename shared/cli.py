@@ -212,12 +212,12 @@ def fetch(*names: str) -> None:
                 console.print(str(path), soft_wrap=True)
         return
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "files", "MB", "licence", "what"):
+    for column in ("name", "files", "MB", "license", "what"):
         grid.add_column(column, justify="right" if column in ("files", "MB") else "left")
     for name, dataset in sorted(registry.registry().items()):
         size = sum(file.bytes or 0 for file in dataset.files) / 1e6
         grid.add_row(
-            name, str(len(dataset.files)), f"{size:.1f}", dataset.licence, dataset.description
+            name, str(len(dataset.files)), f"{size:.1f}", dataset.license, dataset.description
         )
     console.print(f"cache folder: {registry.cache_dir()}", soft_wrap=True)
     console.print(grid)

@@ -15,7 +15,7 @@ from shared.registry import Dataset, File, cache_dir, fetch, note, path, registr
 from shared.texts import (
     TEXTS,
     Document,
-    LabelledSentence,
+    LabeledSentence,
     SentencePair,
     load_text,
     multi30k,
@@ -42,7 +42,7 @@ __all__ = [
     "Housing",
     "Images",
     "Income",
-    "LabelledSentence",
+    "LabeledSentence",
     "SentencePair",
     "adult",
     "bundled",

@@ -34,7 +34,7 @@ class Digits(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images in a training and a test part.
+    """Labeled images in a training and a test part.
 
     Attributes
     ----------

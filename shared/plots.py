@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,13 +13,15 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from shared.artifacts import write_atomic
 
 STYLE = str(Path(__file__).with_name("ml-studies.mplstyle"))
 
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY = (
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GRAY = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -26,6 +30,7 @@ BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY = (
     "#56B4E9",
     "#8C8C8C",
 )
+COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GRAY)
 REFERENCE = "#444444"  # theory, baselines and the paper's values are drawn in this ink
 
 MAX_PNG_BYTES = 150_000
@@ -53,7 +58,7 @@ def subplots(
 def save(figure: Figure, path: Path, *, max_bytes: int = MAX_PNG_BYTES) -> None:
     """Write `figure` as a PNG of at most `max_bytes`, atomically, and close it.
 
-    A figure that comes out larger is reduced to 128 colours, which line plots never show and
+    A figure that comes out larger is reduced to 128 colors, which line plots never show and
     photographs hardly do; only then does resolution go.
 
     Raises
@@ -110,7 +115,7 @@ def label_lines(axes: Axes, *, gap: float = 0.02, **text) -> None:
     wanted.sort(key=lambda pair: pair[0])
     step = height + gap
     heights = np.array([y for y, _ in wanted])
-    for _ in range(200):  # push neighbours apart, a little at a time, until all have room
+    for _ in range(200):  # push neighbors apart, a little at a time, until all have room
         overlaps = step - np.diff(heights)
         if (overlaps <= 1e-6).all():
             break
@@ -144,3 +149,106 @@ def interval_band(axes: Axes, x, runs, *, color: str, label: str) -> None:
         raise ValueError(f"runs must have shape (seeds, {len(x)}), got {runs.shape}")
     axes.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.18, linewidth=0)
     axes.plot(x, runs.mean(0), color=color, label=label)
+
+
+def curves(
+    axes: Axes,
+    x,
+    lines: Mapping[str, ArrayLike],
+    *,
+    colors: Sequence[str] = COLORS,
+    marker: str = "",
+    reference: Mapping[str, float] | None = None,
+    ends: bool = True,
+    **labels,
+) -> None:
+    """One line per name, the mean of its runs with their range as a band, labeled at its end.
+
+    Parameters
+    ----------
+    x
+        Positions, shape (n,); or a mapping with those of each name.
+    lines
+        Values by name, shape (n,) or (seeds, n).
+    reference
+        Theory, baselines or the paper's values, by their text: dashed level lines.
+    ends
+        Label the lines at their ends; else in a legend.
+    labels
+        What `Axes.set` takes: xlabel, ylabel, xscale, ylim, …
+    """
+    for (name, runs), color in zip(lines.items(), itertools.cycle(colors), strict=False):
+        place = x[name] if isinstance(x, Mapping) else x
+        runs = np.atleast_2d(np.asarray(runs, dtype=float))
+        interval_band(axes, place, runs, color=color, label=name)
+        if marker:
+            axes.get_lines()[-1].set_marker(marker)
+    axes.set(**labels)
+    for text, level in (reference or {}).items():
+        reference_line(axes, level, text)
+    if ends:
+        label_lines(axes)
+    else:
+        axes.legend()
+
+
+def reference_line(axes: Axes, level: float, text: str) -> None:
+    """A dashed level line in the ink of references, its text above its left end."""
+    axes.axhline(level, color=REFERENCE, linestyle="--", linewidth=1)
+    place = axes.get_yaxis_transform()
+    axes.text(0.01, level, text, transform=place, color=REFERENCE, fontsize=9, va="bottom")
+
+
+def bars(
+    axes: Axes,
+    values: Mapping[str, ArrayLike],
+    *,
+    colors: Sequence[str] = (BLUE,),
+    reference: Mapping[str, float] | None = None,
+    **labels,
+) -> None:
+    """A horizontal bar per name: the mean of its values, with each of them as a dot.
+
+    Parameters
+    ----------
+    values
+        One number or several per name.
+    reference
+        As in `curves`, drawn upright.
+    """
+    for row, runs in enumerate(values.values()):
+        runs, color = np.atleast_1d(np.asarray(runs, dtype=float)), colors[row % len(colors)]
+        axes.barh(row, runs.mean(), color=color, alpha=0.85, height=0.6)
+        if len(runs) > 1:
+            axes.plot(runs, [row] * len(runs), "o", color="white", mec=REFERENCE, ms=5)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(**labels)
+    for text, level in (reference or {}).items():
+        axes.axvline(level, color=REFERENCE, linestyle="--", linewidth=1)
+        place = axes.get_xaxis_transform()
+        axes.text(level, 1.0, text, transform=place, color=REFERENCE, fontsize=9, ha="center")
+
+
+def heat_map(
+    axes: Axes,
+    matrix: ArrayLike,
+    *,
+    label: str,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    cmap: str = "Blues",
+    limits: tuple[float | None, float | None] = (None, None),
+    **labels,
+) -> AxesImage:
+    """A matrix as colors, with a color bar named `label`; rows and columns may have names."""
+    image = axes.imshow(matrix, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
+    if len(rows):
+        axes.set_yticks(range(len(rows)), rows)
+    if len(columns):
+        axes.set_xticks(range(len(columns)), columns)
+    axes.grid(False)
+    axes.set(**labels)
+    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.85)
+    return image

@@ -73,11 +73,11 @@ class File:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, its licence and its files."""
+    """A data set, its license and its files."""
 
     name: str
     description: str
-    licence: str
+    license: str
     files: tuple[File, ...]
 
 
@@ -102,7 +102,7 @@ def _parse(toml: Path) -> dict[str, Dataset]:
 
     entries = tomllib.loads(toml.read_text(encoding="utf-8"))
     return {
-        name: Dataset(name, entry["description"], entry["licence"], files(entry))
+        name: Dataset(name, entry["description"], entry["license"], files(entry))
         for name, entry in entries.items()
     }
 

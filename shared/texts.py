@@ -15,7 +15,7 @@ from shared.registry import note, path, unknown_name
 __all__ = [
     "TEXTS",
     "Document",
-    "LabelledSentence",
+    "LabeledSentence",
     "SentencePair",
     "load_text",
     "multi30k",
@@ -40,7 +40,7 @@ class Document:
     text: str
 
 
-class LabelledSentence(NamedTuple):
+class LabeledSentence(NamedTuple):
     """A sentence and its sentiment: 0 negative, 1 positive."""
 
     sentence: str
@@ -143,14 +143,14 @@ def parse_documents(text: str, *, source: str = "text") -> list[Document]:
     return [Document(html.unescape(title), body.strip()) for title, body in blocks]
 
 
-def sst2() -> dict[str, list[LabelledSentence]]:
+def sst2() -> dict[str, list[LabeledSentence]]:
     """Return the binary Stanford Sentiment Treebank: train 6,920, dev 872, test 1,821 sentences."""
     return {split: _sst2(split) for split in ("train", "dev", "test")}
 
 
-def _sst2(split: str) -> list[LabelledSentence]:
+def _sst2(split: str) -> list[LabeledSentence]:
     rows = (line.rsplit("\t", 1) for line in _lines(path("sst2", f"{split}.tsv").read_bytes()))
-    return [LabelledSentence(sentence, int(label)) for sentence, label in rows]
+    return [LabeledSentence(sentence, int(label)) for sentence, label in rows]
 
 
 def multi30k(split: Multi30kSplit = "train") -> list[SentencePair]:

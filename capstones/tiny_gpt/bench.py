@@ -355,7 +355,7 @@ def run_throughput(b: Bench, *, repeats: int = 3) -> None:
     steps = recipes.settings_of("throughput").steps
     sides = {
         "plain loop": lambda: b.rival("plain", steps=steps),
-        "ours, the same model and optimiser": lambda: b.ours("throughput-equal"),
+        "ours, the same model and optimizer": lambda: b.ours("throughput-equal"),
         "ours, as it comes": lambda: b.ours("throughput"),
     }
     runs: dict[str, list[dict]] = {side: [] for side in sides}
@@ -374,7 +374,7 @@ def run_throughput(b: Bench, *, repeats: int = 3) -> None:
                 "side": side,
                 "tokens_per_second": speed,
                 "n_parameters": found[0]["n_parameters"],
-                "utilisation": speed * flops / peak,
+                "utilization": speed * flops / peak,
                 "peak_bytes": max(run["peak_bytes"] for run in found),
                 "whole_seconds": statistics.median(run["whole_seconds"] for run in found),
             }

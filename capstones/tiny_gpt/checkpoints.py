@@ -6,7 +6,7 @@ A run is a folder::
       settings.toml              everything that was chosen
       log.jsonl                  one line a step, a function of the settings alone: no clock in it
       timing.jsonl               seconds and tokens a second, which differ from run to run
-      checkpoints/step-00000240  an artifact (`shared.artifacts`): weights, optimiser, tokenizer
+      checkpoints/step-00000240  an artifact (`shared.artifacts`): weights, optimizer, tokenizer
       best/                      the checkpoint with the lowest validation loss
       report.html
 
@@ -48,11 +48,11 @@ class Checkpoint:
     tokenizer
         What turned text into its tokens.
     step
-        Optimiser steps taken.
+        Optimizer steps taken.
     tensors
-        Everything else that was saved as a tensor: the optimisers' buffers.
+        Everything else that was saved as a tensor: the optimizers' buffers.
     state
-        Everything else: optimisers' counters, loss scale, guard, settings, validation loss.
+        Everything else: optimizers' counters, loss scale, guard, settings, validation loss.
     """
 
     path: Path

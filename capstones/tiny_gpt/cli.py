@@ -72,7 +72,7 @@ def prepare(
     out
         The folder to write; runs/data/NAME if not given.
     tokenizer
-        Characters, bytes, or byte-level BPE learnt from the training documents.
+        Characters, bytes, or byte-level BPE learned from the training documents.
     vocab_size
         Of the BPE.
     dedup
@@ -152,13 +152,13 @@ def find_lr(
 ) -> None:
     """Search for the learning rate by short runs; takes all the options of train.
 
-    All rates are doubled or halved together, on the same batches, until both neighbours are worse.
+    All rates are doubled or halved together, on the same batches, until both neighbors are worse.
     Nothing is kept, and the validation text is not looked at.
 
     Parameters
     ----------
     trial_steps
-        Optimiser steps of a trial; a fifth of --steps if not given.
+        Optimizer steps of a trial; a fifth of --steps if not given.
     """
     settings = settings or Settings()
     _use_threads(settings.threads)

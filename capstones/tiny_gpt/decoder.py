@@ -226,7 +226,7 @@ class Decoder:
         return self._through(tokens, last, position, turn, attend)
 
     def _rotation(self, cos: Tensor, sin: Tensor) -> Tensor:
-        """Matrices that turn a head (and stretch it, if normalised), made once for all layers."""
+        """Matrices that turn a head (and stretch it, if normalized), made once for all layers."""
         return torch.addcmul(self.stay * cos, self.swap, sin)
 
     def _through(

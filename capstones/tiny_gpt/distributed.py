@@ -12,7 +12,7 @@ for more than one among many, as in week 16's accumulation.
 - **ddp**: whole copies of the model. Gradients stay where they are until all micro-batches are
   done, then one reduction sums them: unlike torch's `DistributedDataParallel`, whose reduction
   begins during the backward pass, when the number of tokens is not known yet.
-- **fsdp**: each process keeps a slice of every parameter, of its gradient and of its optimiser
+- **fsdp**: each process keeps a slice of every parameter, of its gradient and of its optimizer
   state. A block's parameters are gathered when it is computed; gradients are summed over processes
   and sliced at every micro-batch.
 
@@ -72,7 +72,7 @@ class World:
         """The model as it is called in training."""
         return model
 
-    def synchronised_by_hand(self, computed: nn.Module) -> AbstractContextManager:
+    def synchronized_by_hand(self, computed: nn.Module) -> AbstractContextManager:
         """Gradients are those of this process until `mean_gradients`."""
         return nullcontext()
 
@@ -103,11 +103,11 @@ class World:
         return model
 
     def gathered_state(self, optimizers: Optimizers) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """The whole state of the optimisers, likewise."""
+        """The whole state of the optimizers, likewise."""
         return optimizers.state()
 
     def load(self, model: GPT, optimizers: Optimizers, saved: Checkpoint) -> None:
-        """Weights and optimisers' state from a checkpoint, in place."""
+        """Weights and optimizers' state from a checkpoint, in place."""
         with torch.no_grad():
             for p, source in zip(model.parameters(), saved.model.parameters(), strict=True):
                 p.copy_(source)
@@ -194,14 +194,14 @@ class Copies(World):
 class Slices(Copies):
     """One of several processes, each with a slice of every parameter ("fsdp").
 
-    Parameters, gradients and optimisers' buffers are `DTensor`s: of the whole's shape, holding
+    Parameters, gradients and optimizers' buffers are `DTensor`s: of the whole's shape, holding
     only this process's rows.
     """
 
     independent = False
 
     def wrap(self, model: GPT, settings: Settings) -> nn.Module:
-        """The same object, its parameters cut into slices; optimisers are made after this."""
+        """The same object, its parameters cut into slices; optimizers are made after this."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -271,7 +271,7 @@ def _sliced_like(p: Tensor, whole: Tensor) -> Tensor:
 class SlicedMuon(Muon):
     """Muon on slices: singular values belong to whole matrices, so each is gathered in its turn.
 
-    Buffers stay sliced. Every process orthogonalises every matrix, one at a time, so that no
+    Buffers stay sliced. Every process orthogonalizes every matrix, one at a time, so that no
     more than one is whole at once.
     """
 
@@ -287,7 +287,7 @@ class SlicedMuon(Muon):
 
 
 class SlicedOptimizers(Optimizers):
-    """The optimisers of a model whose parameters are slices; arguments as in `Optimizers`."""
+    """The optimizers of a model whose parameters are slices; arguments as in `Optimizers`."""
 
     def __init__(self, model: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32):
         super().__init__(model, settings, dtype)
@@ -345,7 +345,7 @@ def join(settings: Settings, *, timeout: timedelta = timedelta(minutes=30)) -> W
 def optimizers_for(
     model: GPT, settings: Settings, world: World, dtype: torch.dtype = torch.float32
 ) -> Optimizers:
-    """The optimisers of a model in this world, after `World.wrap`; arguments as `Optimizers`."""
+    """The optimizers of a model in this world, after `World.wrap`; arguments as `Optimizers`."""
     kind = SlicedOptimizers if isinstance(world, Slices) else Optimizers
     return kind(model, settings, dtype)
 

@@ -1,7 +1,7 @@
 """A corpus on disk that knows which of its documents are copies, within it and across a split.
 
 Texts are appended to one file; what is known of each document stands in a database beside it, so
-that memory holds neither. A document is a duplicate if an earlier one has the same normalised text
+that memory holds neither. A document is a duplicate if an earlier one has the same normalized text
 (SHA-256), or if its five-word shingles have a Jaccard similarity of at least the threshold with
 those of an earlier document *that was kept*. MinHash bands only propose candidates, the texts
 decide (week 15). Comparing with kept documents alone bounds the work where thousands of copies
@@ -288,7 +288,7 @@ class Corpus:
         }
 
     def exact_leaks(self) -> int:
-        """Validation documents whose normalised text a training document has too."""
+        """Validation documents whose normalized text a training document has too."""
         return self.one(
             "SELECT count(*) FROM pieces v JOIN documents d ON d.id = v.document "
             "WHERE v.split = 'val' AND EXISTS (SELECT 1 FROM documents o JOIN pieces t "

@@ -17,7 +17,7 @@ $t_b \dots t_{b+L-1}$ predicts $t_{b+1} \dots t_{b+L}$, the last ones of which a
 
 Nats are $-\ln p$ of a token. With $N$ of them in all over $T$ tokens, $B$ bytes of UTF-8 and $W$
 words between white space, perplexity is $e^{N/T}$, word perplexity $e^{N/W}$, and bits per byte
-$N / (B \ln 2)$, the one that compares models of different tokenisers.
+$N / (B \ln 2)$, the one that compares models of different tokenizers.
 
 Sources: Jelinek et al., "Perplexity: a measure of the difficulty of speech recognition tasks"
 (1977); Gao et al., "The Pile" (2020), section 3.1, for bits per byte; Biderman et al., "Lessons
@@ -116,7 +116,7 @@ def evaluate(
     """Evaluate a model on a whole split.
 
     The interval resamples documents where there are at least 20, and blocks of at least 1,024
-    consecutive tokens otherwise (of more than 1,000 units, neighbours are joined); the signature
+    consecutive tokens otherwise (of more than 1,000 units, neighbors are joined); the signature
     says which. There is none for a text of fewer than two blocks.
 
     Parameters
@@ -128,7 +128,7 @@ def evaluate(
     rolling
         Whether each document stands alone, behind the prefix, as in lm-eval.
     prefix
-        Token before a document if `rolling`; the tokeniser's end of text if None.
+        Token before a document if `rolling`; the tokenizer's end of text if None.
     batch_size
         Windows at a time, 8,192 tokens' worth if None; it changes the result by rounding alone.
     dtype
@@ -142,7 +142,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        For a size out of range, a split without two tokens or without text, a tokeniser that is
+        For a size out of range, a split without two tokens or without text, a tokenizer that is
         not the split's or larger than the model's vocabulary, or no prefix where one is needed.
     """
     how = _settle(model, split, tokenizer, context, stride, rolling, prefix, limit)

@@ -45,7 +45,7 @@ def export(
     checkpoint
         What `load_checkpoint` gives.
     format
-        - ``"hf"``: `config.json`, `model.safetensors`, tokeniser and generation settings, for
+        - ``"hf"``: `config.json`, `model.safetensors`, tokenizer and generation settings, for
           transformers' GPT-2 or LLaMA class, or with the code of our own.
         - ``"onnx"``: `model.onnx` and `tokenizer.json`.
         - ``"gguf"``: `model.gguf` and `tokenizer.json`; architectures gpt2 and llama only.

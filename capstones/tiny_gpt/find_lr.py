@@ -2,7 +2,7 @@
 
 Every trial is a whole training in small, its schedule included, and reads the same windows in the
 same order as the others, so that two of them differ by their rates alone. Beginning at the
-settings' own rates, all of them are doubled or halved together until both neighbours are worse.
+settings' own rates, all of them are doubled or halved together until both neighbors are worse.
 The measure is the mean training loss of a trial's last quarter. In less than one pass through the
 text no window was seen before, so that this is the loss on new text; the validation split is not
 touched, and is as new after the search as before it.
@@ -57,7 +57,7 @@ class Found:
 
 
 def descend(loss: Callable[[int], float], farthest: int = FARTHEST) -> dict[int, float]:
-    """Losses at whole numbers from 0 downhill, until both neighbours of the best are worse.
+    """Losses at whole numbers from 0 downhill, until both neighbors of the best are worse.
 
     No more than `farthest` away from 0. Each is asked for once; the best has the smallest loss.
     """

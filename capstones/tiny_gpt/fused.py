@@ -7,7 +7,7 @@ about half the passes, products in `dtype`, everything between them where its pr
 backward.
 
 With $n = x\,r$ and $r = (\overline{x^2} + \epsilon)^{-1/2}$ over the dimensions of a head, a
-normalised query or key has the gradient
+normalized query or key has the gradient
 
 $$\frac{\partial L}{\partial x} = r\,\big(g - n\,\overline{g\,n}\big).$$
 """

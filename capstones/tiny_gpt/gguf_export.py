@@ -1,6 +1,6 @@
 """GGUF, the one-file format of llama.cpp: Hugging Face's layout with other names and fields.
 
-Two things are stored differently. llama.cpp rotates neighbouring coordinates, (0, 1), (2, 3), …,
+Two things are stored differently. llama.cpp rotates neighboring coordinates, (0, 1), (2, 3), …,
 where LLaMA's class rotates coordinate i with i + head_dim / 2, so the rows of q and k are reordered
 within each head; and GPT-2's matrices are not transposed.
 
@@ -52,7 +52,7 @@ ZERO_BIASES = "tiny_gpt.zero_biases"  # added because the class wants them
 
 
 def gguf_file(model: GPT, tokenizer: Tokenizer) -> tuple[bytes, str]:
-    """The bytes of a GGUF file in float32, and what became of the tokeniser, in a sentence.
+    """The bytes of a GGUF file in float32, and what became of the tokenizer, in a sentence.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def model_from_gguf(path: Path) -> GPT:
     Raises
     ------
     UserError
-        If the file is missing or torn, quantised, or holds another model.
+        If the file is missing or torn, quantized, or holds another model.
     """
     import gguf
 
@@ -138,7 +138,7 @@ def model_from_gguf(path: Path) -> GPT:
 
 def _parts(model: GPT) -> str:
     c = model.config
-    named = {"normalised queries and keys": c.qk_norm, "the token before": c.mix_previous}
+    named = {"normalized queries and keys": c.qk_norm, "the token before": c.mix_previous}
     extra = [name for name, on in named.items() if on]
     return ", ".join([f"norm {c.norm}", f"positions {c.positions}", f"mlp {c.mlp}", *extra])
 
@@ -182,7 +182,7 @@ def _inverse(architecture: str, n_layers: int):
 
 
 def _add_tokenizer(writer, tokenizer: Tokenizer) -> str:
-    """Write the tokeniser's fields and say what they hold."""
+    """Write the tokenizer's fields and say what they hold."""
     import gguf
 
     end, content = tokenizer.end_of_text, json.loads(tokenizer.to_bytes())
@@ -193,7 +193,7 @@ def _add_tokenizer(writer, tokenizer: Tokenizer) -> str:
     if tokenizer.kind == "char":
         writer.add_tokenizer_model("none")
         return (
-            "llama.cpp has no tokeniser of single characters: the file says 'none' and takes ids, "
+            "llama.cpp has no tokenizer of single characters: the file says 'none' and takes ids, "
             "which tokenizer.json beside it makes from text"
         )
     ids = content["model"]["vocab"]

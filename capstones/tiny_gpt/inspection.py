@@ -2,7 +2,7 @@ r"""Looking and checking: what is in a run, a checkpoint or prepared data, and w
 
 `describe` says what a folder holds and what training it costs, `verify` reads every byte of it.
 
-Training keeps weights, gradients, the optimisers' buffers, and what autograd saves for the backward
+Training keeps weights, gradients, the optimizers' buffers, and what autograd saves for the backward
 pass: along a block of width $d$ on $T$ tokens, the inputs of the two norms and the four matrices,
 queries, keys, values and what attention made of them, and the MLP's activation function. The head
 adds the logits, once for themselves and once as log-probabilities. Attention is counted as a fused
@@ -117,7 +117,7 @@ def parameters(config: GPTConfig) -> dict[str, int]:
 def flops_per_token(config: GPTConfig) -> int:
     """Operations in matrix products for one token of a full context, forward.
 
-    Attention's whole square is counted, as in most reports of utilisation.
+    Attention's whole square is counted, as in most reports of utilization.
     """
     entries = _block_weights(config) + config.vocab_size * config.d_model
     return 2 * entries + 4 * config.n_layers * config.d_model * config.context
@@ -169,7 +169,7 @@ def training_memory(
     return {
         "weights": 4 * total,
         "gradients": 4 * total,
-        "optimiser": 4 * buffers,
+        "optimizer": 4 * buffers,
         "activations": activations,
         "logits": 4 * tokens * c.vocab_size,
     }

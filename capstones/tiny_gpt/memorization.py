@@ -1,14 +1,14 @@
-r"""Memorisation: the longest passage of each sample that stands word for word in the training text.
+r"""Memorization: the longest passage of each sample that stands word for word in the training text.
 
-A fluent sample may be one that was learnt by heart. The suffix automaton of all samples, the
-smallest machine that recognises every substring of theirs, answers that exactly: the training text
+A fluent sample may be one that was learned by heart. The suffix automaton of all samples, the
+smallest machine that recognizes every substring of theirs, answers that exactly: the training text
 runs through it once, and the state reached after each character is the longest substring of the
 samples that ends there. That takes time in proportion to the text and memory to the samples, so a
 corpus larger than memory may stream by.
 
 A number of characters alone says little, since unseen text of the same author shares names and
 phrases with the training text too. So the same is measured for pieces of held-out text, as many and
-as long as the samples: what a sample shares beyond that was memorised.
+as long as the samples: what a sample shares beyond that was memorized.
 
 Sources: Blumer et al., "The smallest automaton recognizing the subwords of a text" (1985), for the
 automaton; Chang & Lawler, "Sublinear approximate string matching" (1994), section 3, for what runs

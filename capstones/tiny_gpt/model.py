@@ -4,8 +4,8 @@ Three architectures, each a row of choices (`ARCHITECTURES`):
 
 - ``gpt2``: layer norm, learned positions, GELU, biases, tied head (Radford et al., 2019).
 - ``llama``: RMS norm, rotary positions, SwiGLU, optional grouped queries (week 18's block).
-- ``modern``: rotary positions, normalised queries and keys, ReLU², the previous token's embedding
-  mixed in, an untied head that starts at zero. Layer norm without gain and bias normalises here:
+- ``modern``: rotary positions, normalized queries and keys, ReLU², the previous token's embedding
+  mixed in, an untied head that starts at zero. Layer norm without gain and bias normalizes here:
   one fused operator where RMS norm takes five. The ablation of the README has RMS norm and SwiGLU a
   little ahead in loss at equal steps; these two are chosen for their speed on a CPU.
 
@@ -67,7 +67,7 @@ class GPTConfig:
         `layer` with gain and bias (bias only with `bias`), `rms` with gain, `plain` layer norm
         without either.
     qk_norm
-        Normalise each query and key to root mean square 1, so that no logit can run away.
+        Normalize each query and key to root mean square 1, so that no logit can run away.
     mix_previous
         Add a second embedding, of the token before, to each token's.
     tied

@@ -1,6 +1,6 @@
 """ONNX: the decoder as a graph for any runtime, for every batch size and length up to `context`.
 
-One input, `tokens` (int64, batch by sequence), one output, `logits`; the tokeniser's digest stands
+One input, `tokens` (int64, batch by sequence), one output, `logits`; the tokenizer's digest stands
 in the metadata. The way is one-way: a graph cannot be read back into a model.
 """
 

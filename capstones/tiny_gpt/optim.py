@@ -1,4 +1,4 @@
-"""Which optimiser moves which parameter, how fast at which step, and what is not applied at all."""
+"""Which optimizer moves which parameter, how fast at which step, and what is not applied at all."""
 
 import math
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 
 class Optimizers:
-    """The optimisers of a model as one: Muon for the blocks' matrices, AdamW for the rest.
+    """The optimizers of a model as one: Muon for the blocks' matrices, AdamW for the rest.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Optimizers:
         self.factor = 1.0
         self.peaks = {name: member.lr for name, member in self.members.items()}
         self.params = [p for member in self.members.values() for p in member.params]
-        # What week 16's loss scaler asks of a torch optimiser.
+        # What week 16's loss scaler asks of a torch optimizer.
         self.param_groups = [{"params": self.params}]
 
     def step(self) -> None:

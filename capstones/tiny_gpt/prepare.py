@@ -1,7 +1,7 @@
-"""From documents to token files: read once, deduplicate, split, learn a tokeniser, encode.
+"""From documents to token files: read once, deduplicate, split, learn a tokenizer, encode.
 
 The order is the point. Copies go before the split, or validation asks what training has told; the
-split goes before packing, and before the tokeniser is learnt; and how much of the validation text
+split goes before packing, and before the tokenizer is learned; and how much of the validation text
 training has seen all the same is measured and written down.
 
 The source is read once and staged on the disk, memory holds a few chunks of it (but a document is
@@ -71,9 +71,9 @@ def prepare(
         The folder; an older prepared one is replaced.
     tokenizer, vocab_size
         As `tiny_gpt.tokenizers.train_tokenizer` learns it, of the training documents alone (a
-        character tokeniser gets the alphabet of both splits).
+        character tokenizer gets the alphabet of both splits).
     dedup, near_duplicate
-        Which copies are removed: none, those with the same normalised text, or also those whose
+        Which copies are removed: none, those with the same normalized text, or also those whose
         Jaccard similarity is at least so high. The first one stays.
     val_fraction
         Share of the validation split, between 0 and 1.
@@ -168,7 +168,7 @@ def _make(
     pool: Workers,
     tell: Progress,
 ) -> dict[str, Any]:
-    """Write the token files and the tokeniser; returns the report."""
+    """Write the token files and the tokenizer; returns the report."""
     measure = Measure(
         corpus.texts, corpus.near, settings["val_fraction"], salt=f"seed {settings['seed']}"
     )
@@ -181,12 +181,12 @@ def _make(
         raise UserError("the source holds no text")
 
     cut = _split(corpus, settings["split"], settings["val_fraction"])
-    learnt, how = _learn(corpus, settings["tokenizer"], settings["vocab_size"])
-    data = learnt.to_bytes()
+    learned, how = _learn(corpus, settings["tokenizer"], settings["vocab_size"])
+    data = learned.to_bytes()
     write_synced(folder / "tokenizer.json", data)
     splits = {}
     for split in ("train", "val"):
-        splits[split] = _encode(corpus, folder, split, learnt, data, shard_tokens, pool, tell)
+        splits[split] = _encode(corpus, folder, split, learned, data, shard_tokens, pool, tell)
     return {
         "settings": settings,
         "read": {
@@ -198,11 +198,11 @@ def _make(
         "duplicates": {kind: corpus.duplicates(kind) for kind in ("exact", "near")},
         "split": cut,
         "tokenizer": {
-            "kind": learnt.kind,
-            "vocab_size": learnt.vocab_size,
-            "end_of_text": learnt.end_of_text,
-            "sha256": learnt.sha256,
-            "learnt_from": how,
+            "kind": learned.kind,
+            "vocab_size": learned.vocab_size,
+            "end_of_text": learned.end_of_text,
+            "sha256": learned.sha256,
+            "learned_from": how,
         },
         "splits": splits,
         "leaks": {
@@ -246,7 +246,7 @@ def _split(corpus: Corpus, how: str, val_fraction: float) -> dict[str, Any]:
     return {"kind": "tail", "reason": reason, "at": at, "cut_document": corpus.split_at(at)}
 
 
-# ---- tokeniser
+# ---- tokenizer
 
 
 def _learn(corpus: Corpus, kind: Kind, vocab_size: int) -> tuple[Tokenizer, str]:
@@ -298,7 +298,7 @@ class Encode:
         ]
 
 
-# By content: a process outlives the chunks, and a tokeniser knows the words it has met.
+# By content: a process outlives the chunks, and a tokenizer knows the words it has met.
 _tokenizer = lru_cache(maxsize=1)(tokenizer_from_bytes)
 
 

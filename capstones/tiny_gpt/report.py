@@ -275,7 +275,7 @@ def _panels(log: list[dict], timing: list[dict], settings: dict[str, Any]) -> li
         p.level(float(clip), "limit", f"clip {clip:g}")
         cut = norm[1] > clip
         p.rug(norm[0][cut], "limit", 0)
-        p.note += f"; grey marks: {cut.sum():,} clipped steps ({cut.mean():.1%})"
+        p.note += f"; gray marks: {cut.sum():,} clipped steps ({cut.mean():.1%})"
     if skipped:
         p.rug(np.array(list(skipped), dtype=np.float64), "bad", 1)
         kinds = sorted({str(v) for v in skipped.values()})

@@ -78,7 +78,7 @@ class Settings:
     bias
         Biases in linear layers and layer norms, or none; else as the architecture has it.
     qk_norm
-        Whether to normalise queries and keys; else as the architecture has it.
+        Whether to normalize queries and keys; else as the architecture has it.
     mix_previous
         Whether to add the previous token's embedding; else as the architecture has it.
     tied
@@ -110,7 +110,7 @@ class Settings:
         Sequences that one process computes at once; all of its share if not given. Where memory
         runs out it is halved.
     steps
-        Optimiser steps.
+        Optimizer steps.
     optimizer
         muon (matrices of the blocks; AdamW for the rest) or adamw.
     lr

@@ -88,7 +88,7 @@ def save_sharded(
 def load_sharded(
     folder: Path, model: GPT, *, optimizers: Optimizers, world: World
 ) -> tuple[int, dict[str, Any]]:
-    """Read a checkpoint into a model and its optimisers, in however many processes.
+    """Read a checkpoint into a model and its optimizers, in however many processes.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """The prepared folder: what `prepare` writes, and what training reads without loading it.
 
 A split is a stream of documents' tokens in files of equal size, each document closed by the
-tokeniser's `end_of_text`, and a file that says where each document ends. A manifest has every
+tokenizer's `end_of_text`, and a file that says where each document ends. A manifest has every
 file's digest and is sealed by its own::
 
     DATA/
@@ -12,7 +12,7 @@ file's digest and is sealed by its own::
       report.json            what `prepare` found
 
 A token file's header (`tiny_gpt.token_files`) holds the digests of its tokens and of the
-tokeniser that made them: files that were swapped, or are stale, are found without reading tokens.
+tokenizer that made them: files that were swapped, or are stale, are found without reading tokens.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ class ShardWriter:
     split
         Its name, such as ``train``.
     tokenizer_sha256
-        Of the tokeniser that made the tokens, in hexadecimal.
+        Of the tokenizer that made the tokens, in hexadecimal.
     vocab_size
         Up to 65,536 a token takes two bytes, else four.
     shard_tokens
@@ -110,7 +110,7 @@ class ShardWriter:
         Parameters
         ----------
         tokens
-            Its ids, with the `end_of_text` that closes it, where the tokeniser has one.
+            Its ids, with the `end_of_text` that closes it, where the tokenizer has one.
         n_bytes
             Of its text, in UTF-8.
         """
@@ -160,7 +160,7 @@ class Split:
     document_bytes
         (n_documents) of each document's text.
     end_of_text
-        The id that closes each document, if the tokeniser has one.
+        The id that closes each document, if the tokenizer has one.
     """
 
     def __init__(self, name: str, shards: list[Path], documents: Path, end_of_text: int | None):
@@ -217,7 +217,7 @@ class Split:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A prepared folder: its tokeniser, what was said about it, and its splits by name."""
+    """A prepared folder: its tokenizer, what was said about it, and its splits by name."""
 
     path: Path
     tokenizer: Tokenizer
@@ -239,7 +239,7 @@ def write_data_manifest(folder: Path, meta: Mapping[str, Any]) -> None:
     Raises
     ------
     ArtifactError
-        If a file is missing, was not closed, or is of another tokeniser.
+        If a file is missing, was not closed, or is of another tokenizer.
     """
     folder = Path(folder)
     names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
@@ -291,12 +291,12 @@ def open_data(folder: Path, *, verify: bool = False) -> PreparedData:
     ----------
     verify
         Whether to read all tokens and check their digests. All else is checked in any case:
-        manifest, tokeniser, documents, headers, sizes, and which tokeniser made each file.
+        manifest, tokenizer, documents, headers, sizes, and which tokenizer made each file.
 
     Raises
     ------
     ArtifactError
-        If there is none, or a file is missing, altered, torn, or of another tokeniser; the message
+        If there is none, or a file is missing, altered, torn, or of another tokenizer; the message
         names it.
     """
     target = absolute(Path(folder))
@@ -323,7 +323,7 @@ def _open(target: Path, folder: Path, verify: bool) -> PreparedData:
                 header = read_header(path)
                 if header.tokenizer != files[TOKENIZER]["sha256"]:
                     raise ArtifactError(
-                        f"{path} is stale: it was made with another tokeniser than {TOKENIZER}; "
+                        f"{path} is stale: it was made with another tokenizer than {TOKENIZER}; "
                         "prepare again"
                     )
                 # The documents are read in any case, and bits per byte depend on them.

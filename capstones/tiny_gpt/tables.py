@@ -173,7 +173,7 @@ def _throughput(row: dict[str, Any]) -> str:
             line["side"],
             f"{line['n_parameters']:,}",
             f"{line['tokens_per_second']:,.0f}",
-            f"{100 * line['utilisation']:.0f} %",
+            f"{100 * line['utilization']:.0f} %",
             f"{line['peak_bytes'] / 1e6:,.0f}",
         )
         for line in row["lines"]
@@ -296,18 +296,18 @@ def draw(record: dict[str, Any], ablated: dict[str, Any] | None, folder: Path) -
 
 def _draw_curves(record: dict[str, Any], path: Path) -> None:
     figure, axes = plots.subplots(size=(8.5, 4.8))
-    colours = dict(
+    colors = dict(
         zip(bench.DUELS, (plots.ORANGE, plots.GREEN, plots.BLUE, plots.PINK), strict=True)
     )
     for line in record["rows"]["curves"]["lines"]:
         rival = line["name"] == "rival"
-        colour = plots.REFERENCE if rival else colours[line["name"]]
+        color = plots.REFERENCE if rival else colors[line["name"]]
         label = "nanoGPT's CPU command" if rival else f"ours, {line['name']}"
-        axes.plot(line["seconds"], line["val_loss"], "o-", ms=3, color=colour, label=label)
+        axes.plot(line["seconds"], line["val_loss"], "o-", ms=3, color=color, label=label)
     for line in record["rows"].get("ngrams", {}).get("lines", []):
-        axes.axhline(line["val_loss"], color=plots.GREY, lw=1, ls="--")
+        axes.axhline(line["val_loss"], color=plots.GRAY, lw=1, ls="--")
         axes.text(
-            0.99, line["val_loss"], f"{line['order']}-gram", color=plots.GREY, fontsize=9,
+            0.99, line["val_loss"], f"{line['order']}-gram", color=plots.GRAY, fontsize=9,
             ha="right", va="bottom", transform=axes.get_yaxis_transform(),
         )  # fmt: skip
     axes.set(
@@ -326,10 +326,10 @@ def _draw_effects(record: dict[str, Any], path: Path) -> None:
     for y, effect in enumerate(found):
         low, mean, high = effect.change.low, effect.change.mean, effect.change.high
         clear = low > 0 or high < 0
-        colour = plots.BLUE if clear else plots.GREY
-        axes.barh(y, mean, color=colour, alpha=0.35, height=0.7)
-        axes.plot([low, high], [y, y], color=colour, lw=2)
-        axes.plot(mean, y, "o", color=colour, ms=4)
+        color = plots.BLUE if clear else plots.GRAY
+        axes.barh(y, mean, color=color, alpha=0.35, height=0.7)
+        axes.plot([low, high], [y, y], color=color, lw=2)
+        axes.plot(mean, y, "o", color=color, ms=4)
     axes.axvline(0, color=plots.REFERENCE, lw=1)
     axes.set_yticks(range(len(found)), [effect.name for effect in found], fontsize=9)
     n = found[0].change.n

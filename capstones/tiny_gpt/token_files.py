@@ -96,7 +96,7 @@ class TokenFile:
     kind, item_bytes
         A key of `ITEMS`.
     tokenizer
-        Digest of the tokeniser, in hexadecimal.
+        Digest of the tokenizer, in hexadecimal.
     """
 
     def __init__(self, path: Path, kind: int, item_bytes: int, tokenizer: str):

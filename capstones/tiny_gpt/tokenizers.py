@@ -1,4 +1,4 @@
-"""Three tokenisers behind one interface, each stored as the tokenizer.json others can read.
+"""Three tokenizers behind one interface, each stored as the tokenizer.json others can read.
 
 - ``char``: one id for each character that the text holds; another character is an error.
 - ``byte``: the 256 bytes of UTF-8, which is byte-level BPE without merges.
@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
     end_of_text
         Id that stands between documents; None if there is none.
     sha256
-        Of `to_bytes`, in hexadecimal: what tells one tokeniser from another.
+        Of `to_bytes`, in hexadecimal: what tells one tokenizer from another.
     """
 
     kind: Kind
@@ -75,7 +75,7 @@ class Tokenizer(Protocol):
 def train_tokenizer(
     kind: Kind, documents: Iterable[str], *, vocab_size: int = 4096, end_of_text: bool = True
 ) -> Tokenizer:
-    """Learn a tokeniser from documents, which are read once and not kept.
+    """Learn a tokenizer from documents, which are read once and not kept.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def train_tokenizer(
 
 
 def tokenizer_from_bytes(data: bytes) -> Tokenizer:
-    """The tokeniser whose `to_bytes` (or whose tokenizer.json, saved again by others) `data` is.
+    """The tokenizer whose `to_bytes` (or whose tokenizer.json, saved again by others) `data` is.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def tokenizer_from_bytes(data: bytes) -> Tokenizer:
 
 
 class ByteTokenizer:
-    """A byte-level BPE as `Tokenizer`; without merges and without words it is a byte tokeniser."""
+    """A byte-level BPE as `Tokenizer`; without merges and without words it is a byte tokenizer."""
 
     def __init__(self, bpe: ByteLevelBPE):
         self.bpe = bpe
@@ -196,7 +196,7 @@ class CharTokenizer:
         if len(ids) and ids.min() < 0:
             at = int(np.argmax(ids < 0))
             raise ValueError(
-                f"text must hold only characters that the tokeniser has learnt, got {text[at]!r} "
+                f"text must hold only characters that the tokenizer has learned, got {text[at]!r} "
                 f"at position {at}"
             )
         return ids.astype(np.int64)

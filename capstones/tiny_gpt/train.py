@@ -1,6 +1,6 @@
 """Training: the loop, what it writes down, and how it goes on after any interruption.
 
-Nothing in a step depends on what came before but the weights, the optimisers' buffers and the few
+Nothing in a step depends on what came before but the weights, the optimizers' buffers and the few
 numbers in a checkpoint: batch, learning rate and dropout masks are functions of (seed, step). So a
 run that was stopped anywhere continues to the same bytes, whatever number of processes read the
 data.
@@ -76,7 +76,7 @@ class Outcome:
     run
         Its folder.
     step
-        Optimiser steps taken in all.
+        Optimizer steps taken in all.
     finished
         False where it was interrupted: saved, and to be resumed.
     best_loss
@@ -257,7 +257,7 @@ def _remedy(settings: Settings) -> str:
 
 
 class _Refused:
-    """An optimiser whose step changes nothing: the loss scaler must hear of every step."""
+    """An optimizer whose step changes nothing: the loss scaler must hear of every step."""
 
     param_groups = ()
 
@@ -273,7 +273,7 @@ def _accumulated(state: _State, own: Batch, scaled_loss, told: Told) -> tuple[fl
         if settings.dropout:  # masks are a function of (seed, step, process), as batches are
             torch.manual_seed(_mixed(settings.seed, state.step, world.rank))
         try:
-            with world.synchronised_by_hand(state.computed):
+            with world.synchronized_by_hand(state.computed):
                 return accumulate(state.computed, _pieces(own, size), scaled_loss)
         except torch.OutOfMemoryError:
             if size == 1 or not world.independent:
@@ -605,7 +605,7 @@ class Interruption:
 
     def __init__(self, max_time: str | None):
         self.deadline = time.monotonic() + seconds_of(max_time) if max_time else math.inf
-        self.signalled = False
+        self.signaled = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self):
@@ -619,13 +619,13 @@ class Interruption:
             signal.signal(number, handler)
 
     def _notice(self, number, frame):
-        if self.signalled and number == signal.SIGINT:
+        if self.signaled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signalled = True
+        self.signaled = True
 
     def asked(self, world: "distributed.World") -> bool:
         """Whether to stop now; all processes answer alike."""
-        return world.any(self.signalled or time.monotonic() >= self.deadline)
+        return world.any(self.signaled or time.monotonic() >= self.deadline)
 
 
 @contextmanager

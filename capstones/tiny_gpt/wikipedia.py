@@ -80,8 +80,8 @@ def fit_curve(step: Float[np.ndarray, " n"], loss: Float[np.ndarray, " n"]) -> C
 
     def solve(alpha: float) -> tuple[float, float, float]:
         x = (step / scale) ** -alpha
-        centred = x - x.mean()
-        A = max(0.0, float(centred @ loss / (centred @ centred)))
+        centered = x - x.mean()
+        A = max(0.0, float(centered @ loss / (centered @ centered)))
         E = float(loss.mean() - A * x.mean())
         if E < 0:
             E, A = 0.0, float(x @ loss / (x @ x))
@@ -106,7 +106,7 @@ def asymptote(
 ) -> tuple[Curve, Interval]:
     """The curve of the seeds' mean loss, and E with its bootstrap interval.
 
-    A resample draws seeds, and blocks of n^(1/2) neighbouring residuals, round the end.
+    A resample draws seeds, and blocks of n^(1/2) neighboring residuals, round the end.
     """
     n_seeds, n = losses.shape
     curve = fit_curve(step, losses.mean(0))
@@ -160,7 +160,7 @@ def run(
     Parameters
     ----------
     max_steps
-        Optimiser steps; the recipe's if not given.
+        Optimizer steps; the recipe's if not given.
     folder
         Where data and runs stay, so that an interrupted run goes on.
     evaluations
@@ -321,12 +321,12 @@ def draw(row: dict[str, Any], path: Path) -> None:
     )  # fmt: skip
     axes.axvspan(fit["steps"][1], step[-1], color=plots.SKY, alpha=0.15, lw=0)
     axes.text(
-        fit["steps"][1], 0.97, " the rate falls", va="top", fontsize=9, color=plots.GREY,
+        fit["steps"][1], 0.97, " the rate falls", va="top", fontsize=9, color=plots.GRAY,
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
     axes.set(
         title="Where is the loss of the Wikipedia model going?",
-        xlabel="optimiser steps",
+        xlabel="optimizer steps",
         ylabel="validation loss (nats per token)",
         ylim=(floor, np.quantile(loss, 0.97)),
     )

@@ -58,7 +58,7 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
     for name, value in _facts(outcome, best, result).items():
         console.print(f"{name:<16} {value}")
     if "memorization" in evaluation:
-        console.print(f"{'memorised':<16} {probe}")
+        console.print(f"{'memorized':<16} {probe}")
     console.print(f"{'report':<16} {report}")
 
 

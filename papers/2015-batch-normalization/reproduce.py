@@ -1,4 +1,4 @@
-r"""Does batch normalisation reach the same accuracy in many times fewer steps?
+r"""Does batch normalization reach the same accuracy in many times fewer steps?
 
 Three hidden layers of 100 sigmoids, as in the paper's section 4.1, on small digits, by plain SGD.
 With the transform of algorithm 1 between each product and its sigmoid,
@@ -31,8 +31,8 @@ from shared.study import PositiveInt, Run, cli
 from week09.regularization import BatchNorm
 
 README = Path(__file__).with_name("README.md")
-Arm = Literal["plain", "normalised", "affine only"]
-ARMS = ("plain", "normalised", "affine only")
+Arm = Literal["plain", "normalized", "affine only"]
+ARMS = ("plain", "normalized", "affine only")
 EVERY, BATCH, N_TRAIN = 20, 60, 1297
 
 
@@ -45,7 +45,7 @@ def front_matter(readme: str) -> dict:
 
 
 class Nets:
-    """Nets of one kind: plain, normalised, or with gain and bias but no normalising.
+    """Nets of one kind: plain, normalized, or with gain and bias but no normalizing.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Nets:
         """Logits; the transform stands before the activation, as in the paper's section 3.2."""
         for i in range(len(self.weights) - 1):
             x = torch.baddbmm(self.biases[i], x, self.weights[i])
-            if self.arm == "normalised":
+            if self.arm == "normalized":
                 x = self.norms[i](x, training=training)
             elif self.arm == "affine only":
                 x = x * self.norms[i].gain + self.norms[i].bias
@@ -171,14 +171,14 @@ def usable_range(lrs: Float[np.ndarray, " lr"], loss: Float[np.ndarray, " lr"]) 
 
 
 def ratios_by_target(curves: dict, targets: np.ndarray) -> np.ndarray:
-    """Steps plain over steps normalised, (target, seed); NaN if a net never gets there."""
+    """Steps plain over steps normalized, (target, seed); NaN if a net never gets there."""
     found = []
     for target in targets:
         goal = np.full(len(curves["plain"]), target)
-        both = [curves[arm] for arm in ("plain", "normalised")]
-        plain, normalised = (steps_to(accuracy, goal) for accuracy in both)
+        both = [curves[arm] for arm in ("plain", "normalized")]
+        plain, normalized = (steps_to(accuracy, goal) for accuracy in both)
         never = (np.minimum(*(accuracy.max(1) for accuracy in both)) < target).any()
-        found.append(np.full(len(goal), np.nan) if never else plain / normalised)
+        found.append(np.full(len(goal), np.nan) if never else plain / normalized)
     return np.array(found)
 
 
@@ -213,11 +213,11 @@ def compare(
     exact = {arm: steps_to(curves[arm], goal) for arm in ARMS}
     return {"grid": grid, "best": best, "curves": curves, "goal": goal, "steps": counted,
             "ratio": {arm: counted["plain"] / counted[arm] for arm in ARMS},
-            "exact": exact["plain"] / exact["normalised"]}  # fmt: skip
+            "exact": exact["plain"] / exact["normalized"]}  # fmt: skip
 
 
 def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 1600) -> None:
-    """Count steps with and without normalisation, and judge by the front matter's margins.
+    """Count steps with and without normalization, and judge by the front matter's margins.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 1600) -> None
               f"rates {lrs[0]} to {lrs[-1]}; chosen with sigmoids: "
               + ", ".join(f"{arm} {lrs[deep['best'][arm]]}" for arm in ARMS),
               quick=False)  # fmt: skip
-    ratio, rule = deep["ratio"]["normalised"], rules["fewer steps"]
+    ratio, rule = deep["ratio"]["normalized"], rules["fewer steps"]
     run.metric("steps ratio, exactly the plain net's best", _mean(deep["exact"]), "×", rtol=None)
     run.metric("plain net's best accuracy", 100 * deep["goal"].mean(), "%")
     run.metric("noise floor: SD of log ratio over seeds", np.log(ratio).std(ddof=1), rtol=None)
@@ -265,21 +265,21 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 1600) -> None
                 f"{rule['least']} ({size}, n = {seeds})")  # fmt: skip
     rule = rules["wider range of learning rates"]
     width = {arm: usable_range(np.array(lrs), deep["grid"][arm][1]) for arm in ARMS}
-    wider = width["normalised"] / width["plain"]
+    wider = width["normalized"] / width["plain"]
     run.metric("usable range, plain", width["plain"], "×", rtol=None)
-    run.metric("usable range, normalised", width["normalised"], "×", rtol=None)
+    run.metric("usable range, normalized", width["normalized"], "×", rtol=None)
     run.verdict(rule["name"], "reproduced" if wider >= rule["least"] else "not reproduced",
-                f"usable rates span {width['normalised']:.0f} times with, {width['plain']:.0f} "
+                f"usable rates span {width['normalized']:.0f} times with, {width['plain']:.0f} "
                 f"times without: {wider:.0f} times wider, asked for: {rule['least']} "
                 f"({tuning} seeds)")  # fmt: skip
-    rule, relu = rules["little to gain in a shallow ReLU net"], shallow["ratio"]["normalised"]
+    rule, relu = rules["little to gain in a shallow ReLU net"], shallow["ratio"]["normalized"]
     small = _mean(relu) < rule["most"]
     run.verdict(rule["name"], "reproduced" if small else "not reproduced",
                 f"{_mean(relu):.1f} times fewer steps, seeds {_list(relu)}; asked for: below "
                 f"{rule['most']}")  # fmt: skip
     margin = rules["fewer steps"]["least"]
     affine = deep["ratio"]["affine only"]
-    run.claim("gain and bias without normalising fail the rule",
+    run.claim("gain and bias without normalizing fail the rule",
               judge(affine, margin) != "reproduced",
               f"{_mean(affine):.1f} times fewer steps, seeds {_list(affine)}",
               quick=False)  # fmt: skip
@@ -299,7 +299,7 @@ def _list(ratios: np.ndarray) -> str:
 def _check_against_torch(run: Run, steps: int = 10) -> None:
     from torch import nn
 
-    nets, layers, widths = Nets("normalised", [0.5, 1.0], [1, 2]), [], (64, 100, 100, 100, 10)
+    nets, layers, widths = Nets("normalized", [0.5, 1.0], [1, 2]), [], (64, 100, 100, 100, 10)
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(fan_in, fan_out))
         with torch.no_grad():
@@ -326,11 +326,11 @@ def _check_against_torch(run: Run, steps: int = 10) -> None:
               why="float32 rounding over ten steps")  # fmt: skip
 
 
-COLORS = {"plain": plots.ORANGE, "normalised": plots.BLUE, "affine only": plots.GREY}
+COLORS = {"plain": plots.ORANGE, "normalized": plots.BLUE, "affine only": plots.GRAY}
 
 
 def _figure_steps(run: Run, paper: dict, deep: dict, shallow: dict) -> None:
-    with run.figure("steps", "How many fewer steps does normalising take?", columns=2,
+    with run.figure("steps", "How many fewer steps does normalizing take?", columns=2,
                     size=(9.4, 4.3), width_ratios=[1.25, 1]) as (left, right):  # fmt: skip
         for arm, color in COLORS.items():
             curves = 100 * deep["curves"][arm]
@@ -354,7 +354,7 @@ def _figure_steps(run: Run, paper: dict, deep: dict, shallow: dict) -> None:
                             (paper["rules"][0]["least"], "asked for")):  # fmt: skip
             right.axhline(value, color=plots.REFERENCE, ls="--", lw=1)
             right.text(80, 1.06 * value, text, fontsize=9, color=plots.REFERENCE)
-        right.axhline(1, color=plots.GREY, lw=0.8)
+        right.axhline(1, color=plots.GRAY, lw=0.8)
         right.set(yscale="log", xlabel="held-out accuracy counted to, %",
                   ylabel="steps without / steps with")  # fmt: skip
         right.set_yticks([0.5, 1, 2, 5, 10, 20], ["½", "1", "2", "5", "10", "20"])

@@ -348,7 +348,7 @@ def _figure(run: Run, paper: dict, densities, naive, aware, entries) -> None:
     with run.figure("speed", "How much time does it save to visit only what is there?", columns=2,
                     size=(9.4, 4.2)) as (left, right):  # fmt: skip
         left.bar([0, 1], [paper["paper_speedup"], naive[4] / aware[4]], width=0.55,
-                 color=[plots.GREY, plots.BLUE])  # fmt: skip
+                 color=[plots.GRAY, plots.BLUE])  # fmt: skip
         left.set_xticks([0, 1], ["the paper:\nAllstate-10K", "here:\ngenerated, 2 %"])
         for x, value in enumerate((paper["paper_speedup"], naive[4] / aware[4])):
             left.annotate(f"{value:.0f}×", (x, value), (0, 4), textcoords="offset points",

@@ -394,7 +394,7 @@ def _figure_beside_paper(
         left.plot(list(bleu), list(bleu.values()), "o-", color=plots.REFERENCE, mfc="white", ms=7)
         low, high = bleu[1], max(bleu.values())
         left.annotate("", (1, low + 0.03), (1, high), arrowprops={"arrowstyle": "<->", "lw": 1.2})
-        left.plot([1, 8], [high, high], ":", color=plots.GREY, lw=1)
+        left.plot([1, 8], [high, high], ":", color=plots.GRAY, lw=1)
         left.text(1.12, high - 0.14, "0.9 BLEU,\nread in the text", va="top", fontsize=10)
         left.set(ylim=(24.6, 26.0), ylabel="BLEU, English to German, dev set")
         left.set_title("The paper, table 3 (A): translation", fontsize=11, weight="normal")
@@ -415,7 +415,7 @@ def _figure_beside_paper(
         draw(list(single), single.values(), "s--", plots.ORANGE, "one look-up")
         draw([1.13], [hidden], "D", plots.GREEN, "two, ReLU layer behind")
         guess = 100 / N_SYMBOLS
-        right.axhline(guess, color=plots.GREY, ls=":", lw=1.2)
+        right.axhline(guess, color=plots.GRAY, ls=":", lw=1.2)
         right.text(8, guess + 1.5, "one right, the other guessed", fontsize=9, color="#666666",
                    ha="center")  # fmt: skip
         right.legend(loc="center", bbox_to_anchor=(0.49, 0.5))
@@ -440,7 +440,7 @@ def _figure_weights(run: Run, models: dict[str, Fetcher]) -> None:
             weights = model.attention.weights(*model.embed(symbols, places))
             places_of = places[:, None].expand(-1, weights.shape[1], -1, -1)
             first, second = weights.gather(-1, places_of).unbind(-1)
-            panel.plot([0, 1], [1, 0], ":", color=plots.GREY, lw=1)
+            panel.plot([0, 1], [1, 0], ":", color=plots.GRAY, lw=1)
             pick = torch.randperm(first.numel(), generator=run.generator(2))[:900]
             panel.plot(first.flatten()[pick], second.flatten()[pick], "o", ms=3.5, alpha=0.3,
                        color=plots.GREEN if "ReLU" in name else plots.BLUE, mew=0,

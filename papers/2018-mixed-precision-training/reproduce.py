@@ -228,7 +228,7 @@ def _figure(run: Run, paper: dict, rates, gap: dict, lost: dict, best: float) ->
         left.set(xscale="log", xlabel="learning rate", ylabel="loss above fp32's, nats")
         left.set_title("Unseen text; bars: range of seeds", fontsize=10.5, weight="normal")
         plots.label_lines(left, fontsize=9.5)
-        bars = [("the paper:\nspeech, fig. 2b", paper["paper_zeroed"], plots.GREY)]
+        bars = [("the paper:\nspeech, fig. 2b", paper["paper_zeroed"], plots.GRAY)]
         for arm, name, color in (("fp16 + master", "here:\nscale 1", plots.ORANGE),
                                  ("+ scale 2¹⁰", "here:\nscale 2¹⁰", plots.BLUE)):  # fmt: skip
             bars.append((name, 100 * lost[arm, best].mean(), color))

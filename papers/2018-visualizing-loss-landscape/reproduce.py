@@ -1,13 +1,13 @@
 r"""Do shortcuts make the landscape more convex? Two 56-layer networks, slice by slice.
 
-Around each trained network lies a plane spanned by two random, filter-normalised directions. At
+Around each trained network lies a plane spanned by two random, filter-normalized directions. At
 every point of a grid on it Lanczos finds the extreme eigenvalues of the Hessian over all weight
 matrices (not only within the plane), and the point counts as non-convex if
 
 $$ \left| \lambda_{\min} / \lambda_{\max} \right| > 0.05 . $$
 
 Reduced: dense layers of 16 units on 8×8 digits instead of a convolutional ResNet-56 on CIFAR-10,
-without batch normalisation, and 49 points a slice. What counts as reproduced was fixed in the
+without batch normalization, and 49 points a slice. What counts as reproduced was fixed in the
 front matter of README.md and is read from there.
 
     uv run papers/2018-visualizing-loss-landscape/reproduce.py
@@ -102,7 +102,7 @@ def curvature_ratios(
 
 
 def digits():
-    """Standardised digits: 1200 to train on, 597 to test."""
+    """Standardized digits: 1200 to train on, 597 to test."""
     images, labels = datasets.digits()
     order = np.random.default_rng(0).permutation(len(images))
     x = torch.tensor(images[order].reshape(-1, 64), dtype=torch.float32)
@@ -271,11 +271,11 @@ def _rescaled(run: Run, net, data, rows: int) -> None:
             generator = torch.Generator().manual_seed(5)
             spread = torch.stack([random_direction(each, generator, how) for _ in range(2)])
             drawn[how, name] = plane(loss, flatten(each), spread, grid, grid).log()
-    run.check("normalised plot of a network and of its rescaled twin", drawn["filter", "twin"],
+    run.check("normalized plot of a network and of its rescaled twin", drawn["filter", "twin"],
               drawn["filter", "net"], against="invariance to scale (section 4)", atol=1e-6,
               why="float64 rounding through 56 layers far from the minimum")  # fmt: skip
     change = float((drawn["none", "twin"] - drawn["none", "net"]).abs().max())
-    run.claim("the plot that is not normalised changes", change > 0.1,
+    run.claim("the plot that is not normalized changes", change > 0.1,
               f"log loss differs by up to {change:.2f}; 0.1 asked for", quick=False)  # fmt: skip
     net[0].float()
 

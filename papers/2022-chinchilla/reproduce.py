@@ -323,7 +323,7 @@ def draw(run: Run, paper: dict, budgets, n_weights, loss, best, interval: Interv
     title = "How fast should the model grow with compute?"
     with run.figure("exponent", title, columns=2, size=(9.4, 4.6)) as (left, right):
         rows = [
-            *[(r["name"], r["a"], r["low"], r["high"], plots.GREY) for r in paper["paper_a"]],
+            *[(r["name"], r["a"], r["low"], r["high"], plots.GRAY) for r in paper["paper_a"]],
             ("here, parabolas", interval.mean, interval.low, interval.high, plots.BLUE),
         ]
         for i, (_, a, low, high, ink) in enumerate(rows):
@@ -337,7 +337,7 @@ def draw(run: Run, paper: dict, budgets, n_weights, loss, best, interval: Interv
         left.set_yticks(range(len(rows)), [row[0] for row in rows])
         left.set(xlabel="a in best N ∝ Cᵃ", ylim=(len(rows) - 0.5, -0.9))
         left.set_xlim(min(0.3, interval.low - 0.05), max(0.85, interval.high + 0.05))
-        left.set_title("Grey: table 2, from secondary copies", fontsize=10.5, weight="normal")
+        left.set_title("Gray: table 2, from secondary copies", fontsize=10.5, weight="normal")
         left.grid(axis="y", visible=False)
         inks = colormaps["viridis"](np.linspace(0.05, 0.8, len(budgets)))
         for budget, n, values, n_opt, ink in zip(
@@ -394,7 +394,7 @@ def draw_shift(run: Run, budgets, n_weights, loss, horizon: int) -> None:
         plain_ticks(axes.xaxis, budgets, 1e9)
         plain_ticks(axes.yaxis, (1e3, 2e3, 3e3, 5e3, 1e4, 2e4, 5e4))
         axes.plot(
-            [], [], "s", color=plots.GREY, mfc="white", label="hollow: at the edge of the sizes"
+            [], [], "s", color=plots.GRAY, mfc="white", label="hollow: at the edge of the sizes"
         )
         axes.legend(loc="lower right")
 

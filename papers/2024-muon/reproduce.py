@@ -38,7 +38,7 @@ README = Path(__file__).with_name("README.md")
 Arm = Literal["adamw", "muon", "frobenius"]
 ARMS: tuple[Arm, ...] = ("adamw", "muon", "frobenius")
 NAMES = {"adamw": "AdamW", "muon": "Muon", "frobenius": "Frobenius"}
-COLORS = {"adamw": plots.ORANGE, "muon": plots.BLUE, "frobenius": plots.GREY}
+COLORS = {"adamw": plots.ORANGE, "muon": plots.BLUE, "frobenius": plots.GRAY}
 
 
 def front_matter(readme: str) -> dict:
@@ -346,14 +346,14 @@ def _judge(run: Run, rules, losses, ratios, overhead: float) -> None:
                     f"{mean_interval(values)} times fewer, seeds {each}; "
                     f"asked for: {rule['least']}{note}")  # fmt: skip
     rule = rules["fewer steps to AdamW's loss"]
-    run.claim("with Frobenius normalisation instead of Newton–Schulz the rule fails",
+    run.claim("with Frobenius normalization instead of Newton–Schulz the rule fails",
               judge(frobenius, rule["least"]) != "reproduced",
               "steps ratios " + ", ".join(f"{v:.2f}" for v in frobenius)
               + " (0: AdamW's loss is not reached at all)", quick=False)  # fmt: skip
 
 
 def _check_steps(run: Run) -> None:
-    """A stack of two models, and each of them alone under torch's optimisers."""
+    """A stack of two models, and each of them alone under torch's optimizers."""
     config, count = GPTConfig(17, 8, 1, 2, 8), 8
     lrs, tokens = [0.02, 0.003], torch.randint(17, (count, 2, 3, 9), generator=run.generator())
     for arm, dtype in (("adamw", torch.float64), ("muon", torch.float32)):
@@ -438,7 +438,7 @@ def _figure_steps(run: Run, paper: dict, budgets, losses, ratios) -> None:
                     width_ratios=[1, 1.6]) as (left, right):  # fmt: skip
         muon = mean_interval(ratios["muon"])
         left.bar([0, 1], [paper["paper_ratio"], muon.mean], width=0.55,
-                 color=[plots.GREY, plots.BLUE])  # fmt: skip
+                 color=[plots.GRAY, plots.BLUE])  # fmt: skip
         left.plot([1] * len(ratios["muon"]), ratios["muon"], "o", color="white", mec=plots.BLUE)
         left.text(0, paper["paper_ratio"] + 0.06, f"{paper['paper_ratio']}×", ha="center",
                   weight="bold")  # fmt: skip

@@ -22,7 +22,7 @@ paper = load()
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])
-@pytest.mark.parametrize("arm", ["plain", "normalised"])
+@pytest.mark.parametrize("arm", ["plain", "normalized"])
 def test_five_steps_are_torchs(arm, activation):
     nets, layers = paper.Nets(arm, [0.1, 0.3], [0, 1], (8, 8), activation), []
     for i, weight in enumerate(nets.weights):
@@ -31,7 +31,7 @@ def test_five_steps_are_torchs(arm, activation):
             layers[-1].weight.copy_(weight[1].T)
             layers[-1].bias.zero_()
         if i < 2:
-            layers += [nn.BatchNorm1d(8)] if arm == "normalised" else []
+            layers += [nn.BatchNorm1d(8)] if arm == "normalized" else []
             layers.append(nn.Sigmoid() if activation == "sigmoid" else nn.ReLU())
     alone = nn.Sequential(*layers)
     optimizer = torch.optim.SGD(alone.parameters(), lr=0.3)
@@ -72,7 +72,7 @@ def test_usable_range_stops_at_a_gap():
 
 
 def test_ratio_needs_both_to_arrive():
-    curves = {"plain": np.array([[0.2, 0.6, 0.8]]), "normalised": np.array([[0.6, 0.7, 0.7]])}
+    curves = {"plain": np.array([[0.2, 0.6, 0.8]]), "normalized": np.array([[0.6, 0.7, 0.7]])}
     ratios = paper.ratios_by_target(curves, np.array([0.5, 0.75]))
     np.testing.assert_array_equal(ratios, [[2.0], [np.nan]])
 
@@ -100,7 +100,7 @@ def test_front_matter_carries_the_rules():
 
 
 def test_wrong_input():
-    with pytest.raises(ValueError, match="arm must be one of plain, normalised, affine only, got"):
+    with pytest.raises(ValueError, match="arm must be one of plain, normalized, affine only, got"):
         paper.Nets("batch", [0.1], [0])
     with pytest.raises(ValueError, match="activation must be sigmoid or relu, got 'tanh'"):
         paper.Nets("plain", [0.1], [0], activation="tanh")

@@ -31,7 +31,7 @@ def tokens(n=400):
 
 
 def alone(arm, lr, seed, steps, decay):
-    """One model under week 09's optimisers, in a plain loop."""
+    """One model under week 09's optimizers, in a plain loop."""
     model = GPT(CONFIG, torch.Generator().manual_seed(seed))
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices} if arm == "muon" else set()

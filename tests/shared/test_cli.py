@@ -255,12 +255,12 @@ LOCK = """\
 version = 1
 
 [[package]]
-name = "colour"
+name = "color"
 version = "0.5"
 source = { registry = "." }
 """
 FILLED = LOCK.replace('"."', '"https://mirror.example"') + (
-    'wheels = [\n    { url = "https://mirror.example/colour.whl" },\n]\n'
+    'wheels = [\n    { url = "https://mirror.example/color.whl" },\n]\n'
 )
 
 

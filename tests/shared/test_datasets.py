@@ -50,7 +50,7 @@ def test_registry_pins_every_file():
     for name, dataset in known.items():
         assert name.isidentifier()
         assert dataset.description
-        assert dataset.licence
+        assert dataset.license
         assert dataset.files
         for file in dataset.files:
             algorithm, digest = file.digest.split(":")
@@ -150,7 +150,7 @@ def toy(monkeypatch, tmp_path, request):
     files = "".join(f'{{ path = "{n}", digest = "sha256:{DIGESTS["sha256"]}" }},' for n in names)
     toml = tmp_path / "toy.toml"
     toml.write_text(
-        f'[toy]\ndescription = "d"\nlicence = "l"\nfolder = "toys"\n'
+        f'[toy]\ndescription = "d"\nlicense = "l"\nfolder = "toys"\n'
         f'[[toy.sources]]\nbase = "{base}"\nfiles = [{files}]\n',
         encoding="utf-8",
     )

@@ -54,7 +54,7 @@ def test_noise_is_the_worst_case(tmp_path):
     assert np.asarray(Image.open(tmp_path / "a.png").convert("L")).std() > 10
 
 
-def test_colours_go_before_resolution(tmp_path):
+def test_colors_go_before_resolution(tmp_path):
     plain = io.BytesIO()
     plots.save(drawn(), tmp_path / "a.png")
     figure = drawn(np.linspace(0, 1, 600 * 900).reshape(600, 900) + 0.02 * noise((600, 900)))

@@ -21,12 +21,12 @@ resolution-markers = [
 ]
 
 [[package]]
-name = "colour"
+name = "color"
 version = "0.5"
 source = { registry = "https://mirror.example/simple" }
-sdist = { url = "https://mirror.example/colour-0.5.tar.gz", hash = "sha256:00", size = 9 }
+sdist = { url = "https://mirror.example/color-0.5.tar.gz", hash = "sha256:00", size = 9 }
 wheels = [
-    { url = "https://mirror.example/colour-0.5[a]-py3-none-any.whl", hash = "sha256:01", size = 8 },
+    { url = "https://mirror.example/color-0.5[a]-py3-none-any.whl", hash = "sha256:01", size = 8 },
 ]
 
 [[package]]
@@ -34,7 +34,7 @@ name = "project"
 version = "1.0"
 source = { editable = "." }
 dependencies = [
-    { name = "colour" },
+    { name = "color" },
     { name = "paint", version = "2", source = { registry = "https://mirror.example/simple" }, marker = "sys_platform == 'win32'" },
 ]
 
@@ -50,7 +50,7 @@ dev = [
 
 [package.metadata]
 requires-dist = [
-    { name = "colour", specifier = ">=0.5" },
+    { name = "color", specifier = ">=0.5" },
 ]
 
 [package.metadata.requires-dev]
@@ -71,15 +71,15 @@ def test_addresses_go_and_the_rest_stays():
     before, after = tomllib.loads(LOCK), tomllib.loads(lock)
     assert after.keys() == before.keys()
     assert after["resolution-markers"] == before["resolution-markers"]
-    colour, project, paint = after["package"]
-    assert colour == {"name": "colour", "version": "0.5", "source": {"registry": "."}}
+    color, project, paint = after["package"]
+    assert color == {"name": "color", "version": "0.5", "source": {"registry": "."}}
     assert paint == {"name": "paint", "version": "2", "source": {"registry": "."}}
     assert project == {
         "name": "project",
         "version": "1.0",
         "source": {"editable": "."},
         "dependencies": [
-            {"name": "colour"},
+            {"name": "color"},
             {
                 "name": "paint",
                 "version": "2",
@@ -141,8 +141,8 @@ def test_as_a_filter(newline):
     """As git runs it: bytes in, bytes out, the same on every system."""
     done = subprocess.run(
         [sys.executable, ROOT / "shared" / "portable_lock.py"],
-        input=LOCK.replace("colour", "café").replace("\n", newline).encode(),
+        input=LOCK.replace("color", "café").replace("\n", newline).encode(),
         capture_output=True,
         check=True,
     )
-    assert done.stdout == portable(LOCK.replace("colour", "café")).encode()
+    assert done.stdout == portable(LOCK.replace("color", "café")).encode()

@@ -27,7 +27,7 @@ MAX_SWEEPS = 60
 def householder_qr(
     A: Float[np.ndarray, "m n"],
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "k n"]]:
-    """Reduced QR factorisation by reflections, k = min(m, n).
+    """Reduced QR factorization by reflections, k = min(m, n).
 
     Returns
     -------
@@ -187,7 +187,7 @@ def project(A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m *k"]) -> Float[
 def least_squares(
     A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m *k"], rcond: float | None = None
 ) -> Float[np.ndarray, "n *k"]:
-    """The x of least norm among those that minimise |A x - b|, by the SVD.
+    """The x of least norm among those that minimize |A x - b|, by the SVD.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def least_squares(
 def classical_gram_schmidt(
     A: Float[np.ndarray, "m n"],
 ) -> Float[np.ndarray, "m n"]:
-    """Orthonormalise the columns as on paper: subtract projections, normalise. Here as the failure.
+    """Orthonormalize the columns as on paper: subtract projections, normalize. Here as the failure.
 
     Where columns are nearly parallel the subtraction cancels, and what is left is mostly rounding.
     """
@@ -222,7 +222,7 @@ def classical_gram_schmidt(
 def _rotation(
     pp: Float[np.ndarray, "k"], qq: Float[np.ndarray, "k"], pq: Float[np.ndarray, "k"]
 ) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-    """Cosine and sine that diagonalise [[pp, pq], [pq, qq]] (Golub and Van Loan, algorithm 8.5.1).
+    """Cosine and sine that diagonalize [[pp, pq], [pq, qq]] (Golub and Van Loan, algorithm 8.5.1).
 
     The smaller of the two possible angles, at most 45°: with the other one the sweeps may cycle.
     """

@@ -1,6 +1,6 @@
 r"""Principal component analysis: the best low-rank view of a cloud of points.
 
-Centre the data and take its SVD, $X - \mathbf{1}\bar x^\top = U \Sigma V^\top$. The rows of
+Center the data and take its SVD, $X - \mathbf{1}\bar x^\top = U \Sigma V^\top$. The rows of
 $V^\top$ are the directions of largest variance, $\sigma_i^2 / (n - 1)$ the variances, and
 $U \Sigma$ the coordinates. Cutting after $k$ terms leaves the smallest error that any rank-$k$
 matrix can have (Eckart and Young):

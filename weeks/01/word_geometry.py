@@ -1,4 +1,4 @@
-r"""Word geometry: from counting neighbours to directions that mean something.
+r"""Word geometry: from counting neighbors to directions that mean something.
 
 Words are known by the company they keep. Count which words stand within a few places of each
 other, keep what is more frequent than chance (positive pointwise mutual information), and let the
@@ -8,7 +8,7 @@ $$\mathrm{PPMI}_{wc} = \max\left(0, \log \frac{p(w, c)}{p(w)\, p_\alpha(c)}\righ
   \mathrm{PPMI} \approx U_k \Sigma_k V_k^\top, \qquad E = U_k \Sigma_k .$$
 
 Nothing here sees the letters of a word. Whether E knows anything is tested with plurals: how far
-down the list of nearest neighbours of *object* is *objects*?
+down the list of nearest neighbors of *object* is *objects*?
 
     uv run weeks/01/word_geometry.py
 
@@ -139,7 +139,7 @@ def cosine_similarity(E: Float[np.ndarray, "word dim"]) -> Float[np.ndarray, "wo
     return unit @ unit.T
 
 
-def nearest_neighbours(E: Float[np.ndarray, "word dim"], word: int, k: int) -> Int[np.ndarray, "k"]:
+def nearest_neighbors(E: Float[np.ndarray, "word dim"], word: int, k: int) -> Int[np.ndarray, "k"]:
     """Rows with the largest cosine to row `word`, itself left out, the nearest first."""
     if not 0 <= word < len(E):
         raise ValueError(f"word must be between 0 and {len(E) - 1}, got {word}")
@@ -166,7 +166,7 @@ GROUPS = {
 def plural_ranks(
     E: Float[np.ndarray, "word dim"], vocabulary: Sequence[str]
 ) -> Int[np.ndarray, "pair"]:
-    """Rank of word + "s" among the neighbours of word, and the other way round; 1 is nearest."""
+    """Rank of word + "s" among the neighbors of word, and the other way round; 1 is nearest."""
     index = {word: i for i, word in enumerate(vocabulary)}
     pairs = [(i, index[w + "s"]) for w, i in index.items() if w + "s" in index]
     similarity = cosine_similarity(E)

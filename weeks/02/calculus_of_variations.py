@@ -7,7 +7,7 @@ $$\frac{\partial L}{\partial y} - \frac{d}{dx} \frac{\partial L}{\partial y'} = 
 
 Replace the function by its values at n points, as Euler did in 1744, and it becomes an ordinary
 gradient. This is done here for the fastest slide (a cycloid), the density of largest entropy with
-a given variance (the Gaussian), and the density that maximises the ELBO (the posterior).
+a given variance (the Gaussian), and the density that maximizes the ELBO (the posterior).
 
     uv run weeks/02/calculus_of_variations.py
 
@@ -46,7 +46,7 @@ def midpoint(lagrangian: Callable) -> Callable:
 
 
 def slide_time(x0: Any, y0: Any, x1: Any, y1: Any) -> Any:
-    """Seconds for a frictionless bead on a straight segment, released at depth 0; metres, y down.
+    """Seconds for a frictionless bead on a straight segment, released at depth 0; meters, y down.
 
     Its speed √(2gy) grows evenly in time, so length over mean speed is exact, even from rest.
     """
@@ -75,7 +75,7 @@ def first_variation(
 def second_variation(
     segment: Callable, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n-2 n-2"]:
-    """∂²J/∂y² at the inner points; tridiagonal, since only neighbours share a segment."""
+    """∂²J/∂y² at the inner points; tridiagonal, since only neighbors share a segment."""
     _validate_path(x, y)
     ends = _derivative(segment, x[:-1], y[:-1], x[1:], y[1:], "11")[:-1]
     begins = _derivative(segment, x[1:-1], y[1:-1], x[2:], y[2:], "00")
@@ -101,7 +101,7 @@ def _derivative(segment: Callable, x0, y0, x1, y1, which: str) -> np.ndarray:
     return np.broadcast_to(take(which, {"0": y0, "1": y1}), x0.shape).astype(float)
 
 
-def minimise_path(
+def minimize_path(
     segment: Callable,
     x: Float[np.ndarray, "n"],
     y: Float[np.ndarray, "n"],
@@ -202,7 +202,7 @@ def free_energy(
     return float(weights @ (p * (reward - temperature * np.log(p))))
 
 
-def maximise_free_energy(
+def maximize_free_energy(
     weights: Float[np.ndarray, "n"],
     reward: Float[np.ndarray, "n"],
     moments: Float[np.ndarray, "k n"],
@@ -229,7 +229,7 @@ def maximise_free_energy(
         raise ValueError(f"start must be positive everywhere, got a smallest value of {p.min()}")
     path = [p]
     for _ in range(max_iterations):
-        # First variation of ∫ p (reward - τ ln p) - λ·moments, linearised in p: δp/p is ...
+        # First variation of ∫ p (reward - τ ln p) - λ·moments, linearized in p: δp/p is ...
         slope = reward / temperature - np.log(p) - 1.0
         mass = weights * p
         # ... slope - λ·moments/τ, with the λ that makes p + δp meet the constraints.

@@ -99,21 +99,21 @@ def _validate_targets(Z: np.ndarray, targets: np.ndarray) -> None:
         )
 
 
-# ---- normalisation
+# ---- normalization
 
 
-def _standardise(X: np.ndarray, axis: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+def _standardize(X: np.ndarray, axis: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """(X - mean)/√(variance + eps) along an axis, and 1/√(variance + eps); variance over n."""
     if X.shape[axis] == 0:
         raise ValueError(f"X must not be empty, got shape {X.shape}")
     if eps <= 0.0:
         raise ValueError(f"eps must be positive, got {eps}")
-    centred = X - X.mean(axis=axis, keepdims=True)
-    scale = 1.0 / np.sqrt((centred**2).mean(axis=axis, keepdims=True) + eps)
-    return centred * scale, scale
+    centered = X - X.mean(axis=axis, keepdims=True)
+    scale = 1.0 / np.sqrt((centered**2).mean(axis=axis, keepdims=True) + eps)
+    return centered * scale, scale
 
 
-def _standardise_backward(
+def _standardize_backward(
     dX_hat: np.ndarray, X_hat: np.ndarray, scale: np.ndarray, axis: int
 ) -> np.ndarray:
     """Take out of dX̂ what the mean (its average) and the variance (its part along x̂) would undo."""
@@ -130,7 +130,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Float[np.ndarray, "n d"]:
     """Each example to mean 0 and variance 1 over its own features, then gain and bias."""
-    return _standardise(X, 1, eps)[0] * gain + bias
+    return _standardize(X, 1, eps)[0] * gain + bias
 
 
 def layer_norm_backward(
@@ -141,8 +141,8 @@ def layer_norm_backward(
     eps: float = 1e-5,
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "d"], Float[np.ndarray, "d"]]:
     """Gradients of X, gain and bias."""
-    X_hat, scale = _standardise(X, 1, eps)
-    dX = _standardise_backward(dY * gain, X_hat, scale, 1)
+    X_hat, scale = _standardize(X, 1, eps)
+    dX = _standardize_backward(dY * gain, X_hat, scale, 1)
     return dX, (dY * X_hat).sum(axis=0), dY.sum(axis=0)
 
 
@@ -154,7 +154,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Float[np.ndarray, "n d"]:
     """Each feature to mean 0 and variance 1 over the batch (as in training), then gain and bias."""
-    return _standardise(X, 0, eps)[0] * gain + bias
+    return _standardize(X, 0, eps)[0] * gain + bias
 
 
 def batch_norm_backward(
@@ -165,8 +165,8 @@ def batch_norm_backward(
     eps: float = 1e-5,
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "d"], Float[np.ndarray, "d"]]:
     """Gradients of X, gain and bias; through the batch's statistics every example sees all."""
-    X_hat, scale = _standardise(X, 0, eps)
-    dX = _standardise_backward(dY * gain, X_hat, scale, 0)
+    X_hat, scale = _standardize(X, 0, eps)
+    dX = _standardize_backward(dY * gain, X_hat, scale, 0)
     return dX, (dY * X_hat).sum(axis=0), dY.sum(axis=0)
 
 

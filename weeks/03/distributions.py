@@ -57,10 +57,10 @@ def beta_log_pdf(
     x: Float[np.ndarray, "*shape"], a: Number, b: Number
 ) -> Float[np.ndarray, "*shape"]:
     """Log-density of Beta(a, b): x^(a - 1) (1 - x)^(b - 1) / B(a, b)."""
-    normaliser = float(log_beta(a, b))
+    normalizer = float(log_beta(a, b))
     outside = (x < 0) | (x > 1)
     z = np.where(outside, 0.5, x)
-    value = _times_log(a - 1, z) + _times_log(b - 1, 1 - z) - normaliser
+    value = _times_log(a - 1, z) + _times_log(b - 1, 1 - z) - normalizer
     return np.asarray(np.where(outside, -np.inf, value))
 
 
@@ -70,9 +70,9 @@ def student_t_log_pdf(
     """Log-density of loc + scale · t with df degrees of freedom; df = 1 is the Cauchy."""
     df, scale = float(require_positive("df", df)), float(require_positive("scale", scale))
     z = (x - loc) / scale
-    normaliser = float(log_beta(df / 2, 0.5)) + 0.5 * math.log(df) + math.log(scale)
+    normalizer = float(log_beta(df / 2, 0.5)) + 0.5 * math.log(df) + math.log(scale)
     # log1p, because for a large df the square is a small addition to 1.
-    return np.asarray(-0.5 * (df + 1) * np.log1p(z**2 / df) - normaliser)
+    return np.asarray(-0.5 * (df + 1) * np.log1p(z**2 / df) - normalizer)
 
 
 def poisson_log_pmf(k: Int[np.ndarray, "*shape"], rate: Number) -> Float[np.ndarray, "*shape"]:
@@ -208,7 +208,7 @@ def rejection_sample(
     Parameters
     ----------
     log_target, log_proposal
-        Log-densities; the target's may lack its normaliser.
+        Log-densities; the target's may lack its normalizer.
     propose
         Draws n numbers from the proposal, given a generator and n.
     log_envelope
@@ -220,7 +220,7 @@ def rejection_sample(
     Returns
     -------
     draws, acceptance_rate
-        The rate estimates 1/M if the target is normalised.
+        The rate estimates 1/M if the target is normalized.
 
     Raises
     ------

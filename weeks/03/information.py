@@ -162,9 +162,9 @@ def mutual_information_binned(
 def mutual_information_ksg(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], k: int = 3
 ) -> float:
-    """I(X; Y) from distances to the k-th neighbour, without bins.
+    """I(X; Y) from distances to the k-th neighbor, without bins.
 
-    Around each point the square that just holds its k nearest neighbours is cast on both axes; if
+    Around each point the square that just holds its k nearest neighbors is cast on both axes; if
     more points fall into these shadows than dependence explains, there is information:
     ψ(k) + ψ(n) - <ψ(n_x + 1) + ψ(n_y + 1)>, eq. 8 of Kraskov et al. Compares all pairs, O(n²).
     """
@@ -178,9 +178,9 @@ def mutual_information_ksg(
     total = 0.0
     for rows in np.array_split(np.arange(n), max(1, n // 256)):
         dx, dy = np.abs(x[rows, None] - x), np.abs(y[rows, None] - y)
-        # The point itself is at distance 0, so index k is its k-th neighbour.
+        # The point itself is at distance 0, so index k is its k-th neighbor.
         reach = np.partition(np.maximum(dx, dy), k, axis=1)[:, k, None]
-        # Strictly nearer: the k-th neighbour lies on the border and must not count (-1: itself).
+        # Strictly nearer: the k-th neighbor lies on the border and must not count (-1: itself).
         # With ties nothing is nearer, itself included: count it as the only one.
         n_x, n_y = (np.maximum((dv < reach).sum(axis=1), 1) - 1 for dv in (dx, dy))
         total += (digamma[n_x + 1] + digamma[n_y + 1]).sum()

@@ -34,7 +34,7 @@ def log_gamma(x: Number | Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*sh
 def gamma_cdf(
     x: Float[np.ndarray, "*shape"], shape: Number | Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
-    """P(X <= x) of a gamma variable with rate 1: the regularised lower incomplete gamma function.
+    """P(X <= x) of a gamma variable with rate 1: the regularized lower incomplete gamma function.
 
     A series left of the mean (DLMF 8.7.1), a continued fraction right of it (8.9.2): each
     converges fast only on its own side.
@@ -56,7 +56,7 @@ def beta_cdf(
     a: Number | Float[np.ndarray, "*shape"],
     b: Number | Float[np.ndarray, "*shape"],
 ) -> Float[np.ndarray, "*shape"]:
-    """P(X <= x) of a beta variable: the regularised incomplete beta function, DLMF 8.17.22."""
+    """P(X <= x) of a beta variable: the regularized incomplete beta function, DLMF 8.17.22."""
     a = np.broadcast_to(require_positive("a", a), x.shape)
     b = np.broadcast_to(require_positive("b", b), x.shape)
     inside = (x > 0) & (x < 1)

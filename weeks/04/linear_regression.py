@@ -145,7 +145,7 @@ class LinearRegression(Regressor):
         """Find the likeliest weights."""
         X, y = check_X_y(X, y)
         _one_of("solver", self.solver, ("qr", "normal", "sgd"))
-        Xc, yc, x_mean, y_mean = _centred(X, y, self.fit_intercept)
+        Xc, yc, x_mean, y_mean = _centered(X, y, self.fit_intercept)
         if self.solver == "qr":
             self.coef_ = minimum_norm(Xc, yc)
         elif self.solver == "normal":
@@ -176,7 +176,7 @@ class Ridge(Regressor):
     """Least squares with penalty alpha |w|²: the likeliest weights under a Gaussian prior.
 
     The penalty is p more rows of data, √alpha on the diagonal, that say "this weight is 0": what
-    one believes beforehand enters like observations. The intercept is not penalised.
+    one believes beforehand enters like observations. The intercept is not penalized.
     """
 
     def __init__(self, alpha: float = 1.0, *, fit_intercept: bool = True):
@@ -187,7 +187,7 @@ class Ridge(Regressor):
         X, y = check_X_y(X, y)
         if not 0 <= self.alpha < np.inf:
             raise ValueError(f"alpha must be finite and at least 0, got {self.alpha}")
-        Xc, yc, x_mean, y_mean = _centred(X, y, self.fit_intercept)
+        Xc, yc, x_mean, y_mean = _centered(X, y, self.fit_intercept)
         prior = np.sqrt(self.alpha) * np.eye(X.shape[1])
         self.coef_ = (
             minimum_norm(np.vstack([Xc, prior]), np.append(yc, np.zeros(len(prior))))
@@ -204,7 +204,7 @@ class Ridge(Regressor):
 
 
 class BayesianLinearRegression(Regressor):
-    r"""The posterior over weights; both precisions by maximising the evidence.
+    r"""The posterior over weights; both precisions by maximizing the evidence.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ class BayesianLinearRegression(Regressor):
     alpha_, lambda_ : float
         The precisions; lambda_ / alpha_ is the ridge penalty that they amount to.
     log_evidence_ : float
-        ln p(y) of the centred data at these precisions.
+        ln p(y) of the centered data at these precisions.
     gamma_ : float
         How many weights the data determine, of n_features (Bishop, equation 3.91).
 
@@ -251,7 +251,7 @@ class BayesianLinearRegression(Regressor):
                 _positive(name, getattr(self, name))
         _positive("max_iter", self.max_iter)
         n, p = X.shape
-        Xc, yc, self.x_mean_, y_mean = _centred(X, y, True)
+        Xc, yc, self.x_mean_, y_mean = _centered(X, y, True)
         # In the basis of the singular vectors posterior and evidence are sums over s.
         U, s, Vt = svd_jacobi(Xc)
         d = U.T @ yc
@@ -303,7 +303,7 @@ class BayesianLinearRegression(Regressor):
         return np.sqrt((1 + 1 / self.n_samples_) / self.alpha_ + np.maximum(weights, 0.0))
 
 
-def _centred(X: np.ndarray, y: np.ndarray, intercept: bool):
+def _centered(X: np.ndarray, y: np.ndarray, intercept: bool):
     """Subtract the means: the likeliest plane passes through them, whatever its slope."""
     x_mean, y_mean = (X.mean(axis=0), y.mean()) if intercept else (np.zeros(X.shape[1]), 0.0)
     return X - x_mean, y - y_mean, x_mean, y_mean

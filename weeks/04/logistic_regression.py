@@ -1,7 +1,7 @@
 r"""Logistic regression: class probabilities from a linear score, by gradient descent and Newton.
 
 The log-odds are linear in x. With one-hot targets $Y$ and $P = \mathrm{softmax}(X W^\top)$ the
-penalised mean loss, its gradient and its Hessian (block of classes k, l) are
+penalized mean loss, its gradient and its Hessian (block of classes k, l) are
 
 $$L = -\frac1n \sum_i \ln P_{i,y_i} + \frac{|w|^2}{2 C n}, \quad
   \nabla L = \frac{(P - Y)^\top X}{n} + \frac{w}{C n}, \quad
@@ -152,7 +152,7 @@ class LogisticRegression(Classifier):
     ----------
     C
         Inverse of the penalty, as in scikit-learn: the loss is C Σ log loss + |w|² / 2, here
-        divided by C n. ``inf`` for none. The intercept is never penalised.
+        divided by C n. ``inf`` for none. The intercept is never penalized.
     solver
         ``"newton"`` (with step halving) or ``"gd"``.
     fit_intercept
@@ -184,7 +184,7 @@ class LogisticRegression(Classifier):
         self.learning_rate, self.max_iter, self.tol = learning_rate, max_iter, tol
 
     def fit(self, X: Float[np.ndarray, "n p"], y: Shaped[np.ndarray, " n"]) -> "LogisticRegression":
-        """Minimise the penalised log loss.
+        """Minimize the penalized log loss.
 
         Warns
         -----

@@ -22,8 +22,8 @@ def silhouette(X: Float[np.ndarray, "n d"], labels: Shaped[np.ndarray, " n"]) ->
         )
     one_hot = np.eye(len(clusters))[indices]
     sizes, rows = one_hot.sum(axis=0), np.arange(len(X))
-    centred = X - X.mean(axis=0)
-    distances = np.sqrt(squared_distances(centred, centred))
+    centered = X - X.mean(axis=0)
+    distances = np.sqrt(squared_distances(centered, centered))
     np.fill_diagonal(distances, 0.0)
     totals = distances @ one_hot
     own = sizes[indices]

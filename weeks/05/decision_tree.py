@@ -77,7 +77,7 @@ def best_split(
 
     All thresholds of a feature are tried at once: sort, then running sums give the left child of
     every cut, and what is missing to the total, the right one. The threshold lies halfway between
-    two neighbours. The first of equals wins.
+    two neighbors. The first of equals wins.
     """
     n = len(X)
     least = min_samples_leaf
@@ -87,8 +87,8 @@ def best_split(
     values = np.take_along_axis(X, order, axis=0)
     w = weight[order]  # (n, q)
     weighted = w[..., None] * (Y - Y.mean(axis=0) if criterion == "squared_error" else Y)[order]
-    centred = weighted / np.where(w > 0, w, 1.0)[..., None]
-    squares = np.cumsum((weighted * centred).sum(axis=-1), axis=0)
+    centered = weighted / np.where(w > 0, w, 1.0)[..., None]
+    squares = np.cumsum((weighted * centered).sum(axis=-1), axis=0)
     sums, W = np.cumsum(weighted, axis=0), np.cumsum(w, axis=0)
     cut = slice(least - 1, n - least)  # the last row of the left child
     left = W[cut], sums[cut], squares[cut]
@@ -100,7 +100,7 @@ def best_split(
         return None
     low, high = values[position + least - 1, feature], values[position + least, feature]
     threshold = low / 2 + high / 2
-    if threshold >= high:  # neighbours in float: halfway rounds up, and would let both go left
+    if threshold >= high:  # neighbors in float: halfway rounds up, and would let both go left
         threshold = low
     return Split(feature, float(threshold), float(kept[position, feature]))
 

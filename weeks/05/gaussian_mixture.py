@@ -1,4 +1,4 @@
-r"""Gaussian mixtures by expectation maximisation: k-means with shapes, sizes and doubt.
+r"""Gaussian mixtures by expectation maximization: k-means with shapes, sizes and doubt.
 
 The density of a point is $p(x) = \sum_j \pi_j\, N(x; \mu_j, \Sigma_j)$. The E-step asks which
 component it came from, $r_{ij} = \pi_j N(x_i; \mu_j, \Sigma_j) / p(x_i)$; the M-step fits each
@@ -90,8 +90,8 @@ def m_step(
     means = shares.T @ X / sizes[:, None]
     covariances = np.empty((len(sizes), X.shape[1], X.shape[1]))
     for j, (size, mean) in enumerate(zip(sizes, means, strict=True)):
-        centred = X - mean
-        covariances[j] = (shares[:, j] * centred.T) @ centred / size
+        centered = X - mean
+        covariances[j] = (shares[:, j] * centered.T) @ centered / size
         covariances[j].flat[:: X.shape[1] + 1] += reg_covar
     return Mixture(sizes / sizes.sum(), means, covariances)
 

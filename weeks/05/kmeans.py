@@ -1,12 +1,12 @@
 r"""k-means and Gaussian mixtures: clusters by alternating two easy steps.
 
-Both explain each point by one of $k$ sources. k-means gives every point to its nearest centre and
-moves every centre to the mean of its points; neither step can raise the inertia
+Both explain each point by one of $k$ sources. k-means gives every point to its nearest center and
+moves every center to the mean of its points; neither step can raise the inertia
 
 $$J = \sum_i \min_j \|x_i - \mu_j\|^2 .$$
 
 A Gaussian mixture deals each point out in shares, $r_{ij} \propto \pi_j\, N(x_i; \mu_j, \Sigma_j)$,
-and fits weights, means and covariances to them. That is expectation maximisation (EM): the
+and fits weights, means and covariances to them. That is expectation maximization (EM): the
 log-likelihood never falls. Where it starts decides where either ends. k-means stands here, EM in
 gaussian_mixture.py, and what tells a good clustering in clustering_scores.py.
 
@@ -27,7 +27,7 @@ from week04.estimator import Estimator, check_X
 def squared_distances(
     X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"]
 ) -> Float[np.ndarray, "n k"]:
-    """|x - c|² for every point and centre, as |x|² - 2 x·c + |c|²; rounding never below 0."""
+    """|x - c|² for every point and center, as |x|² - 2 x·c + |c|²; rounding never below 0."""
     squares = (X**2).sum(axis=1)[:, None] - 2 * X @ centers.T + (centers**2).sum(axis=1)
     return np.maximum(squares, 0.0)
 
@@ -35,18 +35,18 @@ def squared_distances(
 def kmeans_plus_plus(
     X: Float[np.ndarray, "n d"], n_clusters: int, rng: np.random.Generator, *, n_trials: int = 1
 ) -> Float[np.ndarray, "k d"]:
-    """Draw centres from the points, each with probability ∝ squared distance to those drawn.
+    """Draw centers from the points, each with probability ∝ squared distance to those drawn.
 
     Parameters
     ----------
     X
         The points.
     n_clusters
-        Centres to draw.
+        Centers to draw.
     rng
         Where the draws come from.
     n_trials
-        Candidates for each centre, of which the best stays; 1 is the paper's algorithm.
+        Candidates for each center, of which the best stays; 1 is the paper's algorithm.
 
     References
     ----------
@@ -74,9 +74,9 @@ def kmeans_plus_plus(
 def lloyd_step(
     X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"]
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "k d"]]:
-    """Give each point to its nearest centre (the first of several), then take means.
+    """Give each point to its nearest center (the first of several), then take means.
 
-    A centre without points moves to the point farthest from its own centre, which leaves its
+    A center without points moves to the point farthest from its own center, which leaves its
     cluster: the inertia falls all the same, and no mean is taken over nothing.
     """
     distances = squared_distances(X, centers)
@@ -99,7 +99,7 @@ def lloyd_step(
 def inertia(
     X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"], labels: Int[np.ndarray, " n"]
 ) -> float:
-    """Sum of squared distances of the points from the centres of their clusters."""
+    """Sum of squared distances of the points from the centers of their clusters."""
     return float(((X - centers[labels]) ** 2).sum())
 
 
@@ -109,16 +109,16 @@ class KMeans(Estimator):
     Parameters
     ----------
     n_clusters
-        Number of centres k.
+        Number of centers k.
     init
-        ``"k-means++"`` (greedy, 2 + ⌊ln k⌋ trials a centre), ``"random"`` points, or the initial
-        centres (k, n_features).
+        ``"k-means++"`` (greedy, 2 + ⌊ln k⌋ trials a center), ``"random"`` points, or the initial
+        centers (k, n_features).
     n_init
-        Starts, of which the one with the least inertia is kept; given centres are tried once.
+        Starts, of which the one with the least inertia is kept; given centers are tried once.
     max_iter
         Steps a start.
     tol
-        Stop when the centres move by less: Σ |shift|² ≤ tol · mean variance of the features.
+        Stop when the centers move by less: Σ |shift|² ≤ tol · mean variance of the features.
     random_state
         Seed of the starts.
 
@@ -151,7 +151,7 @@ class KMeans(Estimator):
         self.max_iter, self.tol, self.random_state = max_iter, tol, random_state
 
     def fit(self, X: ArrayLike, y: object = None) -> "KMeans":
-        """Find the centres; y is ignored."""
+        """Find the centers; y is ignored."""
         X = check_X(X)
         n, k = len(X), self.n_clusters
         if not 1 <= k <= n:
@@ -161,8 +161,8 @@ class KMeans(Estimator):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         mean, rng = X.mean(axis=0), np.random.default_rng(self.random_state)
         threshold = self.tol * X.var(axis=0).mean()
-        centred = X - mean  # |x|² - 2 x·c + |c|² cancels less near the origin
-        runs = [self._run(centred, self._start(X, rng) - mean, threshold)
+        centered = X - mean  # |x|² - 2 x·c + |c|² cancels less near the origin
+        runs = [self._run(centered, self._start(X, rng) - mean, threshold)
                 for _ in range(self.n_init if isinstance(self.init, str) else 1)]  # fmt: skip
         best = min(runs, key=lambda result: result[2][-1])
         centers, self.labels_, self.inertias_ = best
@@ -197,11 +197,11 @@ class KMeans(Estimator):
             if np.array_equal(labels, previous) or shift <= threshold:
                 break
             previous = labels
-        labels = squared_distances(X, centers).argmin(axis=1)  # of the centres that are returned
+        labels = squared_distances(X, centers).argmin(axis=1)  # of the centers that are returned
         return centers, labels, np.array([*path, inertia(X, centers, labels)])
 
     def predict(self, X: ArrayLike) -> Int[np.ndarray, " n"]:
-        """The nearest centre of each point."""
+        """The nearest center of each point."""
         X = self._check_fitted_X(X)
         return squared_distances(X, self.cluster_centers_).argmin(axis=1)
 

@@ -200,7 +200,7 @@ def permutation_importance(
     """By how much the score falls when a feature's column is shuffled.
 
     Unlike the importance from impurity it can be measured on rows that the model has not seen, and
-    does not favour features with many values.
+    does not favor features with many values.
 
     References
     ----------

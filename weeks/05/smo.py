@@ -1,4 +1,4 @@
-r"""Sequential minimal optimisation: the solver of `svm.py`, two variables at a time.
+r"""Sequential minimal optimization: the solver of `svm.py`, two variables at a time.
 
 Changing one $\alpha_i$ alone would break $\sum_i \alpha_i y_i = 0$; two can move together, and
 along that line the dual is a parabola whose top is known:

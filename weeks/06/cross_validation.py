@@ -144,7 +144,7 @@ def cross_val_score(
     ----------
     make
         Returns a new model with `fit(X, y)` and `predict(X)`. A factory and not a model, so that
-        nothing learnt on one fold can reach the next.
+        nothing learned on one fold can reach the next.
     score
         `score(y_true, y_pred)`, larger is better.
     """
@@ -285,10 +285,10 @@ def bootstrap_difference(
 # ---- two small models and the classic trap
 
 
-class NearestNeighbour:
+class NearestNeighbor:
     """Predict the class of the nearest training sample."""
 
-    def fit(self, X: Table, y: Target) -> "NearestNeighbour":
+    def fit(self, X: Table, y: Target) -> "NearestNeighbor":
         """Remember."""
         self.X_, self.y_ = X, y
         return self
@@ -320,9 +320,9 @@ def most_correlated(X: Table, y: Target, k: int) -> Int[np.ndarray, " k"]:
     """Columns of X that correlate most with y, in absolute value."""
     if not 1 <= k <= X.shape[1]:
         raise ValueError(f"k must be between 1 and n_features = {X.shape[1]}, got {k}")
-    centred, target = X - X.mean(axis=0), y - y.mean()
-    spread = np.sqrt((centred**2).sum(axis=0))
-    correlation = np.abs(target @ centred) / np.where(spread > 0, spread, np.inf)
+    centered, target = X - X.mean(axis=0), y - y.mean()
+    spread = np.sqrt((centered**2).sum(axis=0))
+    correlation = np.abs(target @ centered) / np.where(spread > 0, spread, np.inf)
     return np.argsort(-correlation, kind="stable")[:k]
 
 
@@ -335,7 +335,7 @@ class SelectThenFit:
     def fit(self, X: Table, y: Target) -> "SelectThenFit":
         """Choose columns by the training samples alone."""
         self.columns_ = most_correlated(X, y, self.k)
-        self.model_ = NearestNeighbour().fit(X[:, self.columns_], y)
+        self.model_ = NearestNeighbor().fit(X[:, self.columns_], y)
         return self
 
     def predict(self, X: Table) -> Target:

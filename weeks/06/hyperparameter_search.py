@@ -1,7 +1,7 @@
 r"""Hyper-parameter search: spend a fixed budget of trials where it pays.
 
 A grid and random points choose in advance. Successive halving runs many candidates cheaply and
-keeps the best third for longer runs. Bayesian optimisation fits a Gaussian process to the trials
+keeps the best third for longer runs. Bayesian optimization fits a Gaussian process to the trials
 so far, with mean $\mu(x)$ and standard deviation $\sigma(x)$, and tries the point that promises
 most: the expected improvement on the best value $y^*$ so far,
 
@@ -327,7 +327,7 @@ class KernelClassifier:
     length_scale
         Width of the kernel.
     ridge
-        Strength of the regularisation.
+        Strength of the regularization.
     """
 
     def __init__(self, length_scale: float, ridge: float):

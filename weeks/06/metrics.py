@@ -129,7 +129,7 @@ def roc_curve(
     Parameters
     ----------
     drop_intermediate
-        Leave out points on the straight line between their neighbours.
+        Leave out points on the straight line between their neighbors.
 
     Returns
     -------

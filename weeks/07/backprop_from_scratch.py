@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 
 class Parameter:
-    """An array that is learnt, and the gradient that has arrived for it so far."""
+    """An array that is learned, and the gradient that has arrived for it so far."""
 
     def __init__(self, value: Float[np.ndarray, "*shape"]):
         self.value = value
@@ -116,10 +116,10 @@ class LayerNorm(Layer):
     def forward(
         self, x: Float[np.ndarray, "*batch d"]
     ) -> tuple[Float[np.ndarray, "*batch d"], Any]:
-        """Keep the normalised rows and their scale."""
-        centred = x - x.mean(axis=-1, keepdims=True)
-        scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + self.eps)
-        return centred * scale * self.gain.value + self.bias.value, (centred * scale, scale)
+        """Keep the normalized rows and their scale."""
+        centered = x - x.mean(axis=-1, keepdims=True)
+        scale = 1 / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + self.eps)
+        return centered * scale * self.gain.value + self.bias.value, (centered * scale, scale)
 
     def backward(
         self, dy: Float[np.ndarray, "*batch d"], cache: Any

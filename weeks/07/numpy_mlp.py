@@ -48,7 +48,7 @@ class MLP:
         return MLP(*(np.zeros_like(array) for array in self.arrays()))
 
 
-def initialise(
+def initialize(
     pixels: int, hidden: int, classes: int, rng: np.random.Generator, dtype: str = "float32"
 ) -> MLP:
     """Random weights that keep the size of the signal, zero biases.

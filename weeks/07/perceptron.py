@@ -35,7 +35,7 @@ class PerceptronFit:
     mistakes_per_epoch
         How many of the n examples were on the wrong side when they came, by epoch.
     average
-        Mean of the weights that each example met after it was learnt from, bias last.
+        Mean of the weights that each example met after it was learned from, bias last.
     pocket
         The weights with the fewest errors on all examples, among those of `path`.
     """
@@ -93,7 +93,7 @@ def fit(
     X, y
         Examples, one a row, and their labels +1 or -1.
     max_epochs
-        When to give up: examples that cannot be separated are never learnt.
+        When to give up: examples that cannot be separated are never learned.
     learning_rate
         η; from zero weights it only scales them and changes no decision.
     pocket
@@ -171,7 +171,7 @@ def max_margin(X: Float[np.ndarray, "n p"], y: Int[np.ndarray, " n"]) -> Margin:
     _validate(X, y)
     Z = augment(X) * y[:, None]
     size = np.linalg.norm(Z, axis=1).max()
-    # minimise |Zᵀu|² + (1 - Σu)²; the residual's last entry is > 0 exactly if a plane separates
+    # minimize |Zᵀu|² + (1 - Σu)²; the residual's last entry is > 0 exactly if a plane separates
     system = np.vstack([Z.T / size, np.ones(len(Z))])
     target = np.append(np.zeros(Z.shape[1]), 1.0)
     u, _ = nnls(system, target, maxiter=30 * len(Z))

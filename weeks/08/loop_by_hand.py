@@ -68,11 +68,11 @@ def train_by_hand(
 
         w = {name: t.detach().requires_grad_(name in trained) for name, t in weights.items()}
         hidden = x[rows] @ w["0.weight"].T + w["0.bias"]
-        # BatchNorm1d: the biased variance normalises, the unbiased one is remembered
-        centre, spread = hidden.mean(dim=0), hidden.var(dim=0, correction=0)
-        hidden_hat = (hidden - centre) / (spread + 1e-5).sqrt()
+        # BatchNorm1d: the biased variance normalizes, the unbiased one is remembered
+        center, spread = hidden.mean(dim=0), hidden.var(dim=0, correction=0)
+        hidden_hat = (hidden - center) / (spread + 1e-5).sqrt()
         hidden_hat = (hidden_hat * w["1.weight"] + w["1.bias"]).clamp(min=0)
-        weights["1.running_mean"].lerp_(centre.detach(), 0.1)
+        weights["1.running_mean"].lerp_(center.detach(), 0.1)
         weights["1.running_var"].lerp_(hidden.detach().var(dim=0), 0.1)
         # Dropout: survivors grow by 1 / (1 - p), so that evaluation needs no correction
         kept = torch.empty_like(hidden).bernoulli_(1 - dropout, generator=masks) / (1 - dropout)

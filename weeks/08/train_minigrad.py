@@ -90,7 +90,7 @@ def train(
     epochs: int,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> list[float]:
-    """Train in place, the learning rate falling linearly from the optimiser's to zero.
+    """Train in place, the learning rate falling linearly from the optimizer's to zero.
 
     Parameters
     ----------

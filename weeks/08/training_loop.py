@@ -16,7 +16,7 @@ steps. Data: scikit-learn's 1,797 digits of 8 × 8 pixels.
     uv run weeks/08/training_loop.py
 
 Source: I. Goodfellow, Y. Bengio and A. Courville, *Deep Learning* (2016), sections 7.8 (early
-stopping), 8.1.3 (mini-batches) and 8.7.1 (batch normalisation); AdamW: I. Loshchilov and F. Hutter,
+stopping), 8.1.3 (mini-batches) and 8.7.1 (batch normalization); AdamW: I. Loshchilov and F. Hutter,
 *Decoupled Weight Decay Regularization* (ICLR 2019), algorithm 2.
 """
 
@@ -203,7 +203,7 @@ class Training:
         artifacts.save_tensors(folder, tensors, metadata=plain)
 
     def load(self, folder: Path) -> None:
-        """Take everything from a checkpoint of the same model, optimiser and schedule."""
+        """Take everything from a checkpoint of the same model, optimizer and schedule."""
         tensors, saved = artifacts.load_tensors(folder)
         parts: dict = {"model": {}, "best": {}, "optimizer": {}, "random": {}}
         for name, t in tensors.items():

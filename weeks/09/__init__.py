@@ -1,1 +1,1 @@
-"""Week 09 · Optimisation and regularisation."""
+"""Week 09 · Optimization and regularization."""

@@ -82,12 +82,12 @@ def lanczos(
 ) -> tuple[
     Float[Tensor, "batch steps"], Float[Tensor, "batch less"], Float[Tensor, "batch steps p"]
 ]:
-    r"""Tridiagonal $T = Q^\top H Q$ on the Krylov space of `start`, fully reorthogonalised.
+    r"""Tridiagonal $T = Q^\top H Q$ on the Krylov space of `start`, fully reorthogonalized.
 
     Parameters
     ----------
     start
-        First direction of each matrix's Krylov space; need not be normalised.
+        First direction of each matrix's Krylov space; need not be normalized.
     steps
         Size of T, at most p; each costs one product.
 

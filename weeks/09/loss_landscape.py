@@ -12,7 +12,7 @@ picture shows how the weights happen to be scaled: a ReLU network with one layer
 next divided by 10 is the same function and draws another plane.
 
 Reduced: small dense networks on scikit-learn's 8×8 digits; "56 layers" are dense layers of 16
-units without normalisation, not a ResNet of convolutions.
+units without normalization, not a ResNet of convolutions.
 
     uv run weeks/09/loss_landscape.py
 
@@ -46,7 +46,7 @@ class DeepNet(nn.Module):
         Layers with weights: the first, the last, and an even number between.
     skip
         Whether a block adds its input to its output. The blocks then start small, so that the sum
-        of many neither explodes nor needs batch normalisation.
+        of many neither explodes nor needs batch normalization.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ def normalize(direction: Params, weights: Params, how: Normalization = "filter")
     ----------
     how
         ``filter``: every filter (row of a matrix, output channel of a kernel) to the length of its
-        own weights; ``layer``: every matrix as a whole. Vectors (biases, normalisation) get zero in
+        own weights; ``layer``: every matrix as a whole. Vectors (biases, normalization) get zero in
         both. ``none``: the whole direction to length 1, as if all weights were of one kind.
 
     References
@@ -203,7 +203,7 @@ def normalize(direction: Params, weights: Params, how: Normalization = "filter")
 def random_direction(
     weights: Params, generator: torch.Generator, how: Normalization = "filter"
 ) -> Float[Tensor, " p"]:
-    """A normal random direction, normalised."""
+    """A normal random direction, normalized."""
     direction = {
         name: torch.randn(w.shape, generator=generator, dtype=w.dtype)
         for name, w in weights.items()

@@ -1,4 +1,4 @@
-r"""Optimisers on classic surfaces: six ways down from one point, each tuned alike.
+r"""Optimizers on classic surfaces: six ways down from one point, each tuned alike.
 
 Two parameters are not a network. But they can be drawn, and each surface here isolates one
 difficulty that networks have too: a ravine (curvatures that differ by a factor), a bent valley
@@ -7,7 +7,7 @@ difficulty that networks have too: a ravine (curvatures that differ by a factor)
 $$\text{ravine } \tfrac12 (x^2 + 100 y^2), \quad \text{saddle } \tfrac12 (x^2 - y^2) + \tfrac14 y^4,
 \quad \text{Rosenbrock } (1 - x)^2 + 100 (y - x^2)^2, \dots$$
 
-with gradients by hand. Every optimiser gets the same number of learning rates to try, on starting
+with gradients by hand. Every optimizer gets the same number of learning rates to try, on starting
 points that are not the ones it is judged on.
 
     uv run weeks/09/optimization_landscape.py
@@ -147,7 +147,7 @@ SURFACES = (
             (-3.3, 1.7)),
 )  # fmt: skip
 
-# ---- optimisers, and how they are compared
+# ---- optimizers, and how they are compared
 
 # A point of the plane is, for Muon, a matrix of one row.
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -184,7 +184,7 @@ def descend(
 def score(surface: Surface, path: Float[Tensor, "points batch 2"]) -> Float[Tensor, " batch"]:
     """Mean over a path of log10(f - least), cut to [-6, 6]; low means far down, and soon.
 
-    Judging the last point alone would favour wild steps that come to rest just in time. A path
+    Judging the last point alone would favor wild steps that come to rest just in time. A path
     that leaves a region ten times as wide as the window counts as lost, 6, from then on.
     """
     left, right, bottom, top = surface.window

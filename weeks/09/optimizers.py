@@ -1,4 +1,4 @@
-r"""Six optimisers, from gradient descent to Muon, each step for step with torch's own.
+r"""Six optimizers, from gradient descent to Muon, each step for step with torch's own.
 
 A gradient says which way is down, not how far to go. Momentum averages it, $b_t = \mu b_{t-1} +
 g_t$. Adam divides each coordinate's running mean by its running root mean square, both corrected
@@ -33,7 +33,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024): steep at 0, n
 class Optimizer:
     """Parameters with one state dictionary each; subclasses say what one step does.
 
-    What torch calls parameter groups are several optimisers here, one for each set of options.
+    What torch calls parameter groups are several optimizers here, one for each set of options.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Tensor | int]:
         """Copies of all states under names like "3.mean" (fourth parameter), and "3.t" for steps.
 
-        Options and learning rate are not in it: build the optimiser as before, then load.
+        Options and learning rate are not in it: build the optimizer as before, then load.
         """
         return {
             f"{index}.{name}": value.clone() if isinstance(value, Tensor) else value
@@ -196,7 +196,7 @@ class RMSProp(Optimizer):
 
     References
     ----------
-    Tieleman & Hinton (2012), lecture 6.5; centred: Graves (2013), equations 38 to 41.
+    Tieleman & Hinton (2012), lecture 6.5; centered: Graves (2013), equations 38 to 41.
     """
 
     decoupled = False
@@ -328,9 +328,9 @@ def orthogonalize(
 
 
 class Muon(Optimizer):
-    """Momentum orthogonalised, for the weight matrices of hidden layers (not embeddings, heads).
+    """Momentum orthogonalized, for the weight matrices of hidden layers (not embeddings, heads).
 
-    Matrices of one shape are orthogonalised together, in one batched product.
+    Matrices of one shape are orthogonalized together, in one batched product.
 
     Parameters
     ----------
@@ -397,11 +397,11 @@ class Muon(Optimizer):
         return ahead if self.nesterov else state["mean"]
 
     def update(self, grad: Float[Tensor, "m n"], state: dict) -> Float[Tensor, "m n"]:
-        """Orthogonalised momentum, scaled so that tall matrices move as far as square ones."""
+        """Orthogonalized momentum, scaled so that tall matrices move as far as square ones."""
         return next(self.updates([grad], [state]))
 
     def updates(self, grads: list[Tensor], states: list[dict]) -> Iterator[Tensor]:
-        """As `update`, with one orthogonalisation for all matrices of a shape."""
+        """As `update`, with one orthogonalization for all matrices of a shape."""
         ahead = [self.ahead(grad, state) for grad, state in zip(grads, states, strict=True)]
         alike: dict[tuple, list[int]] = {}
         for index, x in enumerate(ahead):

@@ -1,7 +1,7 @@
-r"""Regularisation: nine ways to keep a network from learning its training set by heart, compared.
+r"""Regularization: nine ways to keep a network from learning its training set by heart, compared.
 
 A network that can fit anything fits the noise too. Each ingredient takes something away from it:
-its weights shrink (decay, max-norm), its units are dropped at random, its layers are normalised,
+its weights shrink (decay, max-norm), its units are dropped at random, its layers are normalized,
 its labels are softened, its gradients are cut, or it is stopped early. Two of them in formulas,
 inverted dropout and the backward pass that batch norm and layer norm share:
 
@@ -53,9 +53,9 @@ def normalize_forward(
     x: Float[Tensor, "*shape"], dim: int, eps: float = 1e-5
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*reduced"]]:
     """x̂ = (x - mean) / sqrt(variance + eps) along dim, and 1 / sqrt(...), kept for the way back."""
-    centred = x - x.mean(dim, keepdim=True)
-    inverse_std = (centred.square().mean(dim, keepdim=True) + eps).rsqrt()
-    return centred * inverse_std, inverse_std
+    centered = x - x.mean(dim, keepdim=True)
+    inverse_std = (centered.square().mean(dim, keepdim=True) + eps).rsqrt()
+    return centered * inverse_std, inverse_std
 
 
 def normalize_backward(
@@ -91,12 +91,12 @@ def layer_norm(
     bias: Float[Tensor, "run 1 features"],
     eps: float = 1e-5,
 ) -> Float[Tensor, "run batch features"]:
-    """Normalise each row by itself: no batch, no state, the same in training and in use."""
+    """Normalize each row by itself: no batch, no state, the same in training and in use."""
     return _Normalize.apply(x, -1, eps) * gain + bias
 
 
 class BatchNorm:
-    """Normalise each feature over the batch; in use, by running statistics of training.
+    """Normalize each feature over the batch; in use, by running statistics of training.
 
     Parameters
     ----------

@@ -287,7 +287,7 @@ def train_look_up(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = LookUp(LOOK_UP_SYMBOLS, dim, scale)
-    optimiser, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
     for step in range(steps + 1):
         size = (128, LOOK_UP_SYMBOLS)
         keys = torch.rand(size, generator=generator).argsort(dim=1)[:, :LOOK_UP_PAIRS]
@@ -299,9 +299,9 @@ def train_look_up(
         if shuffled:
             answers = answers[torch.randperm(len(answers), generator=generator)]
         loss = nn.functional.cross_entropy(logits, answers)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     raise AssertionError("unreachable")
 

@@ -289,15 +289,15 @@ def bits_by_position(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = CharacterModel(int(text.max()) + 1, scheme, 4 * length)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps, pct_start=0.1)
     for _ in range(steps):
         starts = torch.randint(len(train) - length, (16, 1), generator=generator)
         window = train[starts + torch.arange(length + 1)]
         loss = nn.functional.cross_entropy(model(window[:, :-1]).transpose(1, 2), window[:, 1:])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     windows = held_out[: (len(held_out) - 1) // (4 * length) * 4 * length + 1]
     windows = windows.unfold(0, 4 * length + 1, 4 * length)[:200]

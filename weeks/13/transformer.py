@@ -5,7 +5,7 @@ Every block adds something to its input. With the norm before the sublayer ("pre
 $$ x \leftarrow x + \mathrm{Attention}(\mathrm{LN}(x)), \qquad
    x \leftarrow x + \mathrm{FFN}(\mathrm{LN}(x)) ; $$
 
-the paper normalises after the addition, $x \leftarrow \mathrm{LN}(x + \ldots)$ ("post-norm").
+the paper normalizes after the addition, $x \leftarrow \mathrm{LN}(x + \ldots)$ ("post-norm").
 A one-layer model learns here to write sequences of digits backwards.
 
     uv run weeks/13/transformer.py
@@ -118,7 +118,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of `EncoderLayer`s; pre-norm leaves the stream unnormalised, so one norm ends it."""
+    """A stack of `EncoderLayer`s; pre-norm leaves the stream unnormalized, so one norm ends it."""
 
     def __init__(self, n_layers: int, d_model: int, *args, norm_first: bool = True, **kwargs):
         super().__init__()
@@ -340,17 +340,17 @@ def train_reversal(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = kind(N_TOKENS, N_TOKENS, d_model=64, n_heads=1, n_layers=1, pad=PAD)
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps, pct_start=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.1)
     losses = []
     for _ in range(steps):
         source, target = reversal_batch(64, generator)
         if shuffled:
             target = target[torch.randperm(len(target), generator=generator)]
         loss = cross_entropy(model(source, target[:, :-1]), target[:, 1:], pad=PAD)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         losses.append(loss.item())
     return model.eval(), losses

@@ -1,4 +1,4 @@
-r"""Which part of the recipe beats counting: the positions, the optimiser, or both?
+r"""Which part of the recipe beats counting: the positions, the optimizer, or both?
 
 The same GPT, text, batches and number of steps, in the four combinations of
 
@@ -7,7 +7,7 @@ The same GPT, text, batches and number of steps, in the four combinations of
 - *AdamW* for every parameter (GPT-2's) or *Muon* for the matrices of the blocks.
 
 Each combination first tunes its learning rate on seed 0, by factors of three until both
-neighbours of the best are worse; the other seeds then use that one. The line to cross is the best
+neighbors of the best are worse; the other seeds then use that one. The line to cross is the best
 Witten–Bell n-gram of `ngram.py`, counted on the same text.
 
     uv run weeks/14/gpt_recipes.py            # short runs: the order of the recipes

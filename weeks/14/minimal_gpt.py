@@ -11,7 +11,7 @@ $$L(\theta) = -\frac{1}{T} \sum_{t=1}^{T} \ln p_\theta(x_t \mid x_1, \dots, x_{t
     uv run weeks/14/minimal_gpt.py --text my_diary.txt --steps 2000 --prompt "Dear"
 
 Sources: Radford et al., "Language models are unsupervised multitask learners" (2019), section 2.3;
-Su et al., "RoFormer" (2021) for the positions; Jordan et al., "Muon" (2024) for the optimiser.
+Su et al., "RoFormer" (2021) for the positions; Jordan et al., "Muon" (2024) for the optimizer.
 """
 
 import math
@@ -67,7 +67,7 @@ class GPTConfig:
 class Block(nn.Module):
     """One layer: attention moves information between positions, the MLP works on each alone.
 
-    Both read a normalised copy of the residual stream and add to it (pre-norm).
+    Both read a normalized copy of the residual stream and add to it (pre-norm).
     """
 
     def __init__(self, config: GPTConfig):
@@ -103,7 +103,7 @@ class GPT(nn.Module):
     References
     ----------
     Radford et al. (2019), section 2.3: pre-norm, final norm, residual projections scaled by
-    1/sqrt(2 n_layers) at initialisation.
+    1/sqrt(2 n_layers) at initialization.
     """
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):

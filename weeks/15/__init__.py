@@ -1,1 +1,1 @@
-"""Week 15 · Tokenisers and corpora."""
+"""Week 15 · Tokenizers and corpora."""

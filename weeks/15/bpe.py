@@ -1,12 +1,12 @@
-r"""Byte-level BPE: a tokeniser that is trained by counting, and never meets an unknown character.
+r"""Byte-level BPE: a tokenizer that is trained by counting, and never meets an unknown character.
 
 Text is bytes; a token is a string of bytes. Training starts with the 256 single bytes and, again
-and again, turns the most frequent pair of neighbours into a new token:
+and again, turns the most frequent pair of neighbors into a new token:
 
 $$(a, b)_k = \arg\max_{(a, b)} \; \sum_{w} n_w \cdot \#\{\, i : w_i = a,\ w_{i+1} = b \,\},
   \qquad a\,b \to ab .$$
 
-Encoding replays the merges in the order in which they were learnt. Pairs are counted once; a merge
+Encoding replays the merges in the order in which they were learned. Pairs are counted once; a merge
 then changes only the counts beside it, in only the words that hold the pair, and a heap knows the
 maximum: no rescan of the text.
 
@@ -50,7 +50,7 @@ def printable_bytes() -> dict[int, str]:
 def learn_merges(
     words: Mapping[bytes, int], n_merges: int, *, min_frequency: int = 1
 ) -> list[tuple[bytes, bytes]]:
-    """The most frequent pairs of neighbouring tokens, in the order in which they are merged.
+    """The most frequent pairs of neighboring tokens, in the order in which they are merged.
 
     Of pairs that are equally frequent, the one with the older tokens goes first (left, then right).
 
@@ -123,7 +123,7 @@ def learn_merges(
 
 
 class ByteLevelBPE:
-    """A byte-level BPE tokeniser.
+    """A byte-level BPE tokenizer.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class ByteLevelBPE:
     def from_ranks(
         cls, ranks: Mapping[bytes, int], *, pattern: str | None = GPT2_PATTERN
     ) -> "ByteLevelBPE":
-        """The tokeniser of a table token → rank, as tiktoken's are published.
+        """The tokenizer of a table token → rank, as tiktoken's are published.
 
         A merge's two halves are not in the table, but they are what the merges before it make of
         its bytes: two tokens, or the table is not one of BPE.

@@ -184,7 +184,7 @@ def filter_documents(
 
 
 def split_of(text: str, fractions: Mapping[str, float], *, salt: str = "") -> str:
-    """The split of a document, by a hash of its normalised text alone.
+    """The split of a document, by a hash of its normalized text alone.
 
     Parameters
     ----------

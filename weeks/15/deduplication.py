@@ -192,7 +192,7 @@ class Deduplicated:
     leader
         Of each document, the first of its group; a document that leads itself is kept.
     exact
-        Documents whose normalised text an earlier one has.
+        Documents whose normalized text an earlier one has.
     pairs
         Near-duplicates i < j and their Jaccard similarity (its estimate without verification).
     n_candidates, bands, rows

@@ -1,12 +1,12 @@
 r"""Text out of crawled HTML: cut a page into blocks and keep those that look like prose.
 
 A block is what stands between two block-level tags. Menus are short and all links, prose is long
-and has few, so two numbers decide, those of the block and of its neighbours:
+and has few, so two numbers decide, those of the block and of its neighbors:
 
 $$\text{words} \quad\text{and}\quad \text{link density} = \text{words in links} / \text{words} .$$
 
 Source: Kohlschütter, Fankhauser & Nejdl, "Boilerplate detection using shallow text features"
-(2010), algorithm 2, a decision tree learnt from 621 labelled news pages.
+(2010), algorithm 2, a decision tree learned from 621 labeled news pages.
 """
 
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ def blocks(html: str) -> list[Block]:
 
 
 def is_content(before: Block, block: Block, after: Block) -> bool:
-    """Whether a block belongs to the main text, given its neighbours.
+    """Whether a block belongs to the main text, given its neighbors.
 
     References
     ----------
@@ -130,5 +130,5 @@ def main_text(html: str) -> str:
     """The main text of a page, one block a line."""
     empty = Block("", 0, 0)
     found: Sequence[Block] = [empty, *blocks(html), empty]
-    neighbours = zip(found, found[1:], found[2:], strict=False)
-    return "\n".join(b.text for a, b, c in neighbours if is_content(a, b, c))
+    neighbors = zip(found, found[1:], found[2:], strict=False)
+    return "\n".join(b.text for a, b, c in neighbors if is_content(a, b, c))

@@ -85,7 +85,7 @@ def tokenizer_json(tokenizer: ByteLevelBPE) -> str:
 
 
 def tokenizer_from_json(text: str, name: str) -> ByteLevelBPE:
-    """The tokeniser of a file's text; `name` says in errors where the text is from.
+    """The tokenizer of a file's text; `name` says in errors where the text is from.
 
     Raises
     ------

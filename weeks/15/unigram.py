@@ -1,4 +1,4 @@
-r"""Unigram: a tokeniser that is a probability model, with every segmentation weighed by its chance.
+r"""Unigram: a tokenizer that is a probability model, with every segmentation weighed by its chance.
 
 Pieces $t$ have probabilities $p(t)$; a segmentation is as likely as the product of its pieces, and
 a word $x$ as likely as all its segmentations together:
@@ -44,7 +44,7 @@ class Lattice:
     Parameters
     ----------
     words
-        Words, not empty, each to be spelt by the pieces in at least one way.
+        Words, not empty, each to be spelled by the pieces in at least one way.
     pieces
         The vocabulary, in the order of the probabilities that come later.
     """
@@ -106,7 +106,7 @@ class Lattice:
         Raises
         ------
         ValueError
-            If a word cannot be spelt.
+            If a word cannot be spelled.
         """
         alpha, beta = self.forward(log_p), self.backward(log_p)
         log_likelihood = alpha[self._last]
@@ -188,7 +188,7 @@ def losses(
 
 
 class Unigram:
-    """A unigram tokeniser.
+    """A unigram tokenizer.
 
     Parameters
     ----------
@@ -287,7 +287,9 @@ class Unigram:
             best.append((top, back))
         pieces, end = [], len(word)
         if best[end][0] == -math.inf:
-            raise ValueError(f"word must be spelt by the pieces, got {word!r} without {without!r}")
+            raise ValueError(f"word must be spelled by the pieces, got {word!r} (without {without!r})")
+                f"word must be spelled by the pieces, got {word!r} without {without!r}"
+            )
         while end:
             pieces.append(word[best[end][1] : end])
             end = best[end][1]

@@ -2,7 +2,7 @@ r"""WordPiece: subwords that know whether they begin a word, cut by longest matc
 
 A token that continues a word is written with `##`: "unaffable" may become `un ##aff ##able`. To
 encode, take the longest token that fits, then the longest that continues it; a word that cannot
-be finished is unknown as a whole. Training merges neighbours as BPE does. What differs between
+be finished is unknown as a whole. Training merges neighbors as BPE does. What differs between
 sources is which pair goes next; with counts $n$ and $N = \sum_t n_t$ tokens in the text,
 
 $$\text{count: } n_{ab}, \qquad \text{ratio: } \frac{n_{ab}}{n_a n_b}, \qquad
@@ -212,7 +212,7 @@ def learn_pieces(
 
 
 class WordPiece:
-    """A WordPiece tokeniser.
+    """A WordPiece tokenizer.
 
     Parameters
     ----------

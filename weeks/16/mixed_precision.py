@@ -4,7 +4,7 @@ A float of $E$ exponent and $M$ mantissa bits with bias $b$ stands for
 
 $$ (-1)^s \, 2^{\max(e, 1) - b} \, \big([e > 0] + m / 2^M\big), \qquad 0 \le e < 2^E,\; m < 2^M , $$
 
-so neighbours are $2^{-M}$ apart relative to their size, until subnormals end at $2^{1-b-M}$. Of it
+so neighbors are $2^{-M}$ apart relative to their size, until subnormals end at $2^{1-b-M}$. Of it
 two accidents follow in training: a gradient below half of the smallest number becomes zero, and an
 update below half of its weight's spacing is swallowed. *Loss scaling* cures the first, a *master
 copy* in float32 (or stochastic rounding, or Kahan's sum) the second. Reduced: a network of two
@@ -190,7 +190,7 @@ def kahan_add(
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What `LossScaler` asks of an optimiser; torch's have it."""
+    """What `LossScaler` asks of an optimizer; torch's have it."""
 
     param_groups: Iterable[dict[str, Any]]
 
@@ -267,7 +267,7 @@ class LossScaler:
         return self._found_inf
 
     def step(self, optimizer: Optimizer) -> bool:
-        """Unscale if need be, take the optimiser's step unless it would poison the weights.
+        """Unscale if need be, take the optimizer's step unless it would poison the weights.
 
         Returns whether the step was taken. Adapts the scale.
         """

@@ -41,7 +41,7 @@ class Law:
     def optimum(
         self, budget: Float[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """N and D that minimise the loss subject to 6ND = budget (equation 4)."""
+        """N and D that minimize the loss subject to 6ND = budget (equation 4)."""
         ratio = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         n_opt = ratio * (budget / 6) ** self.exponent
         return n_opt, budget / 6 / n_opt
@@ -51,7 +51,7 @@ class Residuals:
     """Huber loss of log residuals and its gradient, for many parameter vectors at once.
 
     Parameters are (a, alpha, b, beta, e) with A = exp(a), B = exp(b), E = exp(e), so that all
-    terms stay positive. Logarithms of N and D are centred: the same law, but a and alpha no longer
+    terms stay positive. Logarithms of N and D are centered: the same law, but a and alpha no longer
     pull against each other along a narrow valley.
 
     References
@@ -73,9 +73,9 @@ class Residuals:
             raise ValueError(f"five parameters need at least 5 runs, got {len(loss)}")
         if delta <= 0:
             raise ValueError(f"delta must be positive, got {delta}")
-        self.centre = np.log(n_weights).mean(), np.log(n_tokens).mean()
-        self.x = np.log(n_weights) - self.centre[0]
-        self.y = np.log(n_tokens) - self.centre[1]
+        self.center = np.log(n_weights).mean(), np.log(n_tokens).mean()
+        self.x = np.log(n_weights) - self.center[0]
+        self.y = np.log(n_tokens) - self.center[1]
         self.target, self.delta = np.log(loss), delta
 
     def __call__(
@@ -98,9 +98,9 @@ class Residuals:
         return (counts * value).sum(-1) / self.delta, np.stack([g.sum(-1) for g in gradient], -1)
 
     def law(self, theta: Float[np.ndarray, "5"]) -> Law:
-        """Undo the centring and the logarithms."""
+        """Undo the centering and the logarithms."""
         a, alpha, b, beta, e = map(float, theta)
-        x, y = self.centre
+        x, y = self.center
         return Law(math.exp(e), math.exp(a + alpha * x), math.exp(b + beta * y), alpha, beta)
 
 
@@ -113,7 +113,7 @@ def lbfgs(
     max_iterations: int = 200,
     tolerance: float = 1e-7,
 ) -> tuple[Float[np.ndarray, "fit p"], Float[np.ndarray, " fit"]]:
-    """Minimise many small problems side by side by limited-memory BFGS with backtracking.
+    """Minimize many small problems side by side by limited-memory BFGS with backtracking.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def lbfgs(
 
 
 def grid_of_starts() -> Float[np.ndarray, "fit 5"]:
-    """Starts for the centred parameters: terms of e^-2 to 1 nat, exponents 0.1 to 1.2."""
+    """Starts for the centered parameters: terms of e^-2 to 1 nat, exponents 0.1 to 1.2."""
     size, power = (-1.5, 0.0), (0.1, 0.5, 1.2)
     return np.array(list(itertools.product(size, power, size, power, (-2.0, 0.3))))
 

@@ -252,8 +252,8 @@ def isoflop_valley(n_weights: Float[np.ndarray, " run"], loss: Float[np.ndarray,
     """
     if len(np.unique(n_weights)) < 3:
         raise ValueError(f"n_weights must hold 3 different sizes, got {len(np.unique(n_weights))}")
-    centre = np.log(n_weights).mean()
-    x = np.log(n_weights) - centre
+    center = np.log(n_weights).mean()
+    x = np.log(n_weights) - center
     curvature, slope, height = np.polyfit(x, loss, 2)
     if curvature <= 0:
         best = int(np.argmin(loss))
@@ -263,7 +263,7 @@ def isoflop_valley(n_weights: Float[np.ndarray, " run"], loss: Float[np.ndarray,
     # a nearly flat parabola has its minimum anywhere; beyond the data it means nothing
     x_min = float(np.clip(x_min, x.min(), x.max()))
     lowest = float(curvature * x_min**2 + slope * x_min + height)
-    return Valley(math.exp(x_min + centre), lowest, float(curvature), inside)
+    return Valley(math.exp(x_min + center), lowest, float(curvature), inside)
 
 
 def power_law(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:

@@ -33,7 +33,7 @@ NextToken = Callable[[Int[Tensor, "1 seq"]], Float[Tensor, "1 seq vocab"]]
 def residual(
     p: Float[Tensor, "*batch vocab"], q: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch vocab"]:
-    """What to draw from after a rejection: max(0, p - q), normalised.
+    """What to draw from after a rejection: max(0, p - q), normalized.
 
     Where p = q nothing is ever rejected, except by rounding; then p itself is as good.
 

@@ -293,7 +293,7 @@ def test_permutation_looks_random(size):
     if 2 < size <= 17:
         pairs = np.bincount(ends[0] * size + ends[1], minlength=size**2).reshape(size, size)
         assert stats.chisquare(pairs[~np.eye(size, dtype=bool)]).pvalue > 1e-3
-    # Within one epoch, neighbours do not stay neighbours.
+    # Within one epoch, neighbors do not stay neighbors.
     order = permuted(np.arange(1000), 1000, np.repeat(keys[:1], 1000))
     assert abs(stats.spearmanr(order, np.arange(1000)).statistic) < 0.1
     assert (np.abs(np.diff(order)) == 1).mean() < 0.02

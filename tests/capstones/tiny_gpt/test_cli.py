@@ -100,7 +100,7 @@ def test_train_prints_what_it_chose_and_what_came_of_it(here, call):
     for part in (
         "data data: tokens", "precision ", "model modern, ", "6 steps of 4 x 16 tokens",
         "step 3/6 validation loss ", "(best)", "tokens/s", "validation loss  ", "bits per byte",
-        "protocol         tiny-gpt|", "|v1", "memorised", "report ",
+        "protocol         tiny-gpt|", "|v1", "memorized", "report ",
     ):  # fmt: skip
         assert part in out, part
     status, out, _ = call(*words, "--samples", "0")

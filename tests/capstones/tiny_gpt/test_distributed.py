@@ -135,7 +135,7 @@ class Trainer:
         own = self.world.rows(batch_of(self.step, self.rows))
         size = self.micro or len(own.inputs)
         pieces = list(train._pieces(own, size))
-        with self.world.synchronised_by_hand(self.computed):
+        with self.world.synchronized_by_hand(self.computed):
             loss, tokens = accumulate(self.computed, pieces, loss_sum)
         return self.world.mean_gradients(self.optimizers.params, loss, tokens)
 

@@ -29,7 +29,7 @@ DOCUMENTS = [words(40, seed)[:n] for seed, n in enumerate(LENGTHS)]
 
 
 def prepare(folder, documents, kind="char", *, end_of_text=True):
-    """A split of documents, in files of 100 tokens, and its tokeniser."""
+    """A split of documents, in files of 100 tokens, and its tokenizer."""
     tokenizer = train_tokenizer(kind, [words(300)], end_of_text=end_of_text, vocab_size=270)
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer.json").write_bytes(tokenizer.to_bytes())
@@ -118,7 +118,7 @@ def alone(model, context):
 
 @pytest.mark.filterwarnings("ignore")
 def test_rolling_equals_lm_eval(tmp_path):
-    # A tokeniser whose tokens are not characters: nats, tokens, bytes and words all differ.
+    # A tokenizer whose tokens are not characters: nats, tokens, bytes and words all differ.
     texts = [text for text in DOCUMENTS if text]
     split, tokenizer = prepare(tmp_path, texts, "bpe")
     model = model_for(tokenizer)
@@ -215,7 +215,7 @@ def test_total_is_the_sum_over_all_tokens(documents, model):
 
 
 def test_rolling_from_any_prefix(tmp_path):
-    # A character tokeniser without end of text: the prefix is a choice, and one document is all.
+    # A character tokenizer without end of text: the prefix is a choice, and one document is all.
     split, tokenizer = prepare(tmp_path, [words(8)], end_of_text=False)
     model = model_for(tokenizer)
     ids = np.concatenate([[5], split.read(0, split.n_tokens)])
@@ -461,7 +461,7 @@ def test_wrong_options(documents, model, options, message):
 
 def test_wrong_split_or_tokenizer(documents, model, tmp_path):
     split, tokenizer = documents
-    # As many ids, for characters of other lengths: what a tokeniser from an older run may be.
+    # As many ids, for characters of other lengths: what a tokenizer from an older run may be.
     other = train_tokenizer("char", [bytes(range(65, 64 + tokenizer.vocab_size)).decode()])
     assert other.vocab_size == tokenizer.vocab_size
     with pytest.raises(ValueError, match=r"tokenizer must be the split's, got one .* bytes"):

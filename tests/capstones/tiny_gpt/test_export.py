@@ -374,7 +374,7 @@ def test_gguf_is_read_by_transformers_and_by_us(case, tmp_path, capfd):
     assert nothing is None
 
 
-def test_gguf_rotates_neighbouring_coordinates(tmp_path):
+def test_gguf_rotates_neighboring_coordinates(tmp_path):
     """llama.cpp's rule, from its published order: pair i of a head is its rows 2i and 2i + 1."""
     import gguf
 

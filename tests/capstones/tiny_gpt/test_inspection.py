@@ -141,7 +141,7 @@ def test_weights_gradients_and_buffers_to_the_byte(config, optimizer):
     predicted = training_memory(config, 1, optimizer=optimizer)
     assert predicted["weights"] == sum(p.nbytes for p in model.parameters())
     assert predicted["gradients"] == sum(p.grad.nbytes for p in model.parameters())
-    assert predicted["optimiser"] == sum(t.nbytes for t in optimizers.state()[0].values())
+    assert predicted["optimizer"] == sum(t.nbytes for t in optimizers.state()[0].values())
 
 
 def test_a_batch_of_none_is_refused():
@@ -191,11 +191,11 @@ def test_other_folders_are_refused(tmp_path):
 def test_tables_show_the_numbers_and_no_markup(run, data):
     for path in (run, run / "best", data):
         d = describe(path)
-        d["begins"] = "[red]not a colour[/red] [/]"
+        d["begins"] = "[red]not a color[/red] [/]"
         console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
         console.print(show(d))
         text = console.export_text()
-        assert "[red]not a colour[/red] [/]" in text
+        assert "[red]not a color[/red] [/]" in text
         shown = d["parameters"]["total"] if path != data else d["splits"]["train"]["tokens"]
         assert f"{shown:,}" in text
 

@@ -89,8 +89,8 @@ def test_report_puts_unseen_text_beside_the_samples():
         return "".join(rng.choice(list("abcdefgh "), n))
 
     training, held_out = [random_text(4000)], [random_text(700), random_text(500)]
-    learnt = [training[0][start : start + 100] for start in (10, 500, 900)]
-    report = memorization_report(learnt, iter(training), iter(held_out))
+    learned = [training[0][start : start + 100] for start in (10, 500, 900)]
+    report = memorization_report(learned, iter(training), iter(held_out))
     assert (report.longest, report.median) == (100, 100)
     # Pieces of the same lengths from all over the held-out text, the last one at its end.
     text = "".join(held_out)
@@ -100,12 +100,12 @@ def test_report_puts_unseen_text_beside_the_samples():
     assert report.held_out_median == statistics.median(expected)
     assert "longest overlap with the training text 100 characters (median 100)" in str(report)
     assert f"unseen text of the same lengths {max(expected)}" in str(report)
-    # What was not learnt shares no more than unseen text does.
+    # What was not learned shares no more than unseen text does.
     honest = memorization_report([random_text(100) for _ in range(3)], training, held_out)
     assert honest.longest < 20
     back = json.loads(json.dumps(report.to_dict()))
     assert back["longest"] == 100
-    assert back["text"] == learnt[0]
+    assert back["text"] == learned[0]
     assert back["where"] == [0, 10]
 
 

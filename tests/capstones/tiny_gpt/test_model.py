@@ -205,7 +205,7 @@ def test_no_token_sees_the_future(arch, fused):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.sampled_from(["llama", "modern"]))
-def test_a_document_does_not_know_its_neighbours(lengths, arch):
+def test_a_document_does_not_know_its_neighbors(lengths, arch):
     model = model_of(arch, context=24)
     rows = [tokens_of(1, n, seed=i)[0] for i, n in enumerate(lengths)]
     tokens = torch.cat(rows)[None]
@@ -270,11 +270,11 @@ def test_wrong_input():
         model_of()(tokens_of(), mask=torch.ones(3, 3, dtype=torch.bool))
 
 
-# ---- the first steps of the optimisers
+# ---- the first steps of the optimizers
 
 
 def first_steps(settings, make, steps=5, dtype=torch.float32, **changes):
-    """Weights after some steps with ours, and with the optimisers of torch that `make` gives."""
+    """Weights after some steps with ours, and with the optimizers of torch that `make` gives."""
     model = model_of(settings.arch, **changes)
     other = copy.deepcopy(model)
     ours, theirs = Optimizers(model, settings, dtype), make(other)
@@ -326,14 +326,14 @@ def test_muon_is_torchs(arch):
         muon.param_groups[0]["initial"], adamw.param_groups[0]["initial"] = 0.02, 1e-2
         return [muon, adamw]
 
-    # Later steps amplify where one product rounds to another neighbour.
+    # Later steps amplify where one product rounds to another neighbor.
     for steps, limit in ((1, 1e-6), (5, 2e-4)):
         ours, theirs = first_steps(settings, make, steps, torch.bfloat16, n_layers=1)
         for name, p in ours.items():
             torch.testing.assert_close(p, theirs[name], rtol=0, atol=limit)
 
 
-def test_state_of_the_optimisers_goes_round():
+def test_state_of_the_optimizers_goes_round():
     settings, models = Settings(arch="llama"), [model_of("llama"), model_of("llama")]
     first, second = (Optimizers(model, settings) for model in models)
     for step in range(4):

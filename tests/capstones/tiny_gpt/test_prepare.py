@@ -129,7 +129,7 @@ def test_recall_against_brute_force_and_no_false_exact(tmp_path):
 
 def test_a_chain_of_edits_does_not_join_its_ends(tmp_path):
     words = make_texts(1)[0].split()
-    chain = [" ".join(words[i : i + 54]) for i in (0, 3, 6)]  # .89 between neighbours, .79 not
+    chain = [" ".join(words[i : i + 54]) for i in (0, 3, 6)]  # .89 between neighbors, .79 not
     assert jaccard(shingles(chain[0]), shingles(chain[2])) < 0.8
     kept, removed = decided(chain, tmp_path / "a")
     assert kept == [0, 2]
@@ -187,13 +187,13 @@ def test_split_by_hash_is_week_15s_and_goes_before_everything_else(tmp_path):
     assert texts_in(tmp_path / "out") == expected
     assert report["split"]["kind"] == "hash"
     assert (report["leaks"]["exact"], report["leaks"]["near"]) == (0, 0)
-    learnt = train_tokenizer("bpe", expected["train"], vocab_size=300)
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == learnt.to_bytes()
+    learned = train_tokenizer("bpe", expected["train"], vocab_size=300)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == learned.to_bytes()
     for name, texts in expected.items():
         counts = report["splits"][name]
         assert counts["documents"] == len(texts)
         assert counts["bytes"] == counts["characters"] == sum(map(len, texts))
-        assert counts["tokens"] == sum(len(learnt.encode(t)) + 1 for t in texts)
+        assert counts["tokens"] == sum(len(learned.encode(t)) + 1 for t in texts)
         assert counts["bytes_per_token"] == counts["bytes"] / counts["tokens"]
 
 
@@ -292,7 +292,7 @@ def test_bpe_learns_from_a_sample_of_the_training_documents(tmp_path, monkeypatc
     source = write(tmp_path / "in.jsonl", [f"ä{t}ö" for t in make_texts(40)])
     report = prepare(source, tmp_path / "out", vocab_size=300, workers=1)
     total = report["splits"]["train"]["bytes"]
-    assert report["tokenizer"]["learnt_from"] == f"1000 of {total} bytes of the training documents"
+    assert report["tokenizer"]["learned_from"] == f"1000 of {total} bytes of the training documents"
     whole = train_tokenizer("bpe", texts_in(tmp_path / "out")["train"], vocab_size=300)
     assert report["tokenizer"]["sha256"] != whole.sha256
 

@@ -113,7 +113,7 @@ def test_everything_of_a_full_run_is_told(tmp_path):
         tmp_path / "run",
         records(at7={"grad_norm": 3.0}, at9={"loss": "nan", "skipped": "nan"}),
         timing_jsonl=lines(timing),
-        evaluation_json=EVALUATION | {"memorisation": probe},
+        evaluation_json=EVALUATION | {"memorization": probe},
         samples_json=[{"step": 60, "prompt": "The", "text": "The end"}],
     )
     text = page_of(run).text
@@ -123,7 +123,7 @@ def test_everything_of_a_full_run_is_told(tmp_path):
     assert [t for t in told if t not in text] == []
 
 
-def test_nothing_is_fetched_and_both_colour_schemes_are_there(tmp_path):
+def test_nothing_is_fetched_and_both_color_schemes_are_there(tmp_path):
     run = make_run(tmp_path / "run", records(), evaluation_json=EVALUATION)
     page = page_of(run)
     html = (run / "report.html").read_text(encoding="utf-8")
@@ -139,14 +139,14 @@ def test_nothing_is_fetched_and_both_colour_schemes_are_there(tmp_path):
 def test_what_a_model_or_file_says_is_never_markup(tmp_path, where):
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     sample = {"step": 60, "prompt": "", "text": "good"}
-    evaluation = EVALUATION | {"memorisation": {"longest": 3, "text": "abc"}}
+    evaluation = EVALUATION | {"memorization": {"longest": 3, "text": "abc"}}
     log = records()
     if where in ("text", "prompt"):
         sample[where] = evil
     elif where == "signature":
         evaluation["signature"] = evil
     elif where == "probe":
-        evaluation["memorisation"]["text"] = evil
+        evaluation["memorization"]["text"] = evil
     elif where == "skipped":
         log[3]["skipped"] = evil
     run = make_run(tmp_path / "run", log, samples_json=[sample], evaluation_json=evaluation)

@@ -161,7 +161,7 @@ def test_stale_shards_are_refused(tmp_path, folder):
         open_data(folder)
 
 
-def test_a_new_tokeniser_beside_old_shards_is_refused(folder):
+def test_a_new_tokenizer_beside_old_shards_is_refused(folder):
     (folder / "tokenizer.json").write_bytes(train_tokenizer("char", TEXTS).to_bytes())
     with pytest.raises(ArtifactError, match=r"tokenizer.json is not the one"):
         open_data(folder)

@@ -1,4 +1,4 @@
-"""Tokenisers against Hugging Face's `tokenizers`, and files that are not theirs."""
+"""Tokenizers against Hugging Face's `tokenizers`, and files that are not theirs."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def test_bytes_of_tokens_sum_to_bytes_of_text(kind, end_of_text, text):
 @pytest.mark.parametrize("end_of_text", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=texts)
-def test_a_file_gives_the_tokeniser_back(kind, end_of_text, text):
+def test_a_file_gives_the_tokenizer_back(kind, end_of_text, text):
     tokenizer = trained(kind, text, end_of_text)
     data = tokenizer.to_bytes()
     found = tokenizer_from_bytes(data)
@@ -196,7 +196,7 @@ def _two_characters(content):
         ("bpe", _two_characters),
     ],
 )
-def test_other_tokenisers_are_refused(kind, change):
+def test_other_tokenizers_are_refused(kind, change):
     content = json.loads(trained(kind, TRICKY).to_bytes())
     change(content)
     with pytest.raises(ArtifactError):

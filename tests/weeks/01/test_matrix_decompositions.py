@@ -68,7 +68,7 @@ def size_of(A):
     return max(np.abs(A).max(), 1e-320) * np.sqrt(A.size)
 
 
-def test_qr_is_a_qr_factorisation(A):
+def test_qr_is_a_qr_factorization(A):
     Q, R = householder_qr(A)
     k = min(A.shape)
     assert Q.shape == (A.shape[0], k)

@@ -1,4 +1,4 @@
-"""Week 01: counts, PPMI, truncated SVD and neighbours."""
+"""Week 01: counts, PPMI, truncated SVD and neighbors."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from week01.word_geometry import (
     build_vocabulary,
     cooccurrence,
     cosine_similarity,
-    nearest_neighbours,
+    nearest_neighbors,
     plural_ranks,
     ppmi,
     tokenize,
@@ -115,9 +115,9 @@ def test_truncated_svd_beyond_the_rank():
     assert truncated_svd(np.zeros((5, 4)), 2, rng)[1].tolist() == [0.0, 0.0]
 
 
-def test_neighbours():
+def test_neighbors():
     E = np.array([[1.0, 0.0], [10.0, 1.0], [0.0, 2.0], [-3.0, 0.0], [0.0, 0.0]])
-    assert nearest_neighbours(E, 0, 3).tolist() == [1, 2, 4]
+    assert nearest_neighbors(E, 0, 3).tolist() == [1, 2, 4]
     np.testing.assert_allclose(np.diag(cosine_similarity(E)), [1, 1, 1, 1, 0])
     np.testing.assert_allclose(cosine_similarity(E)[0], [1, 10 / np.sqrt(101), 0, -1, 0])
 
@@ -142,6 +142,6 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"k must be between 1 and min\(A.shape\) = 2, got 3"):
         truncated_svd(np.eye(2), 3, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"word must be between 0 and 1, got 2"):
-        nearest_neighbours(np.eye(2), 2, 1)
+        nearest_neighbors(np.eye(2), 2, 1)
     with pytest.raises(ValueError, match=r"k must be between 1 and 1, got 2"):
-        nearest_neighbours(np.eye(2), 0, 2)
+        nearest_neighbors(np.eye(2), 0, 2)

@@ -16,9 +16,9 @@ from week02.calculus_of_variations import (
     free_energy,
     functional,
     graded,
-    maximise_free_energy,
+    maximize_free_energy,
     midpoint,
-    minimise_path,
+    minimize_path,
     quadrature,
     second_variation,
     slide_time,
@@ -67,7 +67,7 @@ def test_the_shortest_path_is_straight(y0, y1, n, seed):
     x = np.sort(rng.uniform(size=n)) + 0.1 * np.arange(n)
     y = np.r_[y0, rng.normal(size=n - 2), y1]
     line = y0 + (y1 - y0) * (x - x[0]) / (x[-1] - x[0])
-    np.testing.assert_allclose(minimise_path(LENGTH, x, y), line, atol=1e-7)
+    np.testing.assert_allclose(minimize_path(LENGTH, x, y), line, atol=1e-7)
 
 
 def test_midpoint_rule_has_order_two():
@@ -75,7 +75,7 @@ def test_midpoint_rule_has_order_two():
     for n in (11, 21, 41):
         x = np.linspace(0.0, 1.0, n)
         soap_film = midpoint(lambda x, y, slope: y * sqrt(1.0 + slope * slope))
-        y = minimise_path(soap_film, x, np.linspace(1.0, math.cosh(1.0), n))
+        y = minimize_path(soap_film, x, np.linspace(1.0, math.cosh(1.0), n))
         errors.append(np.abs(y - np.cosh(x)).max())
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(4.0, rel=0.1)
@@ -104,7 +104,7 @@ def test_brachistochrone(x_end, y_end):
     radius, t = cycloid(x_end, y_end)
     best = t * math.sqrt(radius / GRAVITY)
     x = graded(x_end, 41)
-    y = minimise_path(slide_time, x, y_end * x / x_end)
+    y = minimize_path(slide_time, x, y_end * x / x_end)
     found = functional(slide_time, x, y)
     assert best < found < best * 1.001
     angle = t * np.linspace(0.0, 1.0, 20_001)
@@ -124,7 +124,7 @@ def test_largest_entropy_with_mean_and_variance_is_gaussian(sigma, mean, seed):
     x, weights = quadrature(mean - 9 * sigma, mean + 9 * sigma, 120)
     start = np.random.default_rng(seed).uniform(0.01, 1.0, size=120)
     moments, targets = np.array([x**0, x, x**2]), np.array([1.0, mean, sigma**2 + mean**2])
-    p = maximise_free_energy(weights, np.zeros(120), moments, targets, start=start)[-1]
+    p = maximize_free_energy(weights, np.zeros(120), moments, targets, start=start)[-1]
     np.testing.assert_allclose(p, stats.norm(mean, sigma).pdf(x), atol=1e-9 / sigma)
 
 
@@ -132,7 +132,7 @@ def test_largest_entropy_with_mean_and_variance_is_gaussian(sigma, mean, seed):
 def test_largest_elbo_is_at_the_posterior(a, b, heads, tosses):
     z, weights = quadrature(0.0, 1.0, 120)
     joint = stats.beta(a, b).logpdf(z) + stats.binom.logpmf(heads, tosses, z)
-    q = maximise_free_energy(weights, joint, np.ones((1, 120)), np.ones(1))[-1]
+    q = maximize_free_energy(weights, joint, np.ones((1, 120)), np.ones(1))[-1]
     posterior = stats.beta(a + heads, b + tosses - heads).pdf(z)
     np.testing.assert_allclose(q, posterior, atol=1e-9)
     evidence = stats.betabinom(tosses, a, b).logpmf(heads)
@@ -140,9 +140,9 @@ def test_largest_elbo_is_at_the_posterior(a, b, heads, tosses):
 
 
 def test_temperature_sharpens():
-    # the maximiser is proportional to exp(reward / temperature)
+    # the maximizer is proportional to exp(reward / temperature)
     x, weights = quadrature(-6.0, 6.0, 150)
-    path = maximise_free_energy(
+    path = maximize_free_energy(
         weights, -(x**2) / 2, np.ones((1, 150)), np.ones(1), temperature=0.25
     )
     np.testing.assert_allclose(path[-1], stats.norm(scale=0.5).pdf(x), atol=1e-8)
@@ -151,7 +151,7 @@ def test_temperature_sharpens():
 def test_iterates_stay_positive_and_meet_the_constraints_in_the_end():
     x, weights = quadrature(0.0, 30.0, 100)
     moments = np.array([x**0, x])
-    path = maximise_free_energy(weights, np.zeros(100), moments, np.array([1.0, 2.0]))
+    path = maximize_free_energy(weights, np.zeros(100), moments, np.array([1.0, 2.0]))
     assert (path > 0.0).all()
     np.testing.assert_allclose(moments @ (weights * path[-1]), [1.0, 2.0], atol=1e-12)
 
@@ -164,13 +164,13 @@ def test_quadrature_is_exact_for_polynomials():
 def test_wrong_input():
     x, y = np.linspace(0.0, 1.0, 5), np.ones(5)
     with pytest.raises(ValueError, match="x must be at least 3 numbers, strictly increasing"):
-        minimise_path(LENGTH, x[::-1].copy(), y)
+        minimize_path(LENGTH, x[::-1].copy(), y)
     with pytest.raises(ValueError, match="x must be at least 3 numbers, strictly increasing"):
         functional(LENGTH, x[:2], y[:2])
     with pytest.raises(ValueError, match="y must have finite ends"):
-        minimise_path(LENGTH, x, np.r_[np.nan, y[1:]])
+        minimize_path(LENGTH, x, np.r_[np.nan, y[1:]])
     with pytest.raises(ArithmeticError, match="no stationary path in max_iterations = 1"):
-        minimise_path(MIXED, x, y, max_iterations=1)
+        minimize_path(MIXED, x, y, max_iterations=1)
     with pytest.raises(ValueError, match="x_end and y_end must be positive"):
         cycloid(1.0, 0.0)
     with pytest.raises(ValueError, match="n must be at least 3, got 2"):
@@ -179,9 +179,9 @@ def test_wrong_input():
         quadrature(1.0, 0.0, 5)
     ones = np.ones(5)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
-        maximise_free_energy(ones, ones, np.ones((1, 5)), np.ones(1), temperature=0.0)
+        maximize_free_energy(ones, ones, np.ones((1, 5)), np.ones(1), temperature=0.0)
     with pytest.raises(ValueError, match="start must be positive everywhere"):
-        maximise_free_energy(ones, ones, np.ones((1, 5)), np.ones(1), start=np.zeros(5))
+        maximize_free_energy(ones, ones, np.ones((1, 5)), np.ones(1), start=np.zeros(5))
     z, weights = quadrature(0.0, 1.0, 20)
     with pytest.raises(ArithmeticError, match="no density found"):  # its mean would be 2
-        maximise_free_energy(weights, 0 * z, np.array([z**0, z]), np.array([1.0, 2.0]))
+        maximize_free_energy(weights, 0 * z, np.array([z**0, z]), np.array([1.0, 2.0]))

@@ -39,7 +39,7 @@ def test_gamma_poisson(shape, rate, counts, level):
 
 
 def test_posterior_of_a_rate_equals_quadrature():
-    """Prior × likelihood, normalised by numbers only: nothing here knows the answer's form."""
+    """Prior × likelihood, normalized by numbers only: nothing here knows the answer's form."""
     counts = np.array([4, 1, 3])
 
     def f(t):

@@ -132,7 +132,7 @@ def test_ridge_equals_sklearn(n, p, alpha, intercept, seed):
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-8)
 
 
-def test_intercept_is_not_penalised():
+def test_intercept_is_not_penalized():
     a = Ridge(1e8).fit(X, Y)
     np.testing.assert_allclose(a.predict(X), Y.mean(), rtol=1e-6)
     np.testing.assert_allclose(Ridge(1.0).fit(X, Y + 1000).coef_, Ridge(1.0).fit(X, Y).coef_)
@@ -164,11 +164,11 @@ def test_bayes_equals_sklearn():
 def test_evidence_is_the_density_of_the_targets(n, p, alpha, lam, seed):
     A, b = problem(n, p, seed)
     model = BayesianLinearRegression(noise_precision=alpha, weight_precision=lam).fit(A, b)
-    centred = A - A.mean(axis=0)
-    density = multivariate_normal(cov=np.eye(n) / alpha + centred @ centred.T / lam)
+    centered = A - A.mean(axis=0)
+    density = multivariate_normal(cov=np.eye(n) / alpha + centered @ centered.T / lam)
     assert model.log_evidence_ == pytest.approx(density.logpdf(b - b.mean()), rel=1e-8, abs=1e-8)
     np.testing.assert_allclose(model.coef_, Ridge(lam / alpha).fit(A, b).coef_, atol=1e-8)
-    precision = lam * np.eye(p) + alpha * centred.T @ centred
+    precision = lam * np.eye(p) + alpha * centered.T @ centered
     np.testing.assert_allclose(model.covariance_, np.linalg.inv(precision), atol=1e-8)
 
 

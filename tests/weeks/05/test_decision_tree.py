@@ -129,7 +129,7 @@ def test_best_split_is_the_best_of_all(criterion, seed, n, least):
 
 
 def test_worked_example():
-    """Ten flowers: Gini 0.5, and one cut that parts them, halfway between neighbours."""
+    """Ten flowers: Gini 0.5, and one cut that parts them, halfway between neighbors."""
     X, y = np.r_[np.arange(5.0), np.arange(10.0, 15)][:, None], np.repeat([0, 1], 5)
     model = DecisionTreeClassifier().fit(X, y)
     assert model.tree_.impurity[0] == 0.5
@@ -147,7 +147,7 @@ def test_impurities_by_hand():
     assert mean_and_square[0] == pytest.approx(14 / 3 - 4)
 
 
-def test_neighbouring_floats_are_parted_or_left_alone():
+def test_neighboring_floats_are_parted_or_left_alone():
     a = np.float32(1.0)
     b = np.nextafter(a, np.float32(2), dtype=np.float32)
     X = np.array([[a], [b]], dtype=np.float64)

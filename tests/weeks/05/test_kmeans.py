@@ -31,7 +31,7 @@ def cloud(n, d, seed):
 
 
 @given(st.integers(6, 40), st.integers(1, 4), st.integers(1, 5), seeds)
-def test_equals_sklearn_from_the_same_centres(n, d, k, seed):
+def test_equals_sklearn_from_the_same_centers(n, d, k, seed):
     X = cloud(n, d, seed)
     start = X[np.random.default_rng(seed).choice(n, k, replace=False)]
     ours = KMeans(k, init=start, tol=0).fit(X)
@@ -52,7 +52,7 @@ def test_stops_at_the_same_tolerance_as_sklearn():
         np.testing.assert_array_equal(ours.labels_, reference.labels_)
 
 
-def test_centre_without_points_moves_as_in_sklearn():
+def test_center_without_points_moves_as_in_sklearn():
     X = cloud(60, 2, 1)
     start = np.vstack([X[:3], [[1e3, 1e3]]])
     labels, moved = lloyd_step(X, start)
@@ -130,7 +130,7 @@ def test_plus_plus_takes_the_best_trial():
     assert left[6] < left[1]
 
 
-def test_plus_plus_with_fewer_different_points_than_centres():
+def test_plus_plus_with_fewer_different_points_than_centers():
     X = np.repeat([[0.0], [1.0]], 5, axis=0)
     assert set(kmeans_plus_plus(X, 4, np.random.default_rng(0))[:, 0]) == {0.0, 1.0}
 
@@ -219,7 +219,7 @@ def test_likeliest_of_several_starts_is_kept():
     assert GaussianMixture(5, n_init=8, **options).fit(X).lower_bound_ >= one
 
 
-def test_regularisation_keeps_a_component_from_collapsing():
+def test_regularization_keeps_a_component_from_collapsing():
     X = np.append(cloud(40, 2, 9), [[0.0, 50.0]], axis=0)
     start = Mixture(np.array([0.9, 0.1]), np.stack([X[:-1].mean(axis=0), X[-1]]),
                     np.stack([np.cov(X.T), np.eye(2)]))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Week 05: support vector machines by sequential minimal optimisation."""
+"""Week 05: support vector machines by sequential minimal optimization."""
 
 import warnings
 
@@ -97,7 +97,7 @@ def test_solution_meets_the_kkt_conditions(n, d, C, seed):
         assert 0 <= primal - dual + 1e-9 * C <= 1e-5 * (1 + n * C)
 
 
-def test_solution_equals_a_general_optimiser():
+def test_solution_equals_a_general_optimizer():
     X, y = problem(12, 2, 3)
     K, C = kernel_matrix(X, X, "rbf", gamma=1.0), 1.0
     Q = K * np.outer(y, y)

@@ -82,7 +82,7 @@ def test_cross_val_score():
         mine, reference.cross_val_score(KNeighborsClassifier(), X, y, cv=cv)
     )
     mine = ours.cross_val_score(
-        ours.NearestNeighbour, X, y, ours.GroupKFold(3), accuracy, groups=np.arange(60) // 5
+        ours.NearestNeighbor, X, y, ours.GroupKFold(3), accuracy, groups=np.arange(60) // 5
     )
     theirs = reference.cross_val_score(
         KNeighborsClassifier(1), X, y, cv=reference.GroupKFold(3), groups=np.arange(60) // 5
@@ -94,7 +94,7 @@ def test_every_fold_gets_a_new_model():
     X, y = data()
     made = []
 
-    class Counting(ours.NearestNeighbour):
+    class Counting(ours.NearestNeighbor):
         def fit(self, X, y):
             assert not hasattr(self, "X_"), "fitted before"
             made.append(self)
@@ -127,7 +127,7 @@ def test_tuning_never_sees_the_outer_test_fold():
     X, y = data(60)
     seen = []
 
-    class Watching(ours.NearestNeighbour):
+    class Watching(ours.NearestNeighbor):
         def __init__(self, k):
             pass
 
@@ -201,7 +201,7 @@ def test_selection_inside_the_folds_is_at_chance():
     X, y = rng.normal(size=(60, 1000)), rng.permutation(np.repeat([0, 1], 30))
     folds = ours.StratifiedKFold(5, True, 0)
     chosen = ours.most_correlated(X, y, 20)
-    leaked = ours.cross_val_score(ours.NearestNeighbour, X[:, chosen], y, folds, accuracy).mean()
+    leaked = ours.cross_val_score(ours.NearestNeighbor, X[:, chosen], y, folds, accuracy).mean()
     honest = ours.cross_val_score(lambda: ours.SelectThenFit(20), X, y, folds, accuracy).mean()
     assert leaked > 0.7
     assert 0.25 < honest < 0.7
@@ -222,10 +222,10 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="y must hold a class for each of 6 samples"):
         next(ours.StratifiedKFold(3).split(X))
     with pytest.raises(TypeError):
-        ours.cross_val_score(ours.NearestNeighbour, X, y[:5], ours.KFold(2), accuracy)
+        ours.cross_val_score(ours.NearestNeighbor, X, y[:5], ours.KFold(2), accuracy)
     with pytest.raises(ValueError, match="grid must name at least one value"):
         ours.nested_cross_val_score(
-            ours.NearestNeighbour, {"k": []}, X, y, ours.KFold(2), ours.KFold(2), accuracy
+            ours.NearestNeighbor, {"k": []}, X, y, ours.KFold(2), ours.KFold(2), accuracy
         )
     with pytest.raises(ValueError, match="at least 2 splits, got 1"):
         ours.corrected_resampled_ttest(np.zeros(1), np.zeros(1), test_share=0.1)

@@ -1,4 +1,4 @@
-"""Week 06: grid, random, halving, and Bayesian optimisation."""
+"""Week 06: grid, random, halving, and Bayesian optimization."""
 
 import math
 
@@ -166,7 +166,7 @@ def test_bayesian_search_finds_a_bowl():
 
 
 def test_units_do_not_matter():
-    """Scaled inputs and outputs give the same trials: the search standardises both."""
+    """Scaled inputs and outputs give the same trials: the search standardizes both."""
 
     def bowl(x):
         return float((x[0] - 0.3) ** 2)

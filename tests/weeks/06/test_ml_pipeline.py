@@ -117,7 +117,7 @@ def test_a_forest_is_not_saved(tmp_path):
         ours.save_model(tmp_path / "model", pipeline, {})
 
 
-def test_scaling_is_learnt_from_training_rows():
+def test_scaling_is_learned_from_training_rows():
     X, y = table()
     pipeline = ours.build_pipeline("logistic regression", NUMERIC, CATEGORICAL).fit(X[:40], y[:40])
     prepared = ours.Preprocessor.of(pipeline)

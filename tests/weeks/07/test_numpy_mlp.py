@@ -11,7 +11,7 @@ from week07.numpy_mlp import (
     MLP,
     accuracy,
     forward,
-    initialise,
+    initialize,
     log_softmax,
     loss_and_gradients,
     predict_proba,
@@ -23,7 +23,7 @@ sizes, seeds = st.integers(1, 7), st.integers(0, 999)
 
 def draw(seed, n=20, pixels=6, hidden=5, classes=3):
     rng = np.random.default_rng(seed)
-    net = initialise(pixels, hidden, classes, rng, "float64")
+    net = initialize(pixels, hidden, classes, rng, "float64")
     net.b1 += 0.1 * rng.normal(size=hidden)
     return net, rng.normal(size=(n, pixels)), rng.integers(classes, size=n)
 
@@ -127,7 +127,7 @@ def test_zero_weights_learn_the_frequencies_only():
 
 def test_initial_weights_keep_the_variance():
     rng = np.random.default_rng(0)
-    net, X = initialise(400, 300, 200, rng), rng.normal(size=(500, 400)).astype("float32")
+    net, X = initialize(400, 300, 200, rng), rng.normal(size=(500, 400)).astype("float32")
     H, Z = forward(net, X)
     assert (H**2).mean() == pytest.approx(1.0, rel=0.05)  # He: half of variance 2 survives
     assert Z.var() == pytest.approx(1.0, rel=0.1)
@@ -138,17 +138,17 @@ def test_training_learns_and_the_control_does_not():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 2))
     y = (X[:, 0] * X[:, 1] > 0).astype(int)  # exclusive or of the signs
-    net = initialise(2, 16, 2, rng, "float64")
+    net = initialize(2, 16, 2, rng, "float64")
     losses = train(net, X, y, epochs=60, batch_size=20, rng=rng)
     assert np.mean(losses[-20:]) < 0.15 * np.mean(losses[:20])
     assert accuracy(net, X, y) > 0.97
-    control = initialise(2, 16, 2, rng, "float64")
+    control = initialize(2, 16, 2, rng, "float64")
     train(control, X, rng.permutation(y), epochs=60, batch_size=20, rng=rng)
     assert accuracy(control, X, y) < 0.7
 
 
 def test_float32_stays_float32_and_copy_is_independent():
-    net = initialise(4, 3, 2, np.random.default_rng(0))
+    net = initialize(4, 3, 2, np.random.default_rng(0))
     kept = net.copy()
     X, y = np.ones((4, 4), np.float32), np.array([0, 1, 0, 1])
     train(net, X, y, epochs=1, batch_size=2, rng=np.random.default_rng(0))
@@ -185,7 +185,7 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match="lr must be > 0 and momentum in"):
         train(net, X, y, epochs=1, momentum=1.0, rng=rng)
     with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
-        initialise(3, 0, 2, rng)
+        initialize(3, 0, 2, rng)
     with pytest.raises(TypeError):
         train(net, X, y[:3], epochs=1, rng=rng)
     with pytest.raises(TypeError):

@@ -100,7 +100,7 @@ def test_xor_cycles_in_any_order(order):
     assert np.abs(found.path).max() <= 4
 
 
-def test_every_truth_table_but_xor_is_learnt():
+def test_every_truth_table_but_xor_is_learned():
     for table in itertools.product([-1, 1], repeat=4):
         y = np.array(table)
         is_xor = y[0] == y[3] != y[1] == y[2]

@@ -1,4 +1,4 @@
-"""Week 08: optimisers of minigrad take torch's steps; loaders deal every example once."""
+"""Week 08: optimizers of minigrad take torch's steps; loaders deal every example once."""
 
 import numpy as np
 import pytest

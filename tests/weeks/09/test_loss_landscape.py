@@ -247,7 +247,7 @@ def test_a_dead_filter_gets_no_direction_and_a_zero_direction_no_nan():
 
 
 @given(st.floats(0.01, 100), st.booleans(), st.integers(0, 10**6))
-def test_rescaled_twin_has_the_same_normalised_slice(factor, skip, seed):
+def test_rescaled_twin_has_the_same_normalized_slice(factor, skip, seed):
     model, theta, x, _, loss = small(skip, seed)
     params = unflatten(theta, parameters(model))
     twin = rescale(params, "hidden.0", "hidden.1", factor)

@@ -1,4 +1,4 @@
-"""Week 09: surfaces against autograd and the literature, paths against torch's optimisers."""
+"""Week 09: surfaces against autograd and the literature, paths against torch's optimizers."""
 
 import io
 import math

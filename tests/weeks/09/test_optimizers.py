@@ -1,4 +1,4 @@
-"""All optimisers against torch.optim, option by option, and resumed to the last bit."""
+"""All optimizers against torch.optim, option by option, and resumed to the last bit."""
 
 import math
 
@@ -275,7 +275,7 @@ def test_muon_batched_is_one_by_one():
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
 
 
-def test_several_optimisers_are_torchs_parameter_groups():
+def test_several_optimizers_are_torchs_parameter_groups():
     ends = []
     for ours in (True, False):
         a, b = (torch.full((2,), v, dtype=torch.float64, requires_grad=True) for v in (1.0, 2.0))

@@ -59,7 +59,7 @@ def test_dropout_rejects_p(p):
         reg.dropout(normal(1, 2, 3), of(p))
 
 
-# ---- normalisation
+# ---- normalization
 
 
 @given(batch=st.integers(2, 8), width=sizes, momentum=st.floats(0.01, 1), seed=seeds)
@@ -110,7 +110,7 @@ def test_normalize_gradcheck(dim):
 
 
 @given(scale=st.floats(0.1, 10), shift=st.floats(-5, 5), seed=seeds)
-def test_normalised_output_does_not_see_scale_and_shift(scale, shift, seed):
+def test_normalized_output_does_not_see_scale_and_shift(scale, shift, seed):
     x = normal(1, 6, 3, seed=seed)
     for dim in (1, -1):
         a, b = (reg.normalize_forward(z, dim, 0.0)[0] for z in (x, scale * x + shift))

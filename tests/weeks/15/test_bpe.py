@@ -55,7 +55,7 @@ def test_same_merges_where_ties_abound(texts, vocab_size, min_frequency):
 
 @given(texts=FEW, n_merges=st.integers(0, 30))
 def test_same_merges_as_a_rescan_of_everything(texts, n_merges):
-    """Algorithm 1 of the paper, to the letter, with the tie rule spelt out."""
+    """Algorithm 1 of the paper, to the letter, with the tie rule spelled out."""
     words = {text.encode(): texts.count(text) for text in texts}
     age = {bytes([byte]): i for i, byte in enumerate(printable_bytes())}
     spelled = {word: [bytes([byte]) for byte in word] for word in words}
@@ -92,8 +92,8 @@ def test_worked_example_of_the_literature():
 def test_paper_example():
     """Figure 1 of Sennrich et al. without its end-of-word mark: es, est, lo, low."""
     words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
-    learnt = [a + b for a, b in learn_merges(words, 4)]
-    assert learnt == [b"es", b"est", b"lo", b"low"]
+    learned = [a + b for a, b in learn_merges(words, 4)]
+    assert learned == [b"es", b"est", b"lo", b"low"]
 
 
 def test_special_tokens_come_first(documents):

@@ -299,7 +299,7 @@ def test_mask_by_hand():
 
 
 def test_masked_attention_is_that_of_the_documents_alone():
-    """Packed ≡ separate: with mask and positions no document sees its neighbour."""
+    """Packed ≡ separate: with mask and positions no document sees its neighbor."""
     import torch
     import torch.nn.functional as F
 

@@ -124,7 +124,7 @@ def test_long_words_do_not_underflow():
     np.testing.assert_allclose(counts, [1000, 1000, 1000])
 
 
-def test_a_word_that_cannot_be_spelt():
+def test_a_word_that_cannot_be_spelled():
     with pytest.raises(ValueError, match="pieces must spell every word, but word 1"):
         Lattice(["a", "ax"], ["a"]).expected_counts(np.zeros(1), np.ones(2))
 
@@ -304,7 +304,7 @@ def test_wrong_input(trained):
         trained.sample("a", np.random.default_rng(0), alpha=-1.0)
     with pytest.raises(ValueError, match="ids must lie between 0 and 499, got -1 to 500"):
         trained.decode([500, -1])
-    with pytest.raises(ValueError, match="word must be spelt by the pieces"):
+    with pytest.raises(ValueError, match="word must be spelled by the pieces"):
         Unigram(["a", "b"], np.zeros(2)).viterbi("a", without="a")
     with pytest.raises(TypeError):
         Lattice(["a"], ["a"]).forward(np.zeros((1, 1)))

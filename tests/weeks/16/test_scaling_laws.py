@@ -165,10 +165,10 @@ def test_fixed_schedule_of_the_runs_length_is_its_own():
 
 
 @given(st.floats(3, 12), st.floats(0.01, 2), st.floats(0.5, 3))
-def test_parabola_is_found_again(centre, curvature, height):
-    n = np.exp(centre + np.array([-1.5, -0.4, 0.3, 1.0, 2.0]))
-    valley = isoflop_valley(n, height + curvature * (np.log(n) - centre) ** 2)
-    assert valley.n_opt == pytest.approx(math.exp(centre), rel=1e-5)
+def test_parabola_is_found_again(center, curvature, height):
+    n = np.exp(center + np.array([-1.5, -0.4, 0.3, 1.0, 2.0]))
+    valley = isoflop_valley(n, height + curvature * (np.log(n) - center) ** 2)
+    assert valley.n_opt == pytest.approx(math.exp(center), rel=1e-5)
     assert valley.loss == pytest.approx(height, abs=1e-8)
     assert valley.curvature == pytest.approx(curvature, rel=1e-6)
     assert valley.interior
@@ -198,8 +198,8 @@ def test_power_law(exponent, factor):
 
 def test_parabolas_find_the_laws_exponent_roughly():
     budgets, best = np.geomspace(1e18, 1e21, 4), []
-    for c, centre in zip(budgets, LAW.optimum(budgets)[0], strict=True):
-        n = centre * np.geomspace(0.5, 2, 7)
+    for c, center in zip(budgets, LAW.optimum(budgets)[0], strict=True):
+        n = center * np.geomspace(0.5, 2, 7)
         best.append(isoflop_valley(n, LAW.loss(n, c / 6 / n)).n_opt)
     assert power_law(budgets, np.array(best))[0] == pytest.approx(LAW.exponent, abs=0.005)
 
@@ -244,7 +244,7 @@ def test_objective_and_gradient_equal_torchs(seed, delta):
 
 
 @pytest.mark.parametrize("shift", [1.0, 1e6])
-def test_centring_is_undone(shift):
+def test_centering_is_undone(shift):
     n, d, loss = points(6, 0.0)
     residuals = Residuals(n * shift, d, loss)
     theta = np.array([[0.2, 0.4, -0.3, 0.2, 0.1]])

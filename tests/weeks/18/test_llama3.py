@@ -18,7 +18,7 @@ from week18.evidence.llama3 import (
     build,
     copy_weights,
     equally_large,
-    initialise,
+    initialize,
     train,
     transformers_twin,
     wrongly_paired,
@@ -480,7 +480,7 @@ def test_published_cache():
 def test_arms_are_equally_large_and_differ(arm):
     config = LlamaConfig(13, 16, 2, 4, 1, max_positions=12, rope_base=100.0)
     width = equally_large(arm, config, 9000)
-    model = initialise(build(arm, config, width), torch.Generator().manual_seed(0))
+    model = initialize(build(arm, config, width), torch.Generator().manual_seed(0))
     assert abs(sum(p.numel() for p in model.parameters()) / 9000 - 1) < 0.01
     tokens = random_tokens(2, 12)
     assert model(tokens).shape == (2, 12, 13)
@@ -508,7 +508,7 @@ def test_training_learns_and_shuffled_targets_do_not():
     tokens = torch.arange(400) % 13
     losses = {}
     for shuffled in (False, True):
-        model = initialise(Llama(LlamaConfig(13, 16, 1, 2)), torch.Generator().manual_seed(0))
+        model = initialize(Llama(LlamaConfig(13, 16, 1, 2)), torch.Generator().manual_seed(0))
         generator = torch.Generator().manual_seed(1)
         losses[shuffled] = train(
             model, tokens, steps=25, context=12, generator=generator, shuffled=shuffled

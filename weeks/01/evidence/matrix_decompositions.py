@@ -82,7 +82,7 @@ def _unit_circle(run: Run) -> None:
         "unit_circle", title, columns=4, size=(8.0, 2.7), sharex=True, sharey=True
     ) as axes:
         for ax, (name, M, labels) in zip(axes, steps, strict=True):
-            ax.plot(*circle, color=plots.GREY, linewidth=1.0, linestyle="--")
+            ax.plot(*circle, color=plots.GRAY, linewidth=1.0, linestyle="--")
             ax.plot(*(M @ circle), color=plots.REFERENCE, linewidth=1.5)
             for v, color, label in zip(Vt, (plots.BLUE, plots.ORANGE), labels, strict=True):
                 tip = M @ v

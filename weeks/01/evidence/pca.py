@@ -34,7 +34,7 @@ def _digits_map(run: Run, X: np.ndarray, labels: np.ndarray) -> None:
     pca = PCA(2).fit(X)
     Z = pca.transform(X)
     colors = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK, plots.YELLOW, plots.SKY,
-              plots.GREY, "#000000", "#882255", "#44AA99"]  # fmt: skip
+              plots.GRAY, "#000000", "#882255", "#44AA99"]  # fmt: skip
     share = 100 * pca.explained_variance_ratio_
     title = "Handwritten digits from 64 dimensions to 2: which ones separate?"
     with run.figure("digits", title, size=(8.0, 5.6)) as ax:
@@ -99,25 +99,25 @@ def _correlation_control(run: Run, X: np.ndarray, seeds: int) -> None:
     )
 
 
-def _uncentred(run: Run, X: np.ndarray) -> None:
+def _uncentered(run: Run, X: np.ndarray) -> None:
     mean, direction = X.mean(axis=0), svd_jacobi(X)[2][0]
     best = PCA(1).fit(X).explained_variance_[0]
     cosine = abs(direction @ mean) / np.linalg.norm(mean)
     variance = (X @ direction).var(ddof=1) / best
-    run.metric("cosine of the uncentred first direction with the mean", cosine)
+    run.metric("cosine of the uncentered first direction with the mean", cosine)
     run.metric("variance along it, of the first component's", variance)
     rng = np.random.default_rng(run.seed)
     cloud = rng.normal(size=(300, 2)) * [1.6, 0.4] @ np.array([[0.8, -0.6], [0.6, 0.8]]) + [4, 3]
     right, wrong = PCA(1).fit(cloud), svd_jacobi(cloud)[2][0]
     wrong = wrong * np.sign(wrong[0])
     with run.figure(
-        "uncentred", "Forget to centre, and the first direction points at the mean",
+        "uncentered", "Forget to center, and the first direction points at the mean",
         size=(8.0, 4.4),
     ) as ax:  # fmt: skip
-        ax.scatter(*cloud.T, s=12, color=plots.GREY, alpha=0.6, linewidths=0)
+        ax.scatter(*cloud.T, s=12, color=plots.GRAY, alpha=0.6, linewidths=0)
         for start, direction, length, color, label, offset in (
-            (cloud.mean(axis=0), right.components_[0], 3.2, plots.BLUE, "centred", (8, -4)),
-            (np.zeros(2), wrong, 4.2, plots.ORANGE, "not centred", (-100, 2)),
+            (cloud.mean(axis=0), right.components_[0], 3.2, plots.BLUE, "centered", (8, -4)),
+            (np.zeros(2), wrong, 4.2, plots.ORANGE, "not centered", (-100, 2)),
         ):
             end = start + length * direction
             arrow = {"arrowstyle": "-|>", "color": color, "lw": 2.5, "shrinkA": 0, "shrinkB": 0}
@@ -133,7 +133,7 @@ def _uncentred(run: Run, X: np.ndarray) -> None:
 
 
 def _jpeg(image: np.ndarray, error: float) -> int:
-    """Bytes of the smallest JPEG of a grey image with at most this relative error."""
+    """Bytes of the smallest JPEG of a gray image with at most this relative error."""
     from PIL import Image
 
     for quality in range(1, 96):
@@ -160,7 +160,7 @@ def _photograph(run: Run, ranks: tuple[int, ...]) -> None:
               against="Eckart–Young with numpy.linalg.svd", why="rounding of the norm")  # fmt: skip
     run.check("low_rank", low_rank(A[::4, ::4], 5),
               _numpy_low_rank(A[::4, ::4], 5), against="numpy.linalg.svd", atol=1e-9,
-              why="eps / gap, times grey levels up to 255")  # fmt: skip
+              why="eps / gap, times gray levels up to 255")  # fmt: skip
     stored = [2 * k * (m + n + 1) for k in ranks]
     jpegs = [_jpeg(image, error) for error in errors]
     for k, error, size, jpeg in zip(ranks, errors, stored, jpegs, strict=True):
@@ -216,6 +216,6 @@ def main(run: Run, *, seeds: PositiveInt = 5) -> None:
     _check_against_sklearn(run, X)
     _digits_map(run, X, labels)
     _reconstructions(run, X, labels)
-    _uncentred(run, X)
+    _uncentered(run, X)
     _correlation_control(run, X, run.budget(quick=2, default=seeds, full=4 * seeds))
     _photograph(run, (5, 20, 80))

@@ -12,7 +12,7 @@ from week01.word_geometry import (
     GROUPS,
     build_vocabulary,
     cooccurrence,
-    nearest_neighbours,
+    nearest_neighbors,
     plural_ranks,
     ppmi,
     tokenize,
@@ -88,7 +88,7 @@ def _plurals(run: Run, documents: list[list[str]], min_count: int, k: int, seeds
     title = "How near is a word's plural?"
     with run.figure("plurals", title, size=(8.0, 3.7)) as ax:
         for row, name in enumerate(order[::-1]):
-            color = plots.GREY if "shuffled" in name else plots.BLUE
+            color = plots.GRAY if "shuffled" in name else plots.BLUE
             values = 100 * np.array(medians[name])
             ax.plot(values, np.full(len(values), row), "o", color=color, alpha=0.5)
             ax.plot(values.mean(), row, "|", color=color, markersize=18, markeredgewidth=2.5)
@@ -137,7 +137,7 @@ def _map(run: Run, E: np.ndarray, vocabulary: list[str]) -> None:
     pca = PCA(2)
     points = pca.fit_transform(rows)
     share = pca.explained_variance_ratio_
-    title = "A map of words drawn by someone who only counted neighbours"
+    title = "A map of words drawn by someone who only counted neighbors"
     with run.figure("map", title, size=(8.0, 6.4)) as ax:
         colors = [color for _, _, color in words]
         ax.scatter(*points.T, s=20, c=colors)
@@ -176,7 +176,7 @@ def main(
     E = _check_against_sklearn(run, ppmi(cooccurrence(documents, vocabulary, 5)), k)
     for word in ("function", "exception", "async", "float", "import", "breakpoint", "true"):
         if word in vocabulary:
-            near = nearest_neighbours(E, vocabulary.index(word), 6)
+            near = nearest_neighbors(E, vocabulary.index(word), 6)
             run.say(f"{word:>11}: {', '.join(vocabulary[i] for i in near)}")
     _plurals(run, documents, min_count, k, run.budget(quick=2, default=seeds, full=4 * seeds))
     _map(run, E, vocabulary)

@@ -12,15 +12,15 @@ from week02.calculus_of_variations import (
     free_energy,
     functional,
     graded,
-    maximise_free_energy,
+    maximize_free_energy,
     midpoint,
-    minimise_path,
+    minimize_path,
     quadrature,
     slide_time,
 )
 from week02.gradients_and_jacobians import sqrt
 
-X_END, Y_END = 3.0, 1.0  # metres; far to the side, so that the best slide dips below its end
+X_END, Y_END = 3.0, 1.0  # meters; far to the side, so that the best slide dips below its end
 
 
 # ---- curves
@@ -30,14 +30,14 @@ def check_smooth_problems(run: Run) -> None:
     """A straight line, a catenary and a spring: the midpoint rule against closed forms."""
     x = np.linspace(0.0, 1.0, 101)
     rough = 1.0 + x + 0.1 * np.sin(9.0 * np.pi * x)
-    line = minimise_path(midpoint(lambda x, y, s: sqrt(1.0 + s * s)), x, rough)
+    line = minimize_path(midpoint(lambda x, y, s: sqrt(1.0 + s * s)), x, rough)
     run.check("shortest path", line, 1.0 + x, against="theory: a straight line", atol=1e-12,
               why="the discrete problem has the same solution: rounding")  # fmt: skip
     ends = np.linspace(1.0, math.cosh(1.0), 101)
-    film = minimise_path(midpoint(lambda x, y, s: y * sqrt(1.0 + s * s)), x, ends)
+    film = minimize_path(midpoint(lambda x, y, s: y * sqrt(1.0 + s * s)), x, ends)
     run.check("soap film", film, np.cosh(x), against="theory: cosh x", atol=2e-5,
               why="the midpoint rule's h² at h = 0.01")  # fmt: skip
-    spring = minimise_path(midpoint(lambda x, y, s: 0.5 * (s * s + y * y)), x, x.copy())
+    spring = minimize_path(midpoint(lambda x, y, s: 0.5 * (s * s + y * y)), x, x.copy())
     run.check("L = (y'² + y²)/2", spring, np.sinh(x) / math.sinh(1.0),
               against="theory: sinh x / sinh 1", atol=2e-5,
               why="the midpoint rule's h² at h = 0.01")  # fmt: skip
@@ -61,10 +61,10 @@ def show_brachistochrone(run: Run, n: int) -> None:
     radius, last = cycloid(X_END, Y_END)
     x = graded(X_END, n)
     start = Y_END * x / X_END
-    found = minimise_path(slide_time, x, start)
+    found = minimize_path(slide_time, x, start)
     best = last * math.sqrt(radius / GRAVITY)
     run.check("fastest slide, depth", found, _cycloid_depth(x), against="theory: cycloid",
-              atol=5e-3, why="a polygon of n segments: 1/n², in metres")  # fmt: skip
+              atol=5e-3, why="a polygon of n segments: 1/n², in meters")  # fmt: skip
     ours = functional(slide_time, x, found)
     run.check("fastest slide, seconds", ours, best, against="theory: θ √(R/g)", rtol=2e-3,
               why="1/n² at n = 41, the quick size")  # fmt: skip
@@ -75,14 +75,14 @@ def show_brachistochrone(run: Run, n: int) -> None:
               np.full(n - 1, 2.0 * radius)[inner], against="theory: 2R", rtol=2e-2,
               why="chords for slopes: 1/n², away from the vertical start")  # fmt: skip
 
-    centre = (X_END**2 + Y_END**2) / (2.0 * X_END)  # vertical at the start, as Galileo had it
-    bottom = math.acos((centre - X_END) / centre)
+    center = (X_END**2 + Y_END**2) / (2.0 * X_END)  # vertical at the start, as Galileo had it
+    bottom = math.acos((center - X_END) / center)
     arc_seconds = quad(
-        lambda u: 2.0 * u * math.sqrt(centre / (2.0 * GRAVITY * math.sin(u * u))),
+        lambda u: 2.0 * u * math.sqrt(center / (2.0 * GRAVITY * math.sin(u * u))),
         0.0, math.sqrt(bottom),
     )[0]  # fmt: skip
     angle = bottom * np.linspace(0.0, 1.0, 4001) ** 2
-    arc = centre * (1.0 - np.cos(angle)), centre * np.sin(angle)
+    arc = center * (1.0 - np.cos(angle)), center * np.sin(angle)
     run.check("circle arc, seconds", functional(slide_time, *arc), arc_seconds,
               against="scipy.integrate.quad", rtol=1e-5,
               why="a polygon of 4000 segments")  # fmt: skip
@@ -109,15 +109,15 @@ def show_brachistochrone(run: Run, n: int) -> None:
     title = "Which slide is the fastest?"
     with run.figure("brachistochrone", title, size=(8.0, 4.4)) as ax:
         fine = np.linspace(0.0, last, 400)
-        ax.plot(X_END * np.array([0, 1]), [0, Y_END], color=plots.GREY)
+        ax.plot(X_END * np.array([0, 1]), [0, Y_END], color=plots.GRAY)
         ax.plot(*arc, color=plots.ORANGE)
         ax.plot(radius * (fine - np.sin(fine)), radius * (1 - np.cos(fine)),
                 color=plots.REFERENCE, linestyle="--", linewidth=1.4)  # fmt: skip
         ax.plot(x[::2], found[::2], "o", color=plots.BLUE, markersize=4.5)
         for text, at, color in (
-            (f"straight line: {line_seconds:.3f} s", (1.05, 0.27), plots.GREY),
+            (f"straight line: {line_seconds:.3f} s", (1.05, 0.27), plots.GRAY),
             (f"circle arc: {arc_seconds:.3f} s", (1.62, 1.78), plots.ORANGE),
-            (f"minimised: {ours:.3f} s,\ncycloid: {best:.3f} s", (1.2, 0.86), plots.BLUE),
+            (f"minimized: {ours:.3f} s,\ncycloid: {best:.3f} s", (1.2, 0.86), plots.BLUE),
         ):
             ax.text(*at, text, color=color)
         ax.plot([0, X_END], [0, Y_END], "o", color=plots.REFERENCE, markersize=8)
@@ -126,7 +126,7 @@ def show_brachistochrone(run: Run, n: int) -> None:
 
 
 def show_convergence(run: Run, doublings: int) -> None:
-    """Error of the minimal time for a careful and a careless way to discretise."""
+    """Error of the minimal time for a careful and a careless way to discretize."""
     radius, last = cycloid(X_END, Y_END)
     best = last * math.sqrt(radius / GRAVITY)
 
@@ -142,7 +142,7 @@ def show_convergence(run: Run, doublings: int) -> None:
     times = {
         name: np.array(
             [
-                functional(segment, x, minimise_path(segment, x, Y_END * x / X_END))
+                functional(segment, x, minimize_path(segment, x, Y_END * x / X_END))
                 for x in (grid(X_END, int(n) + 1) for n in segments)
             ]
         )
@@ -200,7 +200,7 @@ def show_densities(run: Run, seeds: int) -> None:
         x, weights = quadrature(low, high, 200)
         nothing = np.zeros_like(x)
         ends = [
-            maximise_free_energy(weights, nothing, moments(x), targets,
+            maximize_free_energy(weights, nothing, moments(x), targets,
                                  start=run.rng.uniform(0.02, 1.0, size=200))[-1]
             for _ in range(seeds)
         ]  # fmt: skip
@@ -233,7 +233,7 @@ def show_densities(run: Run, seeds: int) -> None:
     one, unit = np.ones((1, 200)), np.ones(1)
     start = 1.2 + np.sin(14.0 * z)
     start /= weights @ start
-    path = maximise_free_energy(weights, joint, one, unit, start=start)
+    path = maximize_free_energy(weights, joint, one, unit, start=start)
     run.check("density of the largest ELBO", path[-1], posterior.pdf(z),
               against="theory: the posterior Beta(9, 5)", atol=1e-9,
               why="rounding, and Newton's last step")  # fmt: skip
@@ -248,7 +248,7 @@ def show_densities(run: Run, seeds: int) -> None:
               why="float64 rounding of 100 random q")  # fmt: skip
     run.claim("no density has an ELBO above ln p(x)", gaps.min() > 0.0,
               f"100 random q: {gaps.min():.3f} to {gaps.max():.3f} nats below")  # fmt: skip
-    cold = maximise_free_energy(weights, joint, one, unit, start=start, temperature=0.05)[-1]
+    cold = maximize_free_energy(weights, joint, one, unit, start=start, temperature=0.05)[-1]
 
     def spread(q: np.ndarray) -> float:
         mean = weights @ (q * z)
@@ -281,12 +281,12 @@ def show_densities(run: Run, seeds: int) -> None:
         left.set(xlabel="x", ylabel="density", xlim=(-6, 7.5), ylim=(0, 1.04))
         left.set_title("largest entropy, by what is known", fontsize=11, weight="normal")
 
-        right.plot(z, path[0], color=plots.GREY, linewidth=1.3)
+        right.plot(z, path[0], color=plots.GRAY, linewidth=1.3)
         right.plot(z, cold, color=plots.ORANGE)
         right.plot(z, path[-1], color=plots.BLUE, linewidth=2.6)
         right.plot(z, posterior.pdf(z), color=plots.REFERENCE, linestyle="--", linewidth=1.2)
         for text, at, color in (
-            ("start", (0.03, 1.95), plots.GREY),
+            ("start", (0.03, 1.95), plots.GRAY),
             ("largest ELBO\n= posterior", (0.25, 3.0), plots.BLUE),
             ("entropy\n× 0.05", (0.74, 9.0), plots.ORANGE),
         ):

@@ -189,7 +189,7 @@ def _show_diagonal(run: Run, seeds: int, steps: int) -> None:
     settings = {
         "full Jacobian": (softmax_backward, {}, plots.BLUE),
         "diagonal only": (softmax_backward_diagonal, {}, plots.ORANGE),
-        "labels shuffled": (softmax_backward, {"shuffled": True}, plots.GREY),
+        "labels shuffled": (softmax_backward, {"shuffled": True}, plots.GRAY),
     }
     curves, accuracy = {}, {}
     for name, (gradient, options, _) in settings.items():
@@ -217,7 +217,7 @@ def _show_diagonal(run: Run, seeds: int, steps: int) -> None:
     )
     chance = mean_interval(control)
     run.claim(
-        "shuffled labels cannot be learnt",
+        "shuffled labels cannot be learned",
         chance.low < 0.15 and max(control) < min(diagonal) / 2,
         f"mean accuracy {chance.mean:.3f} [{chance.low:.3f}, {chance.high:.3f}], chance is 0.1; "
         "rule: the interval reaches below 0.15, and no run half of what the others get",

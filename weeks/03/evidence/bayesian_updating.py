@@ -32,7 +32,7 @@ def families(run: Run) -> None:
         prior = stats.invgamma.pdf(v, 2, scale=1.5) * stats.norm.pdf(mu, 0.5, np.sqrt(v / 0.7))
         return float((prior * stats.norm.pdf(x[:, None], mu, np.sqrt(v)).prod(axis=0) * v).sum())
 
-    unnormalised = {
+    unnormalized = {
         "beta–binomial": (
             beta, lambda t: stats.beta.pdf(t, 2, 3) * stats.binom.pmf(7, 10, t), (0.0, 1.0), 1e-9),
         "gamma–Poisson": (
@@ -43,7 +43,7 @@ def families(run: Run) -> None:
             (-9.0, 11.0), 1e-9),
         "normal–inverse-gamma": (both, two_parameters, (-60.0, 60.0), 1e-5),
     }  # fmt: skip
-    for name, (posterior, density, (low, high), tolerance) in unnormalised.items():
+    for name, (posterior, density, (low, high), tolerance) in unnormalized.items():
         start, end = posterior.credible_interval(0.9)
 
         def area(left: float, right: float, f: Callable = density) -> float:
@@ -222,7 +222,7 @@ def two_promises(run: Run, level: float, experiments: int) -> None:
         left.text(6.2, -0.4, "misses", color=plots.ORANGE, ha="right")
         grid = np.linspace(-3.5, 3.5, 200)
         density = np.exp(-(grid**2) / 2)
-        right.fill_between(grid, 0, 30 * density, color=plots.GREY, alpha=0.25, linewidth=0)
+        right.fill_between(grid, 0, 30 * density, color=plots.GRAY, alpha=0.25, linewidth=0)
         right.text(0, 6, "prior of θ", color="#666666", ha="center")
         right.plot(grid, 100 * theory(grid), color=plots.GREEN)
         right.axhline(100 * level, color=plots.BLUE)

@@ -216,7 +216,7 @@ def _figure_p_values(
         ax.plot(expected, np.sort(good), "o", color=plots.BLUE, ms=5)
         ax.text(0.06, 0.0035, f"{m} tests of right samplers, sorted\n(band: uniform p, 95 % each)",
                 color=plots.BLUE, va="center")  # fmt: skip
-        ax.axhline(0.05, color=plots.GREY, lw=1, ls=":")
+        ax.axhline(0.05, color=plots.GRAY, lw=1, ls=":")
         ax.text(1.0, 0.042, f"p < 0.05 would accuse {(good < 0.05).sum()} of {m}", color="#666666",
                 ha="right", va="top")  # fmt: skip
         ax.axhline(threshold, color=plots.GREEN, lw=1.5)

@@ -88,7 +88,7 @@ def estimators_of_kl(run: Run) -> None:
         for row, line, color in zip(spread, theory, (plots.ORANGE, plots.BLUE), strict=True):
             ax.plot(shifts, line, color=plots.REFERENCE, lw=1, ls="--")
             ax.plot(shifts, row, "o", color=color)
-        ax.plot(shifts, shifts**2 / 2, color=plots.GREY, lw=1.2)
+        ax.plot(shifts, shifts**2 / 2, color=plots.GRAY, lw=1.2)
         ax.axvline(crossing, color=plots.REFERENCE, lw=0.8, ls=":")
         ax.text(crossing * 1.05, 2e-4, f"μ = {crossing:.2f}", color=plots.REFERENCE)
         ax.text(0.035, 0.08, "ln p/q", color=plots.ORANGE)
@@ -182,7 +182,7 @@ def two_directions(run: Run) -> None:
     )
     title = "One bump for two: what does each direction of KL choose?"
     with run.figure("directions", title, columns=2, size=(8.8, 4.1)) as (left, right):
-        left.fill_between(grid, np.exp(mixture_log_pdf(grid, gap, weight)), color=plots.GREY,
+        left.fill_between(grid, np.exp(mixture_log_pdf(grid, gap, weight)), color=plots.GRAY,
                           alpha=0.35, linewidth=0)  # fmt: skip
         for (mean, sd), color in ((forward, plots.BLUE), (reverse, plots.ORANGE)):
             left.plot(grid, np.exp(d.normal_log_pdf(grid, mean, sd)), color=color)
@@ -212,7 +212,7 @@ def correlated(rng: np.random.Generator, n: int, rho: float) -> tuple[np.ndarray
 
 
 def estimators_of_information(run: Run, pairs: int, seeds: int) -> None:
-    """Mutual information of normals: closed form, histogram, neighbours; and of nothing at all."""
+    """Mutual information of normals: closed form, histogram, neighbors; and of nothing at all."""
     from sklearn.feature_selection import mutual_info_regression
 
     x, y = correlated(run.rng, 500, 0.7)
@@ -222,7 +222,7 @@ def estimators_of_information(run: Run, pairs: int, seeds: int) -> None:
     ]
     run.check("KSG estimates, k = 1, 3, 10", ours, theirs,
               against="sklearn.feature_selection.mutual_info_regression", atol=1e-3,
-              why="sklearn adds noise of 1e-10, which can move a neighbour or two")  # fmt: skip
+              why="sklearn adds noise of 1e-10, which can move a neighbor or two")  # fmt: skip
     rhos = np.array([0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98])
     exact = np.array([i.normal_mutual_information(float(r)) for r in rhos])
     bins = 12
@@ -238,12 +238,12 @@ def estimators_of_information(run: Run, pairs: int, seeds: int) -> None:
     error = np.abs(estimates.mean(axis=1) - exact)
     ksg = [mean_interval(estimates[0, :, j] - exact[j]) for j in (0, len(rhos) - 1)]
     run.claim(
-        "the neighbour estimate is nearer to the closed form than the histogram at both ends",
+        "the neighbor estimate is nearer to the closed form than the histogram at both ends",
         error[0, 0] < error[1, 0] and error[0, -1] < error[1, -1],
-        f"error at ρ = 0: neighbours {ksg[0]}, histogram {error[1, 0]:+.3f}; at ρ = {rhos[-1]}: "
+        f"error at ρ = 0: neighbors {ksg[0]}, histogram {error[1, 0]:+.3f}; at ρ = {rhos[-1]}: "
         f"{ksg[1]}, {estimates[1, :, -1].mean() - exact[-1]:+.3f} nats",
     )
-    run.metric("largest error of the neighbour estimate", error[0].max(), "nats", rtol=None)
+    run.metric("largest error of the neighbor estimate", error[0].max(), "nats", rtol=None)
     run.metric("error of the histogram at correlation 0.98",
                estimates[1, :, -1].mean() - exact[-1], "nats", rtol=0.1)  # fmt: skip
 
@@ -263,22 +263,22 @@ def estimators_of_information(run: Run, pairs: int, seeds: int) -> None:
                   " adds a few percent")  # fmt: skip
     interval = mean_interval(nothing[2, :, 0])
     run.claim(
-        "a histogram finds information in noise, more with every bin; neighbours find none",
+        "a histogram finds information in noise, more with every bin; neighbors find none",
         nothing[0, :, -1].mean() > 0.3 and abs(interval.mean) < 0.05
         and bool((np.diff(nothing[0].mean(axis=0)) > 0).all()),
-        f"independent pairs: {nothing[0, :, -1].mean():.2f} nats with {many[-1]} bins, neighbours "
+        f"independent pairs: {nothing[0, :, -1].mean():.2f} nats with {many[-1]} bins, neighbors "
         f"{interval}",
     )  # fmt: skip
     run.metric("histogram's information between independent variables, 48 bins",
                nothing[0, :, -1].mean(), "nats", rtol=0.05)  # fmt: skip
-    run.metric("neighbours' information between independent variables", interval.mean, "nats",
+    run.metric("neighbors' information between independent variables", interval.mean, "nats",
                rtol=None)  # fmt: skip
 
     with run.figure("mutual_information", "How much do two samples tell about each other?",
                     columns=2, size=(8.8, 4.2)) as (left, right):  # fmt: skip
         smooth = np.linspace(0, 0.985, 300)
         left.plot(smooth, -0.5 * np.log(1 - smooth**2), color=plots.REFERENCE, lw=1.2, ls="--")
-        names = ("neighbours (KSG)", f"histogram, {bins} bins", "corrected")
+        names = ("neighbors (KSG)", f"histogram, {bins} bins", "corrected")
         places = ((0.93, 1.42), (0.0, 0.22), None)
         for rows, color, name, place in zip(
             estimates[:2], (plots.BLUE, plots.ORANGE), names[:2], places[:2], strict=True
@@ -296,7 +296,7 @@ def estimators_of_information(run: Run, pairs: int, seeds: int) -> None:
         right.text(30, 0.62, "(b - 1)²/2n", color=plots.REFERENCE, ha="right")
         right.text(48, 0.48, "histogram", color=plots.ORANGE, ha="right")
         right.text(36, 0.1, "corrected", color="#2a7fb0", ha="left")
-        right.text(48, -0.12, "neighbours", color=plots.BLUE, ha="right")
+        right.text(48, -0.12, "neighbors", color=plots.BLUE, ha="right")
         right.set_title("independent pairs: the truth is 0", fontsize=11, weight="normal")
         right.set(xlabel="bins b on each axis", ylabel="mutual information (nats)",
                   ylim=(-0.2, 1.1))  # fmt: skip

@@ -99,7 +99,7 @@ def identity(run: Run, training_sets: int) -> None:
         variance = np.array([p.variance for p in parts])
         noise = np.full(len(degrees), NOISE**2)
         ax.stackplot(degrees, noise, bias, variance, lw=0, alpha=0.55,
-                     colors=[plots.GREY, plots.ORANGE, plots.SKY])  # fmt: skip
+                     colors=[plots.GRAY, plots.ORANGE, plots.SKY])  # fmt: skip
         ax.plot(degrees, mse, "o", color=plots.REFERENCE, markersize=5)
         ax.plot(degrees, train, "s-", color=plots.GREEN, markersize=4, lw=1.3)
         for text, color, place in (
@@ -227,7 +227,7 @@ def weak_features(run: Run) -> None:
         line = np.array([double_descent_risk(n, p, n_all, noise) for p in fine.tolist()])
         ax.plot(fine, np.where(np.isfinite(line), line, np.nan), "--", color=plots.REFERENCE)
         ax.plot(sizes, middle, "o-", color=plots.BLUE, markersize=4, lw=1.4)
-        ax.axhline(1 + noise, color=plots.GREY, lw=1)
+        ax.axhline(1 + noise, color=plots.GRAY, lw=1)
         ax.text(119, (1 + noise) * 1.05, "predicting 0", color="#555555", va="bottom", ha="right")
         ax.axvline(n, color=plots.ORANGE, lw=1)
         ax.text(n + 1, 150, "p = n: every training\nset is fitted exactly", color=plots.ORANGE,
@@ -291,7 +291,7 @@ def digits_descent(run: Run) -> None:
     title = f"Double descent on real digits: random ReLU features, {n} for training"
     with run.figure("digits", title, size=(8.6, 4.4)) as ax:
         for values, color, label in (
-            (control, plots.GREY, "labels permuted"),
+            (control, plots.GRAY, "labels permuted"),
             (plain, plots.BLUE, "shortest\nleast squares"),
             (ridge, plots.GREEN, "ridge"),
         ):  # fmt: skip

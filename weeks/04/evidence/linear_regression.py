@@ -279,7 +279,7 @@ def shrinkage(run: Run, seeds: int) -> None:
                  ha="right", va="top")  # fmt: skip
         top.text(penalties[0], -0.4, f"mean and range\nof {seeds} splits", color=plots.GREEN,
                  va="top")  # fmt: skip
-        low.set(xscale="log", xlabel="ridge penalty λ/α (standardised columns)")
+        low.set(xscale="log", xlabel="ridge penalty λ/α (standardized columns)")
         low.set_ylabel("error on the other\n382 patients (RMSE)")
 
 
@@ -287,7 +287,7 @@ def shrinkage(run: Run, seeds: int) -> None:
 
 
 def own_statistics(run: Run, seeds: int) -> None:
-    """Test data normalised by its own mean and deviation: the bug, and what it costs."""
+    """Test data normalized by its own mean and deviation: the bug, and what it costs."""
     _, X, y = housing(run)
     sizes = np.array([1, 2, 3, 5, 10, 30, 100, 300, 1000, 3000])
     right, wrong, sorted_wrong, guess = [], [], [], []
@@ -322,11 +322,11 @@ def own_statistics(run: Run, seeds: int) -> None:
     cost = mean_interval(wrong[:, 0] / np.array(right) - 1)
     hidden = mean_interval(wrong[:, -1] / np.array(right) - 1)
     run.claim(
-        "normalising test data by itself costs over 40 % of error for one row, under 1 % for 3000",
+        "normalizing test data by itself costs over 40 % of error for one row, under 1 % for 3000",
         cost.low > 0.4 and hidden.high < 0.01,
         f"one row {cost}, 3000 rows {hidden}, as shares of the right error",
     )
-    title = "What does it cost to normalise test data by its own statistics?"
+    title = "What does it cost to normalize test data by its own statistics?"
     with run.figure("own_statistics", title, size=(8.6, 4.6)) as ax:
         plots.interval_band(ax, sizes, sorted_wrong, color=plots.ORANGE,
                             label="batches of\nlike income")  # fmt: skip
@@ -343,7 +343,7 @@ def own_statistics(run: Run, seeds: int) -> None:
 
 
 def main(run: Run, *, seeds: PositiveInt = 20) -> None:
-    """Check every solver, draw what the posterior knows, and normalise test data wrongly.
+    """Check every solver, draw what the posterior knows, and normalize test data wrongly.
 
     Parameters
     ----------

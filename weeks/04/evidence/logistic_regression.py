@@ -79,9 +79,9 @@ def check_multinomial(run: Run) -> None:
     ours, theirs = LogisticRegression(tol=1e-11).fit(X, y), _reference(1.0).fit(X, y)
     against, why = "sklearn LogisticRegression", "both stop at a gradient of about 1e-10"
     # Only differences of intercepts mean anything; both sides are told apart from their mean.
-    centred = [model.intercept_ - model.intercept_.mean() for model in (ours, theirs)]
+    centered = [model.intercept_ - model.intercept_.mean() for model in (ours, theirs)]
     run.check("digits: weights", ours.coef_, theirs.coef_, against=against, atol=1e-8, why=why)
-    run.check("digits: intercepts", *centred, against=against, atol=1e-8, why=why)
+    run.check("digits: intercepts", *centered, against=against, atol=1e-8, why=why)
     run.check("digits: probabilities", ours.predict_proba(X), theirs.predict_proba(X),
               against=against, atol=1e-9, why=why)  # fmt: skip
 
@@ -153,7 +153,7 @@ def loss_surface(run: Run) -> None:
     scaled = StandardScaler().fit_transform(radius)
     panels = (
         ("mean radius in mm", radius, (-2.6, 0.9), (-6, 34)),
-        ("mean radius, standardised", scaled, (-8, 3), (-5, 6)),
+        ("mean radius, standardized", scaled, (-8, 3), (-5, 6)),
     )
     ends = []
     with run.figure("surface", title, columns=2, size=(9.2, 4.5)) as axes:
@@ -169,8 +169,8 @@ def loss_surface(run: Run) -> None:
                 newton.append(newton[-1] - newton_step(newton[-1][None], A, Y, none)[0])
             newton = np.array(newton)
             levels = surface.min() * np.array([1.02, 1.2, 1.6, 2.4, 4, 7, 12, 20, 35])
-            ax.contour(W, B, surface, levels=levels, colors=plots.GREY, linewidths=0.7)
-            shades = [str(grey) for grey in np.linspace(1.0, 0.72, len(levels) + 1)]
+            ax.contour(W, B, surface, levels=levels, colors=plots.GRAY, linewidths=0.7)
+            shades = [str(gray) for gray in np.linspace(1.0, 0.72, len(levels) + 1)]
             ax.contourf(W, B, surface, levels=[0, *levels, 1e9], colors=shades)
             ax.plot(*newton.T, "o-", color=plots.BLUE, markersize=10, lw=1.5, mfc="white")
             ax.plot(*newton[-1], "*", color=plots.REFERENCE, markersize=15)
@@ -189,8 +189,8 @@ def loss_surface(run: Run) -> None:
         ):
             ax.text(*place, text, color=color, fontsize=10)
     run.metric("excess loss after 200 steps, raw", ends[0], "nats", rtol=0.1)
-    run.metric("excess loss after 200 steps, standardised", ends[1], "nats", rtol=0.1)
-    run.claim("200 steps on the raw feature leave 100 times the excess loss of the standardised",
+    run.metric("excess loss after 200 steps, standardized", ends[1], "nats", rtol=0.1)
+    run.claim("200 steps on the raw feature leave 100 times the excess loss of the standardized",
               ends[0] > 100 * ends[1], f"{ends[0]:.3f} against {ends[1]:.5f} nats")  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def separable(run: Run) -> None:
     run.metric("growth of the weights per unit of ln t", slope, rtol=0.1)
     run.metric("growth that theory gives", theory, rtol=0.1)
     run.claim(
-        "separable and unpenalised: weights grow by 1 / margin per ln t, to 30 %, and do not stop",
+        "separable and unpenalized: weights grow by 1 / margin per ln t, to 30 %, and do not stop",
         abs(slope / theory - 1) < 0.3 and curves[1.0][-1] / curves[1.0][len(at) // 2] < 1.05,
         f"slope {slope:.2f}, 1 / margin {theory:.2f}; with C = 1 it stays at {curves[1.0][-1]:.2f}",
         quick=False,
@@ -298,7 +298,7 @@ def classic_bugs(run: Run) -> None:
     runs = {
         "right": (ones(A), ones(B), 0.1),
         "no 1/n": (ones(A), ones(B), 0.1 * n),  # the sum's gradient is n times the mean's
-        "no intercept": (A + 1, B + 1, 0.1),  # standardised data hide it; a shift does not
+        "no intercept": (A + 1, B + 1, 0.1),  # standardized data hide it; a shift does not
         "not scaled": (ones(X[train]), ones(X[test]), 0.1),
     }
     at = np.arange(steps + 1)

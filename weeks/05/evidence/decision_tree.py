@@ -119,7 +119,7 @@ def draw_regions(run: Run, X, y, names: list[str]) -> None:
         for ax, (name, model) in zip(axes, trees.items(), strict=True):
             model.fit(X[train], y[train])
             share = model.predict_proba(grid.reshape(-1, 2))[:, 1].reshape(300, 300)
-            cmap = _two_colours()
+            cmap = _two_colors()
             ax.imshow(share, origin="lower", aspect="auto", cmap=cmap, vmin=0, vmax=1, alpha=0.45,
                       extent=(*(low - margin)[:1], *(high + margin)[:1],
                               *(low - margin)[1:], *(high + margin)[1:]))  # fmt: skip
@@ -141,7 +141,7 @@ def draw_regions(run: Run, X, y, names: list[str]) -> None:
                          ha="right", weight="bold")  # fmt: skip
 
 
-def _two_colours():
+def _two_colors():
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("two", [plots.ORANGE, "white", plots.BLUE])
@@ -155,7 +155,7 @@ def draw_pruning(run: Run, X, y, seeds: int) -> None:
         rng = np.random.default_rng([run.seed, 37, seed])
         order = rng.permutation(len(y))
         train, test = order[::2], order[1::2]
-        noisy = np.where(rng.random(len(y)) < 0.1, 1 - y, y)  # the failure needs labels to memorise
+        noisy = np.where(rng.random(len(y)) < 0.1, 1 - y, y)  # the failure needs labels to memorize
         model = DecisionTreeClassifier().fit(X[train], noisy[train])
         full = model.tree_
         for i, alpha in enumerate(alphas):
@@ -167,7 +167,7 @@ def draw_pruning(run: Run, X, y, seeds: int) -> None:
                     size=(8.0, 4.2)) as ax:  # fmt: skip
         x = leaves.mean(0)[::-1]
         plots.interval_band(
-            ax, x, 100 * seen[:, ::-1], color=plots.GREY, label="training rows,\nas labelled"
+            ax, x, 100 * seen[:, ::-1], color=plots.GRAY, label="training rows,\nas labeled"
         )
         plots.interval_band(
             ax, x, 100 * unseen[:, ::-1], color=plots.BLUE, label="unseen rows,\ntrue labels"

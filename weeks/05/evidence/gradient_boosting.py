@@ -209,7 +209,7 @@ def _competitors(rounds: int) -> dict:
 def benchmark(run: Run, tables: list[Table], rounds: int) -> None:
     """Four models on three tables by nested cross-validation, with intervals."""
     folds, repeats = run.budget(quick=(2, 1), default=(5, 1), full=(5, 5))
-    colors = (plots.BLUE, plots.SKY, plots.GREEN, plots.GREY)
+    colors = (plots.BLUE, plots.SKY, plots.GREEN, plots.GRAY)
     with run.figure("benchmark", "Which model predicts held-out rows of three tables best?",
                     columns=3, size=(9.2, 3.2), sharey=True) as axes:  # fmt: skip
         for ax, table in zip(axes, tables, strict=True):
@@ -278,7 +278,7 @@ def draw_stages(run: Run) -> None:
     with run.figure("stages", "What does a sum of 1, 3, 10 and 100 small trees look like?",
                     columns=4, size=(9.6, 2.9), sharey=True, sharex=True) as axes:  # fmt: skip
         for ax, n in zip(axes, (1, 3, 10, 100), strict=True):
-            ax.plot(x, y, "o", ms=3, color=plots.GREY, alpha=0.5, mew=0)
+            ax.plot(x, y, "o", ms=3, color=plots.GRAY, alpha=0.5, mew=0)
             ax.plot(truth, np.sin(truth) + 0.2 * truth, color=plots.REFERENCE, lw=1, ls="--")
             ax.plot(truth, model.decision_function(truth[:, None], n)[:, 0], color=plots.BLUE)
             ax.set_title(f"{n} tree{'s' * (n > 1)}", fontsize=11, weight="normal")

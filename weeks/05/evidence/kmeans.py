@@ -14,7 +14,7 @@ from week05.clustering_scores import adjusted_rand_index, silhouette
 from week05.gaussian_mixture import GaussianMixture, Mixture, e_step, m_step
 from week05.kmeans import KMeans, inertia, kmeans_plus_plus, lloyd_step, squared_distances
 
-COLORS = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK, plots.YELLOW, plots.SKY, plots.GREY]
+COLORS = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK, plots.YELLOW, plots.SKY, plots.GRAY]
 
 
 def digits_in(n_dimensions: int, n: int | None = None) -> tuple[Float[np.ndarray, "n d"],
@@ -44,7 +44,7 @@ def stretched(rng: np.random.Generator) -> tuple[Float[np.ndarray, "n 2"], Int[n
 
 
 def check_kmeans(run: Run) -> None:
-    """From the same centres the same centres, and the same scores."""
+    """From the same centers the same centers, and the same scores."""
     from sklearn.cluster import KMeans as Reference
     from sklearn.metrics import adjusted_rand_score, silhouette_score
 
@@ -53,7 +53,7 @@ def check_kmeans(run: Run) -> None:
     ours = KMeans(10, init=start, tol=0).fit(X)
     reference = Reference(10, init=start, n_init=1, tol=0, algorithm="lloyd").fit(X)
     name = "sklearn.cluster.KMeans"
-    run.check("digits: centres after Lloyd", ours.cluster_centers_, reference.cluster_centers_,
+    run.check("digits: centers after Lloyd", ours.cluster_centers_, reference.cluster_centers_,
               against=name, atol=1e-10, why="rounding of means of values up to 50")  # fmt: skip
     run.check("digits: labels", ours.labels_, reference.labels_, against=name, why="exact")
     run.check("digits: inertia", ours.inertia_, reference.inertia_, against=name, rtol=1e-12,
@@ -63,7 +63,7 @@ def check_kmeans(run: Run) -> None:
     far[3] += 1e3  # no point is nearest to it
     ours = KMeans(10, init=far, tol=0).fit(X)
     reference = Reference(10, init=far, n_init=1, tol=0, algorithm="lloyd").fit(X)
-    run.check("digits: centres when one starts without points", ours.cluster_centers_,
+    run.check("digits: centers when one starts without points", ours.cluster_centers_,
               reference.cluster_centers_, against=name, atol=1e-10,
               why="the same point is taken, then rounding")  # fmt: skip
     run.check("inertia never rises", max(0.0, np.diff(ours.inertias_).max()), 0.0,
@@ -171,7 +171,7 @@ def _draw_clusters(
 
 
 def show_seeding(run: Run, seeds: int) -> None:
-    """Random starts put two centres into one cluster and leave another without; k-means++ less."""
+    """Random starts put two centers into one cluster and leave another without; k-means++ less."""
     side = run.budget(quick=3, default=5)
     grid = np.stack(np.meshgrid(*[np.arange(side) * 8.0] * 2), axis=-1).reshape(-1, 2)
     X, _ = blobs(grid, 40, np.random.default_rng(run.seed))
@@ -211,7 +211,7 @@ def show_seeding(run: Run, seeds: int) -> None:
     unlucky = KMeans(k, init=X[rng.choice(len(X), k, replace=False)]).fit(X)
     with run.figure("seeding", "Does it matter where k-means starts?", columns=2, size=(8.0, 4.3),
                     gridspec_kw={"width_ratios": [1, 1.25]}) as (left, right):  # fmt: skip
-        left.scatter(*X.T, s=4, color=plots.GREY, alpha=0.5, linewidths=0)
+        left.scatter(*X.T, s=4, color=plots.GRAY, alpha=0.5, linewidths=0)
         left.plot(*unlucky.cluster_centers_.T, "X", color=plots.ORANGE, markersize=8,
                   markeredgecolor="white")  # fmt: skip
         left.set_title("where the worst random start ends", fontsize=10.5, weight="normal")
@@ -305,24 +305,24 @@ def show_wrong_metric(run: Run, seeds: int) -> None:
         for Z in (wine, scaled)
     )
     run.metric("wine: adjusted Rand index on raw units", raw_score)
-    run.metric("wine: adjusted Rand index, standardised", scaled_score)
+    run.metric("wine: adjusted Rand index, standardized", scaled_score)
     run.claim("k-means on raw units finds the largest unit, not the wine",
               raw_score + 0.3 < scaled_score,
-              f"adjusted Rand index with the cultivars: raw {raw_score:.2f}, standardised "
+              f"adjusted Rand index with the cultivars: raw {raw_score:.2f}, standardized "
               f"{scaled_score:.2f}")  # fmt: skip
     with run.figure("wrong_metric", "Where does k-means go wrong? Where distance is not likeness",
                     columns=3, size=(8.0, 3.6)) as axes:  # fmt: skip
         onehot = [np.eye(3)[model.predict(X)] for model in (kmeans, mixture)]
         _draw_clusters(axes[0], X, onehot[0], kmeans.cluster_centers_)
         _draw_clusters(axes[1], X, onehot[1], mixture.means_, mixture.covariances_)
-        pair = wine[:, [9, 12]]  # colour intensity and proline
+        pair = wine[:, [9, 12]]  # color intensity and proline
         labels = KMeans(3, n_init=20, random_state=0).fit(wine).labels_
         for j, color in enumerate(COLORS[:3]):
             for marker, variety in zip("os^", range(3), strict=True):
                 chosen = (labels == j) & (cultivar == variety)
                 axes[2].scatter(*pair[chosen].T, s=16, marker=marker, color=color, alpha=0.65,
                                 linewidths=0)  # fmt: skip
-        axes[2].set(xlabel="colour intensity", ylabel="proline (mg/l)")
+        axes[2].set(xlabel="color intensity", ylabel="proline (mg/l)")
         captions = (f"cigars, k-means: ARI {scores[-1][0]:.2f}",
                     f"cigars, GMM: ARI {scores[-1][1]:.2f}",
                     f"wine, raw: ARI {raw_score:.2f}\n(marker: cultivar)")  # fmt: skip
@@ -331,7 +331,7 @@ def show_wrong_metric(run: Run, seeds: int) -> None:
 
 
 def show_collapse(run: Run) -> None:
-    """Failure on display: without regularisation the likelihood has no top, only a hole."""
+    """Failure on display: without regularization the likelihood has no top, only a hole."""
     rng = np.random.default_rng([run.seed, 70])
     X = np.append(blobs(np.array([[-3.0, 0.0], [3.0, 0.0]]), 60, rng)[0], [[0.0, 6.0]], axis=0)
     # One component starts on the outlier, as wide as the space around it.
@@ -344,7 +344,7 @@ def show_collapse(run: Run) -> None:
             try:
                 shares, likelihood = e_step(X, mixture)
             except ValueError as error:
-                run.say(f"without regularisation, step {len(path)}: {error}")
+                run.say(f"without regularization, step {len(path)}: {error}")
                 break
             deviation = np.sqrt(np.linalg.eigvalsh(mixture.covariances[1])[0])
             path.append((likelihood, deviation))

@@ -23,7 +23,7 @@ def breast_cancer() -> tuple[Float[np.ndarray, "n p"], Int[np.ndarray, " n"]]:
     return load_breast_cancer(return_X_y=True)
 
 
-def standardised(X: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
+def standardized(X: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
     """Columns with mean 0 and variance 1."""
     return (X - X.mean(axis=0)) / X.std(axis=0)
 
@@ -41,7 +41,7 @@ def moons(n: int, seed: int) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, 
 def check_against_sklearn(run: Run) -> None:
     """Same optimum, support vectors, outputs and labels as LIBSVM, on three data sets."""
     X, y = breast_cancer()
-    X = standardised(X)
+    X = standardized(X)
     for kernel in NAMES:
         _check_one(run, f"breast cancer, {NAMES[kernel]}", X[:400], y[:400], X[400:], kernel=kernel)
     _check_one(run, "moons, RBF, C = 100", *moons(300, 0), moons(200, 1)[0], C=100.0)
@@ -103,7 +103,7 @@ def dual_objectives_of(
 def check_optimality(run: Run) -> None:
     """The Karush-Kuhn-Tucker conditions, sample by sample, and the duality gap."""
     X, y = breast_cancer()
-    X, y, C = standardised(X), np.where(y == 1, 1.0, -1.0), 1.0
+    X, y, C = standardized(X), np.where(y == 1, 1.0, -1.0), 1.0
     K = kernel_matrix(X, X, "rbf", gamma=1 / X.shape[1])
     alpha, errors, bias, _, _ = smo(K, y, C, tol=1e-9)
     margin = y * (K @ (alpha * y) + bias)
@@ -129,7 +129,7 @@ def check_optimality(run: Run) -> None:
 def show_margins(run: Run) -> None:
     """Six machines on the same moons: three prices of slack, three kernels."""
     X, y = moons(120, 3)
-    X = standardised(X)
+    X = standardized(X)
     settings = [
         ("RBF, C = 0.1", SVC(C=0.1, gamma=1.0)),
         ("RBF, C = 1", SVC(C=1.0, gamma=1.0)),
@@ -174,7 +174,7 @@ def _draw_machine(
 def show_convergence(run: Run, seeds: int) -> None:
     """Primal and dual approach each other; the second-order choice takes fewer steps."""
     X, y = breast_cancer()
-    X, y, C = standardised(X), np.where(y == 1, 1.0, -1.0), 10.0
+    X, y, C = standardized(X), np.where(y == 1, 1.0, -1.0), 10.0
     K = kernel_matrix(X, X, "rbf", gamma=1 / X.shape[1])
     paths = {}
     for selection in SELECTIONS:
@@ -189,7 +189,7 @@ def show_convergence(run: Run, seeds: int) -> None:
         paths[selection] = np.minimum.accumulate(primal), dual
         worst = max(0.0, float((dual[:-1] - dual[1:]).max()))
         run.check(f"the dual never falls, {selection}", worst, 0.0, atol=1e-10,
-                  against="each step maximises over two variables",
+                  against="each step maximizes over two variables",
                   why="rounding of a sum of 569 terms of size 10")  # fmt: skip
     ratios = []
     for seed in range(seeds):
@@ -211,7 +211,7 @@ def _draw_convergence(run: Run, paths: dict) -> None:
     ) as (left, right):  # fmt: skip
         primal, dual = paths[SELECTIONS[1]]
         optimum, steps = dual[-1], np.arange(len(dual))
-        left.fill_between(steps, dual, primal, color=plots.GREY, alpha=0.18, linewidth=0)
+        left.fill_between(steps, dual, primal, color=plots.GRAY, alpha=0.18, linewidth=0)
         left.plot(steps, primal, color=plots.PINK)
         left.plot(steps, dual, color=plots.GREEN)
         left.axhline(optimum, color=plots.REFERENCE, linewidth=0.9, linestyle=":")
@@ -236,7 +236,7 @@ def _draw_convergence(run: Run, paths: dict) -> None:
         right.set_xlim(0, max(len(gap) for gap, _ in paths.values()) * 1.12)
 
 
-def show_memorising(run: Run, seeds: int) -> None:
+def show_memorizing(run: Run, seeds: int) -> None:
     """Failure on display: with a γ too large each training point is an island."""
     gammas = np.logspace(-4, 2, run.budget(quick=4, default=13))
     X, y = breast_cancer()
@@ -263,15 +263,15 @@ def show_memorising(run: Run, seeds: int) -> None:
         f"saying benign gives {majority:.3f}",
     )
     with run.figure(
-        "memorising", "When does the RBF kernel stop learning and start memorising?"
+        "memorizing", "When does the RBF kernel stop learning and start memorizing?"
     ) as ax:
         for values, color, label, place in (
             (training, plots.ORANGE, "training accuracy", (0.45, 1.02)),
             (test, plots.BLUE, "test accuracy", (1.5, 0.7)),
-            (share, plots.GREY, "share of samples that\nare support vectors", (1.4e-4, 0.47)),
+            (share, plots.GRAY, "share of samples that\nare support vectors", (1.4e-4, 0.47)),
         ):
             plots.interval_band(ax, gammas, values, color=color, label=label)
-            ax.text(*place, label, color="#666666" if color == plots.GREY else color)
+            ax.text(*place, label, color="#666666" if color == plots.GRAY else color)
         ax.axhline(majority, color=plots.REFERENCE, linestyle=":", linewidth=1)
         ax.text(gammas[0], majority + 0.015, "always “benign”", color=plots.REFERENCE)
         ax.axvline(1 / X.shape[1], color=plots.REFERENCE, linestyle="--", linewidth=1)
@@ -284,7 +284,7 @@ def unscaled_features(run: Run) -> None:
     """Raw measurements from 0.001 to 4,000 make a valley that two-variable steps cannot leave."""
     X, y = breast_cancer()
     limit = run.budget(quick=3000, default=50_000)
-    scaled = SVC(kernel="linear").fit(standardised(X), y)
+    scaled = SVC(kernel="linear").fit(standardized(X), y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it does not converge is the point
         raw = SVC(kernel="linear", max_iter=limit).fit(X, y)
@@ -332,6 +332,6 @@ def main(run: Run, *, seeds: PositiveInt = 10) -> None:
     check_optimality(run)
     show_margins(run)
     show_convergence(run, seeds)
-    show_memorising(run, seeds)
+    show_memorizing(run, seeds)
     unscaled_features(run)
     permuted_labels(run, seeds)

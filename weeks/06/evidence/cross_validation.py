@@ -68,8 +68,8 @@ def check_scores(run: Run) -> None:
     run.check("cross_val_score", ours.cross_val_score(KNeighborsClassifier, X, y, outer, accuracy),
               reference.cross_val_score(KNeighborsClassifier(), X, y, cv=same_outer),
               against="sklearn.model_selection.cross_val_score", why=SAME)  # fmt: skip
-    run.check("our nearest neighbour",
-              ours.cross_val_score(ours.NearestNeighbour, X, y, outer, accuracy),
+    run.check("our nearest neighbor",
+              ours.cross_val_score(ours.NearestNeighbor, X, y, outer, accuracy),
               reference.cross_val_score(KNeighborsClassifier(1), X, y, cv=same_outer),
               against="sklearn.neighbors.KNeighborsClassifier(1)", why=SAME)  # fmt: skip
     grid = {"n_neighbors": [1, 3, 9], "weights": ["uniform", "distance"]}
@@ -153,11 +153,11 @@ def picture_of_folds(run: Run) -> None:
         axes[1].invert_yaxis()
         axes[1].set_yticks([row + 2 for row, name in ticks if name])
         axes[1].set_yticklabels([name for _, name in ticks if name])
-        axes[1].set_xlabel("sample (sorted by class); orange is tested, grey trains")
+        axes[1].set_xlabel("sample (sorted by class); orange is tested, gray trains")
         axes[0].pcolormesh([classes, np.full(60, np.nan)], cmap=kinds, edgecolors="white",
                            linewidth=0.6)  # fmt: skip
-        greys = ListedColormap(["#555555", "#BBBBBB"])
-        axes[0].pcolormesh(np.arange(61), [1, 2], [group_row], cmap=greys, edgecolors="white",
+        grays = ListedColormap(["#555555", "#BBBBBB"])
+        axes[0].pcolormesh(np.arange(61), [1, 2], [group_row], cmap=grays, edgecolors="white",
                            linewidth=0.6)  # fmt: skip
         axes[0].invert_yaxis()
         axes[0].set_yticks([0.5, 1.5])
@@ -177,12 +177,12 @@ def selection_leak(run: Run, simulations: int) -> None:
         y = rng.permutation(np.repeat([0, 1], 25))
         folds = ours.StratifiedKFold(5, True, s)
         chosen = ours.most_correlated(X, y, 100)
-        score = (ours.NearestNeighbour, X[:, chosen], y, folds, accuracy)
+        score = (ours.NearestNeighbor, X[:, chosen], y, folds, accuracy)
         wrong.append(ours.cross_val_score(*score).mean())
         right.append(
             ours.cross_val_score(lambda: ours.SelectThenFit(100), X, y, folds, accuracy).mean()
         )
-        model = ours.NearestNeighbour().fit(X[:, chosen], y)
+        model = ours.NearestNeighbor().fit(X[:, chosen], y)
         new = rng.normal(size=(200, 100))  # of noise, all columns are alike
         fresh.append(accuracy(rng.permutation(np.repeat([0, 1], 100)), model.predict(new)))
     leak, honest, truth = (mean_interval(v, level=0.99) for v in (wrong, right, fresh))
@@ -217,7 +217,7 @@ def selection_leak(run: Run, simulations: int) -> None:
 
 
 def group_leak(run: Run, simulations: int) -> None:
-    """Ten recordings of each person, labels that mean nothing: who is recognised?"""
+    """Ten recordings of each person, labels that mean nothing: who is recognized?"""
     scores = {"KFold": [], "GroupKFold": []}
     for s in range(simulations):
         rng = np.random.default_rng([run.seed, 3, s])
@@ -229,7 +229,7 @@ def group_leak(run: Run, simulations: int) -> None:
             ("GroupKFold", ours.GroupKFold(5)),
         ):
             result = ours.cross_val_score(
-                ours.NearestNeighbour, X, y, splitter, accuracy, groups=person
+                ours.NearestNeighbor, X, y, splitter, accuracy, groups=person
             )
             scores[name].append(result.mean())
     mixed, apart = (mean_interval(scores[k], level=0.99) for k in ("KFold", "GroupKFold"))
@@ -237,7 +237,7 @@ def group_leak(run: Run, simulations: int) -> None:
     run.metric("accuracy on meaningless labels, persons kept apart", apart.mean, rtol=0.1)
     # 20 persons of each class: without the tested one, the others lean the other way, 19 to 20.
     run.claim(
-        "if a person's recordings fall on both sides of the split, meaningless labels are learnt",
+        "if a person's recordings fall on both sides of the split, meaningless labels are learned",
         mixed.low > 0.95 and apart.high < 0.6,
         f"KFold {mixed}, GroupKFold {apart}; chance 0.5, 99 % intervals",
         quick=False,

@@ -374,7 +374,7 @@ def _draw_digits(run: Run, curves, grid: float, budget: int, side: int, floor: f
     title = "How far from the best loss known, after so much training?"
     with run.figure("digits", title, size=(8.0, 4.4)) as ax:
         cost = np.arange(1, budget + 1)
-        colors = (plots.ORANGE, plots.PINK, plots.BLUE, plots.GREY)
+        colors = (plots.ORANGE, plots.PINK, plots.BLUE, plots.GRAY)
         names = {"random": "random", "halving": "successive\nhalving",
                  "expected improvement": "expected\nimprovement",
                  "linear scale": "random on a\nlinear scale"}  # fmt: skip

@@ -169,8 +169,8 @@ def ranking_and_prevalence(run: Run, n: int, seeds: int) -> None:
         fpr = np.geomspace(1e-7, 1, 800)
         tpr = ndtr(ndtri(fpr) + DISTANCE)
         axes[0].plot(fpr, tpr, color=plots.REFERENCE, lw=1.2, ls="--", zorder=3)
-        axes[0].plot([0, 1], [0, 1], color=plots.GREY, lw=1)
-        axes[0].text(0.62, 0.5, "chance", color=plots.GREY, fontsize=10)
+        axes[0].plot([0, 1], [0, 1], color=plots.GRAY, lw=1)
+        axes[0].text(0.62, 0.5, "chance", color=plots.GRAY, fontsize=10)
         axes[0].annotate("theory", (0.3, ndtr(ndtri(0.3) + DISTANCE)), (0.42, 0.72),
                          color=plots.REFERENCE, fontsize=10,
                          arrowprops={"arrowstyle": "-", "color": plots.REFERENCE})  # fmt: skip

@@ -134,7 +134,7 @@ def train(stack, X, y, lrs, rngs, steps, momentum=0.9):
 
     The rate falls linearly to zero, so that the last steps are not noise.
 
-    A run that diverges goes on as infinities and is judged as one that learnt nothing.
+    A run that diverges goes on as infinities and is judged as one that learned nothing.
     """
     lrs = np.asarray(lrs, dtype=stack.W[0].dtype)[:, None, None]
     velocity = [np.zeros_like(p) for p in stack.W + stack.b]
@@ -164,7 +164,7 @@ def evaluate(stack, X, y):
 
 
 def _digits():
-    """Standardised pixels: 1200 to train on, 597 to test on, in an order fixed once."""
+    """Standardized pixels: 1200 to train on, 597 to test on, in an order fixed once."""
     images, labels = datasets.digits()
     X = images.reshape(len(images), -1).astype(np.float64)
     order = np.random.default_rng(0).permutation(len(X))
@@ -404,12 +404,12 @@ def _control(run: Run, depth: int, lr: float, steps: int, data) -> None:
     stack, losses = _fit(run, "ReLU", depth, [lr] * 3, range(3), steps, data=data)
     control, _ = _fit(run, "ReLU", depth, [lr] * 3, range(3), steps,
                       data=(X, mixed, X_test, y_test))  # fmt: skip
-    learnt, chance = (evaluate(s, X_test, y_test)[1] for s in (stack, control))
+    learned, chance = (evaluate(s, X_test, y_test)[1] for s in (stack, control))
     fall = losses[:10].mean() - losses[-10:].mean()
     run.claim("it learns, and not from shuffled labels",
-              bool(fall > 10 * losses[-10:].std() and learnt.min() > 0.8 and chance.max() < 0.25),
+              bool(fall > 10 * losses[-10:].std() and learned.min() > 0.8 and chance.max() < 0.25),
               f"loss falls by {fall:.2f}, its noise {losses[-10:].std():.2f}; accuracy "
-              f"{learnt.mean():.2f} against {chance.mean():.2f} in the control, 3 seeds",
+              f"{learned.mean():.2f} against {chance.mean():.2f} in the control, 3 seeds",
               quick=False)  # fmt: skip
 
 
@@ -444,7 +444,7 @@ def _draw_ablation(run, names, lrs, curve, best, accuracy) -> None:
         width_ratios=[1, 1.1],
     ) as (left, right):
         for i, name in enumerate(order):
-            wrong, color = 100 * (1 - accuracy[name]), special.get(name, plots.GREY)
+            wrong, color = 100 * (1 - accuracy[name]), special.get(name, plots.GRAY)
             left.plot(wrong, np.full(len(wrong), i), "o", color=color, alpha=0.35, mec="none")
             log = mean_interval(np.log(np.maximum(wrong, 0.1)))
             low, middle, high = np.exp([log.low, log.mean, log.high])
@@ -465,7 +465,7 @@ def _draw_ablation(run, names, lrs, curve, best, accuracy) -> None:
             right.plot(best[name], curve[name].min(), "o", color=color, zorder=4)
         right.axhline(np.log(10), color=plots.REFERENCE, ls="--", lw=1)
         right.text(lrs[0], np.log(10) * 1.06, "guessing", fontsize=9, color=plots.REFERENCE)
-        right.set(xscale="log", yscale="log", xlabel="learning rate (dot: the best; grey: other)",
+        right.set(xscale="log", yscale="log", xlabel="learning rate (dot: the best; gray: other)",
                   ylabel="validation loss (nats)")  # fmt: skip
         ends = {"sigmoid": (0, 0), "softplus": (0, 0), "tanh": (0, 0), "ReLU": (0, 0)}
         for name in ends:

@@ -255,7 +255,7 @@ def show_step_sizes(run: Run) -> None:
         ax.text(0.9, 3e-10, "theory: $|L'''| h^2 / 6$", color=plots.REFERENCE, ha="right")
         jumps = np.maximum(found["ReLU"], 1e-17)[:, steps > 1e-6].T
         ax.loglog(steps[steps > 1e-6], jumps, color=plots.GREEN, lw=0.6, alpha=0.45)
-        ax.axvline(6e-6, color=plots.GREY, lw=1, ls=":")
+        ax.axvline(6e-6, color=plots.GRAY, lw=1, ls=":")
         ax.text(4.5e-6, 5e-12, "∛ε", color="#666666", ha="right", va="center")
         ax.axhspan(1e-2, 3, color="#F6E9E2", zorder=0, lw=0)
         ax.text(3e-11, 0.3, "where a bug would be", color="#9A5A3C", fontsize=9.5, va="center")
@@ -375,7 +375,7 @@ def show_overwriting(run: Run, seeds: int, steps: int) -> None:
                     p.value -= lr * p.grad
             guess = net.forward(X[test])[0].argmax(axis=1)
             accuracy[name].append(float(np.mean(guess == labels[test])))
-    colors = dict(zip(names, (plots.BLUE, plots.ORANGE, plots.PINK, plots.GREY), strict=True))
+    colors = dict(zip(names, (plots.BLUE, plots.ORANGE, plots.PINK, plots.GRAY), strict=True))
     title = "What if gradients that meet overwrite each other? Twelve residual blocks"
     with run.figure("overwriting", title, columns=2, size=(9.6, 4.2),
                     gridspec_kw={"width_ratios": [1.25, 1]}) as (left, right):  # fmt: skip

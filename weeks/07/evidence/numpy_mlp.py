@@ -12,7 +12,7 @@ from week07.numpy_mlp import (
     MLP,
     accuracy,
     forward,
-    initialise,
+    initialize,
     loss_and_gradients,
     predict_proba,
     train,
@@ -64,7 +64,7 @@ def check_against_torch(run: Run, data: Data, steps: int) -> None:
 
     hidden, batch, lr = 64, 50, 0.1
     X, y = data.X[: steps * batch].astype(np.float64), data.y[: steps * batch]
-    ours = initialise(X.shape[1], hidden, 10, np.random.default_rng(run.seed), "float64")
+    ours = initialize(X.shape[1], hidden, 10, np.random.default_rng(run.seed), "float64")
     theirs = torch.nn.Sequential(
         torch.nn.Linear(X.shape[1], hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10)
     ).double()
@@ -116,7 +116,7 @@ def show_training(run: Run, data: Data, hidden: int, epochs: int, batch_size: in
     nets, curves, tests = [], [], []
     for seed in run.progress(range(seeds), "networks"):
         rng = np.random.default_rng([run.seed, 2, seed])
-        net, scores = initialise(data.X.shape[1], hidden, 10, rng), []
+        net, scores = initialize(data.X.shape[1], hidden, 10, rng), []
         losses = train(
             net, data.X, data.y, epochs=epochs, batch_size=batch_size, rng=rng,
             every_epoch=lambda _, net=net, scores=scores: scores.append(
@@ -127,7 +127,7 @@ def show_training(run: Run, data: Data, hidden: int, epochs: int, batch_size: in
         curves.append(losses)
         tests.append(scores)
     rng = np.random.default_rng([run.seed, 3])
-    control = initialise(data.X.shape[1], hidden, 10, rng)
+    control = initialize(data.X.shape[1], hidden, 10, rng)
     control_losses = train(
         control, data.X, rng.permutation(data.y), epochs=max(1, epochs // 2),
         batch_size=batch_size, rng=rng,
@@ -172,7 +172,7 @@ def _smooth(values) -> tuple[np.ndarray, np.ndarray]:
 def draw_learning(run: Run, data: Data, curves, control, tests: np.ndarray, epochs: int) -> None:
     """Training loss against the control; test accuracy by epoch with its interval."""
     per_epoch, n = len(curves[0]) / epochs, len(data.X_test)
-    title = f"{data.name} in NumPy: what is learnt, and what is only noise"
+    title = f"{data.name} in NumPy: what is learned, and what is only noise"
     with run.figure("learning", title, columns=2, size=(9.4, 4.0)) as (left, right):
         for losses in curves:
             x, y = _smooth(losses)
@@ -253,7 +253,7 @@ def show_failures(run: Run, data: Data, hidden: int, steps: int) -> None:
     """One mistake each: equal weights in one layer, in both, none at all, a rate too large."""
     n = min(len(data.X), steps * 100)
     X, y = data.X[:n], data.y[:n]
-    good = initialise(X.shape[1], hidden, 10, np.random.default_rng([run.seed, 4]))
+    good = initialize(X.shape[1], hidden, 10, np.random.default_rng([run.seed, 4]))
     first, both = good.copy(), good.copy()
     first.W1[:] = both.W1[:] = both.W2[:] = 0.003
     cases = {

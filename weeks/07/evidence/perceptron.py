@@ -139,7 +139,7 @@ def show_steps(run: Run) -> None:
             culprit = int(np.abs(Z * y[:, None] - moved).sum(axis=1).argmin())
             _points(ax, X, y, 5)
             if step > 1:
-                _line(ax, found.path[step - 1], color=plots.GREY, lw=1.4, ls="--")
+                _line(ax, found.path[step - 1], color=plots.GRAY, lw=1.4, ls="--")
             _line(ax, found.path[step], color="black", lw=2)
             ax.plot(*X[culprit], "o", ms=14, mfc="none", mec="black", mew=1.4, zorder=4)
             ax.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), aspect="equal")
@@ -223,9 +223,9 @@ def cycle(path: np.ndarray, per_epoch: np.ndarray) -> tuple[int, int]:
 
 
 def show_xor(run: Run) -> None:
-    """AND is learnt, XOR goes round in circles; the mixture that proves it."""
+    """AND is learned, XOR goes round in circles; the mixture that proves it."""
     epochs = 40
-    learnt, circling = fit(*AND), fit(*XOR, max_epochs=epochs)
+    learned, circling = fit(*AND), fit(*XOR, max_epochs=epochs)
     start, period = cycle(circling.path, circling.mistakes_per_epoch)
     begin = int(circling.mistakes_per_epoch[: start + 1].sum())
     length = int(circling.mistakes_per_epoch[start + 1 : start + 1 + period].sum())
@@ -242,7 +242,7 @@ def show_xor(run: Run) -> None:
             ax.set_xlabel("$x_1$")
             ax.set_title(name, fontsize=11, weight="normal")
         left.set_ylabel("$x_2$")
-        _line(left, learnt.weights, color="black", lw=2)
+        _line(left, learned.weights, color="black", lw=2)
         for number, weights in enumerate(loop[1:-1], 1):
             _line(middle, weights, color="black", lw=1.6)
             a, b, c = weights  # a number where the line leaves the picture
@@ -258,7 +258,7 @@ def show_xor(run: Run) -> None:
         shown = 8
         for result, color, label in (
             (circling, plots.ORANGE, f"xor: {length} in every epoch"),
-            (learnt, plots.BLUE, f"and: {learnt.mistakes}, then none"),
+            (learned, plots.BLUE, f"and: {learned.mistakes}, then none"),
         ):
             counts = np.zeros(shown + 1)
             counts[1 : 1 + len(result.mistakes_per_epoch)] = result.mistakes_per_epoch[:shown]
@@ -273,12 +273,12 @@ def show_xor(run: Run) -> None:
     sizes = np.abs(circling.path).max()
     run.check("mixture that proves XOR inseparable", proof.mixture, np.full(4, 0.25), atol=1e-12,
               against="theory: a quarter of each corner", why="float64 rounding")  # fmt: skip
-    run.metric("mistakes until AND is learnt", learnt.mistakes)
+    run.metric("mistakes until AND is learned", learned.mistakes)
     run.metric("weights in XOR's cycle", length)
     run.claim("XOR cycles: the weights return to where they were",
-              bool(period > 0 and not circling.converged and learnt.converged and sizes <= 3),
+              bool(period > 0 and not circling.converged and learned.converged and sizes <= 3),
               f"the weights come back after {length} mistakes, for ever, none beyond "
-              f"{sizes:.0f} in size; AND is learnt after {learnt.mistakes} mistakes")  # fmt: skip
+              f"{sizes:.0f} in size; AND is learned after {learned.mistakes} mistakes")  # fmt: skip
 
 
 def show_averages(run: Run, seeds: int) -> None:

@@ -114,7 +114,7 @@ def train_twins(
 
 
 def train_beside_torch(run: Run, images: Images) -> None:
-    """Losses, gradients and weights of both networks under both optimisers, and the figure."""
+    """Losses, gradients and weights of both networks under both optimizers, and the figure."""
     steps = run.budget(quick=20, default=60)
     run.metric("steps beside torch", steps, "", rtol=0)
     drawn = {}
@@ -263,7 +263,7 @@ def draw_training(run: Run, name: str, mlps, cnn: Trained, control, epoch: float
         lines = [
             *((t.losses, plots.BLUE, "MLP" if t is mlps[0] else "") for t in mlps),
             (cnn.losses, plots.ORANGE, "CNN"),
-            (control, plots.GREY, "shuffled labels"),
+            (control, plots.GRAY, "shuffled labels"),
         ]
         for losses, color, label in lines:
             at, mean = smooth(losses)

@@ -310,7 +310,7 @@ def learn(run: Run, x, y, *, epochs: int, patience: int, **options) -> None:
     chance = mean_interval([t.valid[-1].accuracy for t in control])
     run.metric("validation accuracy, shuffled labels", chance.mean, "", rtol=None)
     run.claim(
-        "shuffled labels are partly learned by heart and do not generalise",
+        "shuffled labels are partly learned by heart and do not generalize",
         bool(max(by_heart) < 0.75 * math.log(10)) and 0.05 < chance.mean < 0.15,
         f"training loss {np.mean(by_heart):.2f} nats where guessing costs {math.log(10):.2f}; "
         f"validation accuracy {chance}, chance is 0.1",
@@ -404,7 +404,7 @@ def forget_zero_grad(run: Run, x, y, *, epochs: int, **options) -> None:
         f"{score['AdamW, clipped', False]:.3f}",
         quick=False,
     )
-    title = "zero_grad forgotten: a bug that the optimiser can hide"
+    title = "zero_grad forgotten: a bug that the optimizer can hide"
     with run.figure("zero_grad", title, 1, 4, size=(9.0, 3.6), sharey=True) as axes:
         at = np.arange(1, epochs + 1)
         for panel, recipe in zip(axes, recipes, strict=True):

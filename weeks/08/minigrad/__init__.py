@@ -1,4 +1,4 @@
-"""minigrad: tensors that differentiate themselves, layers, optimisers, loaders; over NumPy.
+"""minigrad: tensors that differentiate themselves, layers, optimizers, loaders; over NumPy.
 
 A small subset of torch under torch's names, checked against torch operation by operation.
 

@@ -72,7 +72,7 @@ class Module:
                 yield name, parameter
 
     def parameters(self) -> Iterator[Parameter]:
-        """What an optimiser takes."""
+        """What an optimizer takes."""
         return (parameter for _, parameter in self.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
@@ -238,7 +238,7 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Normalised."""
+        """Normalized."""
         dims = tuple(range(-self.weight.ndim, 0))
         if x.shape[dims[0] :] != self.weight.shape:
             raise ValueError(f"x must end in {self.weight.shape}, got shape {x.shape}")
@@ -247,10 +247,10 @@ class LayerNorm(Module):
 
 
 class BatchNorm1d(Module):
-    """Each feature normalised over the batch; in evaluation, by the running statistics.
+    """Each feature normalized over the batch; in evaluation, by the running statistics.
 
     In training the running statistics move towards the batch's by `momentum`. The batch is
-    normalised with the biased variance, while the running variance is the unbiased one.
+    normalized with the biased variance, while the running variance is the unbiased one.
     """
 
     ndims = (2, 3)
@@ -264,7 +264,7 @@ class BatchNorm1d(Module):
         self.num_batches_tracked = Buffer(0)
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Normalised; in training the running statistics take a step too."""
+        """Normalized; in training the running statistics take a step too."""
         n = len(self.weight)
         if x.ndim not in self.ndims or x.shape[1] != n:
             raise ValueError(f"x must have {self.ndims} dimensions, {n} features, got {x.shape}")
@@ -286,6 +286,6 @@ class BatchNorm1d(Module):
 
 
 class BatchNorm2d(BatchNorm1d):
-    """Each channel normalised over the batch and all pixels."""
+    """Each channel normalized over the batch and all pixels."""
 
     ndims = (4,)

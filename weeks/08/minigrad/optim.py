@@ -1,4 +1,4 @@
-"""Optimisers under the names, and with the defaults, of torch.optim."""
+"""Optimizers under the names, and with the defaults, of torch.optim."""
 
 import math
 from collections.abc import Iterable

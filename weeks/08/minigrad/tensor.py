@@ -376,8 +376,8 @@ class Tensor:
 
     def var(self, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> "Tensor":
         """Variance, over n - correction."""
-        centred = self - self.mean(dim, keepdim=True)
-        return (centred * centred).sum(dim, keepdim) / max(self._count(dim) - correction, 0)
+        centered = self - self.mean(dim, keepdim=True)
+        return (centered * centered).sum(dim, keepdim) / max(self._count(dim) - correction, 0)
 
     def amax(self, dim: Dims = None, keepdim: bool = False) -> "Tensor":
         """Largest over some dimensions; equal ones share the gradient evenly."""

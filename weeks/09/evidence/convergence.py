@@ -67,7 +67,7 @@ class Logistic:
         return -self.X.T @ (self.y * share) / len(self.y) + self.m * w
 
     def minimum(self):
-        """Minimiser and value, by a second-order method of scipy's."""
+        """Minimizer and value, by a second-order method of scipy's."""
         from scipy.optimize import minimize
 
         start = np.zeros(self.d)
@@ -79,7 +79,7 @@ class Logistic:
 
 
 def check_iterates(run: Run) -> None:
-    """Points of each method against powers of a matrix, scipy, and torch's optimisers."""
+    """Points of each method against powers of a matrix, scipy, and torch's optimizers."""
     import torch
     from scipy.sparse.linalg import cg
 
@@ -234,7 +234,7 @@ def show_lower_bound(run: Run) -> None:
             x = take(_without_strong_convexity(name, A, b), int(k))
             gap = ((x @ A) * x).sum(1) / 2 - x @ b - minimum
             gaps[name].append(gap[-1] / (solution @ solution))
-    run.check("worst function: its minimiser", np.linalg.solve(A, b), solution,
+    run.check("worst function: its minimizer", np.linalg.solve(A, b), solution,
               against="closed form 1 - i/(n+1)", atol=1e-10,
               why="condition number n² times float64 rounding")  # fmt: skip
     run.check("worst function: what conjugate gradients leave", gap,
@@ -290,7 +290,7 @@ def show_lower_bound(run: Run) -> None:
 
     title = "How fast can gradients go? Between theorem and theorem"
     with run.figure("smooth_convex", title, columns=2, size=(9.4, 4.4)) as axes:
-        axes[0].fill_between(ks, lower, lower.min() / 4, color=plots.GREY, alpha=0.2, lw=0)
+        axes[0].fill_between(ks, lower, lower.min() / 4, color=plots.GRAY, alpha=0.2, lw=0)
         axes[0].plot(ks, lower, color=plots.REFERENCE, lw=1.2)
         for ax, x, curves, tops, form in (
             (axes[0], ks, gaps, bounds, "o"), (axes[1], j[1:], real, real_bounds, "-")

@@ -41,7 +41,7 @@ COLORS = (plots.BLUE, plots.ORANGE, plots.GREEN)
 
 
 class Split(NamedTuple):
-    """Digits, standardised by the training part: 1200 to train on, 597 to test."""
+    """Digits, standardized by the training part: 1200 to train on, 597 to test."""
 
     x: Tensor
     y: Tensor
@@ -204,7 +204,7 @@ def _draw_spectrum(run: Run, eigenvalues, values, weights, probes: int) -> None:
         axes.legend(loc="upper right")
 
 
-# ---- the failure on display: directions that were not normalised
+# ---- the failure on display: directions that were not normalized
 
 
 def same_function_another_picture(run: Run, data: Split) -> None:
@@ -232,7 +232,7 @@ def same_function_another_picture(run: Run, data: Split) -> None:
                      reach * alphas)
                 for k in range(5)
             ])  # fmt: skip
-    run.check("filter-normalised slices of both", curves["filter", "twin"],
+    run.check("filter-normalized slices of both", curves["filter", "twin"],
               curves["filter", "network"], against="invariance of ReLU networks to scale",
               rtol=1e-9, why="float64 rounding")  # fmt: skip
     center = n // 2
@@ -240,8 +240,8 @@ def same_function_another_picture(run: Run, data: Split) -> None:
     rise = {name: float(curves["none", name][:, center + n // 12].mean()) - at_rest
             for name in ("network", "twin")}  # fmt: skip
     ratio = rise["twin"] / rise["network"]
-    run.metric("rise of the twin over the network's, not normalised", ratio, "×", rtol=0.2)
-    run.claim("without normalisation the same function looks many times sharper", ratio > 5,
+    run.metric("rise of the twin over the network's, not normalized", ratio, "×", rtol=0.2)
+    run.claim("without normalization the same function looks many times sharper", ratio > 5,
               f"at distance {6 * float(alphas[center + n // 12]):.1f} the loss rises {ratio:.0f} "
               "times as much, mean of 5 directions; at least 5 asked for", quick=False)  # fmt: skip
     with run.figure("rescaled", "One function, two sharpnesses: which picture is right?",
@@ -258,8 +258,8 @@ def same_function_another_picture(run: Run, data: Split) -> None:
         axes[0].set_xlabel("distance along a random direction")
         axes[1].set_xlabel("α, in lengths of the filters")
         axes[1].set_xticks([-1, -0.5, 0, 0.5, 1])
-        axes[0].set_title("Not normalised: two pictures", fontsize=11, weight="normal")
-        axes[1].set_title("Filter-normalised: one", fontsize=11, weight="normal")
+        axes[0].set_title("Not normalized: two pictures", fontsize=11, weight="normal")
+        axes[1].set_title("Filter-normalized: one", fontsize=11, weight="normal")
         axes[0].legend(loc="lower center", fontsize=9)
 
 
@@ -312,7 +312,7 @@ def batch_sizes(run: Run, data: Split, seeds: int) -> None:
         table[arm] = {
             "largest eigenvalue": values[:, -1].numpy(),
             "trace": torch.stack(traces).mean(0).numpy(),
-            "filter-normalised rise": np.array([
+            "filter-normalized rise": np.array([
                 mean_rise(loss, unflatten(t, like), run.generator(60 + i), radius=RISE_RADIUS,
                           n=run.budget(quick=4, default=40))
                 for i, t in enumerate(theta)
@@ -326,7 +326,7 @@ def batch_sizes(run: Run, data: Split, seeds: int) -> None:
         for name in (
             "largest eigenvalue",
             "trace",
-            "filter-normalised rise",
+            "filter-normalized rise",
             "test error",
             "steps",
         ):
@@ -335,7 +335,7 @@ def batch_sizes(run: Run, data: Split, seeds: int) -> None:
     run.claim("all are compared at the same training loss", reached <= TARGET,
               f"highest {reached:.4f}, target {TARGET} nats, {3 * seeds} networks",
               quick=False)  # fmt: skip
-    measures = ("largest eigenvalue", "trace", "filter-normalised rise")
+    measures = ("largest eigenvalue", "trace", "filter-normalized rise")
     for label, other in (("large batches find sharper minima", large),
                          ("they still do at a learning rate 8 times as high", scaled)):  # fmt: skip
         ratios = {m: mean_interval(np.log(np.maximum(other[m] / small[m], 1e-9)))
@@ -346,7 +346,7 @@ def batch_sizes(run: Run, data: Split, seeds: int) -> None:
         run.verdict(label, verdict, f"{detail} ({seeds} seeds, 95 % intervals)")
     gap = mean_interval(100 * (large["test error"] - small["test error"]))
     run.metric("test error, large minus small batch", gap.mean, "pp", rtol=None)
-    run.verdict("and generalise worse",
+    run.verdict("and generalize worse",
                 "reproduced" if gap.low > 0 else "not reproduced" if gap.high < 0 or gap.mean <= 0
                 else "inconclusive",
                 f"test error, batch 512 minus batch 16: {gap} pp")  # fmt: skip
@@ -360,7 +360,7 @@ def _as_ratio(r: Interval) -> str:
 
 
 def _control(run: Run, data: Split, starts: Tensor) -> None:
-    """Training with the labels shuffled: the same code, no signal, no generalisation."""
+    """Training with the labels shuffled: the same code, no signal, no generalization."""
     model, steps = mlp(), run.budget(quick=150, default=1000)
     shuffled = data.y[torch.randperm(len(data.y), generator=run.generator(70))]
     wrong, before, after = [], [], []
@@ -385,7 +385,7 @@ def _draw_batches(run: Run, table: dict, measures) -> None:
         for ax, (measure, title) in zip(axes, panels, strict=True):
             factor = 100 if measure == "test error" else 1
             rows = [factor * table[arm][measure] for arm in ARMS]
-            ax.plot(range(3), np.stack(rows), color=plots.GREY, lw=0.7, alpha=0.5)
+            ax.plot(range(3), np.stack(rows), color=plots.GRAY, lw=0.7, alpha=0.5)
             for k, (values, color) in enumerate(zip(rows, COLORS, strict=True)):
                 ax.plot(np.full(len(values), k), values, "o", color=color, ms=4, alpha=0.6)
                 interval = mean_interval(values)
@@ -567,7 +567,7 @@ def _draw_poster(run: Run, surfaces, errors, reach, depth: int) -> None:
                         fontsize=10, color="#555555")  # fmt: skip
         figure.text(0.02, 0.93, f"The same {depth} layers, with and without a plus sign",
                     fontsize=15, weight="bold")  # fmt: skip
-        figure.text(0.5, 0.012, "training loss (nats, log scale) on filter-normalised planes "
+        figure.text(0.5, 0.012, "training loss (nats, log scale) on filter-normalized planes "
                     "through the trained network", ha="center", fontsize=8.5,
                     color="#777777")  # fmt: skip
 

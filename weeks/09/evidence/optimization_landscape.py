@@ -75,7 +75,7 @@ def check_surfaces(run: Run) -> None:
 
 
 def check_paths(run: Run) -> None:
-    """Each optimiser's path on Rosenbrock's valley against torch's, with autograd's gradients."""
+    """Each optimizer's path on Rosenbrock's valley against torch's, with autograd's gradients."""
     theirs = {
         "SGD": lambda p: torch.optim.SGD(p, lr=1e-3),
         "momentum": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
@@ -99,7 +99,7 @@ def check_paths(run: Run) -> None:
 
 
 def compare(run: Run, steps: int) -> dict[tuple[str, str], float]:
-    """The best learning rate of each optimiser on each surface; scores on fresh starts drawn."""
+    """The best learning rate of each optimizer on each surface; scores on fresh starts drawn."""
     lrs = torch.logspace(-4, 1.5, run.budget(quick=4, default=12), dtype=torch.float64)
     n_tune, n_test = run.budget(quick=2, default=6), run.budget(quick=4, default=16)
     rates, results, edges = {}, {}, []
@@ -122,7 +122,7 @@ def compare(run: Run, steps: int) -> dict[tuple[str, str], float]:
         wins[min(means, key=means.get)] += 1
         for name, mean in means.items():
             run.metric(f"mean log10 gap on {surface.name}, {name}", mean, rtol=None)
-    run.claim("no optimiser is the best on every surface", max(wins.values()) < len(SURFACES),
+    run.claim("no optimizer is the best on every surface", max(wins.values()) < len(SURFACES),
               "surfaces won: " + ", ".join(f"{k} {v}" for k, v in wins.items()),
               quick=False)  # fmt: skip
     gap = mean_interval(results["ravine", "momentum"] - results["ravine", "SGD"])
@@ -189,7 +189,7 @@ def _path(surface: Surface, name: str, rate: float, steps: int) -> np.ndarray:
 
 
 def draw_paths(run: Run, rates: dict[tuple[str, str], float]) -> None:
-    """Six surfaces with the paths of all optimisers from one start each."""
+    """Six surfaces with the paths of all optimizers from one start each."""
     steps = run.budget(quick=40, default=250)
     title = "Six ways down from the same point, each at its own best learning rate"
     with run.figure("paths", title, 2, 3, size=(9.6, 6.9)) as axes:
@@ -306,7 +306,7 @@ def show_saddle(run: Run) -> None:
         for make in OPTIMIZERS.values()
     )
     spread = int(left["Adam"][:7].max() - left["Adam"][:7].min())  # down to 1e-7, above its eps
-    run.claim("on the ridge itself no optimiser ever leaves; beside it Adam's time hardly depends"
+    run.claim("on the ridge itself no optimizer ever leaves; beside it Adam's time hardly depends"
               " on the distance", stuck == 0 and spread <= 10,
               f"largest |y| from y = 0: {stuck:g}; Adam's steps from 1e-1 to 1e-7 differ by"
               f" {spread}, SGD's by {left['SGD'][6] - left['SGD'][0]}")  # fmt: skip
@@ -369,7 +369,7 @@ def show_muon(run: Run) -> None:
 
 
 def main(run: Run, *, steps: PositiveInt = 250) -> None:
-    """Tune six optimisers on six surfaces, judge them on fresh starts, draw and animate them.
+    """Tune six optimizers on six surfaces, judge them on fresh starts, draw and animate them.
 
     Parameters
     ----------

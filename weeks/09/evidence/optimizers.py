@@ -77,7 +77,7 @@ CASES = (  # name, ours, torch's, its options, steps of equal size
 
 
 def check_trajectories(run: Run, steps: int) -> None:
-    """The same path through weight space as torch's optimiser, for every combination of options."""
+    """The same path through weight space as torch's optimizer, for every combination of options."""
     steps = run.budget(quick=min(steps, 10), default=steps)
     generator = run.generator()
     x = torch.randn(64, 12, generator=generator, dtype=torch.float64)
@@ -86,7 +86,7 @@ def check_trajectories(run: Run, steps: int) -> None:
     start = torch.randn(8, 12, generator=generator, dtype=torch.float64)
 
     def losses():
-        """A loss that takes another 16 rows at every call, the same ones for every optimiser."""
+        """A loss that takes another 16 rows at every call, the same ones for every optimizer."""
         rows = iter(torch.randint(64, (steps, 16), generator=run.generator(9)))
 
         def loss_of(weight):
@@ -137,7 +137,7 @@ def check_orthogonalize(run: Run) -> None:
     u, _, vt = torch.linalg.svd(matrix)
     mapped = after_products(torch.linalg.svdvals(matrix / matrix.norm()))
     run.check(
-        "orthogonalise: every singular value follows the scalar polynomial",
+        "orthogonalize: every singular value follows the scalar polynomial",
         orthogonalize(matrix, dtype=torch.float64),
         u @ torch.diag(mapped) @ vt,
         against="torch.linalg.svd",
@@ -163,7 +163,7 @@ def check_orthogonalize(run: Run) -> None:
         "Muon, equal shapes in one batched product",
         ends[0],
         ends[1],
-        against="one optimiser a matrix",
+        against="one optimizer a matrix",
         atol=1e-12,
         why="float64 rounding, sums in another order",
     )
@@ -235,7 +235,7 @@ def digits_accuracy(make, x, y, *, seed: int, steps: int, shuffled: bool = False
 
 
 def train_digits(run: Run) -> None:
-    """Each optimiser trains; on shuffled labels none does."""
+    """Each optimizer trains; on shuffled labels none does."""
     images = datasets.digits()
     x = torch.from_numpy(np.asarray(images.images, dtype=np.float32)).flatten(1)
     x, y = x / x.max(), torch.from_numpy(np.asarray(images.labels)).long()
@@ -250,7 +250,7 @@ def train_digits(run: Run) -> None:
     worst = min(scores, key=lambda name: min(scores[name]))
     luckiest = max(control, key=lambda name: max(control[name]))
     run.claim(
-        "every optimiser trains a small net, and none on shuffled labels",
+        "every optimizer trains a small net, and none on shuffled labels",
         min(scores[worst]) > 0.9 and max(control[luckiest]) < 0.25,
         f"{seeds} seeds, {steps} steps: least accuracy on unseen digits {min(scores[worst]):.3f} "
         f"({worst}), largest with shuffled labels {max(control[luckiest]):.3f}",
@@ -357,7 +357,7 @@ def decay_inside_adam(run: Run) -> None:
         np.full(13, expected),
         against="(1 - lr λ)ᵗ",
         rtol=1e-6,
-        why="the noise is centred, up to float64 rounding of noise 1000 times the weight",
+        why="the noise is centered, up to float64 rounding of noise 1000 times the weight",
     )
     title = "How much of a weight does decay leave, if its gradient is only noise?"
     with run.figure("coupled_decay", title) as axes:
@@ -396,17 +396,17 @@ def draw_newton_schulz(run: Run) -> None:
     run.metric("largest singular value after five products", float(lifted.max()), rtol=0.01)
     title = "Five products lift all but tiny singular values to about one"
     with run.figure("newton_schulz", title) as axes:
-        for step, color in ((1, plots.GREY), (3, plots.SKY), (5, plots.BLUE)):
+        for step, color in ((1, plots.GRAY), (3, plots.SKY), (5, plots.BLUE)):
             name = f"{step} iteration{'s' if step > 1 else ''}"
             axes.semilogx(s, after_products(s, step), color=color, lw=0.8 + step / 3, label=name)
         axes.axhline(1.0, color=plots.REFERENCE, ls="--", lw=1)
         axes.text(1.1e-4, 1.03, "$UV^\\top$ by SVD", color=plots.REFERENCE)
-        axes.set(xlabel="singular value of the normalised momentum", ylabel="after the iteration")
+        axes.set(xlabel="singular value of the normalized momentum", ylabel="after the iteration")
         axes.legend()
 
 
 def main(run: Run, *, steps: PositiveInt = 50) -> None:
-    """Follow torch's optimisers step by step, train with each, and break two of them.
+    """Follow torch's optimizers step by step, train with each, and break two of them.
 
     Parameters
     ----------

@@ -471,12 +471,12 @@ def _claims(run: Run, task: Task, losses: Tensor, gain: dict[str, Interval], tes
               f"{lost[-20:].mean():.3f} and test accuracy is {chance} %, chance 10 %",
               quick=False)  # fmt: skip
     helped = ("weight decay", "L2 in Adam", "dropout", "early stopping")
-    run.claim("decay, dropout and stopping each help against memorised labels",
+    run.claim("decay, dropout and stopping each help against memorized labels",
               all(gain[n].low > 0 for n in helped),
               "; ".join(f"{n} {gain[n]}" for n in helped) + " points of test accuracy, paired",
               quick=False)  # fmt: skip
     idle = ("batch norm", "layer norm", "gradient clipping")
-    run.claim("normalisation and clipping are not what stops memorising here",
+    run.claim("normalization and clipping are not what stops memorizing here",
               all(gain[n].high < 2 for n in idle),
               "; ".join(f"{n} {gain[n]}" for n in idle) + " points, paired",
               quick=False)  # fmt: skip
@@ -496,7 +496,7 @@ def _figure_overfitting(run: Run, curves: np.ndarray, test: dict, stops: list[in
         ax.plot(stops, np.full(len(stops), 0.93 * top), "|", ms=14, color=plots.GREEN)
         ax.text(max(stops) + 8, 0.93 * top, "early stopping, one mark a seed", color=plots.GREEN,
                 va="center", fontsize=10)  # fmt: skip
-        ax.set(xlabel="optimiser steps", ylabel="log loss, nats\n(mean and range of the seeds)",
+        ax.set(xlabel="optimizer steps", ylabel="log loss, nats\n(mean and range of the seeds)",
                ylim=(0, top))  # fmt: skip
         plots.label_lines(ax)
 
@@ -507,7 +507,7 @@ def _figure_ablation(run: Run, gain: dict[str, Interval], note: dict[str, str]) 
     with run.figure("ablation", title, size=(8.4, 4.8)) as ax:
         for i, name in enumerate(names):
             g = gain[name]
-            color = plots.BLUE if g.low > 0 else plots.ORANGE if g.high < 0 else plots.GREY
+            color = plots.BLUE if g.low > 0 else plots.ORANGE if g.high < 0 else plots.GRAY
             ax.errorbar(g.mean, i, xerr=[[g.mean - g.low], [g.high - g.mean]], fmt="o", color=color,
                         capsize=4, ms=7)  # fmt: skip
         ax.axvline(0, color=plots.REFERENCE, lw=1, ls="--")
@@ -593,7 +593,7 @@ def main(run: Run, *, seeds: PositiveInt = 10, steps: PositiveInt = 400) -> None
     seeds
         Draws of the training set, its wrong labels and the first weights.
     steps
-        Optimiser steps of each network.
+        Optimizer steps of each network.
     """
     check_ingredients(run)
     check_theory(run)

@@ -166,7 +166,7 @@ def residual_net(runs: int, depth: int, width: int, generator) -> list[torch.Ten
 
 
 def forward(weights, x, *, post_norm: bool):
-    """Logits (runs, batch, 10): residual blocks, normalised after the sum or before the branch."""
+    """Logits (runs, batch, 10): residual blocks, normalized after the sum or before the branch."""
     h, width = x @ weights[0], weights[0].shape[-1]
     for first, second in zip(weights[1:-1:2], weights[2:-1:2], strict=True):
         branch = h if post_norm else F.layer_norm(h, (width,))
@@ -235,12 +235,12 @@ def warmup_matters(run: Run) -> None:
         quick=False,
     )
     run.claim(
-        "normalising before the branch takes most of the need away",
+        "normalizing before the branch takes most of the need away",
         pre_gain.high < gain.mean / 2,
         f"pre-norm: the loss is higher by {pre_gain} without warm-up",
         quick=False,
     )
-    colors = (plots.ORANGE, plots.BLUE, plots.GREY)
+    colors = (plots.ORANGE, plots.BLUE, plots.GRAY)
     with run.figure(
         "warmup", "Does warm-up matter?", 1, 2, size=(9.4, 4.4), sharey=True
     ) as axes:  # fmt: skip
@@ -338,7 +338,7 @@ def decay_on_a_bowl(run: Run) -> None:
         left.set_xticks(etas, [f"{eta:g}" for eta in etas])
         left.minorticks_off()
         left.set_title("the floor is proportional to η", fontsize=10.5, weight="normal")
-        colors = (plots.ORANGE, plots.GREY, plots.SKY, plots.BLUE)
+        colors = (plots.ORANGE, plots.GRAY, plots.SKY, plots.BLUE)
         for (name, (losses, exact)), color in zip(walks.items(), colors, strict=True):
             right.plot(losses.mean(1), color=color, lw=1.6, label=name)
             right.plot(exact, color="white", lw=0.5, ls=":")
@@ -413,7 +413,7 @@ def decay_on_digits(run: Run) -> None:
     at = np.arange(19, steps, 20)
     with run.figure("digits", "Digits: how far above the best possible loss?") as axes:
         for (name, curve), color in zip(
-            curves.items(), (plots.ORANGE, plots.GREY, plots.SKY, plots.BLUE), strict=True
+            curves.items(), (plots.ORANGE, plots.GRAY, plots.SKY, plots.BLUE), strict=True
         ):
             plots.interval_band(axes, at, curve.T, color=color, label=name)
         axes.set(yscale="log", xlabel="step (8 images each)", xlim=(0, steps),

@@ -54,7 +54,7 @@ def main(run: Run, *, dim: PositiveInt = 64, seeds: PositiveInt = 3) -> None:
         quick=False,
     )
     run.claim(
-        "shuffled answers cannot be learnt",
+        "shuffled answers cannot be learned",
         max(control) <= 0.15,
         f"accuracy {max(control):.2f} at most; chance is {1 / LOOK_UP_SYMBOLS:.2f}",
     )
@@ -179,15 +179,15 @@ def _show_scale(run: Run) -> None:
         for i, (ax, label) in enumerate(
             zip(axes, ("entropy of the weights (nats)", "trace of the Jacobian"), strict=True)
         ):
-            for scaled, colour in ((1, plots.BLUE), (0, plots.ORANGE)):
+            for scaled, color in ((1, plots.BLUE), (0, plots.ORANGE)):
                 ax.plot(fine, theory[scaled][i], color=plots.REFERENCE, linewidth=1, linestyle="--")
-                ax.plot(dims, measured[scaled][i], "o", color=colour, label=labels[scaled])
-            ax.axvline(frozen, color=plots.GREY, linewidth=0.8, linestyle=":")
+                ax.plot(dims, measured[scaled][i], "o", color=color, label=labels[scaled])
+            ax.axvline(frozen, color=plots.GRAY, linewidth=0.8, linestyle=":")
             ax.set(xscale="log", xlabel="dimension d of queries and keys", ylabel=label)
         axes[0].set(ylim=(-0.2, 7.6), yticks=[0, 2, 4, 6, math.log(n_keys)])
         axes[0].set_yticklabels(["0", "2", "4", "6", "ln 1024"])
         axes[1].set(ylim=(0, 1.05))
-        axes[0].text(frozen * 1.1, 4.2, "frozen from\nd = 2 ln n", color=plots.GREY, fontsize=9)
+        axes[0].text(frozen * 1.1, 4.2, "frozen from\nd = 2 ln n", color=plots.GRAY, fontsize=9)
         axes[0].legend(loc="center right", bbox_to_anchor=(1, 0.72))
         axes[1].text(
             150, 0.48, "dashed: theory\n(random energies)", color=plots.REFERENCE, fontsize=9
@@ -198,10 +198,10 @@ def _show_look_up(run: Run, curves: dict[str, list[list[float]]], model: LookUp)
     from shared import plots
 
     steps = range(1, len(next(iter(curves.values()))[0]) + 1)
-    with run.figure("look_up", "Can a look-up be learnt without 1/√d?") as ax:
-        colours = (plots.BLUE, plots.ORANGE, plots.GREY)
-        for (name, runs), colour in zip(curves.items(), colours, strict=True):
-            plots.interval_band(ax, steps, runs, color=colour, label=name)
+    with run.figure("look_up", "Can a look-up be learned without 1/√d?") as ax:
+        colors = (plots.BLUE, plots.ORANGE, plots.GRAY)
+        for (name, runs), color in zip(curves.items(), colors, strict=True):
+            plots.interval_band(ax, steps, runs, color=color, label=name)
         chance = math.log(LOOK_UP_SYMBOLS)
         ax.axhline(chance, color=plots.REFERENCE, linewidth=1, linestyle="--")
         ax.text(len(steps), chance * 0.93, "guessing: ln 32", color=plots.REFERENCE, ha="right",

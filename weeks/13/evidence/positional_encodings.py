@@ -149,15 +149,15 @@ def _check_biases(run: Run) -> None:
 
 
 def _draw(run: Run, bits: dict[str, list[Tensor]], length: int) -> None:
-    colours = (plots.GREY, plots.YELLOW, plots.ORANGE, plots.BLUE, plots.GREEN, plots.PINK)
+    colors = (plots.GRAY, plots.YELLOW, plots.ORANGE, plots.BLUE, plots.GREEN, plots.PINK)
     with run.figure(
         "extrapolation", "Which encodings outlive the training length?", size=(8.4, 4.6)
     ) as ax:
         width = max(length // 4, 1)
-        centres = torch.arange(4 * length // width) * width + width / 2
-        for scheme, colour in zip(SCHEMES, colours, strict=True):
-            rows = [b[: len(centres) * width].view(-1, width).mean(dim=1) for b in bits[scheme]]
-            plots.interval_band(ax, centres, torch.stack(rows), color=colour, label=scheme)
+        centers = torch.arange(4 * length // width) * width + width / 2
+        for scheme, color in zip(SCHEMES, colors, strict=True):
+            rows = [b[: len(centers) * width].view(-1, width).mean(dim=1) for b in bits[scheme]]
+            plots.interval_band(ax, centers, torch.stack(rows), color=color, label=scheme)
         ax.axvline(length, color=plots.REFERENCE, linewidth=1, linestyle="--")
         ax.annotate("trained up to here", (length, ax.get_ylim()[1]), xytext=(-6, -4),
                     textcoords="offset points", color=plots.REFERENCE, fontsize=9, ha="right",

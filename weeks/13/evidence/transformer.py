@@ -64,7 +64,7 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
         quick=False,
     )
     run.claim(
-        "shuffled targets cannot be learnt",
+        "shuffled targets cannot be learned",
         max(accuracy["targets shuffled"]) <= 0.01,
         f"exact match {max(accuracy['targets shuffled']):.3f} at most",
     )
@@ -127,14 +127,14 @@ def _check_training(run: Run) -> None:
     ours, theirs = _pair(run.seed + 1, True)
     losses, batches = {}, [reversal_batch(16, run.generator(i)) for i in range(10)]
     for name, model in (("ours", ours), ("theirs", theirs)):
-        optimiser, losses[name] = torch.optim.Adam(model.parameters(), lr=1e-3), []
+        optimizer, losses[name] = torch.optim.Adam(model.parameters(), lr=1e-3), []
         for source, target in batches:
             loss = nn.functional.cross_entropy(
                 model(source, target[:, :-1]).transpose(1, 2), target[:, 1:], ignore_index=PAD
             )
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses[name].append(loss.item())
     run.check("losses of the first 10 Adam steps", losses["ours"], losses["theirs"],
               against="nn.Transformer, same weights and batches", atol=1e-4,
@@ -156,8 +156,8 @@ def _check_training(run: Run) -> None:
 def _draw_training(run: Run, losses: dict[str, Tensor]) -> None:
     with run.figure("loss", "Does one layer learn to write digits backwards?") as ax:
         steps = range(1, losses["reversal"].shape[1] + 1)
-        for name, colour in (("reversal", plots.BLUE), ("targets shuffled", plots.GREY)):
-            plots.interval_band(ax, steps, losses[name], color=colour, label=name)
+        for name, color in (("reversal", plots.BLUE), ("targets shuffled", plots.GRAY)):
+            plots.interval_band(ax, steps, losses[name], color=color, label=name)
         ax.axhline(math.log(10), color=plots.REFERENCE, linewidth=1, linestyle="--")
         ax.text(len(steps), math.log(10) * 1.08, "guessing a digit: ln 10", ha="right",
                 va="bottom", color=plots.REFERENCE, fontsize=9)  # fmt: skip
@@ -170,9 +170,9 @@ def _draw_padding(run: Run, padding: list[int], padded: dict[str, list[list[floa
         styles = {
             "reversal": (plots.BLUE, "masked"), "no padding mask": (plots.ORANGE, "not masked")
         }  # fmt: skip
-        for name, (colour, label) in styles.items():
+        for name, (color, label) in styles.items():
             rows = [[100 * value for value in row] for row in padded[name]]
-            plots.interval_band(ax, padding, rows, color=colour, label=label)
+            plots.interval_band(ax, padding, rows, color=color, label=label)
         ax.set(xlabel="extra columns of padding, beyond those of training",
                ylabel="sequences decoded exactly (%)", ylim=(-2, 104))  # fmt: skip
         plots.label_lines(ax)

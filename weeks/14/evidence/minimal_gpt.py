@@ -135,7 +135,7 @@ def steps_like_torch(run: Run, theirs: nn.Module) -> None:
 
 def check_first_loss(run: Run, loss: float, config: GPTConfig) -> None:
     """Before training, every character must be about equally likely."""
-    variance = 0.02**2 * config.d_model  # of a logit: a normalised stream times the fresh head
+    variance = 0.02**2 * config.d_model  # of a logit: a normalized stream times the fresh head
     run.check(
         "loss before training",
         loss,
@@ -221,7 +221,7 @@ def draw_loss(run: Run, losses, control_losses, loss: float, ngrams: dict[int, f
     with run.figure("loss", "A minute of training overtakes counting") as axes:
         axes.plot(losses, color=plots.BLUE, alpha=0.2, lw=0.8)
         axes.plot(*smooth(losses), color=plots.BLUE, label="GPT, training text")
-        axes.plot(*smooth(control_losses), color=plots.GREY, label="control: shuffled targets")
+        axes.plot(*smooth(control_losses), color=plots.GRAY, label="control: shuffled targets")
         axes.plot(last, loss, "o", color=plots.ORANGE, ms=8, clip_on=False)
         axes.annotate(
             f"GPT on the whole validation split: {loss:.2f}",

@@ -27,7 +27,7 @@ NASTY = [
 
 
 def hugging_face(texts: list[str], vocab_size: int, **options):
-    """The same tokeniser trained by Hugging Face's library."""
+    """The same tokenizer trained by Hugging Face's library."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     reference = Tokenizer(models.BPE())
@@ -43,7 +43,7 @@ def hugging_face(texts: list[str], vocab_size: int, **options):
 
 
 def merges_of(reference) -> list[tuple[bytes, bytes]]:
-    """The merges of a Hugging Face tokeniser, as bytes."""
+    """The merges of a Hugging Face tokenizer, as bytes."""
     byte_of = {char: byte for byte, char in printable_bytes().items()}
     return [
         tuple(bytes(byte_of[char] for char in half) for half in merge)
@@ -137,9 +137,9 @@ def compression(run: Run, tokenizer: ByteLevelBPE, train: list[str], held_out: l
         f"the {len(tokenizer.merges):,} merges of the one are the first of the other's "
         f"{len(full.merges):,}",
     )
-    curves = {"text it learnt from": [], "held-out text": []}
+    curves = {"text it learned from": [], "held-out text": []}
     for prefix in run.progress(prefixes, "encoding"):
-        for name, texts in (("text it learnt from", train), ("held-out text", held_out)):
+        for name, texts in (("text it learned from", train), ("held-out text", held_out)):
             total = sum(len(text.encode()) for text in texts)
             curves[name].append(total / sum(len(prefix.encode(text)) for text in texts))
 
@@ -164,7 +164,7 @@ def compression(run: Run, tokenizer: ByteLevelBPE, train: list[str], held_out: l
         "tokens never used on held-out text", 100 * (1 - len(used) / len(tokenizer)), "%", rtol=0.2
     )
     with run.figure("compression", "What does a larger vocabulary buy?") as axes:
-        colors = {"text it learnt from": plots.SKY, "held-out text": plots.BLUE}
+        colors = {"text it learned from": plots.SKY, "held-out text": plots.BLUE}
         for name, values in curves.items():
             axes.semilogx(sizes, values, "o-", ms=4, color=colors[name], label=name, base=2)
         axes.axhline(controls.mean(), color=plots.ORANGE, ls=":", lw=1.5)
@@ -212,7 +212,7 @@ def longest_match(run: Run, tokenizer: ByteLevelBPE, held_out: list[str]) -> Non
     )
     run.say(f"Same vocabulary, other ids, if tokens are matched longest first: {shown}")
     run.claim(
-        "longest match is another tokeniser",
+        "longest match is another tokenizer",
         share > 1,
         f"{share:.1f}% of different words, {text_share:.1f}% of the text's; {shown}",
         quick=False,
@@ -223,7 +223,7 @@ def _joined(tokens: list[bytes]) -> str:
     return "|".join(token.decode("utf-8", "replace").strip() for token in tokens)
 
 
-SENTENCE = "The optional else clause is executed, but naïve tokenisation of 2048 isn't."
+SENTENCE = "The optional else clause is executed, but naïve tokenization of 2048 isn't."
 
 
 def draw_tokens(run: Run, tokenizer: ByteLevelBPE) -> None:
@@ -266,7 +266,7 @@ def main(
     dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
     vocab_size: PositiveInt = 4096,
 ) -> None:
-    """Train a tokeniser, compare it with two production ones, and see what it makes of text.
+    """Train a tokenizer, compare it with two production ones, and see what it makes of text.
 
     Parameters
     ----------

@@ -98,7 +98,7 @@ def extraction(run: Run, passages: list[str]) -> None:
     """F1 against the known main text, of three extractors; the blocks as a picture."""
     n = run.budget(quick=20, default=150)
     rules: dict[str, Callable[[str], str]] = {
-        "two numbers and the neighbours": main_text,
+        "two numbers and the neighbors": main_text,
         "two numbers of the block alone": lambda text: "\n".join(
             b.text for b in blocks(text) if b.link_density <= 1 / 3 and b.n_words > 16
         ),
@@ -137,7 +137,7 @@ def extraction(run: Run, passages: list[str]) -> None:
         "link density and length find the main text",
         full.low > max(0.9, everything.high),
         f"F1 on {n} generated pages: {full}; all visible text {everything}; without the "
-        f"neighbours {alone}. The pages are ours, so this is an upper bound for the web",
+        f"neighbors {alone}. The pages are ours, so this is an upper bound for the web",
     )
     draw_blocks(run, shown)
 
@@ -156,7 +156,7 @@ def draw_blocks(run: Run, shown: list[tuple[Block, bool, bool]]) -> None:
         axes.axhline(1 / 3, color=plots.REFERENCE, ls="--", lw=1)
         axes.plot([16.5, 16.5], [-0.06, 1 / 3], color=plots.REFERENCE, ls="--", lw=1)
         axes.text(380, 1 / 3 + 0.02, "the rule's limit for links", ha="right", fontsize=9)
-        axes.text(15.6, 0.2, "below 17 words,\nneighbours decide", ha="right", fontsize=9)
+        axes.text(15.6, 0.2, "below 17 words,\nneighbors decide", ha="right", fontsize=9)
         axes.text(60, 0.12, "main text", color=plots.BLUE)
         axes.text(1.6, 0.78, "menus, notices,\nfooters", color=plots.ORANGE)
         axes.text(
@@ -488,9 +488,9 @@ def packing(run: Run, texts: list[str], row_length: int) -> None:
         for (name, values), color in zip(cut.items(), (plots.ORANGE, plots.BLUE), strict=True):
             axes.plot(lengths, values, "o-", color=color, label=name)
         longer = [100 * np.mean([len(w) + 1 > length for w in words]) for length in lengths]
-        axes.plot(lengths, longer, color=plots.GREY, lw=9, alpha=0.35, zorder=1)
+        axes.plot(lengths, longer, color=plots.GRAY, lw=9, alpha=0.35, zorder=1)
         axes.text(
-            lengths[0], 4, "grey: documents longer than a row,\nwhich must be cut", fontsize=9,
+            lengths[0], 4, "gray: documents longer than a row,\nwhich must be cut", fontsize=9,
             color=plots.REFERENCE,
         )  # fmt: skip
         axes.set_xscale("log", base=2)

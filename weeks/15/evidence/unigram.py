@@ -1,4 +1,4 @@
-"""What is measured about Unigram: enumeration, two libraries, EM's steps, and three tokenisers."""
+"""What is measured about Unigram: enumeration, two libraries, EM's steps, and three tokenizers."""
 
 import io
 import json
@@ -138,7 +138,7 @@ def sentencepiece_of(words: Counter, vocab_size: int):
 
 
 def scores_of(processor) -> Unigram:
-    """Our model with the pieces and scores that SentencePiece has learnt."""
+    """Our model with the pieces and scores that SentencePiece has learned."""
     ids = [i for i in range(len(processor)) if not processor.is_unknown(i)]
     scores = np.array([processor.get_score(i) for i in ids])
     return Unigram([processor.id_to_piece(i) for i in ids], scores)
@@ -173,7 +173,7 @@ def count_words(texts: list[str]) -> Counter:
 
 
 def log_likelihood(model: Unigram, words: Counter, *, em_steps: int = 0) -> float:
-    """Nats per word, of all segmentations together, with scores normalised or refitted."""
+    """Nats per word, of all segmentations together, with scores normalized or refitted."""
     log_p = np.array(list(model.scores.values()))
     log_p = log_p - np.logaddexp.reduce(log_p)
     frequency = np.array(list(words.values()), dtype=float)
@@ -194,8 +194,8 @@ def check_training(run: Run, model: Unigram, sentencepiece: Unigram, train: list
         vocab_size=len(model), unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
     )
     reference.train_from_iterator(train, trainer)
-    learnt = dict(json.loads(reference.to_str())["model"]["vocab"][1:])
-    theirs = Unigram(list(learnt), np.array(list(learnt.values())))
+    learned = dict(json.loads(reference.to_str())["model"]["vocab"][1:])
+    theirs = Unigram(list(learned), np.array(list(learned.values())))
     words = count_words(train)
     ours = -log_likelihood(model, words)
     others = {"sentencepiece": sentencepiece, "tokenizers": theirs}
@@ -410,7 +410,7 @@ def main(
     dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
     vocab_size: PositiveInt = 2000,
 ) -> None:
-    """Train a unigram tokeniser, compare it with two libraries and with BPE and WordPiece.
+    """Train a unigram tokenizer, compare it with two libraries and with BPE and WordPiece.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ def hugging_face_encoder(tokenizer: WordPiece):
 
 
 def alphabet_of(tokenizer: WordPiece) -> list[str]:
-    """The characters of a trained tokeniser, first and continuing."""
+    """The characters of a trained tokenizer, first and continuing."""
     rest = tokenizer.vocab[len(SPECIAL) :]
     return [token for token in rest if len(token.removeprefix(PREFIX)) == 1]
 

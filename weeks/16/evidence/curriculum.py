@@ -16,7 +16,7 @@ from week16.curriculum import arrange, batches, difficulty, mean_loss, train
 
 LENGTH = 33  # 32 inputs and the targets one character later
 ARMS = ("all at once", "easy first", "hard first", "random pool")
-COLORS = dict(zip(ARMS, (plots.GREY, plots.BLUE, plots.ORANGE, plots.GREEN), strict=True))
+COLORS = dict(zip(ARMS, (plots.GRAY, plots.BLUE, plots.ORANGE, plots.GREEN), strict=True))
 MARGIN = 0.01  # nats per character: a smaller difference would not be worth sorting for
 
 

@@ -50,7 +50,7 @@ def _finite(x: torch.Tensor) -> torch.Tensor:
 
 
 def hard_values(fmt, rng: np.random.Generator, n: int) -> torch.Tensor:
-    """float32 numbers around every rounding decision: halfway points and their neighbours."""
+    """float32 numbers around every rounding decision: halfway points and their neighbors."""
     if fmt.width <= 16:
         points = decode(torch.arange(fmt.inf_code), fmt)
         halves = ((points[1:] + points[:-1]) / 2).float()
@@ -110,7 +110,7 @@ def check_formats(run: Run) -> None:
         ax.annotate("subnormals: a fixed gap,\never coarser beside the number",
                     (2.0**-18.5, 2.0**-5.5), (2.0**-76, 2.0**-13), fontsize=9.5,
                     color=plots.REFERENCE,
-                    arrowprops={"arrowstyle": "->", "color": plots.GREY})  # fmt: skip
+                    arrowprops={"arrowstyle": "->", "color": plots.GRAY})  # fmt: skip
 
 
 def check_scaler(run: Run) -> None:
@@ -158,7 +158,7 @@ def check_autocast(run: Run) -> None:
         size = other.abs().max()
         run.check(f"{name} of a bf16 layer / largest", mine / size, other / size,
                   against="torch.autocast on CPU", atol=2.0**-7,
-                  why="a sum in another order may round to the neighbour")  # fmt: skip
+                  why="a sum in another order may round to the neighbor")  # fmt: skip
 
 
 @functools.cache
@@ -181,7 +181,7 @@ def digits(seeds: int, steps: int, seed: int, *, batch: int = 32, shuffle: bool 
 
 
 def start(seeds: int, seed: int, hidden: int = 64) -> list[torch.Tensor]:
-    """He's initialisation of 64–hidden–10, a network per seed."""
+    """He's initialization of 64–hidden–10, a network per seed."""
     g = torch.Generator().manual_seed(1000 + seed)
     return [torch.randn(seeds, 64, hidden, generator=g) * (2 / 64) ** 0.5,
             torch.zeros(seeds, 1, hidden),
@@ -268,11 +268,11 @@ def training(run: Run, *, steps: int, seeds: int) -> None:
     shuffled = train(mlp_loss, start(seeds, run.seed),
                      digits(seeds, steps, run.seed, shuffle=True), ARMS["fp16 + master copy"],
                      lr=0.1)  # fmt: skip
-    learnt, control = (t.loss[-steps // 10 :].mean(0).numpy()
+    learned, control = (t.loss[-steps // 10 :].mean(0).numpy()
                        for t in (traces["fp16 + master copy", 0.1], shuffled))  # fmt: skip
     run.claim("it trains, and on shuffled labels it does not",
-              bool((learnt < 0.7).all() and (control > 2.0).all()),
-              f"loss {mean_interval(learnt)}; shuffled {mean_interval(control)}, guessing "
+              bool((learned < 0.7).all() and (control > 2.0).all()),
+              f"loss {mean_interval(learned)}; shuffled {mean_interval(control)}, guessing "
               f"{math.log(10):.2f}", quick=False)  # fmt: skip
     _scale_too_large(run, steps, seeds)
     _exponents(run, steps, seeds, full)
@@ -325,7 +325,7 @@ def _exponents(run: Run, steps: int, seeds: int, full) -> None:
         top = ax.get_ylim()[1] * 1.32
         ax.set(ylim=(0, top), xlim=(-40, 17), ylabel="share of gradient values, %",
                xlabel="exponent of the gradient (power of two)")  # fmt: skip
-        ax.axvspan(-40, -25, color=plots.GREY, alpha=0.18, lw=0)
+        ax.axvspan(-40, -25, color=plots.GRAY, alpha=0.18, lw=0)
         ax.axvline(-14, color=plots.REFERENCE, ls="--", lw=1)
         ax.axvline(15, color=plots.REFERENCE, ls="--", lw=1)
         for x, words in ((-39.5, "fp16: zero"), (-24.6, "subnormal"), (-13.6, "normal")):

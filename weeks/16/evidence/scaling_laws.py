@@ -360,7 +360,7 @@ def smooth(curve: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shades(values):
-    """A colour for each number, dark for small ones, by its logarithm."""
+    """A color for each number, dark for small ones, by its logarithm."""
     from matplotlib import cm, colormaps, colors
 
     low, high = math.log(min(values)), math.log(max(values))

@@ -358,8 +358,8 @@ class AddedPositions(nn.Embedding):
         return super().forward(tokens) + self.positions[: tokens.shape[1]]
 
 
-def initialise(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """GPT-2's initialisation for every matrix, the same for all arms."""
+def initialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """GPT-2's initialization for every matrix, the same for all arms."""
     n_layers = len(model.blocks)
     for name, p in model.named_parameters():
         if p.ndim == 2:
@@ -485,7 +485,7 @@ def compare_blocks(run: Run, *, steps: int, seeds: int) -> None:
 
     def make(arm: str, seed: int) -> nn.Module:
         model = GPT(gpt_config) if arm == "GPT-2" else build(arm, config, widths[arm])
-        return initialise(model, run.generator(seed))
+        return initialize(model, run.generator(seed))
 
     sizes = [sum(p.numel() for p in make(arm, 0).parameters()) for arm in ARMS]
     run.metric("parameters of the compared models", target, rtol=0)
@@ -598,14 +598,14 @@ def draw_blocks(
             lambda v: np.convolve(v, np.ones(width) / width, mode="valid"), -1, np.array(values)
         )
 
-    title = "Which of LLaMA's changes pays? The same size, data and optimiser"
+    title = "Which of LLaMA's changes pays? The same size, data and optimizer"
     with run.figure(
         "blocks", title, columns=2, size=(10.0, 4.4), width_ratios=(1, 1.15)
     ) as (left, right):  # fmt: skip
         x = np.arange(len(control) - width + 1) + (width - 1) / 2
         for arm in ("GPT-2", "LLaMA"):
             plots.interval_band(left, x, smooth(curves[arm]), color=ARMS[arm], label=arm)
-        left.plot(x, smooth(control), color=plots.GREY, label="shuffled")
+        left.plot(x, smooth(control), color=plots.GRAY, label="shuffled")
         left.axhline(letters, color=plots.REFERENCE, lw=1, ls="--")
         left.set(xlabel="training step", ylabel="training loss (nats/character)", ylim=(None, 4.2))
         left.text(len(control), letters + 0.15, "letter frequencies", ha="right", fontsize=9,
@@ -637,7 +637,7 @@ def draw_blocks(
 def wrongly_paired(model: Llama) -> Llama:
     """The same weights with queries and keys turned in the paper's pairs (2i, 2i + 1).
 
-    Reordering the rows of both projections, even ones first, is the same as pairing neighbours:
+    Reordering the rows of both projections, even ones first, is the same as pairing neighbors:
     scores do not see a permutation that queries and keys share.
     """
     wrong = copy.deepcopy(model)
@@ -670,7 +670,7 @@ def show_wrong_pairing(run: Run, model: Llama, valid: Int[Tensor, " n"], context
         "pairing", "Turned in the wrong pairs, the right weights lose their way"
     ) as axes:
         for (name, values), color in zip(
-            losses.items(), (plots.BLUE, plots.ORANGE, plots.GREY), strict=True
+            losses.items(), (plots.BLUE, plots.ORANGE, plots.GRAY), strict=True
         ):
             axes.plot(range(context), values, "o-", ms=3, color=color, label=name)
         axes.set(xlabel="place in the window (tokens before it)", ylabel="loss (nats/character)")

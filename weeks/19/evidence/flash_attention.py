@@ -190,7 +190,7 @@ def count_accesses(run: Run) -> None:
         for y, text, color in (
             (0.93, "standard: writes N² scores", plots.ORANGE),
             (0.86, f"tiled, M = {sizes[1] // 1024}k numbers", plots.BLUE),
-            (0.79, "inputs and output once: 4Nd", plots.GREY),
+            (0.79, "inputs and output once: 4Nd", plots.GRAY),
         ):
             left.text(0.03, y, text, color=color, fontsize=10, transform=left.transAxes)
         x = np.geomspace(lengths[0], lengths[-1], 60)
@@ -198,7 +198,7 @@ def count_accesses(run: Run) -> None:
         theory = (2 * x * DIM * (1 + x / rows) + x) / 1e6
         left.plot(x, theory, color=plots.REFERENCE, lw=1.2, ls="--")
         left.plot(x, (4 * x**2 + 4 * x * DIM) / 1e6, color=plots.REFERENCE, lw=1.2, ls="--")
-        left.plot(x, 4 * x * DIM / 1e6, color=plots.GREY, lw=1.2, ls=":")
+        left.plot(x, 4 * x * DIM / 1e6, color=plots.GRAY, lw=1.2, ls=":")
         left.set(xscale="log", yscale="log", xlabel="tokens N", ylabel="numbers moved, millions",
                  ylim=(0.04, 60))  # fmt: skip
         left.set_xticks(lengths, lengths)

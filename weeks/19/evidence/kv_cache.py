@@ -341,7 +341,7 @@ def draw_speed(run: Run, longest: int) -> None:
                   label="fixed cost +\nFLOPs, fitted")  # fmt: skip
         axes.plot(lengths, medians, "o-", color=plots.BLUE, label="by the clock")
         axes.fill_between(lengths, low, high, color=plots.BLUE, alpha=0.18, linewidth=0)
-        axes.axhline(1, color=plots.GREY, lw=1)
+        axes.axhline(1, color=plots.GRAY, lw=1)
         axes.set(xscale="log", yscale="log", xlabel="tokens so far",
                  ylabel="time without / time with")  # fmt: skip
         axes.set_xticks(lengths, map(str, lengths))
