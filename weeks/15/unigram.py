@@ -287,7 +287,7 @@ class Unigram:
             best.append((top, back))
         pieces, end = [], len(word)
         if best[end][0] == -math.inf:
-            raise ValueError(f"word must be spelled by the pieces, got {word!r} (without {without!r})")
+            raise ValueError(
                 f"word must be spelled by the pieces, got {word!r} without {without!r}"
             )
         while end:
