@@ -138,7 +138,7 @@ class Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "shared.bug_worker", *HEAVY],
                 cwd=self.copy,
-                env=_environment(self.copy),
+                env=environment_of(self.copy),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -170,6 +170,11 @@ def _copy(target: Path) -> Path:
         if (records.ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(records.ROOT / name, target / name)
+    return link_packages(target)
+
+
+def link_packages(target: Path) -> Path:
+    """Make the packages of a copy importable under their names, through `imports/`."""
     (target / "imports").mkdir(exist_ok=True)
     for package in list(target.glob("*/*/__init__.py")):  # before there are links to find
         folder = package.parent
@@ -184,7 +189,7 @@ def _pytest(copy: Path, tests: list[str], *options: str) -> tuple[int, str]:
         done = subprocess.run(
             command,
             cwd=copy,
-            env=_environment(copy),
+            env=environment_of(copy),
             capture_output=True,
             text=True,
             timeout=BASELINE_TIMEOUT,
@@ -195,7 +200,7 @@ def _pytest(copy: Path, tests: list[str], *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def _environment(copy: Path) -> dict[str, str]:
+def environment_of(copy: Path) -> dict[str, str]:
     """This process's, with the copy's code before the installed one and no bytecode written.
 
     `STUDY_BUGS` tells the tests that a failure need not be reduced to its simplest example.

@@ -178,6 +178,29 @@ def record(*targets: str) -> bool:
     return log_(check=False)
 
 
+@app.command
+def restamp(*targets: str, against: str) -> bool:
+    """Prove that a refactoring changed no number, and renew the records' digests; exit 1 if not.
+
+    Runs every script quick, as it is and as it was.
+
+    Parameters
+    ----------
+    targets
+        Weeks, scripts or papers; everything if none is given.
+    against
+        The commit whose code made the records.
+    """
+    from shared.restamp import restamp as compare
+
+    def show(script: Path, found: list[str]) -> None:
+        console.print(MARK[not found], records.key_of(script))
+        for line in found:
+            console.print(f"    {line}", soft_wrap=True)
+
+    return not compare(log.select(targets), against, show=show)
+
+
 @app.command(name="log")
 def log_(*paths: Path, check: bool = False) -> bool:
     """Rewrite the generated tables and values of Markdown files.
