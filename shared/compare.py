@@ -35,7 +35,7 @@ def as_array(name: str, values) -> np.ndarray:
         values = values.double() if values.is_floating_point() else values
     array = np.asarray(values)
     if array.dtype.kind not in "biufc":
-        raise ValueError(f"{name}: compares numbers, got {array.dtype}")
+        raise ValueError(f"{name} compares numbers, got {array.dtype}")
     return array
 
 

@@ -100,7 +100,7 @@ class Evidence:
                 raise ValueError(f"check {name!r}: {label} must be finite and >= 0, got {value}")
         if ours is reference and not np.isscalar(ours):
             raise ValueError(f"check {name!r} compares an object with itself")
-        ours, reference = as_array(name, ours), as_array(name, reference)
+        ours, reference = (as_array(f"check {name!r}", x) for x in (ours, reference))
         if ours.size == 0:
             raise ValueError(f"check {name!r} compares nothing: ours has shape {ours.shape}")
         if ours.ndim and place(ours) == place(reference):

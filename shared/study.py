@@ -95,7 +95,9 @@ def execute(
     with threadpool_limits(threads):
         main(run, **options)
         run.finish()
-    if record:
+    if record and not run.passed:
+        run.say("not recorded: a check failed")
+    elif record:
         run.publish(quick_fingerprint(main))
         run.say(f"recorded in {records.readable(records.results_of(run.script))}/")
     return run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_project import files_in, git, make_project
 
-from shared import bugs, records
+from shared import bug_runner, bugs, records
 from shared.bugs import Bug
 from shared.errors import UserError
 
@@ -39,7 +39,6 @@ def bug(**changes):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     root = make_project(tmp_path, monkeypatch)
-    (root / "weeks" / "01" / "__init__.py").touch()
     (root / "weeks" / "01" / "area.py").write_text(AREA, encoding="utf-8")
     (root / "tests").mkdir()
     (root / "tests" / "test_area.py").write_text(TESTS, encoding="utf-8")
@@ -47,7 +46,7 @@ def project(tmp_path, monkeypatch):
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-qm", "first")
-    monkeypatch.setattr(bugs, "HEAVY", ())
+    monkeypatch.setattr(bug_runner, "HEAVY", ())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a third of the time
     monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin")
@@ -65,12 +64,14 @@ def test_caught_and_survived(project):
         bug(id="unseen", test="tests/test_area.py::test_nothing"),
         bug(id="no-syntax", before="def area(r):", after="def area(r:"),
     ]
-    told = {}
+    shown = {}
     before = files_in(project)
-    alive = bugs.survivors(chosen, jobs=1, told=lambda bug, verdict: told.update({bug.id: verdict}))
+    alive = bug_runner.survivors(
+        chosen, jobs=1, show=lambda bug, verdict: shown.update({bug.id: verdict})
+    )
     assert files_in(project) == before
-    assert told.pop("no-syntax").startswith("did not run (pytest status")
-    assert told == {"area-linear": "caught", "comment": "survived", "unseen": "survived"}
+    assert shown.pop("no-syntax").startswith("did not run (pytest status")
+    assert shown == {"area-linear": "caught", "comment": "survived", "unseen": "survived"}
     assert [bug.id for bug, _ in alive] == ["comment", "unseen", "no-syntax"]
 
 
@@ -79,11 +80,11 @@ def test_red_without_any_bug(project, monkeypatch):
 
     def red(copy, tests, *options):
         calls.append(tests)
-        return bugs.TESTS_FAILED, "1 failed"
+        return bug_runner.TESTS_FAILED, "1 failed"
 
-    monkeypatch.setattr(bugs, "_pytest", red)
+    monkeypatch.setattr(bug_runner, "_pytest", red)
     with pytest.raises(UserError, match=r"(?s)tests are red without any bug:.*1 failed"):
-        bugs.survivors([bug(), bug(id="again")], jobs=1)
+        bug_runner.survivors([bug(), bug(id="again")], jobs=1)
     assert calls == [[bug().test]], "nothing was tried after that"
 
 
@@ -96,32 +97,34 @@ def test_red_without_any_bug(project, monkeypatch):
     ],
 )
 def test_bug_that_cannot_be_made(project, monkeypatch, changes, complaint):
-    monkeypatch.setattr(bugs, "_pytest", lambda *arguments: pytest.fail("found out too late"))
+    monkeypatch.setattr(bug_runner, "_pytest", lambda *arguments: pytest.fail("found out too late"))
     with pytest.raises(UserError, match=complaint):
-        bugs.survivors([bug(), bug(**changes)])
+        bug_runner.survivors([bug(), bug(**changes)])
 
 
 def test_file_that_git_does_not_know(project, monkeypatch):
     """The next ones do not wait for ever for the copy that the first had."""
-    monkeypatch.setattr(bugs, "_pytest", lambda *arguments: (0, ""))
+    monkeypatch.setattr(bug_runner, "_pytest", lambda *arguments: (0, ""))
     (project / ".gitignore").write_text("generated.py\n", encoding="utf-8")
     (project / "generated.py").write_text("r**2\n", encoding="utf-8")
     with pytest.raises(OSError, match=r"generated\.py"):
-        bugs.survivors([bug(file="generated.py"), bug(file="generated.py")], jobs=1)
+        bug_runner.survivors([bug(file="generated.py"), bug(file="generated.py")], jobs=1)
     (project / ".gitignore").unlink()
     (project / "generated.py").unlink()
 
 
 def test_test_that_hangs_is_red(project, monkeypatch):
-    monkeypatch.setattr(bugs, "TIMEOUT", 6)
+    monkeypatch.setattr(bug_runner, "TIMEOUT", 6)
     hangs = bug(after="r**2 if r == 3 else area(r) if not __import__('time').sleep(99) else 0")
-    told = []
-    alive = bugs.survivors([hangs, bug()], jobs=1, told=lambda bug, verdict: told.append(verdict))
-    assert (alive, told) == ([], ["caught", "caught"]), "the next one has a worker again"
+    shown = []
+    alive = bug_runner.survivors(
+        [hangs, bug()], jobs=1, show=lambda bug, verdict: shown.append(verdict)
+    )
+    assert (alive, shown) == ([], ["caught", "caught"]), "the next one has a worker again"
 
 
 def test_each_run_sees_the_sources_of_its_time(project):
-    with bugs.Worker(bugs._copy(project.parent / "copy")) as worker:
+    with bug_runner.Worker(bug_runner._copy(project.parent / "copy")) as worker:
         source = worker.copy / "weeks" / "01" / "area.py"
         statuses = [worker.run(["tests/test_area.py::test_area"])[0]]
         source.write_text(AREA.replace("r**2", "r"), encoding="utf-8")
@@ -129,14 +132,14 @@ def test_each_run_sees_the_sources_of_its_time(project):
         source.write_text(AREA, encoding="utf-8")
         statuses.append(worker.run(["tests/test_area.py::test_area"])[0])
     shutil.rmtree(worker.copy)
-    assert statuses == [0, bugs.TESTS_FAILED, 0]
+    assert statuses == [0, bug_runner.TESTS_FAILED, 0]
 
 
 def test_outside_git(tmp_path, monkeypatch):
     make_project(tmp_path, monkeypatch)
     monkeypatch.setattr(records, "git_files", lambda: [])
     with pytest.raises(UserError, match="this is not a git checkout"):
-        bugs.survivors([bug(file="weeks/01/norm.py", before="Pythagoras", after="Euclid")])
+        bug_runner.survivors([bug(file="weeks/01/norm.py", before="Pythagoras", after="Euclid")])
 
 
 def entry(**changes):
@@ -149,12 +152,16 @@ def entry(**changes):
 
 def test_catalogue(project):
     catalogue = project / "tests" / "bugs.toml"
-    with pytest.raises(OSError, match=r"bugs\.toml"):
-        bugs.catalogue()
-    catalogue.write_text("", encoding="utf-8")
     assert bugs.catalogue() == []
-    catalogue.write_text(entry() + entry(id="other"), encoding="utf-8")
+    catalogue.write_text(entry(), encoding="utf-8")
+    deeper = project / "tests" / "weeks" / "bugs.toml"
+    deeper.parent.mkdir()
+    deeper.write_text(entry(id="other"), encoding="utf-8")
     assert bugs.catalogue() == [bug(), bug(id="other")]
+    deeper.write_text(entry(), encoding="utf-8")
+    with pytest.raises(UserError, match="two bugs are named area-linear"):
+        bugs.catalogue()
+    deeper.unlink()
     for wrong in (entry(test=""), entry() + 'author = "?"\n'):
         catalogue.write_text(wrong, encoding="utf-8")
         with pytest.raises(UserError, match=r"bug area-linear: missing or unknown (test|author)$"):
@@ -162,20 +169,46 @@ def test_catalogue(project):
     catalogue.unlink()
 
 
-def test_touched(project):
-    chosen = [bug(), bug(id="norm", file="weeks/01/norm.py", test="tests/test_norm.py::test_x")]
-    assert bugs.touched(chosen, "HEAD") == []
-    for name in ("weeks/01/area.py", "tests/test_area.py"):
-        (project / name).write_text(AREA + TESTS, encoding="utf-8")
-        assert bugs.touched(chosen, "HEAD") == chosen[:1]
-        git(project, "checkout", "-q", ".")
-    for base in ("nosuch", "--output=x", "weeks"):
-        with pytest.raises(UserError, match=f"git does not know the commit '{base}'"):
-            bugs.touched(chosen, base)
+def test_only_what_changed_is_proved_again(project):
+    """A seal breaks with the source, the test or the edit, not with a comment."""
+    chosen = [bug(), bug(id="norm", file="weeks/01/norm.py", before="x * x", after="x")]
+    assert bugs.unproved(chosen) == chosen
+    bugs.seal(chosen, known=chosen)
+    assert bugs.unproved(chosen) == []
+    source, tests = project / "weeks" / "01" / "area.py", project / "tests" / "test_area.py"
+    source.write_text(AREA + "# rougher\n", encoding="utf-8")
+    assert bugs.unproved(chosen) == []
+    for path, text in ((source, AREA.replace("3", "3.1")), (tests, TESTS.replace("12", "12.0"))):
+        before = path.read_text(encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+        assert bugs.unproved(chosen) == (chosen if path == tests else chosen[:1])
+        path.write_text(before, encoding="utf-8")
+    assert bugs.unproved([bug(after="2 * r")]) == [bug(after="2 * r")]
+    (project / bugs.LOCK).unlink()
+    git(project, "checkout", "-q", ".")
+
+
+def test_seals_of_others_stay_and_those_of_the_dead_go(project):
+    one, other, dead = bug(), bug(id="other"), bug(id="dead")
+    bugs.seal([one, other, dead], known=[one, other, dead])
+    bugs.seal([one], known=[one, other])
+    assert bugs.sealed().keys() == {"area-linear", "other"}
+    (project / bugs.LOCK).unlink()
+
+
+def test_the_sample_rotates(project):
+    many = [bug(id=f"bug-{i}") for i in range(30)]
+    bugs.seal(many, known=many)
+    first = bugs.unproved(many, sample=5, seed="a1")
+    assert len(first) == 5
+    assert first == bugs.unproved(many, sample=5, seed="a1")
+    assert first != bugs.unproved(many, sample=5, seed="b2")
+    assert len(bugs.unproved(many, sample=99)) == 30
+    (project / bugs.LOCK).unlink()
 
 
 def test_copy_imports_its_own_code(project):
-    target = bugs._copy(project.parent / "copy")
+    target = bug_runner._copy(project.parent / "copy")
     assert (target / "imports" / "week01").resolve() == target / "weeks" / "01"
     assert files_in(target / "weeks") == files_in(project / "weeks")
     for path in sorted(Path(target).rglob("*"), reverse=True):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from tiny_project import SCRIPT, files_in, git, make_project
 
-from shared import bugs, cli, records, registry
+from shared import bug_runner, bugs, cli, records, registry
 from shared.study import call
 
 
@@ -31,17 +31,42 @@ def recorded(project):
         "seed": 0,
         "seconds": 1.25,
         "checks": [
-            {"name": "norm of x[i]", "against": "numpy.linalg.norm", "error": 0.0, "passed": True}
+            {
+                "name": "norm of x[i]",
+                "against": "numpy.linalg.norm",
+                "kind": "library",
+                "error": 0.0,
+                "passed": True,
+            }
         ],
-        "claims": [{"name": "it is positive", "holds": True, "detail": "n = 4 | one seed"}],
+        "claims": [CLAIM],
+        "falsifiers": [],
         "metrics": [{"name": "length", "value": 0.6740964, "unit": "m", "rtol": 0.02}],
-        "verdicts": [],
         "figures": [{"file": "norm_line.png", "title": "How long is it?"}],
     }
     path = project / "weeks" / "01" / "results" / "norm.json"
     path.parent.mkdir()
     path.write_text(json.dumps(record), encoding="utf-8")
     return path
+
+
+CLAIM = {
+    "name": "it is positive",
+    "at_least": 0.0,
+    "at_most": None,
+    "each": False,
+    "deterministic": True,
+    "unit": "",
+    "note": "n = 4 | one seed",
+    "seen_before": "",
+    "mean": 0.6740964,
+    "low": None,
+    "high": None,
+    "n": 1,
+    "verdict": "holds",
+    "paper": False,
+    "rtol": 0.0,
+}
 
 
 def change(path, edit):
@@ -54,8 +79,8 @@ def change(path, edit):
 def study(capfd):
     def study(*argv):
         status = call(cli.app, list(argv))
-        told = capfd.readouterr()
-        return status, told.out, told.err
+        said = capfd.readouterr()
+        return status, said.out, said.err
 
     return study
 
@@ -70,24 +95,24 @@ def test_main(monkeypatch, capsys):
 
 
 def test_overview(recorded, study):
-    status, told, _ = study()
+    status, said, _ = study()
     assert status == 0
-    rows = [" ".join(line.split()) for line in told.splitlines()]
-    assert rows[0] == "week date title checks seconds"
-    assert rows[1:] == ["01 2025-01-02 Lengths 1/1 1", "02 planned Areas"]
+    rows = [" ".join(line.split()) for line in said.splitlines()]
+    assert rows[0] == "week date title checks claims seconds"
+    assert rows[1:] == ["01 2025-01-02 Lengths 1/1 1/1 1", "02 planned Areas"]
     recorded.unlink()  # a script that was not yet recorded hides nothing of the rest
     assert study()[1].splitlines()[1].split() == ["01", "2025-01-02", "Lengths"]
 
 
 def test_show(recorded, study):
-    status, told, _ = study("show", "1")
+    status, said, _ = study("show", "1")
     assert status == 0
-    words = " ".join(told.split())
+    words = " ".join(said.split())
     for part in (
         "weeks/01/norm · The length of a vector",
         "uv run weeks/01/norm.py",
         "check norm of x[i] 0 against numpy.linalg.norm",
-        "claim it is positive holds n = 4 | one seed",
+        "claim it is positive holds (at least 0) 0.6741; n = 4 | one seed",
         "metric length 0.6741 m",
         "figure weeks/01/results/norm_line.png",
     ):
@@ -98,33 +123,33 @@ def test_show(recorded, study):
 
 @pytest.mark.parametrize("command", ["show", "run", "verify", "record"])
 def test_unknown_target(recorded, study, command):
-    status, _, told = study(command, "77")
+    status, _, said = study(command, "77")
     assert status == 2
-    assert told == "study: error: no script is named '77'; there are 01\n"
+    assert said == "study: error: no script is named '77'; there are 01\n"
 
 
 def test_no_record(project, study):
-    status, _, told = study("show", "01")
-    assert (status, told.count("\n")) == (2, 1)
-    assert "no record weeks/01/results/norm.json; run the script with --record" in told
+    status, _, said = study("show", "01")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "no record weeks/01/results/norm.json; run the script with --record" in said
 
 
 def test_run_passes_arguments_on(project, study):
-    status, told, _ = study("run", "01", "norm", "--n", "9", "--seed", "5")
+    status, said, _ = study("run", "01", "norm", "--n", "9", "--seed", "5")
     assert status == 0
-    assert "n = 9" in told
-    assert "seed 5" in told
-    status, told, _ = study("run", "1", "--wrong")
+    assert "n = 9" in said
+    assert "seed 5" in said
+    status, said, _ = study("run", "1", "--wrong")
     assert status == 1
-    assert "norm of x[i] (rounding)" in told
+    assert "norm of x[i] (rounding)" in said
     assert not (project / "weeks" / "01" / "results").exists()
 
 
 def test_verify(recorded, study, project):
     before = files_in(project)
-    status, told, _ = study("verify")
-    assert (status, told) == (0, told)
-    assert told.startswith("✓ weeks/01/norm (")
+    status, said, _ = study("verify")
+    assert (status, said) == (0, said)
+    assert said.startswith("✓ weeks/01/norm (")
     assert files_in(project) == before
 
 
@@ -134,10 +159,10 @@ def test_verify_finds_what_was_altered(recorded, study):
         record["checks"].append({**record["checks"][0], "name": "x[j] is gone"})
 
     change(recorded, alter)
-    status, told, _ = study("verify", "01", "-j", "2")
+    status, said, _ = study("verify", "01", "-j", "2")
     assert status == 1
-    assert told.splitlines()[0].startswith("✗ weeks/01/norm (")
-    assert told.splitlines()[1:] == [
+    assert said.splitlines()[0].startswith("✗ weeks/01/norm (")
+    assert said.splitlines()[1:] == [
         "    checks: 'x[j] is gone' is gone",
         "    metric 'length': 0.674096, recorded 0.5 (tolerance 2 %)",
     ]
@@ -160,10 +185,11 @@ def test_verify_tells_of_a_crash_and_goes_on(recorded, study, project):
     script = project / "weeks" / "01" / "norm.py"
     angle = project / "weeks" / "01" / "angle.py"
     shutil.copy(script, angle)
-    script.write_text("raise SystemError('[broken]')\n# cli(main)", encoding="utf-8")
-    status, told, _ = study("verify")
+    shutil.copy(script.parent / "evidence" / "norm.py", script.parent / "evidence" / "angle.py")
+    script.write_text("raise SystemError('[broken]')\n", encoding="utf-8")
+    status, said, _ = study("verify")
     assert status == 1
-    assert told.splitlines() == [
+    assert said.splitlines() == [
         "✗ weeks/01/norm (0 s)",
         "    did not finish: SystemError: [broken]",
         "✗ weeks/01/angle (0 s)",
@@ -174,10 +200,10 @@ def test_verify_tells_of_a_crash_and_goes_on(recorded, study, project):
 def test_record_then_verify_and_log(project, study):
     note = project / "weeks" / "01" / "note.md"
     note.write_text('<!--= weeks/01/norm "length" .2f -->?<!--/=-->\n', encoding="utf-8")
-    status, told, error = study("record", "01")
+    status, said, error = study("record", "01")
     assert (status, error) == (0, "")
-    assert told.endswith("rewrote weeks/01/note.md\n")
-    assert "recorded in weeks/01/results/\n" in told
+    assert said.endswith("rewrote weeks/01/note.md\n")
+    assert "recorded in weeks/01/results/\n" in said
     assert list(files_in(note.parent / "results")) == ["norm.json", "norm_line.png"]
     assert records.load(note.parent / "results" / "norm.json")["metrics"][0]["value"] > 0
     assert study("log", "--check") == (0, "", "")
@@ -191,7 +217,7 @@ def test_failing_script_is_not_recorded(recorded, study, project):
     broken = SCRIPT.replace(
         "np.linalg.norm(x),\n        against", "1 + np.linalg.norm(x),\n against"
     )
-    (project / "weeks" / "01" / "norm.py").write_text(broken, encoding="utf-8")
+    (project / "weeks" / "01" / "evidence" / "norm.py").write_text(broken, encoding="utf-8")
     before = files_in(project / "weeks")
     assert study("record")[0] == 1
     assert files_in(project / "weeks") == before
@@ -214,41 +240,66 @@ def test_full_is_recorded_full_again(recorded, study, monkeypatch):
 
 def test_fetch(study, tmp_path, monkeypatch):
     monkeypatch.setenv("ML_STUDIES_DATA", str(tmp_path / "cache"))
-    status, told, _ = study("fetch")
+    status, said, _ = study("fetch")
     assert status == 0
-    assert told.startswith(f"cache folder: {tmp_path / 'cache'}\n")
+    assert said.startswith(f"cache folder: {tmp_path / 'cache'}\n")
     for name in registry.registry():
-        assert name in told
-    status, _, told = study("fetch", "tinyshakespear")
+        assert name in said
+    status, _, said = study("fetch", "tinyshakespear")
     assert status == 2
-    assert told == (
+    assert said == (
         "study: error: unknown data set 'tinyshakespear'; did you mean tinyshakespeare?\n"
     )
-    status, _, told = study("fetch", "tinyshakespeare")
-    assert (status, told.count("\n")) == (2, 1)
-    assert "run `study fetch tinyshakespeare` when online" in told
+    status, _, said = study("fetch", "tinyshakespeare")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "run `study fetch tinyshakespeare` when online" in said
     assert not (tmp_path / "cache").exists()
 
 
 def test_bugs(study, monkeypatch):
     catalogue = [
-        bugs.Bug(name, "a.py", "x", "y", "wrong", "tests/t.py::t") for name in ("a-one", "b[i]")
+        bugs.Bug(name, "a.py", "x", "y", "wrong", f"tests/{name[0]}.py::t")
+        for name in ("a-one", "b[i]")
     ]
-    verdicts = {"a-one": "caught", "b[i]": "survived"}
+    verdicts, sealed = {"a-one": "caught", "b[i]": "survived"}, []
 
-    def survivors(chosen, *, jobs, told):
+    def survivors(chosen, *, jobs, show):
         for bug in chosen:
-            told(bug, verdicts[bug.id])
+            show(bug, verdicts[bug.id])
         return [(bug, verdicts[bug.id]) for bug in chosen if verdicts[bug.id] != "caught"]
 
     monkeypatch.setattr(bugs, "catalogue", lambda: catalogue)
-    monkeypatch.setattr(bugs, "survivors", survivors)
-    assert study("bugs") == (1, "✓ a-one: caught\n✗ b[i]: survived\n1 of 2 bugs caught\n", "")
-    assert study("bugs", "a-") == (0, "✓ a-one: caught\n1 of 1 bugs caught\n", "")
-    status, _, told = study("bugs", "c")
-    assert (status, told) == (2, "study: error: no bug's name starts with c\n")
-    monkeypatch.setattr(bugs, "touched", lambda chosen, since: [])
-    assert study("bugs", "--since", "HEAD") == (0, "0 of 0 bugs caught\n", "")
+    monkeypatch.setattr(bugs, "seal", lambda caught, known: sealed.append([b.id for b in caught]))
+    monkeypatch.setattr(bugs, "unproved", lambda known, sample, seed: known[: sample or None])
+    monkeypatch.setattr(bug_runner, "survivors", survivors)
+    both = "✓ a-one: caught\n✗ b[i]: survived\n1 of 2 bugs caught, 2 in all\n"
+    one = "✓ a-one: caught\n1 of 1 bugs caught, 2 in all\n"
+    assert study("bugs", "--all") == study("bugs") == (1, both, "")
+    assert study("bugs", "a-") == study("bugs", "tests/a") == (0, one, "")
+    assert study("bugs", "--sample", "1") == (0, one, "")
+    assert sealed == [["a-one"]] * 5
+    status, _, said = study("bugs", "c")
+    assert (status, said) == (2, "study: error: no bug's name or test starts with c\n")
+
+
+def test_restamp(recorded, study, project, monkeypatch):
+    """A refactoring is proven; a changed number is not, and its record stays as it was."""
+    git(project, "init", "-q")
+    git(project, "add", "weeks", "shared", "curriculum.toml")
+    git(project, "commit", "-qm", "first")
+    idea, before = project / "weeks" / "01" / "norm.py", recorded.read_bytes()
+    source = idea.read_text(encoding="utf-8")
+    idea.write_text(source.replace("(x * x).sum()", "(x**2).sum()"), encoding="utf-8")
+    assert study("restamp", "1", "--against", "HEAD") == (0, "✓ weeks/01/norm\n", "")
+    assert records.load(recorded)["code"] == records.digest_of(idea)
+    recorded.write_bytes(before)
+    idea.write_text(source.replace("(x * x).sum()", "abs(x).sum()"), encoding="utf-8")
+    status, said, _ = study("restamp", "1", "--against", "HEAD")
+    assert (status, said.splitlines()[0]) == (1, "✗ weeks/01/norm")
+    assert "    checks: 'norm of x[i]': then True, now False" in said
+    assert recorded.read_bytes() == before
+    status, _, said = study("restamp", "--against", "nosuch")
+    assert (status, said) == (2, "study: error: git does not know the commit 'nosuch'\n")
 
 
 LOCK = """\
@@ -272,9 +323,9 @@ def test_setup_git(project, study):
     git(project, "commit", "-qm", "first")
     (project / "uv.lock").write_text(FILLED, encoding="utf-8")
     assert "mirror.example" in git(project, "diff")
-    status, told, error = study("setup-git")
+    status, said, error = study("setup-git")
     assert (status, error) == (0, "")
-    assert told == "git now strips download addresses from uv.lock when it is committed\n"
+    assert said == "git now strips download addresses from uv.lock when it is committed\n"
     assert git(project, "diff") == git(project, "status", "--porcelain") == ""
     assert (project / "uv.lock").read_text(encoding="utf-8") == FILLED, "the reader's file stays"
     newer = FILLED.replace("0.5", "0.6")
@@ -286,6 +337,6 @@ def test_setup_git(project, study):
 
 
 def test_setup_git_outside_git(project, study):
-    status, _, told = study("setup-git")
-    assert (status, told.count("\n")) == (2, 1)
-    assert told.startswith("study: error: git config failed: ")
+    status, _, said = study("setup-git")
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith("study: error: git config failed: ")

@@ -5,10 +5,25 @@ import json
 import pytest
 from tiny_project import git, make_project
 
-from shared import log, records
+from shared import log, records, tables
 from shared.errors import UserError
 
-CHECK = {"against": "theory", "error": 2e-16, "passed": True}
+CHECK = {"against": "theory", "kind": "theorem", "error": 2e-16, "passed": True}
+CLAIM = {
+    "name": "falls",
+    "at_least": 1.0,
+    "at_most": None,
+    "each": False,
+    "mean": 3.0,
+    "low": 2.0,
+    "high": 4.0,
+    "n": 5,
+    "unit": "nats",
+    "note": "by |x| = 3\nin all",
+    "seen_before": "",
+    "verdict": "holds",
+    "paper": False,
+}
 
 
 @pytest.fixture
@@ -26,9 +41,9 @@ def save(script, **changes):
         "mode": "default",
         "seconds": 1.25,
         "checks": [{"name": "sum", **CHECK}, {"name": "p(x|y)", **CHECK, "error": 0.0}],
-        "claims": [{"name": "falls", "holds": True, "detail": "by |x| = 3\nin all"}],
+        "claims": [CLAIM, CLAIM | {"name": "better", "verdict": "not reproduced", "paper": True}],
+        "falsifiers": [{**CLAIM, "name": "shuffled", "breaks": "falls", "broken": True}],
         "metrics": [{"name": "loss", "value": 1.23456, "unit": "nats", "rtol": None}],
-        "verdicts": [{"name": "better", "verdict": "partly", "detail": "2 of 3"}],
         "figures": [{"file": f"{script.stem}_curve.png", "title": "Does it fall?"}],
         **changes,
     }
@@ -38,13 +53,16 @@ def save(script, **changes):
 
 def script(path, title="A script"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'"""{title}.\n"""\n\ncli(main)\n', encoding="utf-8")
+    path.write_text(f'"""{title}.\n"""\n', encoding="utf-8")
+    if path.name != "reproduce.py":
+        (path.parent / "evidence").mkdir(exist_ok=True)
+        (path.parent / "evidence" / path.name).touch()
     save(path)
     return path
 
 
 def rendered(project, text, name="weeks/01/README.md"):
-    return log.render(text, project / name)
+    return tables.render(text, project / name)
 
 
 # ---- values
@@ -60,9 +78,12 @@ def rendered(project, text, name="weeks/01/README.md"):
         ("sum", ".0e", "2e-16"),
         ("p(x|y)", "g", "0"),
         ("seconds", ".1f", "1.2"),
-        ("falls", "detail", "by |x| = 3\nin all"),
-        ("better", "detail", "2 of 3"),
-        ("better", "verdict", "partly"),
+        ("reference seconds", ".1f", "1.2"),
+        ("falls", ".1f", "3.0"),
+        ("falls", "detail", "3 ± 1 (n = 5) nats; by |x| = 3\nin all"),
+        ("falls", "rule", "at least 1"),
+        ("better", "verdict", "not reproduced"),
+        ("shuffled", "detail", "3 ± 1 (n = 5) nats; by |x| = 3\nin all"),
     ],
 )
 def test_value(project, name, spec, value):
@@ -77,9 +98,9 @@ def test_value(project, name, spec, value):
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        ('weeks/01/norm "los" .2f', "weeks/01/norm recorded no metric or check 'los'"),
-        ('weeks/01/norm "loss" detail', "weeks/01/norm recorded no claim or verdict 'loss'"),
-        ('weeks/01/norm "falls" verdict', "recorded no claim or verdict 'falls'"),
+        ('weeks/01/norm "los" .2f', "weeks/01/norm recorded no metric, check or claim 'los'"),
+        ('weeks/01/norm "loss" detail', "weeks/01/norm recorded no claim 'loss'"),
+        ('weeks/01/norm "shuffled" verdict', "recorded no claim 'shuffled'"),
         ('weeks/01/norm "loss" zz', "weeks/01/norm 'loss': 'zz' is no format of a number"),
         ('weeks/01/area "loss" .2f', "no record weeks/01/results/area.json"),
     ],
@@ -118,7 +139,7 @@ def test_failed_check_is_shown_as_such(project):
     value = rendered(project, '<!--= weeks/01/angle "sum" .1e -->1<!--/=-->')
     assert value.endswith("-->inf<!--/=-->")
     table = rendered(project, "<!-- study:scripts -->\n<!-- /study -->\n")
-    assert "| 0/1 | inf |" in table
+    assert "| 0/1 | 1/2 |" in table
 
 
 # ---- tables
@@ -127,10 +148,7 @@ def test_failed_check_is_shown_as_such(project):
 def test_table_of_scripts(project):
     text = "Before\n\n<!-- study:scripts -->\nold\n<!-- /study -->\n\nAfter\n"
     table = rendered(project, text)
-    assert table.splitlines()[5] == (
-        "| [norm](norm.py) | The length of a vector | theory | 2/2 | 2.0e-16 | 1 "
-        '| [1](results/norm_curve.png "Does it fall?") |'
-    )
+    assert table.splitlines()[5] == ("| [norm](norm.py) | The length of a vector | 2/2 | 1/2 | 1 |")
     assert table.startswith("Before\n\n<!-- study:scripts -->\n| Script |")
     assert table.endswith("\n\nPlanned: angle.\n<!-- /study -->\n\nAfter\n")
     assert rendered(project, table) == table
@@ -156,10 +174,21 @@ def test_bars_and_line_ends_do_not_break_a_table(project):
     script(project / "papers" / "1637-geometry" / "reproduce.py")
     text = "<!-- study:verdicts -->\n<!-- /study -->\n"
     rows = rendered(project, text, "papers/1637-geometry/README.md").splitlines()
-    assert rows[3:5] == [
-        "| better | **partly** | 2 of 3 |",
-        r"| falls | holds | by \|x\| = 3 in all |",
+    words = r"3 ± 1 (n = 5) nats; by \|x\| = 3 in all |"
+    assert rows[3:6] == [
+        f"| better | at least 1 | **not reproduced** | {words}",
+        f"| falls | at least 1 | holds | {words}",
+        f"| falsifier: shuffled | that of: falls | breaks the rule | {words}",
     ]
+
+
+def test_what_was_seen_before_stands_in_the_table(project):
+    paper = project / "papers" / "1637-geometry" / "reproduce.py"
+    script(paper)
+    save(paper, claims=[CLAIM | {"seen_before": "the mean of a trial"}])
+    text = "<!-- study:verdicts -->\n<!-- /study -->\n"
+    rows = rendered(project, text, "papers/1637-geometry/README.md")
+    assert "| at least 1 (set after seeing: the mean of a trial) |" in rows
 
 
 def test_tables_of_the_whole(project):
@@ -167,19 +196,19 @@ def test_tables_of_the_whole(project):
     text += "<!-- study:capstones -->\n<!-- /study -->\n"
     before = rendered(project, text, "README.md")
     assert (
-        "| 01 | 2025-01-02 | [Lengths](weeks/01/README.md) | [norm](weeks/01/norm.py), *angle* "
-        "| 2/2 | 1 |" in before
+        "| 01 | [Lengths](weeks/01/README.md) | [norm](weeks/01/norm.py), *angle* "
+        "| 2/2 | 1/2 | 1 |" in before
     )
-    assert "| 02 | *planned* | Areas | *area* |" in before
+    assert "| 02 | Areas (*planned*) | *area* |" in before
     assert "| 1637 | La Géométrie | Curves are equations | *planned* |" in before
-    assert "| Ruler (*planned*) | Measures things |" in before
+    assert "| Ruler (planned) | Measures things |" in before
     script(project / "papers" / "1637-geometry" / "reproduce.py")
     (project / "capstones" / "ruler").mkdir(parents=True)
     (project / "capstones" / "ruler" / "README.md").touch()
     after = rendered(project, text, "papers/README.md")
     assert (
         "| 1637 | [La Géométrie](1637-geometry/README.md) | Curves are equations "
-        "| better: **partly** |" in after
+        "| better: **not reproduced** |" in after
     )
     assert "| [Ruler](../capstones/ruler/README.md) | Measures things |" in after
     assert rendered(project, after, "papers/README.md") == after
@@ -194,6 +223,47 @@ def test_what_a_capstone_rendered_is_included(project):
     (results / "table.md").write_text("| a |\n|---|\n", encoding="utf-8")
     after = rendered(project, text, "capstones/ruler/README.md")
     assert after == "<!-- study:include table.md -->\n| a |\n|---|\n<!-- /study -->\n"
+
+
+def test_mentions(project):
+    """A week, paper, note or capstone is a link once it stands."""
+
+    def mention(target):
+        text = rendered(project, f"See <!--@ {target} -->x<!--/@-->.")
+        return text.removeprefix(f"See <!--@ {target} -->").removesuffix("<!--/@-->.")
+
+    assert mention("weeks/01") == "[Lengths](README.md)"
+    assert mention("weeks/02") == "Areas (week 02, planned)"
+    assert mention("papers/1637-geometry") == "La Géométrie (planned)"
+    assert mention("capstones/ruler") == "Ruler (planned)"
+    note = project / "weeks" / "01" / "norms.md"
+    note.write_text("# What a norm is\n", encoding="utf-8")
+    assert mention("weeks/01/norms.md") == "[What a norm is](norms.md)"
+    for wrong in ("weeks/99", "papers/x", "nosuch", "weeks/01/x.md"):
+        with pytest.raises(UserError, match=wrong):
+            mention(wrong)
+
+
+def test_navigation_comes_from_the_curriculum(project):
+    (project / "weeks" / "01" / "a.md").write_text("# A\n", encoding="utf-8")
+    entry = """
+[[note]]
+file = "weeks/01/b.md"
+before = ["weeks/01/a.md"]
+next = ["weeks/02"]
+scripts = ["weeks/01/norm.py"]
+"""
+    with (project / "curriculum.toml").open("a", encoding="utf-8") as file:
+        file.write(entry)
+    text = "<!-- study:nav -->\n<!-- /study -->\n"
+    line = rendered(project, text, "weeks/01/b.md").splitlines()[1]
+    assert line.split(" · ") == [
+        "**Before this:** [A](a.md)",
+        "**Next:** Areas (week 02, planned)",
+        "**Run:** [norm.py](norm.py)",
+    ]
+    with pytest.raises(UserError, match=r"the curriculum has no \[\[note\]\] of it"):
+        rendered(project, text, "weeks/01/a.md")
 
 
 def test_unknown_table(project):
@@ -211,15 +281,15 @@ def test_update(project):
     readme, note = project / "README.md", project / "weeks" / "01" / "note.md"
     readme.write_text("nothing generated\n", encoding="utf-8")
     note.write_text(STALE, encoding="utf-8")
-    assert log.update(check=True) == ["weeks/01/note.md"]
+    assert tables.update(check=True) == ["weeks/01/note.md"]
     assert note.read_text(encoding="utf-8") == STALE
-    assert log.update() == ["weeks/01/note.md"]
+    assert tables.update() == ["weeks/01/note.md"]
     assert "-->1.23<!--" in note.read_text(encoding="utf-8")
-    assert log.update() == log.update(check=True) == []
+    assert tables.update() == tables.update(check=True) == []
     save(project / "weeks" / "01" / "norm.py", metrics=[
         {"name": "loss", "value": 1.3, "unit": "nats", "rtol": None}
     ])  # fmt: skip
-    assert log.update(check=True) == ["weeks/01/note.md"]
+    assert tables.update(check=True) == ["weeks/01/note.md"]
 
 
 def test_markdown_files(project):
@@ -273,19 +343,3 @@ def test_title(project, source, title):
     path.write_text("import math\n" + source, encoding="utf-8")
     with pytest.raises(UserError, match=r"script\.py does not begin with a docstring"):
         log.title_of(path)
-
-
-def test_front_matter(project):
-    folder = project / "papers" / "1637-geometry"
-    folder.mkdir(parents=True)
-
-    def matter(text):
-        (folder / "README.md").write_text(text, encoding="utf-8")
-        return log.paper_front_matter(folder)
-
-    assert matter("---\nyear: 1637\n---\n# Title\n\n---\n") == {"year": 1637}
-    for text in ("# Title\n", "", "# Title\n---\nyear: 1637\n---\n"):
-        with pytest.raises(UserError, match=r"papers/1637-geometry/README\.md has no front matter"):
-            matter(text)
-    with pytest.raises(UserError, match="front matter: "):
-        matter("---\nyear: [1637\n---\n")

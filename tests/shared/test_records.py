@@ -12,15 +12,21 @@ from tiny_project import git
 from shared import records
 from shared.errors import UserError
 
+CHECK = {"name": "sum", "against": "theory", "kind": "theorem", "error": 0.0, "passed": True}
+CLAIM = {
+    **dict.fromkeys(("at_least", "at_most", "mean", "low", "high", "n", "paper"), 1),
+    "name": "falls",
+    "verdict": "holds",
+}
 RECORD = {
     **dict.fromkeys(records.REQUIRED, ""),
-    "checks": [{"name": "sum", "against": "theory", "error": 0.0, "passed": True}],
-    "claims": [{"name": "falls", "holds": True, "detail": "3 of 3"}],
+    "checks": [CHECK],
+    "claims": [CLAIM],
+    "falsifiers": [{"name": "shuffled", "breaks": "falls", "mean": 0.0, "broken": True}],
     "metrics": [
         {"name": "loss", "value": 2.0, "unit": "nats", "rtol": 0.05},
         {"name": "time", "value": 1.0, "unit": "s", "rtol": None},
     ],
-    "verdicts": [{"name": "better", "verdict": "partly", "detail": "2 of 3"}],
     "figures": [],
 }
 
@@ -117,12 +123,16 @@ def test_incomplete_rows(record, tmp_path, kind, rows):
 
 
 def test_problems(record):
+    """A failed check is one; a claim that fails is a finding, and published."""
+    record["claims"][0]["verdict"] = "fails"
     assert records.problems(record) == []
     record["checks"][0]["passed"] = False
-    record["claims"][0]["holds"] = False
-    assert records.problems(record) == ["check failed: sum", "claim does not hold: falls"]
+    assert records.problems(record) == ["check failed: sum"]
+    none = "no check against a library or a theorem"
+    record["checks"][0] |= {"passed": True, "kind": "consistency"}
+    assert records.problems(record) == [none]
     record["checks"] = []
-    assert "no check against a reference" in records.problems(record)
+    assert records.problems(record) == [none]
 
 
 def test_equal_records_do_not_differ(record):
@@ -152,7 +162,7 @@ def test_exact_metric(record):
     assert records.differences(record, old)[0].endswith("(tolerance 0.1 %)")
 
 
-@pytest.mark.parametrize("kind", ["checks", "claims", "metrics", "verdicts"])
+@pytest.mark.parametrize("kind", ["checks", "claims", "falsifiers", "metrics"])
 def test_rows_that_came_or_went(record, kind):
     name = record[kind][0]["name"]
     record[kind][0]["name"] = "other"
@@ -161,14 +171,14 @@ def test_rows_that_came_or_went(record, kind):
 
 
 def test_outcomes_must_be_the_same(record):
-    record["verdicts"][0]["verdict"] = "reproduced"
-    assert records.differences(record, RECORD) == ["verdict 'better': reproduced, recorded partly"]
-    record["checks"][0]["passed"] = False
-    record["claims"][0]["holds"] = False
-    assert records.differences(record, RECORD)[:2] == [
-        "check failed: sum",
-        "claim does not hold: falls",
+    record["claims"][0]["verdict"] = "inconclusive"
+    record["falsifiers"][0]["broken"] = False
+    assert records.differences(record, RECORD) == [
+        "claims: 'falls': inconclusive, recorded holds",
+        "falsifiers: 'shuffled': False, recorded True",
     ]
+    record["checks"][0]["passed"] = False
+    assert records.differences(record, RECORD)[0] == "check failed: sum"
 
 
 # ---- the code's digest
@@ -246,6 +256,30 @@ def test_digest_sees(tmp_path, old, new):
 def test_digest_is_the_same_on_every_python(tmp_path):
     """A constant, because records travel: syntax trees print differently from one to the next."""
     assert digest(tmp_path, CODE) == "e8f27f7eb1b573fb"
+
+
+def test_digest_covers_the_evidence_and_its_parts(tmp_path):
+    week = tmp_path / "weeks" / "01"
+    files = {
+        "norm.py": "x = 1\n",
+        "evidence/norm.py": "from week01.evidence.figures import draw\n",
+        "evidence/figures.py": "draw = 1\n",
+        "evidence/other.py": "y = 1\n",
+    }
+    for name, text in files.items():
+        (week / name).parent.mkdir(parents=True, exist_ok=True)
+        (week / name).write_text(text, encoding="utf-8")
+    script = week / "norm.py"
+    assert [path.name for path in records.sources_of(script)] == [
+        "norm.py",
+        "norm.py",
+        "figures.py",
+    ]
+    before = records.digest_of(script)
+    for name, counts in (("evidence/other.py", False), *((name, True) for name in list(files)[:3])):
+        (week / name).write_text(files[name] + "z = 2\n", encoding="utf-8")
+        assert (records.digest_of(script) != before) == counts, name
+        (week / name).write_text(files[name], encoding="utf-8")
 
 
 def test_versions_and_commit(monkeypatch, tmp_path):

@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from tiny_project import files_in
 
-from shared import plots, records
+from shared import calibration, datasets, plots, records
 from shared.errors import UserError
-from shared.run import VERDICTS, Run
+from shared.run import Run
 
 SAY = {"against": "a reference", "why": "a reason"}
+
+
+@pytest.fixture(autouse=True)
+def reference_machine(monkeypatch):
+    """Calibration takes two seconds; here it is instant."""
+    monkeypatch.setattr(calibration, "calibrate", lambda: 1.0)
 
 
 @pytest.fixture
@@ -195,6 +201,7 @@ def test_one_failing_check_fails_the_run(run):
     assert record["checks"][1] == {
         "name": "bad",
         "against": "theory",
+        "kind": "library",
         "error": 1.0,
         "atol": 0.5,
         "rtol": 0.125,
@@ -204,30 +211,7 @@ def test_one_failing_check_fails_the_run(run):
     assert records.problems(record) == ["check failed: bad"]
 
 
-# ---- claims, metrics, verdicts
-
-
-@pytest.mark.parametrize("holds", [True, np.bool_(True), torch.tensor(True), np.array([1]) > 0])
-def test_claim_takes_any_truth(run, holds):
-    assert run.claim("x", holds, "1 of 1") is True
-    assert run.claim("y", not holds, "0 of 1") is False
-    assert not run.passed
-    json.dumps(run.claims)
-
-
-@pytest.mark.parametrize("holds", [1, 0.5, math.nan, "False", None, np.float64(1)])
-def test_claim_is_true_or_false(run, holds):
-    with pytest.raises(ValueError, match="'x': holds must be True or False"):
-        run.claim("x", holds, "a number is not a verdict")
-
-
-def test_quick_leaves_large_claims_unjudged(make):
-    for mode, passes in (("quick", True), ("default", False), ("full", False)):
-        run = make(mode=mode)
-        assert run.claim("needs time", False, "", quick=False) is False
-        assert run.passed is passes
-        run.claim("needs none", False, "")
-        assert not run.passed
+# ---- metrics
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -242,25 +226,17 @@ def test_metric_is_a_number(run, value):
     assert [m["value"] for m in records.load(run.out / "record.json")["metrics"]] == [0.5, 3.0]
 
 
-def test_verdicts(run):
-    for verdict in VERDICTS:
-        assert run.verdict(verdict, verdict, "2 of 3 seeds") == verdict
-    assert run.passed
-    with pytest.raises(ValueError, match=r"verdict must be one of reproduced, partly.*got 'yes'"):
-        run.verdict("x", "yes", "")
-
-
 def test_names_are_names(run):
     """Records are compared by name, so a second row of one name would hide the first."""
     run.check("x", 1.0, 1.0, **SAY)
-    run.claim("x", True, "")
+    run.claim("x", [1, 2], at_least=0)
+    run.falsifier("x", [-1, -2], breaks="x")
     run.metric("x", 1.0)
-    run.verdict("x", "partly", "")
     for again in (
         lambda: run.check("x", 1.0, 2.0, **SAY),
-        lambda: run.claim("x", False, ""),
+        lambda: run.claim("x", [1, 2], at_least=0),
+        lambda: run.falsifier("x", [-1, -2], breaks="x"),
         lambda: run.metric("x", 2.0),
-        lambda: run.verdict("x", "partly", ""),
     ):
         with pytest.raises(ValueError, match=r"two .* named 'x'"):
             again()
@@ -347,12 +323,11 @@ def test_text_is_printed_as_it_is(script, capsys):
     text = "p[x|h] [/] [bold] :x: \\[a]"
     run.say(text)
     run.check(text, 1.0, 1.0, against="[red]", why="")
-    run.claim(text + "c", True, "[/i]")
+    run.claim(text + "c", 1, at_least=0, deterministic=True, note="[/i]", unit=":smile:")
     run.metric(text, 1.0, "[m]")
-    run.verdict(text, "partly", ":smile:")
     run.finish()
     told = capsys.readouterr().out
-    assert told.count(text) == 5
+    assert told.count(text) == 4
     for part in ("[red]", "[/i]", "[m]", ":smile:"):
         assert part in told
 
@@ -360,7 +335,7 @@ def test_text_is_printed_as_it_is(script, capsys):
 def test_table_tells_what_failed_and_what_was_not_judged(script, capsys):
     run = Run(script, out=script.parent / "out", mode="quick")
     run.check("sum", 1.0, math.nan, against="theory", why="rounding of the sum", atol=1.5e-6)
-    run.claim("large", False, "later", quick=False)
+    run.claim("large", 0, at_least=1, deterministic=True, quick=False, note="later")
     with run.figure("curve") as axes:
         axes.plot([0, 1])
     run.finish()
@@ -368,7 +343,9 @@ def test_table_tells_what_failed_and_what_was_not_judged(script, capsys):
     assert "✗  sum (rounding of the sum)" in told
     assert "∞" in told
     assert "1.5e-06" in told
-    assert "later (not judged at this size)" in told
+    assert "not judged" in told
+    assert "later" in told
+    assert "data: generated" in told
     assert "norm_curve.png" in told
     assert "quick size, seed 0, cpu, 2 threads" in told
 
@@ -459,42 +436,46 @@ def good(run):
 def test_publish(make, script):
     results = script.parent / "results"
     run = good(make())
-    assert not results.exists()
-    assert run.finish(publish=True)
+    assert run.finish()
+    assert not results.exists(), "finishing alone publishes nothing"
+    run.publish({"values": {"metric loss": 1.0}})
     assert list(files_in(results)) == ["norm.json", "norm_curve.png"]
     assert files_in(results)["norm_curve.png"] == files_in(run.out)["norm_curve.png"]
     record = records.load(results / "norm.json")
+    assert record.pop("fingerprint") == {"values": {"metric loss": 1.0}}
+    assert record.pop("reference_seconds") >= 0
     assert record == json.loads((run.out / "record.json").read_text(encoding="utf-8"))
     assert record["mode"] == "default"
     assert record["versions"]["numpy"] == np.__version__
 
 
-def test_finish_alone_leaves_results_alone(make, script):
-    assert good(make()).finish()
-    assert not (script.parent / "results").exists()
+def published(run):
+    run.finish()
+    run.publish({})
 
 
-def test_failing_run_is_not_recorded(make, script, capsys):
-    good(make()).finish(publish=True)
+def test_failing_run_is_not_recorded(make, script):
+    published(good(make()))
     before = files_in(script.parent)
     run = good(make(seed=1))
     run.check("bad", 1.0, 2.0, **SAY)
-    run.console.quiet = False
-    assert run.finish(publish=True) is False
+    with pytest.raises(UserError, match="not recorded: a check failed"):
+        published(run)
     assert files_in(script.parent) == before
-    assert "not recorded: a check or claim failed" in capsys.readouterr().out
-    run = good(make(seed=1))
-    run.claim("bad", False, "")
-    assert run.finish(publish=True) is False
-    assert files_in(script.parent) == before
-    assert not records.load(run.out / "record.json")["claims"][0]["holds"]
+
+
+def test_a_claim_that_fails_is_published_so(make, script):
+    run = good(make())
+    run.claim("bad", [1, 2, 3], at_least=9)
+    published(run)
+    assert records.load(records.record_of(script))["claims"][0]["verdict"] == "fails"
 
 
 def test_quick_run_is_not_recorded(make, script):
-    good(make()).finish(publish=True)
+    published(good(make()))
     before = files_in(script.parent)
     with pytest.raises(UserError, match="not recorded: --quick is for tests"):
-        good(make(mode="quick", seed=1)).finish(publish=True)
+        published(good(make(mode="quick", seed=1)))
     assert files_in(script.parent) == before
 
 
@@ -504,7 +485,7 @@ def test_stale_figures_go_and_others_stay(make, script):
     (script.parent / "norm_squared.py").touch()
     for name in ("norm_old.png", "norm_squared_curve.png", "norm_squared.json", "angle_curve.png"):
         (results / name).write_bytes(b"old")
-    good(make()).finish(publish=True)
+    published(good(make()))
     assert sorted(files_in(results)) == [
         "angle_curve.png",
         "norm.json",
@@ -515,11 +496,12 @@ def test_stale_figures_go_and_others_stay(make, script):
 
 
 def test_interrupted_publishing_leaves_whole_files(make, script, monkeypatch):
-    good(make()).finish(publish=True)
+    published(good(make()))
     before = files_in(script.parent / "results")
     (script.parent / "results" / "norm_stale.png").write_bytes(b"stale")
     run = good(make(seed=1))
     real, calls = records.save, []
+    monkeypatch.setattr(calibration, "calibrate", lambda: 1.0)
 
     def save(record, path):
         calls.append(path)
@@ -529,10 +511,21 @@ def test_interrupted_publishing_leaves_whole_files(make, script, monkeypatch):
 
     monkeypatch.setattr(records, "save", save)
     with pytest.raises(KeyboardInterrupt):
-        run.finish(publish=True)
+        published(run)
     after = files_in(script.parent / "results")
     assert after.pop("norm_stale.png") == b"stale", "nothing goes before the record is there"
     assert after == before
+
+
+def test_what_was_chosen_is_in_the_record(make):
+    run = make(options={"dataset": None, "n": 3})
+    run.chose(dataset="digits")
+    datasets.digits()
+    record = run.record()
+    assert record["options"] == {"dataset": "digits", "n": 3}
+    assert list(record["data"]) == ["scikit-learn's digits"]
+    assert record["data"]["scikit-learn's digits"].startswith("sha256:")
+    assert make().record()["data"] == {}, "each run lists its own"
 
 
 def test_command_says_what_was_changed(make):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tiny_project import SCRIPT, files_in, main_of, make_project
 
-import week14.minimal_gpt
-import week14.ngram
+import week14.evidence.minimal_gpt
+import week14.evidence.ngram
 from shared import records, registry
 from shared.errors import UserError
 from shared.study import Run, call, cli, execute
@@ -31,11 +31,8 @@ def runs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def norm(tmp_path):
-    script = tmp_path / "week" / "norm.py"
-    script.parent.mkdir()
-    script.write_text(SCRIPT, encoding="utf-8")
-    return script
+def norm(tmp_path, monkeypatch):
+    return make_project(tmp_path, monkeypatch) / "weeks" / "01" / "norm.py"
 
 
 def status_of(main, *argv):
@@ -70,7 +67,7 @@ def test_exit_status(norm, capsys):
 
 def test_failing_run_is_status_1_also_with_record(norm, capsys):
     assert status_of(main_of(norm), "--wrong", "--record") == 1
-    assert "not recorded: a check or claim failed" in capsys.readouterr().out
+    assert "not recorded: a check failed" in capsys.readouterr().out
     assert not (norm.parent / "results").exists()
 
 
@@ -81,8 +78,10 @@ def test_record(norm):
     record = records.load(results / "norm.json")
     assert record["options"] == {"n": 5, "wrong": False}
     assert record["seed"] == 3
-    assert record["command"] == "uv run norm.py --n 5 --seed 3"
+    assert record["command"] == "uv run weeks/01/norm.py --n 5 --seed 3"
     assert record["device"] == "cpu"
+    assert record["fingerprint"]["values"].keys() == {"metric length", "claim it is positive"}
+    assert 0 < record["reference_seconds"] < 60
 
 
 def test_interrupted_and_unexpected(capsys):
@@ -106,7 +105,7 @@ def test_interrupted_and_unexpected(capsys):
 def test_traceback_on_demand(monkeypatch):
     monkeypatch.setenv("STUDY_TRACEBACK", "1")
     with pytest.raises(UserError, match="unknown text 'nosuch'"):
-        cli(week14.ngram.main, ["--dataset", "nosuch"])
+        cli(week14.evidence.ngram.main, ["--dataset", "nosuch"])
 
 
 def test_help(norm, capsys):
@@ -165,9 +164,9 @@ def test_device_that_is_not_there(norm, runs, capsys, monkeypatch):
 
 
 def test_unknown_data_set(capsys):
-    told = complaint(capsys, week14.ngram.main, "--dataset", "nosuch")
+    told = complaint(capsys, week14.evidence.ngram.main, "--dataset", "nosuch")
     assert told.startswith("ngram.py: error: unknown text 'nosuch'; known are names, pydocs")
-    told = complaint(capsys, week14.minimal_gpt.main, "--dataset", "pydoc")
+    told = complaint(capsys, week14.evidence.minimal_gpt.main, "--dataset", "pydoc")
     assert told == "minimal_gpt.py: error: unknown text 'pydoc'; did you mean pydocs?"
 
 
@@ -189,7 +188,7 @@ def test_text_that_cannot_be_read(tmp_path, capsys, content, said):
         text.mkdir()
     elif content is not None:
         text.write_bytes(content)
-    told = complaint(capsys, week14.minimal_gpt.main, "--quick", "--text", str(text))
+    told = complaint(capsys, week14.evidence.minimal_gpt.main, "--quick", "--text", str(text))
     assert said in told
 
 
@@ -199,7 +198,7 @@ def test_file_with_a_wrong_digest(tmp_path, capsys, monkeypatch):
     path = tmp_path / file.path
     path.parent.mkdir()
     path.write_text("To be, or not.\n", encoding="utf-8")
-    told = complaint(capsys, week14.ngram.main, "--dataset", "tinyshakespeare")
+    told = complaint(capsys, week14.evidence.ngram.main, "--dataset", "tinyshakespeare")
     digest = hashlib.sha256(b"To be, or not.\n").hexdigest()
     assert f"{path} has the digest sha256:{digest}, expected {file.digest}; delete it" in told
 
@@ -207,10 +206,10 @@ def test_file_with_a_wrong_digest(tmp_path, capsys, monkeypatch):
 def test_data_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ML_STUDIES_DATA", str(tmp_path / "file" / "inside"))
-    told = complaint(capsys, week14.ngram.main, "--dataset", "tinyshakespeare")
+    told = complaint(capsys, week14.evidence.ngram.main, "--dataset", "tinyshakespeare")
     assert "ML_STUDIES_OFFLINE is set" in told
     monkeypatch.delenv("ML_STUDIES_OFFLINE")
-    told = complaint(capsys, week14.ngram.main, "--dataset", "tinyshakespeare")
+    told = complaint(capsys, week14.evidence.ngram.main, "--dataset", "tinyshakespeare")
     assert "cannot write" in told
     assert "set ML_STUDIES_DATA to a folder that you can write to" in told
 
