@@ -216,8 +216,10 @@ MINIGRAD = ROOT / "weeks" / "08" / "minigrad"  # its Tensor is its own class: sh
 
 # Of a capstone, what computes; its other modules pass arrays on.
 COMPUTING = [
-    ROOT / "capstones" / "tiny_gpt" / f"{name}.py"
-    for name in ("model", "batches", "evaluate", "generate", "decoder", "shards", "export")
+    path
+    for folder in ("data", "model", "training", "generation", "export")
+    for path in (ROOT / "capstones" / "tiny_gpt" / folder).glob("*.py")
+    if path.stem in ("gpt", "batches", "evaluate", "generate", "decoder", "shards", "folder")
 ]
 
 

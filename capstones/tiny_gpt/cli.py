@@ -102,7 +102,7 @@ def prepare(
         seed=seed,
         workers=workers,
     )
-    from tiny_gpt import inspection
+    from tiny_gpt.report import inspection
 
     console.print(inspection.show(inspection.describe(out)))
 
@@ -122,8 +122,8 @@ def train(settings: Settings | None = None) -> int:
     """
     settings = settings or Settings()
     _use_threads(settings.threads)
-    from tiny_gpt import shards
-    from tiny_gpt.train import Told, train
+    from tiny_gpt.data import shards
+    from tiny_gpt.training.train import Told, train
 
     first = int(os.environ.get("RANK", "0")) == 0
     folder = _data_folder(settings, first)
@@ -138,7 +138,7 @@ def train(settings: Settings | None = None) -> int:
         say(f"{outcome.run}: interrupted at {where} and saved; the same command goes on from there")
         return INTERRUPTED
     if first:
-        from tiny_gpt.wrapup import wrap_up
+        from tiny_gpt.report.wrapup import wrap_up
 
         wrap_up(outcome, data, settings, console)
     return 0
@@ -162,8 +162,8 @@ def find_lr(
     """
     settings = settings or Settings()
     _use_threads(settings.threads)
-    from tiny_gpt import shards
-    from tiny_gpt.find_lr import find_lr as search
+    from tiny_gpt.data import shards
+    from tiny_gpt.training.find_lr import find_lr as search
 
     if "RANK" in os.environ:
         raise UserError("find-lr must run in one process, got several of torchrun")
@@ -204,9 +204,9 @@ def evaluate_(
     json_
         Print one JSON object.
     """
-    from tiny_gpt import shards
-    from tiny_gpt.checkpoints import load_checkpoint
-    from tiny_gpt.evaluate import evaluate
+    from tiny_gpt.data import shards
+    from tiny_gpt.training.checkpoints import load_checkpoint
+    from tiny_gpt.training.evaluate import evaluate
 
     checkpoint = load_checkpoint(run)
     prepared = shards.open_data(data or _data_of(checkpoint.path, run), verify=True)
@@ -269,8 +269,8 @@ def sample(
     cache
         Keep keys and values; without, the same text, slower.
     """
-    from tiny_gpt import writing
-    from tiny_gpt.checkpoints import load_checkpoint
+    from tiny_gpt.generation import writing
+    from tiny_gpt.training.checkpoints import load_checkpoint
     from week19.sampling import Sampler
 
     if prompt is not None and file is not None:
@@ -322,8 +322,8 @@ def export(
     verify
         Load it again and compare logits (and, for hf, greedy text).
     """
-    from tiny_gpt.checkpoints import load_checkpoint
-    from tiny_gpt.export import export as write
+    from tiny_gpt.export.folder import export as write
+    from tiny_gpt.training.checkpoints import load_checkpoint
 
     result = write(load_checkpoint(run), format, out, verify=verify)
     for name, value in result.items():
@@ -341,7 +341,7 @@ def inspect(path: Path, *, json_: Annotated[bool, Parameter(name="--json")] = Fa
     json_
         Print one JSON object.
     """
-    from tiny_gpt import inspection
+    from tiny_gpt.report import inspection
 
     description = inspection.describe(path)
     if json_:
@@ -359,7 +359,7 @@ def verify(path: Path) -> int:
     path
         Its folder.
     """
-    from tiny_gpt import inspection
+    from tiny_gpt.report import inspection
 
     findings = inspection.verify(path)
     for finding in findings:
@@ -398,8 +398,8 @@ def bench(
     """
     from rich.markdown import Markdown
 
-    from tiny_gpt import bench as benchmark
-    from tiny_gpt import tables
+    from tiny_gpt.benchmark import rows as benchmark
+    from tiny_gpt.benchmark import tables
 
     out = benchmark.RECORD if record else Path("runs") / ("quick.json" if quick else "bench.json")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -448,7 +448,7 @@ def _chosen(words: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _prepared(source: str, out: Path, **options: Any) -> None:
-    from tiny_gpt.prepare import prepare
+    from tiny_gpt.data.prepare import prepare
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     hidden = not console.is_terminal

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.study import NonNegativeInt, PositiveInt
-from tiny_gpt.model import Architecture, GPTConfig
+from tiny_gpt.model.gpt import Architecture, GPTConfig
 
 __all__ = ["PRESETS", "Settings", "seconds_of"]
 

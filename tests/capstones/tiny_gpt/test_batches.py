@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tiny_gpt.batches import IGNORED, Batches, _keys, permuted
-from tiny_gpt.shards import ShardWriter, open_data, write_data_manifest
-from tiny_gpt.tokenizers import train_tokenizer
+from tiny_gpt.data.batches import IGNORED, Batches, _keys, permuted
+from tiny_gpt.data.shards import ShardWriter, open_data, write_data_manifest
+from tiny_gpt.data.tokenizers import train_tokenizer
 
 VOCAB = 60_000
 LENGTHS = [5, 1, 17, 2, 40, 9, 1, 1, 30, 64, 3, 12]
@@ -81,7 +81,7 @@ def test_same_batch_in_any_order(splits, options):
 
 
 def test_blocks_change_nothing(stream, monkeypatch):
-    from tiny_gpt import batches as module
+    from tiny_gpt.data import batches as module
 
     straight = Batches(stream, context=7, batch_size=5, seed=1)
     monkeypatch.setattr(module, "BLOCK", 1)
@@ -93,8 +93,8 @@ def test_blocks_change_nothing(stream, monkeypatch):
 CHILD = """
 import hashlib, sys
 from pathlib import Path
-from tiny_gpt.batches import Batches
-from tiny_gpt.shards import open_data
+from tiny_gpt.data.batches import Batches
+from tiny_gpt.data.shards import open_data
 batches = Batches(open_data(Path(sys.argv[1])).splits["train"], context=8, batch_size=4, seed=9)
 print(hashlib.sha256(b"".join(batches(s).inputs.numpy().tobytes() for s in (70, 3))).hexdigest())
 """

@@ -15,12 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UserError
-from tiny_gpt import ablation, bench, measure, recipes, rival, tables, wikipedia
-from tiny_gpt.batches import Batches
-from tiny_gpt.evaluate import evaluate
-from tiny_gpt.model import GPT
-from tiny_gpt.prepare import prepare
-from tiny_gpt.shards import open_data
+from tiny_gpt.benchmark import (
+    ablation,
+    bench,
+    duels,
+    measure,
+    recipes,
+    rival,
+    rows,
+    speed,
+    tables,
+    wikipedia,
+)
+from tiny_gpt.data.batches import Batches
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
+from tiny_gpt.model.gpt import GPT
+from tiny_gpt.training.evaluate import evaluate
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 60
 
@@ -50,9 +61,9 @@ def pair_of(seed, ours, rival=(1.9, 100.0, 110.0)):
 
 def test_a_loss_target_is_reached_only_if_every_seed_reaches_it():
     pairs = [pair_of(0, (1.80, 1, 1)), pair_of(1, (1.80, 1, 1)), pair_of(2, (1.90, 1, 1))]
-    loss = bench.judge("speed", pairs)[0]
+    loss = duels.judge("speed", pairs)[0]
     assert (loss["what"], loss["measured"], loss["reached"]) == ("loss", 1.90, False)
-    assert bench.judge("speed", pairs[:2])[0]["reached"]
+    assert duels.judge("speed", pairs[:2])[0]["reached"]
 
 
 def test_a_ratio_is_of_the_same_turn_and_the_median_over_turns():
@@ -61,7 +72,7 @@ def test_a_ratio_is_of_the_same_turn_and_the_median_over_turns():
         pair_of(1, (1.8, 8.0, 10.0), (1.9, 800.0, 200.0)),  # 100 and 20: a busy moment for both
         pair_of(2, (1.8, 1.0, 5.0), (1.9, 10.0, 125.0)),  # 10 and 25
     ]
-    verdicts = {v["what"]: v for v in bench.judge("speed", pairs)}
+    verdicts = {v["what"]: v for v in duels.judge("speed", pairs)}
     assert verdicts["loop"]["measured"] == 20
     assert verdicts["loop"]["reached"]
     assert verdicts["whole"]["measured"] == 20
@@ -70,7 +81,7 @@ def test_a_ratio_is_of_the_same_turn_and_the_median_over_turns():
 
 def test_the_targets_are_those_of_the_benchmark():
     goals = {
-        (name, t.what): (t.goal, t.stretch) for name, duel in bench.DUELS.items()
+        (name, t.what): (t.goal, t.stretch) for name, duel in duels.DUELS.items()
         for t in duel.targets
     }  # fmt: skip
     assert goals[("speed", "loss")][0] == 1.898
@@ -79,15 +90,15 @@ def test_the_targets_are_those_of_the_benchmark():
     assert goals[("same-size", "parameters")][0] == 790_000
     assert goals[("quality-64", "loss")] == (1.60, 1.55)
     assert goals[("quality-256", "loss")][0] == 1.57
-    assert bench.DECODING_TARGETS == {1: 5.0, 16: 15.0}
+    assert speed.DECODING_TARGETS == {1: 5.0, 16: 15.0}
 
 
 def test_the_stand_in_must_land_where_nanogpt_does():
     record = {"rows": {"speed": {"pairs": [pair_of(0, (1.8, 1, 1), (1.896, 1, 1))]}}}
-    assert bench.rival_is_one(record)
+    assert duels.rival_is_one(record)
     record["rows"]["speed"]["pairs"][0]["rival"]["val_loss"] = 1.88
-    assert not bench.rival_is_one(record)
-    assert bench.rival_is_one({"rows": {}}) is None
+    assert not duels.rival_is_one(record)
+    assert duels.rival_is_one({"rows": {}}) is None
 
 
 # ---- turns
@@ -123,20 +134,20 @@ def test_turns_are_interleaved_and_what_is_done_is_not_done_again(tmp_path):
     b = Fake(log, out=out)
     b.breaks = ("same-size", 1)
     with pytest.raises(UserError):
-        bench.run_duels(b, ["speed", "same-size"])
+        duels.run_duels(b, ["speed", "same-size"])
     first = [("rival", 0), ("speed", 0), ("same-size", 0), ("rival", 1), ("speed", 1)]
     assert log == first
     b.breaks = None
     log.clear()
-    bench.run_duels(b, ["speed", "same-size"])
+    duels.run_duels(b, ["speed", "same-size"])
     # The turn that was cut short has a rival of its own again.
     assert log == [("rival", 1), ("same-size", 1), ("rival", 2), ("speed", 2), ("same-size", 2)]
     rows = measure.read_record(out)["rows"]
     assert [p["seed"] for p in rows["same-size"]["pairs"]] == [0, 1, 2]
-    assert rows["speed"]["verdicts"] == bench.judge("speed", rows["speed"]["pairs"])
+    assert rows["speed"]["verdicts"] == duels.judge("speed", rows["speed"]["pairs"])
     assert {"versions", "cpu", "threads", "commit", "date"} <= rows["speed"]["machine"].keys()
     log.clear()
-    bench.run_duels(b, ["speed", "same-size"])
+    duels.run_duels(b, ["speed", "same-size"])
     assert log == []
 
 
@@ -150,21 +161,21 @@ def test_both_sides_are_warm_before_the_first_turn(monkeypatch):
 
 def test_turns_of_another_recipe_or_machine_are_not_mixed_in(tmp_path, monkeypatch):
     out, log = tmp_path / "bench.json", []
-    bench.run_duels(Fake(log, out=out, seeds=1), ["speed"])
+    duels.run_duels(Fake(log, out=out, seeds=1), ["speed"])
     log.clear()
-    bench.run_duels(Fake(log, out=out, seeds=1, threads=3), ["speed"])
+    duels.run_duels(Fake(log, out=out, seeds=1, threads=3), ["speed"])
     assert log == [("rival", 0), ("speed", 0)]
     monkeypatch.setitem(recipes.RECIPES, "speed", recipes.RECIPES["speed"] | {"d_model": 32})
     log.clear()
-    bench.run_duels(Fake(log, out=out, seeds=1, threads=3), ["speed"])
+    duels.run_duels(Fake(log, out=out, seeds=1, threads=3), ["speed"])
     assert log == [("rival", 0), ("speed", 0)]
 
 
 def test_a_quick_trial_never_enters_the_committed_record():
     with pytest.raises(UserError, match="quick"):
-        bench.bench(["ngrams"], quick=True)
+        rows.bench(["ngrams"], quick=True)
     with pytest.raises(UserError, match="got nonsense"):
-        bench.bench(["nonsense"])
+        rows.bench(["nonsense"])
 
 
 def test_ngrams_predict_every_character_of_the_validation_split(data, tmp_path, monkeypatch):
@@ -181,7 +192,7 @@ def test_ngrams_predict_every_character_of_the_validation_split(data, tmp_path, 
         return found
 
     monkeypatch.setattr(WittenBell, "log_probs", spy)
-    bench.run_ngrams(b)
+    duels.run_ngrams(b)
     assert seen == [open_data(data).splits["val"].n_tokens] * 2
     lines = measure.read_record(b.out)["rows"]["ngrams"]["lines"]
     assert [line["order"] for line in lines] == [4, 5]
@@ -226,7 +237,7 @@ def test_a_child_is_timed_whole_has_its_threads_and_its_own_peak(on_path, monkey
         on_path,
         """
         import os, sys, time
-        from tiny_gpt.measure import peak_bytes, report_line
+        from tiny_gpt.benchmark.measure import peak_bytes, report_line
         print("chatter")
         time.sleep(0.3)
         cached = not sys.dont_write_bytecode
@@ -261,7 +272,7 @@ def test_recipes_are_settings_and_never_choose_by_validation_loss(name):
     settings = recipes.settings_of(name)
     assert settings.eval_every == 0
     assert recipes.n_parameters(settings, 65) > 0
-    if name in bench.DUELS:
+    if name in duels.DUELS:
         assert (settings.tokenizer, settings.split) == ("char", "tail")
         assert settings.context == (256 if name == "quality-256" else 64)
         assert settings.max_time is None  # schedules count steps
@@ -307,9 +318,9 @@ def test_flops_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(tokens).sum().backward()
     counted = counter.get_total_flops() / tokens.numel()
-    assert bench.flops_per_token(settings, 65) == pytest.approx(counted, rel=0.01)
+    assert speed.flops_per_token(settings, 65) == pytest.approx(counted, rel=0.01)
     with pytest.raises(ValueError, match="d_ff"):
-        bench.flops_per_token(recipes.settings_of("throughput", d_ff=24), 65)
+        speed.flops_per_token(recipes.settings_of("throughput", d_ff=24), 65)
 
 
 # ---- the rival
@@ -413,7 +424,7 @@ def test_each_ingredient_changes_what_it_says_and_swiglu_is_as_large():
 
 
 def test_changed_changes_and_restores():
-    from tiny_gpt import train
+    from tiny_gpt.training import train
 
     before = train.Batches
     with ablation.changed(batches="random"):
@@ -545,7 +556,7 @@ def full_record():
         name: {
             "pairs": pairs, "machine": where, "plan": {"recipe": {"context": 64}, "quick": False},
         }
-        for name in bench.DUELS
+        for name in duels.DUELS
     }  # fmt: skip
     rows["ngrams"] = {
         "machine": where,
@@ -564,7 +575,7 @@ def full_record():
     }  # fmt: skip
     lines = [
         {"name": name, "seconds": [1.0, 2.0, 5.0], "val_loss": [3.0, 2.0, 1.9]}
-        for name in ("rival", *bench.DUELS)
+        for name in ("rival", *duels.DUELS)
     ]
     rows["curves"] = {"machine": where, "lines": lines}
     rows["windows"] = {

@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
-from tiny_gpt import checkpoints, cli, train
+from tiny_gpt import cli
 from tiny_gpt.settings import Settings
+from tiny_gpt.training import checkpoints, train
 
 
 def sizes(**changes) -> list[str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from shared.artifacts import ArtifactError
-from tiny_gpt import checkpoints, cli, train
-from tiny_gpt.checkpoints import load_checkpoint
-from tiny_gpt.prepare import prepare
+from tiny_gpt import cli
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
 from tiny_gpt.settings import Settings
-from tiny_gpt.shards import open_data
+from tiny_gpt.training import checkpoints, train
+from tiny_gpt.training.checkpoints import load_checkpoint
 
 SMALL = Settings(
     n_layers=1,
@@ -43,9 +44,11 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-from tiny_gpt import checkpoints, cli, train
+from tiny_gpt.training import checkpoints
+from tiny_gpt import cli
+from tiny_gpt.training import train
 from tiny_gpt.settings import Settings
-from tiny_gpt.shards import open_data
+from tiny_gpt.data.shards import open_data
 from shared.errors import UserError
 
 folder, settings = Path(sys.argv[1]), Settings.from_toml(Path(sys.argv[2]).read_text())

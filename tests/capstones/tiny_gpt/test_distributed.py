@@ -24,15 +24,15 @@ from hypothesis import strategies as st
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.tensors import pack, unpack
-from tiny_gpt import checkpoints, sharded, train
-from tiny_gpt.batches import Batch
-from tiny_gpt.checkpoints import load_checkpoint, save_checkpoint
-from tiny_gpt.distributed import Copies, Slices, World, join, optimizers_for
-from tiny_gpt.model import GPT
-from tiny_gpt.prepare import prepare
+from tiny_gpt.data.batches import Batch
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
+from tiny_gpt.data.tokenizers import train_tokenizer
+from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import Settings
-from tiny_gpt.shards import open_data
-from tiny_gpt.tokenizers import train_tokenizer
+from tiny_gpt.training import checkpoints, sharded, train
+from tiny_gpt.training.checkpoints import load_checkpoint, save_checkpoint
+from tiny_gpt.training.distributed import Copies, Slices, World, join, optimizers_for
 from week16.gradient_accumulation import accumulate
 from week16.mixed_precision import LossScaler
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_gpt.evaluate import Evaluation, evaluate, token_losses, windows
-from tiny_gpt.model import GPT, GPTConfig
-from tiny_gpt.shards import ShardWriter, open_data, write_data_manifest
-from tiny_gpt.tokenizers import END_OF_TEXT, train_tokenizer
+from tiny_gpt.data.shards import ShardWriter, open_data, write_data_manifest
+from tiny_gpt.data.tokenizers import END_OF_TEXT, train_tokenizer
+from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.training.evaluate import Evaluation, evaluate, token_losses, windows
 
 CONTEXT = 8
 WORDS = ["the", "moon", "läßt", "grüßen", "naïve", "日本", "and", "a", "fox", "élan"]

@@ -12,14 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from shared import artifacts
 from shared.errors import UserError
-from tiny_gpt import export as export_module
-from tiny_gpt import gguf_export, hugging_face
-from tiny_gpt.checkpoints import Checkpoint
-from tiny_gpt.custom_code import custom_code
-from tiny_gpt.export import export, import_model
-from tiny_gpt.hugging_face import config_from, content_of, layout_of
-from tiny_gpt.model import GPT, GPTConfig
-from tiny_gpt.tokenizers import train_tokenizer
+from tiny_gpt.data.tokenizers import train_tokenizer
+from tiny_gpt.export import folder as export_module
+from tiny_gpt.export import gguf as gguf_export
+from tiny_gpt.export import hugging_face
+from tiny_gpt.export.custom_code import custom_code
+from tiny_gpt.export.folder import export, import_model
+from tiny_gpt.export.hugging_face import config_from, content_of, layout_of
+from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.training.checkpoints import Checkpoint
 from week14 import minimal_gpt
 from week14.transformers_layout import from_gpt2
 from week18.pretrained import load_pretrained

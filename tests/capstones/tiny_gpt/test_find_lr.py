@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_gpt import cli, find_lr, train
-from tiny_gpt.prepare import prepare
+from tiny_gpt import cli
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
 from tiny_gpt.settings import Settings
-from tiny_gpt.shards import open_data
-from tiny_gpt.train import Diverged
+from tiny_gpt.training import find_lr, train
+from tiny_gpt.training.train import Diverged
 
 SMALL = Settings(
     n_layers=1, n_heads=2, d_model=16, context=16, batch_size=8, steps=60, dtype="fp32",

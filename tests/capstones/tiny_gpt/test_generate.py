@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from tiny_gpt.decoder import Decoder
-from tiny_gpt.generate import StaticCache, decode_stream, generate, window_start
-from tiny_gpt.model import GPT, GPTConfig
-from tiny_gpt.tokenizers import train_tokenizer
-from tiny_gpt.windows import windowed_losses
+from tiny_gpt.benchmark.windows import windowed_losses
+from tiny_gpt.data.tokenizers import train_tokenizer
+from tiny_gpt.generation.decoder import Decoder
+from tiny_gpt.generation.generate import StaticCache, decode_stream, generate, window_start
+from tiny_gpt.model.gpt import GPT, GPTConfig
 from week19.sampling import Sampler, greedy
 
 VOCAB, CONTEXT = 29, 12
@@ -297,8 +297,8 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch):
 COMPILED = """
 import torch, warnings
 warnings.simplefilter("error", RuntimeWarning)
-from tiny_gpt.generate import generate
-from tiny_gpt.model import GPT, GPTConfig
+from tiny_gpt.generation.generate import generate
+from tiny_gpt.model.gpt import GPT, GPTConfig
 from week19.sampling import Sampler
 torch.set_num_threads(1)
 g = torch.Generator().manual_seed(0)

@@ -11,14 +11,22 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.errors import UserError
-from tiny_gpt import checkpoints, inspection
-from tiny_gpt.inspection import describe, flops_per_token, parameters, show, training_memory, verify
-from tiny_gpt.model import GPT, GPTConfig
-from tiny_gpt.optim import Optimizers
-from tiny_gpt.prepare import prepare
-from tiny_gpt.report import write_report
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
+from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.report import inspection
+from tiny_gpt.report.inspection import (
+    describe,
+    flops_per_token,
+    parameters,
+    show,
+    training_memory,
+    verify,
+)
+from tiny_gpt.report.page import write_report
 from tiny_gpt.settings import Settings
-from tiny_gpt.shards import open_data
+from tiny_gpt.training import checkpoints
+from tiny_gpt.training.optimizers import Optimizers
 from week16.activation_checkpointing import SavedTensors
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs away from all of them "

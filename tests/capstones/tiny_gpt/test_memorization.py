@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_gpt.memorization import SuffixAutomaton, longest_overlaps, memorization_report
+from tiny_gpt.report.memorization import SuffixAutomaton, longest_overlaps, memorization_report
 
 # Few letters, so that samples repeat themselves and each other.
 texts = st.text("abé", max_size=16)

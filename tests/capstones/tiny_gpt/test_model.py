@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_gpt.decoder import StaticCache
-from tiny_gpt.fused import FusedBlock, rotary_table
-from tiny_gpt.hugging_face import content_of, tensors_of
-from tiny_gpt.model import GPT, GPTConfig
-from tiny_gpt.optim import Optimizers
+from tiny_gpt.export.hugging_face import content_of, tensors_of
+from tiny_gpt.generation.decoder import StaticCache
+from tiny_gpt.model.fused import FusedBlock, rotary_table
+from tiny_gpt.model.gpt import GPT, GPTConfig
 from tiny_gpt.settings import Settings
+from tiny_gpt.training.optimizers import Optimizers
 
 SIZES = {"context": 16, "n_layers": 2, "n_heads": 4, "d_model": 16}
 VOCABULARY = 23

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from shared import datasets
 from shared.errors import UserError
-from tiny_gpt import leaks
-from tiny_gpt import prepare as module
-from tiny_gpt.duplicates import Corpus, Measure
-from tiny_gpt.prepare import prepare
-from tiny_gpt.shards import open_data
-from tiny_gpt.sources import SourceDocument
-from tiny_gpt.tokenizers import train_tokenizer
+from tiny_gpt.data import leaks
+from tiny_gpt.data import prepare as module
+from tiny_gpt.data.duplicates import Corpus, Measure
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
+from tiny_gpt.data.sources import SourceDocument
+from tiny_gpt.data.tokenizers import train_tokenizer
 from week15.corpus import find_leaks, split_of
 from week15.deduplication import deduplicate, jaccard, normalize, shingles
 
@@ -398,7 +398,7 @@ def test_same_bytes_for_any_number_of_processes(prepared, tmp_path, monkeypatch)
 
 def test_same_bytes_in_another_process(prepared, tmp_path):
     _, reference = prepared
-    code = "from tiny_gpt.prepare import prepare; "
+    code = "from tiny_gpt.data.prepare import prepare; "
     code += f"prepare('in.jsonl', 'b', **{options_for_bytes()}, workers=1)"
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
@@ -477,8 +477,8 @@ def test_wrong_options_are_named_before_anything_is_written(tmp_path, options, m
 KILL = """
 import hashlib, os, random, signal, time
 from pathlib import Path
-from tiny_gpt.prepare import prepare
-from tiny_gpt.shards import open_data
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
 
 def digests(folder):
     files = sorted(folder.iterdir())
@@ -523,7 +523,7 @@ def test_killed_at_random_moments(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     code = (
-        "import re, sys; from tiny_gpt.prepare import prepare\n"
+        "import re, sys; from tiny_gpt.data.prepare import prepare\n"
         "status = lambda: open('/proc/self/status').read()\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', status())[1])\n"
         "before = peak()\n"

@@ -6,9 +6,10 @@ from enforce import ROOT
 
 from shared import datasets
 from shared.errors import UserError
-from tiny_gpt import ablation, bench, tables
-from tiny_gpt.measure import child, read_record
-from tiny_gpt.prepare import prepare
+from tiny_gpt.benchmark import ablation, duels, recipes, tables
+from tiny_gpt.benchmark.bench import RECORD
+from tiny_gpt.benchmark.measure import child, read_record
+from tiny_gpt.data.prepare import prepare
 
 RESULTS = ROOT / "capstones" / "tiny_gpt" / "results"
 
@@ -22,14 +23,14 @@ def test_tables_are_rendered_from_the_records():
 
 
 def test_duels_are_whole_and_of_the_recipes_as_they_are():
-    rows = read_record(bench.RECORD)["rows"]
-    for name in bench.DUELS:
+    rows = read_record(RECORD)["rows"]
+    for name in duels.DUELS:
         plan = rows[name]["plan"]
         assert not plan["quick"]
         assert {pair["seed"] for pair in rows[name]["pairs"]} >= {0, 1, 2}
-        assert plan["recipe"] == bench.recipes.RECIPES[name], "the recipe changed after the record"
-        assert rows[name]["verdicts"] == bench.judge(name, rows[name]["pairs"])
-    assert bench.rival_is_one({"rows": rows}) is not None
+        assert plan["recipe"] == recipes.RECIPES[name], "the recipe changed after the record"
+        assert rows[name]["verdicts"] == duels.judge(name, rows[name]["pairs"])
+    assert duels.rival_is_one({"rows": rows}) is not None
 
 
 def test_training_today_follows_the_recorded_curve(tmp_path):
@@ -40,11 +41,13 @@ def test_training_today_follows_the_recorded_curve(tmp_path):
         pytest.skip(str(error))
     options = {"tokenizer": "char", "split": "tail", "dedup": "off", "workers": 1}
     prepare("tinyshakespeare", tmp_path / "data", **options)
-    lines = {line["name"]: line for line in read_record(bench.RECORD)["rows"]["curves"]["lines"]}
+    lines = {line["name"]: line for line in read_record(RECORD)["rows"]["curves"]["lines"]}
     recorded = dict(zip(lines["speed"]["steps"], lines["speed"]["val_loss"], strict=True))
     changes = {"eval_every": 4 * min(recorded)}
-    arguments = bench.recipes.as_arguments("speed", tmp_path / "data", 1, changes)
-    found = dict(child("tiny_gpt.recipes", arguments, threads=1, timeout=300)["evaluated"])
+    arguments = recipes.as_arguments("speed", tmp_path / "data", 1, changes)
+    found = dict(
+        child("tiny_gpt.benchmark.recipes", arguments, threads=1, timeout=300)["evaluated"]
+    )
     assert len(found) >= 4
     # Another machine rounds otherwise, and training magnifies it: as far as seeds differ.
     assert found == pytest.approx({step: recorded[step] for step in found}, abs=0.02)

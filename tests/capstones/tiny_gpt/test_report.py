@@ -12,8 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UserError
-from tiny_gpt import report
-from tiny_gpt.report import WIDTH, Scale, duration, running_mean, series, short, thin, write_report
+from tiny_gpt.report import page as report
+from tiny_gpt.report.page import (
+    WIDTH,
+    Scale,
+    duration,
+    running_mean,
+    series,
+    short,
+    thin,
+    write_report,
+)
 
 BITS = {"value": 1.7321, "low": 1.7102, "high": 1.7544}
 EVALUATION = {

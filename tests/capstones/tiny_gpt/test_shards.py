@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
-from tiny_gpt.shards import ShardWriter, open_data, publish, write_data_manifest
-from tiny_gpt.tokenizers import train_tokenizer
+from tiny_gpt.data.shards import ShardWriter, open_data, publish, write_data_manifest
+from tiny_gpt.data.tokenizers import train_tokenizer
 
 BYTES = train_tokenizer("byte", [])
 TEXTS = [f"document {i}" * (i % 4) for i in range(9)]
@@ -320,7 +320,7 @@ def test_at_every_instant_of_publish_old_or_new_opens(tmp_path, folder, monkeypa
 
 def test_a_folder_moved_in_while_opening_is_read(tmp_path, folder, monkeypatch):
     """The manifest is the old one's, the shards are the new one's: begin again, do not complain."""
-    from tiny_gpt import shards
+    from tiny_gpt.data import shards
 
     target = tmp_path / "out"
     publish(folder, target)

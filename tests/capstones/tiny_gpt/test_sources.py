@@ -9,7 +9,7 @@ import pytest
 
 from shared import datasets
 from shared.errors import UserError
-from tiny_gpt.sources import documents
+from tiny_gpt.data.sources import documents
 
 
 def read(source):

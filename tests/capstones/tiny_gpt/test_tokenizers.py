@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Reference
 from tokenizers import pre_tokenizers
 
 from shared.artifacts import ArtifactError
-from tiny_gpt.tokenizers import END_OF_TEXT, Tokenizer, tokenizer_from_bytes, train_tokenizer
+from tiny_gpt.data.tokenizers import END_OF_TEXT, Tokenizer, tokenizer_from_bytes, train_tokenizer
 
 KINDS = ("char", "byte", "bpe")
 TRICKY = "a\r\n\tb\x00 \u2028é 😀 e\u0301 don't  IT'S 1234\n\n"

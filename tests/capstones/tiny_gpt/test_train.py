@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
-from tiny_gpt import checkpoints, train
-from tiny_gpt.batches import Batch
-from tiny_gpt.checkpoints import load_checkpoint
-from tiny_gpt.optim import Guard, learning_rate
-from tiny_gpt.precision import loss_sum, precision_for
-from tiny_gpt.prepare import prepare
+from tiny_gpt.data.batches import Batch
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
 from tiny_gpt.settings import PRESETS, Settings, seconds_of
-from tiny_gpt.shards import open_data
-from tiny_gpt.train import Diverged, Told
+from tiny_gpt.training import checkpoints, train
+from tiny_gpt.training.checkpoints import load_checkpoint
+from tiny_gpt.training.optimizers import Guard, learning_rate
+from tiny_gpt.training.precision import loss_sum, precision_for
+from tiny_gpt.training.train import Diverged, Told
 from week16.mixed_precision import LossScaler
 
 WORDS = ["the", "cat", "saw", "a", "dog", "and", "it", "sat", "on", "mat", "while", "we", "ran"]

@@ -1,0 +1,263 @@
+"""What each ingredient gives: one of them removed or swapped at a time, three seeds each.
+
+    python -m tiny_gpt.benchmark.ablation --threads 2
+
+Everything is tuned and compared on the training split alone: its last tenth is held out here, the
+validation split of the benchmark is never seen. An ingredient's worth is the loss without it less
+the loss with it, seed by seed (the same first weights, the same batches), with Student's interval.
+Where a replacement has a learning rate of its own to be fair to, the best of several stands for it.
+
+Jobs run one after the other; each goes into `results/ablation.json` when it is done and is not run
+again unless its settings were changed.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from shared.errors import UserError
+from shared.stats import Interval, mean_interval
+from tiny_gpt.benchmark import recipes
+from tiny_gpt.benchmark.measure import machine, merge, read_record
+from tiny_gpt.data.batches import Batches
+
+__all__ = ["INGREDIENTS", "RECORD", "Effect", "Ingredient", "ablate", "effects"]
+
+RECORD = Path(__file__).parents[1] / "results" / "ablation.json"
+BASE = "base"
+ADAMW_RATES = (0.001, 0.002, 0.003, 0.006)
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """Something a recipe has, and what stands in its place without it.
+
+    Attributes
+    ----------
+    name
+        What is changed to what.
+    alternatives
+        Changes of settings, by label; of several, the best stands for all. One of them is no
+        setting: `batches` (random).
+    """
+
+    name: str
+    alternatives: dict[str, dict[str, Any]]
+
+
+def _one(name: str, key: str, **changes: Any) -> Ingredient:
+    return Ingredient(name, {key: changes})
+
+
+def ingredients(d_model: int) -> list[Ingredient]:
+    """All that is tried, for a model of this width."""
+    rates = {f"adamw-{lr}": {"optimizer": "adamw", "lr": lr} for lr in ADAMW_RATES}
+    return [
+        _one("rotary → learned positions", "learned", positions="learned"),
+        _one("decay to zero → constant rate", "constant", schedule="constant"),
+        Ingredient("Muon → AdamW (best of 4 rates)", rates),
+        _one("previous token's embedding → none", "no-previous", mix_previous=False),
+        _one("zero untied head → normal tied head", "tied", tied=True),
+        _one("zero untied head → normal untied head", "normal-head", zero_head=False),
+        _one("permuted windows → random batches", "random", batches="random"),
+        _one("QK-norm → none", "no-qk-norm", qk_norm=False),
+        _one("plain layer norm → RMS norm", "rms", norm="rms"),
+        _one("ReLU² → GELU", "gelu", mlp="gelu"),
+        # Three matrices of 8/3 d hold as many weights as two of 4 d.
+        _one("ReLU² → SwiGLU", "swiglu", mlp="swiglu", d_ff=round(8 * d_model / 3)),
+        _one("linear to zero → cosine to 10 %", "cosine", schedule="cosine", final_lr=0.1),
+        _one("5 → 3 Newton–Schulz steps", "ns-3", ns_steps=3),
+    ]
+
+
+INGREDIENTS = ingredients(recipes.RECIPES["ablation"]["d_model"])
+
+
+class RandomBatches(Batches):
+    """Windows that begin anywhere, drawn anew each step: some text is seen twice, some never."""
+
+    def _starts(self, step: int) -> Int64[np.ndarray, " batch"]:
+        rng = np.random.default_rng((self.seed, step))
+        return rng.integers(0, self.split.n_tokens - self.context, self.batch_size)
+
+
+@contextlib.contextmanager
+def changed(batches: str = "permuted") -> Iterator[None]:
+    """Inside, training takes another order of batches.
+
+    It is no setting: nobody should want it, and only this comparison does.
+    """
+    from tiny_gpt.training import train
+
+    before = train.Batches
+    try:
+        if batches == "random":
+            train.Batches = RandomBatches
+        yield
+    finally:
+        train.Batches = before
+
+
+def jobs(seeds: int, chosen: Sequence[Ingredient]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Label, seed and changes of every run; whole rounds of one seed, so that some are complete."""
+    for seed in range(seeds):
+        yield BASE, seed, {}
+        for ingredient in chosen:
+            for label, changes in ingredient.alternatives.items():
+                yield label, seed, changes
+
+
+def run_job(data: Path, seed: int, changes: dict[str, Any], *, threads: int) -> dict[str, Any]:
+    """Train the base recipe with some changes."""
+    special = {key: changes[key] for key in ("batches",) if key in changes}
+    settings = {key: value for key, value in changes.items() if key not in special}
+    with changed(**special):
+        found = recipes.train_recipe("ablation", data, threads=threads, seed=seed, **settings)
+    return {key: found[key] for key in ("val_loss", "n_parameters", "steps", "loop_seconds")}
+
+
+def ablate(
+    *,
+    seeds: int = 3,
+    threads: int = 2,
+    out: Path = RECORD,
+    source: str | Path = "tinyshakespeare",
+    labels: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Run all jobs that the record does not hold yet.
+
+    Parameters
+    ----------
+    labels
+        Only alternatives of these labels, and the base; all if none.
+    changes
+        Settings to change in every run, the base included.
+
+    Returns
+    -------
+    record
+        A row for each job.
+    """
+    known = {label for ingredient in INGREDIENTS for label in ingredient.alternatives}
+    if unknown := set(labels) - known:
+        raise UserError(f"labels must be among {', '.join(sorted(known))}, got {min(unknown)}")
+    chosen = INGREDIENTS
+    if labels:
+        chosen = [
+            Ingredient(i.name, {k: v for k, v in i.alternatives.items() if k in labels})
+            for i in INGREDIENTS
+        ]
+    where, rows = machine(threads), read_record(out)["rows"]
+    with tempfile.TemporaryDirectory(prefix="tiny-gpt-ablation-") as folder:
+        data = prepare_slice(source, Path(folder))
+        for label, seed, own in jobs(seeds, chosen):
+            name, plan = f"{label}/{seed}", _plan({**changes, **own}, source)
+            if rows.get(name, {}).get("plan") == plan:
+                continue
+            found = run_job(data, seed, {**changes, **own}, threads=threads)
+            say(f"{name}: {found['val_loss']:.4f}")
+            job = {"label": label, "seed": seed, **found, "plan": plan, "machine": where}
+            rows = merge(out, name, lambda row, job=job: job)["rows"]
+    return read_record(out)
+
+
+def _plan(changes: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """What a job computes: one of another plan is no job of this ablation."""
+    plan = {**recipes.RECIPES["ablation"], **changes, "source": Path(source).name}
+    return json.loads(json.dumps(plan))
+
+
+def prepare_slice(source: str | Path, folder: Path, *, val_fraction: float = 0.1) -> Path:
+    """The training split of a text, prepared as if it were all there is."""
+    from tiny_gpt.data.prepare import prepare
+    from tiny_gpt.data.shards import open_data
+
+    options = {"tokenizer": "char", "split": "tail", "dedup": "off", "workers": 1}
+    prepare(source, folder / "whole", val_fraction=val_fraction, **options)
+    whole = open_data(folder / "whole")
+    train, part = whole.splits["train"], folder / "training.txt"
+    text = whole.tokenizer.decode(train.read(0, train.n_tokens))
+    part.write_text(text, encoding="utf-8", newline="")
+    prepare(part, folder / "data", val_fraction=val_fraction, **options)
+    return folder / "data"
+
+
+# ---- what came out
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An ingredient's worth.
+
+    Attributes
+    ----------
+    change
+        Loss without it less loss with it, nats per character, over the seeds.
+    label
+        The alternative that stood for it.
+    n_parameters
+        Of the model without it.
+    """
+
+    name: str
+    label: str
+    change: Interval
+    n_parameters: int
+
+
+def effects(record: dict[str, Any]) -> list[Effect]:
+    """The ingredients' effects, the largest first; those with two seeds at least.
+
+    Of several alternatives the one with the lowest mean loss counts, on the seeds all have.
+    """
+    runs: dict[str, dict[int, dict]] = {}
+    for job in record["rows"].values():
+        runs.setdefault(job["label"], {})[job["seed"]] = job
+    found = []
+    for ingredient in INGREDIENTS:
+        known = {label: runs[label] for label in ingredient.alternatives if label in runs}
+        seeds = set(runs.get(BASE, {})).intersection(*known.values())
+        if not known or len(seeds) < 2:
+            continue
+        loss = {
+            label: np.array([own[seed]["val_loss"] for seed in sorted(seeds)])
+            for label, own in {**known, BASE: runs[BASE]}.items()
+        }
+        best = min(known, key=lambda label: loss[label].mean())
+        change = mean_interval(loss[best] - loss[BASE])
+        parameters = next(iter(known[best].values()))["n_parameters"]
+        found.append(Effect(ingredient.name, best, change, parameters))
+    return sorted(found, key=lambda effect: -effect.change.mean)
+
+
+def main() -> None:
+    """Run what is missing, then make table and figure."""
+    parser = argparse.ArgumentParser(prog="python -m tiny_gpt.benchmark.ablation")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RECORD)
+    parser.add_argument("--labels", nargs="+", default=[])
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    options = vars(parser.parse_args())
+    changes = recipes.parsed_changes(options.pop("set"))
+    try:
+        record = ablate(say=lambda line: print(line, flush=True), **options, **changes)  # noqa: T201
+    except UserError as error:
+        sys.exit(f"ablation: {error}")
+    for effect in effects(record):
+        print(f"{effect.name}: {effect.change}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""`tiny-gpt bench`: the benchmark, row by row, against what a user would otherwise run.
+
+tiny-gpt bench speed same-size
+tiny-gpt bench decoding --threads 2
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.errors import UserError
+from tiny_gpt.benchmark.bench import RECORD, Bench
+from tiny_gpt.benchmark.costs import run_data, run_models, run_sources
+from tiny_gpt.benchmark.duels import DUELS, run_curves, run_duels, run_ngrams
+from tiny_gpt.benchmark.measure import read_record
+from tiny_gpt.benchmark.speed import run_decoding, run_prepare, run_throughput
+from tiny_gpt.benchmark.windows import run_windows
+
+__all__ = ["ROWS", "bench"]
+
+ROWS: dict[str, Callable[[Bench], None]] = {
+    "ngrams": run_ngrams,
+    "decoding": run_decoding,
+    "windows": run_windows,
+    "throughput": run_throughput,
+    "prepare": run_prepare,
+    "curves": run_curves,
+    "costs-model": run_models,
+    "costs-data": run_data,
+    "costs-prepare": run_sources,
+}
+
+
+def bench(rows: Sequence[str] = (), **options: Any) -> dict[str, Any]:
+    """Measure rows and put each into the record as soon as it is done.
+
+    Parameters
+    ----------
+    rows
+        Names of `DUELS` and `ROWS`; all if none is named.
+    options
+        As `Bench` takes them.
+
+    Returns
+    -------
+    record
+        With everything it held before.
+
+    Raises
+    ------
+    UserError
+        If a row is unknown, or a quick trial would go into the committed record.
+    """
+    b = Bench(**options)
+    if b.quick and Path(b.out).resolve() == RECORD.resolve():
+        raise UserError("a quick trial measures nothing; give it a record of its own")
+    known = [*DUELS, *ROWS]
+    for name in rows:
+        if name not in known:
+            raise UserError(f"rows must be among {', '.join(known)}, got {name}")
+    chosen = list(rows) or known
+    if duels := [name for name in DUELS if name in chosen]:
+        run_duels(b, duels)
+    for name, run in ROWS.items():
+        if name in chosen:
+            run(b)
+    return read_record(b.out)

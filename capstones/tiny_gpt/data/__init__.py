@@ -1,0 +1,1 @@
+"""From documents to batches: sources, deduplication, tokenizers, token files, batches by step."""

@@ -1,0 +1,352 @@
+"""From documents to token files: read once, deduplicate, split, learn a tokenizer, encode.
+
+The order is the point. Copies go before the split, or validation asks what training has told; the
+split goes before packing, and before the tokenizer is learned; and how much of the validation text
+training has seen all the same is measured and written down.
+
+The source is read once and staged on the disk, memory holds a few chunks of it (but a document is
+never cut: the largest one has to fit). What is costly runs in processes that are given places in
+the staged file and give back results in order, so the files are the same bytes whatever the number
+of processes. They are written beside their target and renamed into place at the end::
+
+    .NAME.preparing     being made; worthless after a crash, the next `prepare` clears it away
+    NAME                the prepared folder (`tiny_gpt.data.shards`), the old one until that instant
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Integer
+
+from shared.errors import UserError
+from shared.files import locked, write_synced
+from tiny_gpt.data.duplicates import Corpus, Measure, Span, texts_of
+from tiny_gpt.data.leaks import overlap
+from tiny_gpt.data.shards import MANIFEST, ShardWriter, publish, write_data_manifest
+from tiny_gpt.data.sources import documents
+from tiny_gpt.data.tokenizers import Kind, Tokenizer, tokenizer_from_bytes, train_tokenizer
+from tiny_gpt.data.workers import Workers
+
+__all__ = ["prepare"]
+
+CHUNK_BYTES = 2**20
+SAMPLE_BYTES = 20_000_000  # of the training documents, for BPE
+LEAST_SHARE = 0.4  # of val_fraction, that a split by hash must reach to be chosen by itself
+FEWEST_TO_HASH = 20  # documents; with less, the sizes of a split by hash are left to luck
+
+Dedup = Literal["off", "exact", "minhash"]
+Progress = Callable[[str, int, int | None], None]
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    tokenizer: Kind = "bpe",
+    vocab_size: int = 4096,
+    dedup: Dedup = "minhash",
+    near_duplicate: float = 0.8,
+    val_fraction: float = 0.1,
+    split: Literal["auto", "hash", "tail"] = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    shard_tokens: int = 2**27,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make a prepared folder of a source; see `tiny_gpt.data.shards` for what is in it.
+
+    Parameters
+    ----------
+    source
+        As `tiny_gpt.data.sources.documents` reads it.
+    out
+        The folder; an older prepared one is replaced.
+    tokenizer, vocab_size
+        As `tiny_gpt.data.tokenizers.train_tokenizer` learns it, of the training documents alone (a
+        character tokenizer gets the alphabet of both splits).
+    dedup, near_duplicate
+        Which copies are removed: none, those with the same normalized text, or also those whose
+        Jaccard similarity is at least so high. The first one stays.
+    val_fraction
+        Share of the validation split, between 0 and 1.
+    split
+        ``"hash"``: each document on its own, by a hash of its text; ``"tail"``: the last
+        characters of all; ``"auto"``: by hash from 20 documents on, if that holds out enough.
+    seed
+        Another one makes another split by hash.
+    workers
+        Processes; None for as many as there are cores, at most 8. A script that calls this with
+        more than one must do so under `if __name__ == "__main__":`, as Python asks.
+    shard_tokens
+        Tokens of a file.
+    progress
+        Called with the stage, how many bytes are done, and of how many (None if not known).
+
+    Returns
+    -------
+    report
+        What stands in ``report.json``: the same for the same source and options.
+
+    Raises
+    ------
+    ValueError
+        An option is out of range.
+    UserError
+        The source or the target is not what it should be, or a split would be empty.
+    """
+    for name, value in (("val_fraction", val_fraction), ("near_duplicate", near_duplicate)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {value}")
+    for name, value, known in (
+        ("dedup", dedup, ("off", "exact", "minhash")),
+        ("split", split, ("auto", "hash", "tail")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
+    for name, value in (("workers", workers), ("shard_tokens", shard_tokens)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    train_tokenizer(tokenizer, [], vocab_size=vocab_size)  # says now what it cannot do later
+
+    stream = documents(source)
+    settings = {
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "dedup": dedup,
+        "near_duplicate": near_duplicate,
+        "val_fraction": val_fraction,
+        "split": split,
+        "seed": seed,
+    }
+    out = Path(os.path.abspath(out))
+    scrap = out.with_name(f".{out.name}.preparing")
+    tell = progress or (lambda *_: None)
+    try:
+        _refuse_to_replace_others(out)
+        scrap.mkdir(parents=True, exist_ok=True)
+        with locked(scrap):  # two at once take turns
+            scrap.mkdir(exist_ok=True)
+            for leftover in scrap.iterdir():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            try:
+                staging = scrap / "data"
+                staging.mkdir()
+                near = near_duplicate if dedup == "minhash" else None
+                corpus = Corpus(scrap, exact=dedup != "off", near=near)
+                with Workers(workers) as pool:
+                    try:
+                        report = _make(corpus, stream, staging, settings, shard_tokens, pool, tell)
+                    finally:
+                        corpus.close()
+                report = {"source": _name_of(source), **report}
+                write_synced(staging / "report.json", _json(report))
+                meta = {key: report[key] for key in ("source", "settings", "split", "splits")}
+                write_data_manifest(staging, meta)
+                publish(staging, out)
+            finally:
+                shutil.rmtree(scrap, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be prepared ({error.strerror or error})") from error
+    return report
+
+
+def _make(
+    corpus: Corpus,
+    stream: Iterable[Any],
+    folder: Path,
+    settings: dict[str, Any],
+    shard_tokens: int,
+    pool: Workers,
+    tell: Progress,
+) -> dict[str, Any]:
+    """Write the token files and the tokenizer; returns the report."""
+    measure = Measure(
+        corpus.texts, corpus.near, settings["val_fraction"], salt=f"seed {settings['seed']}"
+    )
+    n_decided = 0
+    for chunk, facts in pool.map(measure, corpus.stage(stream, CHUNK_BYTES)):
+        corpus.decide(n_decided, facts)
+        n_decided += len(facts)
+        tell("read", sum(chunk[-1]), None)
+    if not n_decided:
+        raise UserError("the source holds no text")
+
+    cut = _split(corpus, settings["split"], settings["val_fraction"])
+    learned, how = _learn(corpus, settings["tokenizer"], settings["vocab_size"])
+    data = learned.to_bytes()
+    write_synced(folder / "tokenizer.json", data)
+    splits = {}
+    for split in ("train", "val"):
+        splits[split] = _encode(corpus, folder, split, learned, data, shard_tokens, pool, tell)
+    return {
+        "settings": settings,
+        "read": {
+            "documents": corpus.n_documents,
+            "characters": corpus.one("SELECT sum(characters) FROM documents"),
+            "bytes": corpus.n_bytes,
+            "blank_documents_left_out": corpus.n_blank,
+        },
+        "duplicates": {kind: corpus.duplicates(kind) for kind in ("exact", "near")},
+        "split": cut,
+        "tokenizer": {
+            "kind": learned.kind,
+            "vocab_size": learned.vocab_size,
+            "end_of_text": learned.end_of_text,
+            "sha256": learned.sha256,
+            "learned_from": how,
+        },
+        "splits": splits,
+        "leaks": {
+            "exact": corpus.exact_leaks(),
+            "near": corpus.near_leaks(),
+            **overlap(corpus, pool, CHUNK_BYTES, tell),
+        },
+    }
+
+
+# ---- split
+
+
+def _split(corpus: Corpus, how: str, val_fraction: float) -> dict[str, Any]:
+    """Cut the corpus into pieces; returns which way was chosen, and why."""
+    kept, validation, characters, held_out = corpus.database.execute(
+        "SELECT count(*), sum(validation), sum(characters), sum(validation * characters) "
+        "FROM documents WHERE copy_of IS NULL"
+    ).fetchone()
+    reason = "as asked"
+    if how == "auto":
+        how = "hash" if kept >= FEWEST_TO_HASH and 0 < validation < kept else "tail"
+        reason = f"{kept} documents, by hash from {FEWEST_TO_HASH} on"
+        if how == "tail" and kept >= FEWEST_TO_HASH:
+            reason = f"a hash would put all of {kept} documents into one split"
+        elif how == "hash" and held_out < LEAST_SHARE * val_fraction * characters:
+            how, share = "tail", held_out / characters
+            reason = f"a hash would hold out only {share:.1%} of the text: few, unequal documents"
+    if how == "hash":
+        if not 0 < validation < kept:
+            empty = "train" if validation else "val"
+            raise UserError(
+                f"a split by hash leaves {empty} without any of {kept} documents; "
+                "use the split tail, or another seed"
+            )
+        corpus.split_by_hash()
+        return {"kind": "hash", "reason": reason}
+    at = int((1 - val_fraction) * characters)
+    if not 0 < at < characters:
+        raise UserError(f"{characters} characters are too few for two splits")
+    return {"kind": "tail", "reason": reason, "at": at, "cut_document": corpus.split_at(at)}
+
+
+# ---- tokenizer
+
+
+def _learn(corpus: Corpus, kind: Kind, vocab_size: int) -> tuple[Tokenizer, str]:
+    if kind == "char":
+        pieces = chain(corpus.pieces("train"), corpus.pieces("val"))
+        texts = texts_of(corpus.texts, (Span(*row) for row in pieces))
+        kept = corpus.one("SELECT count(*) FROM documents WHERE copy_of IS NULL")
+        # Of one text nothing has to be told apart: 65 characters are 65 ids.
+        found = train_tokenizer(kind, texts, end_of_text=kept > 1)
+        return found, "the alphabet of both splits"
+    if kind == "byte":
+        return train_tokenizer(kind, []), "nothing"
+    size = corpus.one("SELECT sum(bytes) FROM pieces WHERE split = 'train'")
+    how = f"{min(size, SAMPLE_BYTES)} of {size} bytes of the training documents"
+    return train_tokenizer(kind, _sample(corpus), vocab_size=vocab_size), how
+
+
+def _sample(corpus: Corpus) -> Iterator[str]:
+    """Training documents in the order of their hashes, up to a number of bytes."""
+    left = SAMPLE_BYTES
+    rows = corpus.database.execute(
+        "SELECT p.start, p.bytes FROM documents d JOIN pieces p ON p.document = d.id "
+        "WHERE p.split = 'train' ORDER BY d.fingerprint, p.id"
+    )
+    with corpus.texts.open("rb") as stream:
+        for start, n_bytes in rows:
+            stream.seek(start)
+            data = stream.read(min(n_bytes, left))
+            yield data.decode("utf-8", "ignore")  # the last one may end inside a character
+            left -= n_bytes
+            if left <= 0:
+                return
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Tokens of texts, in whatever process."""
+
+    texts: Path
+    tokenizer: bytes
+
+    def __call__(self, spans: Sequence[Span]) -> list[Integer[np.ndarray, " _"]]:
+        tokenizer = _tokenizer(self.tokenizer)
+        close = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+        dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+        return [
+            np.concatenate([tokenizer.encode(text), close]).astype(dtype)
+            for text in texts_of(self.texts, spans)
+        ]
+
+
+# By content: a process outlives the chunks, and a tokenizer knows the words it has met.
+_tokenizer = lru_cache(maxsize=1)(tokenizer_from_bytes)
+
+
+def _encode(
+    corpus: Corpus,
+    folder: Path,
+    split: str,
+    tokenizer: Tokenizer,
+    data: bytes,
+    shard_tokens: int,
+    pool: Workers,
+    tell: Progress,
+) -> dict[str, Any]:
+    characters, total = corpus.database.execute(
+        "SELECT sum(characters), sum(bytes) FROM pieces WHERE split = ?", (split,)
+    ).fetchone()
+    encode = Encode(corpus.texts, data)
+    writer = ShardWriter(folder, split, tokenizer.sha256, tokenizer.vocab_size, shard_tokens)
+    with writer:
+        for chunk, found in pool.map(encode, corpus.chunks(split, CHUNK_BYTES)):
+            for span, tokens in zip(chunk, found, strict=True):
+                writer.append(tokens, span.n_bytes)
+            tell(f"encode {split}", writer.n_bytes, total)
+    return {
+        "documents": writer.n_documents,
+        "characters": characters,
+        "bytes": writer.n_bytes,
+        "tokens": writer.n_tokens,
+        "bytes_per_token": writer.n_bytes / writer.n_tokens,
+    }
+
+
+# ---- small things
+
+
+def _name_of(source: str | Path) -> str:
+    """A source's name without the folders it lies in, which do not change what is made of it."""
+    prefix = "hf:" if str(source).startswith("hf:") else ""
+    return prefix + Path(os.path.abspath(str(source).removeprefix(prefix))).name
+
+
+def _json(report: dict[str, Any]) -> bytes:
+    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _refuse_to_replace_others(out: Path) -> None:
+    """What `publish` refuses at the end is refused before hours of work."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UserError(f"{out} is not a folder, so no data is written there")
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise UserError(f"{out} holds something else ({MANIFEST} is missing): not replaced")

@@ -1,0 +1,1 @@
+"""Models for other programs: Hugging Face's folder, ONNX, GGUF; and back."""

@@ -1,0 +1,1 @@
+"""From a prompt to text: the cached decode step, sampling, streaming."""

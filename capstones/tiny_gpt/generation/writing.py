@@ -1,0 +1,117 @@
+"""From a prompt to text, as it comes or several at once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from jaxtyping import Int
+from torch import Tensor
+
+from shared.errors import UserError
+from tiny_gpt.data.tokenizers import Tokenizer
+from tiny_gpt.generation.generate import decode_stream, generate
+from tiny_gpt.training.checkpoints import Checkpoint
+from week19.sampling import Sampler
+
+__all__ = ["prompt_tokens", "stream", "until", "write"]
+
+
+def stream(
+    checkpoint: Checkpoint,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    sampler: Sampler,
+    seed: int = 0,
+    stop: str | None = None,
+    cache: bool = True,
+) -> Iterator[str]:
+    """What follows a prompt, piece by piece, to the end of the text or before `stop`."""
+    tokens = _rows(checkpoint, prompt, max_new_tokens, sampler, [seed], cache)
+    end = checkpoint.tokenizer.end_of_text
+    row = (int(column[0]) for column in tokens)
+    return until(decode_stream(checkpoint.tokenizer, _before(end, row)), stop)
+
+
+def write(
+    checkpoint: Checkpoint,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    sampler: Sampler,
+    seeds: Sequence[int],
+    stop: str | None = None,
+    cache: bool = True,
+) -> list[str]:
+    """What follows a prompt, once for each seed; each is what `stream` gives alone."""
+    columns = list(_rows(checkpoint, prompt, max_new_tokens, sampler, seeds, cache))
+    tokenizer, texts = checkpoint.tokenizer, []
+    for i in range(len(seeds)):
+        row = _before(tokenizer.end_of_text, (int(column[i]) for column in columns))
+        texts.append("".join(until([tokenizer.decode(list(row))], stop)))
+    return texts
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """A prompt's tokens; of an empty one the token between texts, or a line end.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer cannot express the prompt.
+    """
+    try:
+        if prompt:
+            return tokenizer.encode(prompt).tolist()
+        end = tokenizer.end_of_text
+        return [end] if end is not None else tokenizer.encode("\n").tolist()
+    except ValueError as error:
+        raise UserError(f"prompt cannot be encoded: {error}") from error
+
+
+def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
+    """Pieces of a text up to the first `stop`, wherever the pieces are cut.
+
+    What might be the beginning of `stop` is held back until the next piece decides.
+    """
+    held = ""
+    for piece in pieces:
+        held += piece
+        if not stop:
+            yield held
+            held = ""
+            continue
+        if (at := held.find(stop)) >= 0:
+            yield held[:at]
+            return
+        lengths = range(min(len(stop) - 1, len(held)), 0, -1)
+        keep = next((n for n in lengths if held.endswith(stop[:n])), 0)
+        yield held[: len(held) - keep]
+        held = held[len(held) - keep :]
+    yield held
+
+
+def _rows(
+    checkpoint: Checkpoint,
+    prompt: str,
+    max_new_tokens: int,
+    sampler: Sampler,
+    seeds: Sequence[int],
+    cache: bool,
+) -> Iterator[Int[Tensor, "batch"]]:
+    tokens, end = prompt_tokens(checkpoint.tokenizer, prompt), checkpoint.tokenizer.end_of_text
+    return generate(
+        checkpoint.model,
+        [tokens] * len(seeds),
+        max_new_tokens,
+        sampler=sampler,
+        stop=() if end is None else (end,),
+        seeds=seeds,
+        cache=cache,
+    )
+
+
+def _before(end: int | None, tokens: Iterable[int]) -> Iterator[int]:
+    """Tokens before the one that ends a text (or -1, which stands behind it)."""
+    for token in tokens:
+        if token < 0 or token == end:
+            return
+        yield token

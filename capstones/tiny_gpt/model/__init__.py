@@ -1,0 +1,1 @@
+"""The decoder, and its training block fused into one operator."""

@@ -1,0 +1,99 @@
+"""What a finished run ends with: an honest evaluation, samples, what they copied, and a report."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from shared.files import write_atomic
+from tiny_gpt.data.shards import PreparedData, Split
+from tiny_gpt.data.tokenizers import Tokenizer
+from tiny_gpt.generation.writing import write
+from tiny_gpt.report.memorization import memorization_report
+from tiny_gpt.report.page import write_report
+from tiny_gpt.settings import Settings
+from tiny_gpt.training.checkpoints import Checkpoint, load_checkpoint
+from tiny_gpt.training.evaluate import Evaluation, evaluate
+from tiny_gpt.training.train import Outcome
+from week19.sampling import Sampler
+
+SAMPLE_TOKENS = 200
+PROBE_TOKENS = 20_000_000  # of the training text that samples are compared with
+
+
+def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: Console) -> None:
+    """Evaluate the best checkpoint, let it write, compare with the training text, report."""
+    best = load_checkpoint(outcome.run)
+    result = evaluate(best.model, data.splits["val"], data.tokenizer)
+    texts = []
+    if settings.samples:
+        texts = write(
+            best,
+            "",
+            SAMPLE_TOKENS,
+            sampler=Sampler(temperature=0.8),
+            seeds=range(settings.samples),
+        )
+    evaluation = result.to_dict()
+    if any(texts):
+        told = [text for text in texts if text]
+        held_out = list(_texts(data.splits["val"], data.tokenizer))
+        enough = sum(map(len, held_out)) >= max(map(len, told))
+        probe = memorization_report(
+            told, _texts(data.splits["train"], data.tokenizer), held_out if enough else None
+        )
+        evaluation["memorization"] = probe.to_dict()
+    samples = [{"step": best.step, "prompt": "", "text": text} for text in texts]
+    write_atomic(outcome.run / "samples.json", json.dumps(samples, indent=1) + "\n")
+    write_atomic(outcome.run / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")
+    report = write_report(outcome.run)
+    for text in texts:
+        console.rule("sample")
+        console.print(Text(text))
+    console.rule()
+    if len(losses := _validation_losses(outcome.run)) > 2:
+        console.print(f"{'loss curve':<16} {sparkline(losses)} {losses[0]:.2f} → {losses[-1]:.2f}")
+    for name, value in _facts(outcome, best, result).items():
+        console.print(f"{name:<16} {value}")
+    if "memorization" in evaluation:
+        console.print(f"{'memorized':<16} {probe}")
+    console.print(f"{'report':<16} {report}")
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """Values as a line of blocks, the highest the largest; evenly thinned to `width`."""
+    step = max(1, -(-len(values) // width))
+    shown = [*values[:-1:step], values[-1]]
+    low, high = min(shown), max(shown)
+    blocks = "▁▂▃▄▅▆▇█"
+    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
+    return "".join(blocks[round((v - low) * scale)] for v in shown)
+
+
+def _validation_losses(run: Path) -> list[float]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line).get("val_loss") for line in lines]
+    return [loss for loss in found if isinstance(loss, float)]
+
+
+def _facts(outcome: Outcome, best: Checkpoint, result: Evaluation) -> dict[str, str]:
+    return {
+        "validation loss": f"{result.nats_per_token:.4f} nats a token (best, at step {best.step})",
+        "perplexity": f"{result.perplexity:.3f} a token",
+        "bits per byte": str(result.bits_per_byte),
+        "protocol": result.signature,
+        "parameters": f"{best.model.n_parameters():,}",
+        "training time": f"{outcome.loop_seconds:.1f} s in this process, to step {outcome.step}",
+    }
+
+
+def _texts(split: Split, tokenizer: Tokenizer):
+    """The documents of a split as text, up to a limit, long ones in pieces."""
+    read = 0
+    for start, stop in zip(split.offsets[:-1], split.offsets[1:], strict=True):
+        if read >= PROBE_TOKENS:
+            return
+        read += int(stop - start)
+        yield tokenizer.decode(split.read(int(start), int(stop)))

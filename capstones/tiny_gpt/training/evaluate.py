@@ -1,0 +1,404 @@
+r"""Evaluation: every token of a split predicted exactly once, and a number that says how.
+
+A model sees at most `context` tokens, so a long text is cut into windows; where the cuts lie
+decides how much each token is told, and with it the result. A window of inputs
+$t_b \dots t_{b+L-1}$ predicts $t_{b+1} \dots t_{b+L}$, the last ones of which are scored:
+
+- ``fixed``: windows do not overlap; a token has on average half a context before it. The split is
+  one stream, its ends of text are predicted like any token, and only its very first token is not:
+  nothing stands before it.
+- ``strided`` (`stride` < context): a window scores its last `stride` tokens and reads the ones
+  before again, so each has at least context - stride + 1 tokens before it (the sliding windows of
+  Hugging Face's "Perplexity of fixed-length models", whose max_length is our context + 1).
+- ``rolling``: each document on its own. Its first token is predicted from the prefix, an end of
+  text; ends of text are not predicted; the last window reaches back to a whole context. The totals
+  are those of lm-eval's `loglikelihood_rolling`. The right one for a model that was trained with a
+  document mask.
+
+Nats are $-\ln p$ of a token. With $N$ of them in all over $T$ tokens, $B$ bytes of UTF-8 and $W$
+words between white space, perplexity is $e^{N/T}$, word perplexity $e^{N/W}$, and bits per byte
+$N / (B \ln 2)$, the one that compares models of different tokenizers.
+
+Sources: Jelinek et al., "Perplexity: a measure of the difficulty of speech recognition tasks"
+(1977); Gao et al., "The Pile" (2020), section 3.1, for bits per byte; Biderman et al., "Lessons
+from the trenches on reproducible evaluation of language models" (2024), appendix A; Post, "A call
+for clarity in reporting BLEU scores" (2018), for signatures.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Float64, Int64
+from torch import nn
+
+from shared.stats import Interval, bootstrap_interval
+from tiny_gpt.data.shards import Split
+from tiny_gpt.data.tokenizers import Tokenizer
+
+__all__ = ["Evaluation", "evaluate", "token_losses", "windows"]
+
+VERSION = 1  # of what the numbers mean: raise it when any of them would change
+MIN_DOCUMENTS, BLOCK, MAX_UNITS = 20, 1024, 1000
+NAMES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a split.
+
+    Attributes
+    ----------
+    nats_per_token, perplexity
+        Mean of -ln p over the predicted tokens, and its exponential.
+    bits_per_byte
+        With a 95 % bootstrap interval, which tells how far another text of the same kind and
+        length might lie, not another training run; its ends are NaN where there is none.
+    word_perplexity
+        All nats shared out among the words; NaN if there is none.
+    n_tokens, n_bytes, n_words
+        Tokens that were predicted, bytes they stand for, words of the text between white space.
+    signature
+        Everything the numbers depend on: they compare only where it is equal.
+    """
+
+    nats_per_token: float
+    perplexity: float
+    bits_per_byte: Interval
+    word_perplexity: float
+    n_tokens: int
+    n_bytes: int
+    n_words: int
+    signature: str
+
+    def __str__(self) -> str:
+        """Return one line: the numbers, never without the signature."""
+        bits = self.bits_per_byte
+        ends = "" if math.isnan(bits.low) else f" [{bits.low:.4f}, {bits.high:.4f}]"
+        return (
+            f"{self.nats_per_token:.4f} nats/token, perplexity {self.perplexity:.4g}, "
+            f"{bits.mean:.4f} bits/byte{ends}, word perplexity {self.word_perplexity:.4g} "
+            f"({self.signature})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; None for what is not finite."""
+        bits = self.bits_per_byte
+        ends = {"value": bits.mean, "low": bits.low, "high": bits.high}
+        flat = asdict(self) | {"bits_per_byte": {k: _finite(v) for k, v in ends.items()}}
+        return {key: _finite(value) for key, value in flat.items()}
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    tokenizer: Tokenizer,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    rolling: bool = False,
+    prefix: int | None = None,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    limit: int | None = None,
+    interval: bool = True,
+) -> Evaluation:
+    """Evaluate a model on a whole split.
+
+    The interval resamples documents where there are at least 20, and blocks of at least 1,024
+    consecutive tokens otherwise (of more than 1,000 units, neighbors are joined); the signature
+    says which. There is none for a text of fewer than two blocks.
+
+    Parameters
+    ----------
+    context
+        Most tokens that a window reads; the model's own if None.
+    stride
+        Tokens that each window but the first scores; by default all, so that none is read twice.
+    rolling
+        Whether each document stands alone, behind the prefix, as in lm-eval.
+    prefix
+        Token before a document if `rolling`; the tokenizer's end of text if None.
+    batch_size
+        Windows at a time, 8,192 tokens' worth if None; it changes the result by rounding alone.
+    dtype
+        Of the matrix products: the weights' own for float32, else through autocast. Log
+        probabilities are computed in float32 and summed in float64.
+    limit
+        Use only the split's first so many tokens.
+    interval
+        Whether to resample: a tenth of a second or so.
+
+    Raises
+    ------
+    ValueError
+        For a size out of range, a split without two tokens or without text, a tokenizer that is
+        not the split's or larger than the model's vocabulary, or no prefix where one is needed.
+    """
+    how = _settle(model, split, tokenizer, context, stride, rolling, prefix, limit)
+    lengths, n_words = _text(split, tokenizer, how.n)
+    losses = token_losses(
+        model,
+        split,
+        tokenizer,
+        context=context,
+        stride=stride,
+        rolling=rolling,
+        prefix=prefix,
+        batch_size=batch_size,
+        dtype=dtype,
+        limit=limit,
+    )
+    # By the plan and not by what is NaN: a model that diverged must not lose its worst tokens.
+    predicted = np.zeros(how.n, dtype=bool)
+    for first, stop in how.spans:
+        predicted[first:stop] = True
+    sums = np.zeros((2, how.n + 1))  # running sums of nats and bytes: a stretch is a difference
+    np.cumsum(np.where(predicted, losses, 0), dtype=np.float64, out=sums[0, 1:])
+    # Bytes of predicted tokens alone: the others would count as known for nothing.
+    np.cumsum(np.where(predicted, lengths, 0), out=sums[1, 1:])
+    nats, n_bytes, n_tokens = float(sums[0, -1]), int(sums[1, -1]), int(predicted.sum())
+    if n_bytes == 0:
+        raise ValueError("split must hold text, got none in the tokens that are predicted")
+    bits, unit = Interval(nats / n_bytes / math.log(2), math.nan, math.nan, 1), "none"
+    edges, name = _units(np.minimum(split.offsets, how.n), how.n)
+    if interval and len(edges) > 2 and math.isfinite(nats):
+        bits, unit = _ratio_interval(np.diff(sums[:, edges])), name
+    products = next(model.parameters()).dtype if dtype == torch.float32 else dtype
+    parts = [
+        "tiny-gpt",
+        f"split:{split.name}",
+        f"protocol:{'rolling' if rolling else 'strided' if how.overlap else 'fixed'}",
+        f"context:{how.context}",
+        *([f"stride:{how.stride}"] if how.overlap else []),
+        *([f"prefix:{how.prefix}"] if rolling else []),
+        *([f"limit:{how.n}"] if how.n < split.n_tokens else []),
+        f"tokens:{n_tokens}",
+        f"dtype:{NAMES.get(products, products)}",
+        f"tokenizer:{tokenizer.kind}:{tokenizer.sha256[:6]}",
+        f"interval:{unit}",
+        f"v{VERSION}",
+    ]
+    return Evaluation(
+        nats_per_token=nats / n_tokens,
+        perplexity=_exp(nats / n_tokens),
+        bits_per_byte=bits,
+        word_perplexity=_exp(nats / n_words) if n_words else math.nan,
+        n_tokens=n_tokens,
+        n_bytes=n_bytes,
+        n_words=n_words,
+        signature="|".join(parts),
+    )
+
+
+def token_losses(
+    model: nn.Module,
+    split: Split,
+    tokenizer: Tokenizer,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    rolling: bool = False,
+    prefix: int | None = None,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    limit: int | None = None,
+) -> Float32[np.ndarray, " n_tokens"]:
+    """Nats of each token of a split; NaN for a token that the protocol does not predict.
+
+    Parameters and errors as in `evaluate`. The model is left in the mode it came in, whatever
+    happens.
+    """
+    how = _settle(model, split, tokenizer, context, stride, rolling, prefix, limit)
+    if batch_size is None:
+        batch_size = max(1, 8192 // how.context)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+    plan = (
+        window
+        for first, stop in how.spans
+        for window in windows(first - 1, stop, how.context, how.stride, reach_back=rolling)
+    )
+    prefixed: set[int] = set()  # windows that begin here begin with the prefix
+    if rolling:
+        prefixed = {first - 1 for first, _ in how.spans}
+        # Windows of one length side by side: what is padded is computed in vain.
+        plan = iter(sorted(plan, key=lambda window: window[0] - window[2]))
+    losses = np.full(how.n, np.nan, dtype=np.float32)
+    device = next(model.parameters()).device
+    # Without a type the caller's own autocast would go on: float32 must mean float32.
+    narrow = dtype != torch.float32
+    products = torch.autocast(device.type, dtype=dtype if narrow else None, enabled=narrow)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), products:
+            while batch := list(itertools.islice(plan, batch_size)):
+                width = max(end - begin for begin, _, end in batch)
+                # Padding lies to the right, where nothing that is scored can see it.
+                tokens = torch.zeros(len(batch), width, dtype=torch.int64)
+                for row, (begin, _, end) in zip(tokens, batch, strict=True):
+                    skip = int(begin in prefixed)
+                    row[:skip] = how.prefix or 0
+                    row[skip : end - begin] = torch.from_numpy(split.read(begin + skip, end))
+                tokens = tokens.to(device)
+                logits = model(tokens[:, :-1]).float()
+                nats = F.cross_entropy(logits.mT, tokens[:, 1:], reduction="none").cpu().numpy()
+                for row, (begin, first, end) in zip(nats, batch, strict=True):
+                    losses[first:end] = row[first - begin - 1 : end - begin - 1]
+    finally:
+        for module, training in modes:
+            module.training = training
+    return losses
+
+
+def windows(
+    start: int, stop: int, context: int, stride: int, *, reach_back: bool = False
+) -> Iterator[tuple[int, int, int]]:
+    """Cut tokens start .. stop - 1 into windows that predict each but the first exactly once.
+
+    Parameters
+    ----------
+    context
+        Most tokens that a window reads; it predicts the one after each.
+    stride
+        How many of them every window but the first scores, at most context.
+    reach_back
+        Whether a last window that scores fewer reads more context instead.
+
+    Yields
+    ------
+    begin, first, end
+        Tokens begin .. end - 2 are read, and first .. end - 1 are scored.
+    """
+    first = start + 1
+    while first < stop:
+        begin = max(start, first + stride - 1 - context)
+        end = min(begin + context + 1, stop)
+        if reach_back:
+            begin = max(start, end - 1 - context)
+        yield begin, first, end
+        first = end
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    """What was asked for, defaults filled in; `spans` are the tokens that are scored."""
+
+    n: int
+    context: int
+    stride: int
+    prefix: int | None
+    spans: list[tuple[int, int]]
+
+    @property
+    def overlap(self) -> bool:
+        return self.stride < self.context
+
+
+def _settle(
+    model: nn.Module,
+    split: Split,
+    tokenizer: Tokenizer,
+    context: int | None,
+    stride: int | None,
+    rolling: bool,
+    prefix: int | None,
+    limit: int | None,
+) -> _Protocol:
+    longest, vocab_size = model.config.context, model.config.vocab_size
+    context = longest if context is None else context
+    stride = context if stride is None else stride
+    prefix = tokenizer.end_of_text if prefix is None else prefix
+    for label, value, high in (("context", context, longest), ("stride", stride, context)):
+        if not 1 <= value <= high:
+            raise ValueError(f"{label} must be between 1 and {high}, got {value}")
+    if limit is not None and limit < 2:
+        raise ValueError(f"limit must be at least 2, got {limit}")
+    if split.n_tokens < 2:
+        raise ValueError(f"split must have at least 2 tokens, got {split.n_tokens}")
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"tokenizer must have at most the model's {vocab_size} ids, got {tokenizer.vocab_size}"
+        )
+    if rolling and (prefix is None or not 0 <= prefix < vocab_size):
+        raise ValueError(
+            f"prefix must be an id below {vocab_size} where documents stand alone and the "
+            f"tokenizer's end of text is {tokenizer.end_of_text}, got {prefix}"
+        )
+    n = split.n_tokens if limit is None else min(limit, split.n_tokens)
+    spans = _documents(split, n) if rolling else [(1, n)]
+    return _Protocol(n, context, stride, prefix, spans)
+
+
+def _documents(split: Split, n: int) -> list[tuple[int, int]]:
+    """Where each document's text starts and stops, its end of text left out, up to token n."""
+    stops = split.offsets[1:] - (split.end_of_text is not None)
+    spans = zip(split.offsets[:-1].tolist(), stops.tolist(), strict=True)
+    return [(start, min(stop, n)) for start, stop in spans if start < n]
+
+
+def _text(split: Split, tokenizer: Tokenizer, n: int) -> tuple[Int64[np.ndarray, " n"], int]:
+    """Bytes that each of the first n tokens stands for, and how many words they are."""
+    per_id = tokenizer.byte_lengths()
+    lengths, n_words = np.zeros(n, dtype=np.int64), 0
+    for (start, stop), size in zip(_documents(split, n), split.document_bytes, strict=False):
+        ids = split.read(start, stop)
+        if ids.max(initial=0) >= len(per_id):
+            raise ValueError(
+                f"tokenizer must be the split's, got one of {len(per_id)} ids for id {ids.max()}"
+            )
+        lengths[start:stop] = per_id[ids]
+        whole = stop < n or n == split.n_tokens
+        if whole and (found := lengths[start:stop].sum()) != size:
+            raise ValueError(
+                f"tokenizer must be the split's, got one by which {size} bytes of text are {found}"
+            )
+        n_words += len(tokenizer.decode(ids).split())
+    return lengths, n_words
+
+
+def _units(offsets: Int64[np.ndarray, " edges"], n: int) -> tuple[Int64[np.ndarray, " k"], str]:
+    """Edges of the stretches of n tokens that the bootstrap draws, and their name."""
+    documents = np.unique(offsets)
+    by_document = len(documents) > MIN_DOCUMENTS
+    units = len(documents) - 1 if by_document else max(1, n // BLOCK)
+    kept = min(units, MAX_UNITS)
+    if by_document:
+        edges = documents[np.linspace(0, units, kept + 1).astype(np.int64)]
+    else:
+        edges = np.linspace(0, n, kept + 1).astype(np.int64)
+    return edges, f"{'documents' if by_document else 'blocks'}-{kept}"
+
+
+def _ratio_interval(units: Float64[np.ndarray, "2 k"]) -> Interval:
+    """Bits per byte of units with their nats and bytes: a ratio of sums, not a mean of ratios."""
+    nats, n_bytes = units
+
+    def ratio(drawn: Float64[np.ndarray, "*draws k"], axis: int) -> Any:
+        index = drawn.astype(np.int64)
+        total = np.maximum(n_bytes[index].sum(axis), 1)  # where all that was drawn is empty
+        return nats[index].sum(axis) / total / math.log(2)
+
+    # Numbers of units are what is resampled, so nats and bytes of a unit stay together.
+    return bootstrap_interval(np.arange(len(nats)), ratio, rng=np.random.default_rng(0))
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if not x > 709 else math.inf
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
