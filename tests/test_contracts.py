@@ -1,8 +1,11 @@
 """What holds everywhere: dependencies, docstrings, shapes, links, and what must not be there."""
 
 import ast
+import contextlib
+import doctest
 import graphlib
 import importlib.util
+import io
 import re
 import subprocess
 import sys
@@ -166,11 +169,31 @@ def test_note_has_its_parts(path):
     assert "```python" in text, "no code that shows it"
     assert text.count("<details>") >= 3, "three questions with folded answers"
     assert text.count("<details>") == text.count("</details>")
-    assert re.search(r"\]\([a-z_]+\.py\)", text), "no link to the script"
-    assert "Before this" in text
-    assert "Next" in text
+    assert text.count("<!-- study:nav -->") == 1, "no way on"
     assert "$$" in text
+    assert "\n## Sources\n" in text
     assert 60 <= len(text.splitlines()) <= 220
+
+
+def sources(path: Path) -> list[str]:
+    """The bullets of a file's list of sources."""
+    text = path.read_text(encoding="utf-8").partition("\n## Sources\n")[2]
+    return re.findall(r"^- .*(?:\n  .*)*", text, flags=re.MULTILINE)
+
+
+@each([p for p in MARKDOWN if "\n## Sources\n" in p.read_text(encoding="utf-8")])
+def test_sources_say_whether_they_were_read(path):
+    """What is only remembered is marked so; `pytest -k from_memory -rP` lists it."""
+    untagged = [s for s in sources(path) if not re.search(r"\[(?:read|from memory)\]", s)]
+    assert sources(path)
+    assert not untagged
+
+
+def test_from_memory_is_listed():
+    remembered = [(key(p), s) for p in MARKDOWN for s in sources(p) if "[from memory]" in s]
+    for name, source in remembered:
+        sys.stdout.write(f"{name}: {' '.join(source.split())}\n")
+    assert remembered, "no source is from memory any more: this test has done its work"
 
 
 def test_dates_and_folders_agree():
@@ -182,11 +205,38 @@ def test_dates_and_folders_agree():
     assert found <= known
 
 
-@each([ROOT / "papers" / p["folder"] / "README.md" for p in log.curriculum()["paper"]
-       if (ROOT / "papers" / p["folder"]).is_dir()])  # fmt: skip
+@each(sorted(ROOT.glob("papers/*/README.md")))
 def test_paper_front_matter_is_complete(path):
     matter = yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])
     assert {"title", "authors", "year", "venue", "arxiv", "claim", "where", "rules"} <= set(matter)
+
+
+# ---- ideas
+
+IDEAS = [p for p in WEEK_MODULES if p.parent.name != "evidence" and not p.stem.startswith("bench_")]
+LONGEST = 300
+
+
+@each([p for p in WEEK_MODULES if p.parent.name != "evidence"])
+def test_an_idea_is_read_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@each([p for p in IDEAS if p.name != "__init__.py"])
+def test_an_idea_shows_a_call_and_its_result(path):
+    module = importlib.import_module(name_of(path))
+    examples = doctest.DocTestFinder(recurse=False).find(module, name_of(path))
+    assert examples[0].examples, "no >>> in the module's docstring"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        failed = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(examples[0])
+    assert failed.failed == 0, output.getvalue()
+
+
+@each(IDEAS)
+def test_an_idea_does_not_know_its_proof(path):
+    assert not modules_of(path) & {"shared.run", "shared.plots", "shared.evidence", "matplotlib"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert "Run" not in [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
 
 
 # ---- functions
@@ -298,10 +348,8 @@ def test_generated_tables_and_values_are_fresh():
 
 
 def tracked() -> list[Path]:
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    git = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("not a git checkout: nothing says which files belong to the project")
     return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
@@ -333,6 +381,18 @@ def test_no_registry_host():
 def test_nothing_is_unpickled():
     pattern = r"pickle\.loads?\(|torch\.load\(|joblib\.load|allow_pickle\s*=\s*True|np\.load\("
     assert not found(pattern)
+
+
+def test_no_call_is_kept_from_the_formatter():
+    assert not found(r"# fmt: (?:skip|off)")
+
+
+STEMS = "colour behaviour neighbour favour optimis normalis regularis tokenis initialis generalis"
+BRITISH = rf"(?i)\b\w*(?:{'|'.join(STEMS.split())})\w*"
+
+
+def test_spelling_is_american():
+    assert not found(BRITISH)
 
 
 def test_no_large_file():
