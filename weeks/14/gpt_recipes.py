@@ -6,9 +6,13 @@ The same GPT, text, batches and number of steps, in the four combinations of
   turned by their position), and
 - *AdamW* for every parameter (GPT-2's) or *Muon* for the matrices of the blocks.
 
-Each combination first tunes its learning rate on seed 0, by factors of three until both
-neighbors of the best are worse; the other seeds then use that one. The line to cross is the best
-Witten–Bell n-gram of `ngram.py`, counted on the same text.
+Each combination first tunes its learning rate on a seed of its own, by factors of three until both
+neighbors of the best are worse; the seeds that judge then use that one. The line to cross is the
+best Witten–Bell n-gram of `ngram.py`, counted on the same text.
+
+>>> losses = tune(lambda scale: abs(scale - 20))
+>>> min(losses, key=losses.get), [round(scale, 2) for scale in losses]
+(27.0, [0.33, 1.0, 3.0, 9.0, 27.0, 81.0])
 
     uv run weeks/14/gpt_recipes.py            # short runs: the order of the recipes
     uv run weeks/14/gpt_recipes.py --full     # full runs, three seeds: the record
@@ -37,15 +41,9 @@ def final_loss(
 ) -> float:
     """Validation loss, nats per character, after training one recipe from one seed."""
     model = GPT(config, torch.Generator().manual_seed(seed))
-    train(
-        model,
-        training,
-        steps=steps,
-        batch=16,
-        optimizer=optimizer,
-        lr_scale=lr_scale,
-        generator=torch.Generator().manual_seed(1000 + seed),
-    )
+    chance = torch.Generator().manual_seed(1000 + seed)
+    options = {"optimizer": optimizer, "lr_scale": lr_scale, "generator": chance}
+    train(model, training, steps=steps, batch=16, **options)
     return evaluate(model, validation, window=config.context)
 
 

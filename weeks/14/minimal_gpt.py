@@ -1,4 +1,4 @@
-r"""A small GPT that learns English from nothing on a laptop, in one file.
+r"""A small GPT that learns English from nothing, on a laptop.
 
 Text is a sequence of characters; the model gives, after every character, a distribution over the
 next one, and training lowers the average surprise
@@ -6,7 +6,15 @@ next one, and training lowers the average surprise
 $$L(\theta) = -\frac{1}{T} \sum_{t=1}^{T} \ln p_\theta(x_t \mid x_1, \dots, x_{t-1})
   \quad \text{(nats per character)}.$$
 
-    uv run weeks/14/minimal_gpt.py                                # Python's manual, about a minute
+>>> model = GPT(GPTConfig(vocab_size=50), torch.Generator().manual_seed(0))
+>>> tokens = torch.arange(200) % 50
+>>> f"{evaluate(model, tokens, window=64):.1f} nats, guessing: {math.log(50):.1f}"
+'3.9 nats, guessing: 3.9'
+>>> losses = train(model, tokens, steps=30, batch=4, optimizer="muon", generator=torch.Generator())
+>>> evaluate(model, tokens, window=64) < 1
+True
+
+    uv run weeks/14/minimal_gpt.py                                # Python's manual
     uv run weeks/14/minimal_gpt.py --dataset tinyshakespeare
     uv run weeks/14/minimal_gpt.py --text my_diary.txt --steps 2000 --prompt "Dear"
 
@@ -15,7 +23,7 @@ Su et al., "RoFormer" (2021) for the positions; Jordan et al., "Muon" (2024) for
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from shared.study import UserError
+from shared.require import require
 from week09.optimizers import AdamW, Muon
 from week13.attention import scaled_dot_product_attention
 from week13.positional_encodings import apply_rope
@@ -53,15 +61,14 @@ class GPTConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.d_model % self.n_heads:
-            raise ValueError(f"n_heads must divide d_model = {self.d_model}, got {self.n_heads}")
-        if self.positions == "rotary" and self.d_model // self.n_heads % 2:
-            raise ValueError(
-                "rotary positions need an even head dimension, "
-                f"got d_model / n_heads = {self.d_model // self.n_heads}"
-            )
+            size = getattr(self, name)
+            require(size >= 1, f"{name} must be at least 1", size)
+        d, n = self.d_model, self.n_heads
+        require(d % n == 0, f"n_heads must divide d_model = {d}", n)
+        even = self.positions == "learned" or d // n % 2 == 0
+        require(
+            even, "rotary positions need an even head dimension", f"d_model / n_heads = {d // n}"
+        )
 
 
 class Block(nn.Module):
@@ -131,14 +138,11 @@ class GPT(nn.Module):
         self, tokens: Int[Tensor, "batch seq"]
     ) -> list[Float[Tensor, "batch seq d_model"]]:
         """The stream before each block and after the last."""
-        if tokens.shape[1] > self.config.context:
-            raise ValueError(
-                f"tokens must be at most context = {self.config.context} long, "
-                f"got {tokens.shape[1]}"
-            )
+        n, context = tokens.shape[1], self.config.context
+        require(n <= context, f"tokens must be at most context = {context} long", n)
         x = self.embed(tokens)
         if self.config.positions == "learned":
-            x = x + self.positions.weight[: tokens.shape[1]]
+            x = x + self.positions.weight[:n]
         stream = [x]
         for block in self.blocks:
             stream.append(block(stream[-1]))
@@ -180,7 +184,7 @@ def make_optimizers(
     ]
 
 
-def train(
+def training_losses(
     model: GPT,
     tokens: Int[Tensor, " n"],
     *,
@@ -189,40 +193,23 @@ def train(
     optimizer: Literal["muon", "adamw"],
     generator: torch.Generator,
     lr_scale: float = 1.0,
-    shuffle_targets: bool = False,
-    steps_of: Callable = range,
-    told: Callable[[int, float], None] = lambda step, loss: None,
-) -> list[float]:
-    """Train `model` in place, the learning rate falling linearly to zero.
+) -> Iterator[float]:
+    """Train `model` in place and give the loss of each step; the learning rate falls to zero.
 
     Parameters
     ----------
     tokens
         Training text.
     batch
-        Windows a step, each of the model's context.
+        Windows per step, each of the model's context.
     lr_scale
         Factor of the learning rates of `make_optimizers`.
-    shuffle_targets
-        The control: every input is paired with the target of some other input.
-    steps_of
-        What to iterate over instead of `range(steps)`, such as a progress bar.
-    told
-        Called with every step and its loss.
-
-    Returns
-    -------
-    losses
-        Training loss at each step, nats per character.
     """
     device = next(model.parameters()).device
     optimizers = make_optimizers(model, optimizer, lr_scale=lr_scale)
     peak = [o.lr for o in optimizers]
-    losses = []
-    for step in steps_of(steps):
+    for step in range(steps):
         x, y = random_batch(tokens, batch, model.config.context, generator)
-        if shuffle_targets:
-            y = y.flatten()[torch.randperm(y.numel(), generator=generator)].view_as(y)
         loss = next_token_loss(model(x.to(device)), y.to(device))
         for o, lr in zip(optimizers, peak, strict=True):
             o.zero_grad()
@@ -230,9 +217,12 @@ def train(
         loss.backward()
         for o in optimizers:
             o.step()
-        losses.append(loss.item())
-        told(step, losses[-1])
-    return losses
+        yield loss.item()
+
+
+def train(model: GPT, tokens: Int[Tensor, " n"], **options) -> list[float]:
+    """All steps of `training_losses` at once; the loss of each, in nats per character."""
+    return list(training_losses(model, tokens, **options))
 
 
 @torch.no_grad()
@@ -243,8 +233,7 @@ def evaluate(model: GPT, tokens: Int[Tensor, " n"], *, window: int) -> float:
     on what the model would have with its full context everywhere. Characters that do not fill a
     last window are left out.
     """
-    if len(tokens) <= window:
-        raise ValueError(f"tokens must be longer than window = {window}, got {len(tokens)}")
+    require(len(tokens) > window, f"tokens must be longer than window = {window}", len(tokens))
     device = next(model.parameters()).device
     n = (len(tokens) - 1) // window
     x, y = tokens[: n * window].view(n, window), tokens[1 : n * window + 1].view(n, window)
@@ -274,14 +263,10 @@ def sample(
     top_k
         Only the k likeliest tokens may be drawn; 0 allows all.
     """
-    if len(prompt) == 0:
-        raise ValueError("prompt must hold at least one token, got none")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 <= top_k <= model.config.vocab_size:
-        raise ValueError(
-            f"top_k must be between 0 and vocab_size = {model.config.vocab_size}, got {top_k}"
-        )
+    most = model.config.vocab_size
+    require(len(prompt), "prompt must hold at least one token", "none")
+    require(temperature > 0, "temperature must be positive", temperature)
+    require(0 <= top_k <= most, f"top_k must be between 0 and vocab_size = {most}", top_k)
     tokens = prompt.to(next(model.parameters()).device)
     for _ in range(length):
         logits = model(tokens[None, -model.config.context :])[0, -1] / temperature
@@ -290,20 +275,6 @@ def sample(
         token = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
         tokens = torch.cat([tokens, token.to(tokens.device)])
     return tokens.cpu()
-
-
-# ---- the experiment
-
-
-def encode_prompt(prompt: str | None, alphabet: str) -> Int[Tensor, " n"]:
-    """Tokens of the prompt; without one, of "The " or else of the alphabet's last character."""
-    if prompt is None:
-        prompt = "The " if set("The ") <= set(alphabet) else alphabet[-1]
-    if not prompt:
-        raise UserError("--prompt must hold at least one character, got none")
-    if missing := sorted(set(prompt) - set(alphabet)):
-        raise UserError(f"--prompt has characters that the text has not: {''.join(missing)!r}")
-    return torch.tensor([alphabet.index(c) for c in prompt])
 
 
 if __name__ == "__main__":

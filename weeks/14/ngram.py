@@ -7,6 +7,13 @@ $c(h) / (c(h) + t(h))$ and leaves the rest to the context one character shorter:
 $$p(x \mid h) = \frac{c(h x) + t(h)\, p(x \mid h')}{c(h) + t(h)}, \qquad
   p(x \mid \text{nothing}) = \frac{c(x) + t\,/\,V}{c + t}.$$
 
+>>> tokens, alphabet = encode_characters("abab")
+>>> model = WittenBell(order=2, vocab_size=2).fit(tokens)
+>>> np.exp(model.log_probs(np.array([0, 1]))).round(4)  # b after a: 2 times, 1 kind; p(b) = 1/2
+array([0.8333])
+>>> exact_probability("abab", "a", "b", alphabet)
+Fraction(5, 6)
+
     uv run weeks/14/ngram.py
 
 Source: Witten & Bell, "The zero-frequency problem", IEEE Trans. Information Theory 37 (1991),
@@ -17,7 +24,9 @@ import math
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from shared.require import require
 
 
 class WittenBell:
@@ -38,14 +47,10 @@ class WittenBell:
     """
 
     def __init__(self, order: int, vocab_size: int):
-        if order < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
-        if vocab_size < 1:
-            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
-        if order * math.log2(max(vocab_size, 2)) >= 63:
-            raise ValueError(
-                f"order = {order} with vocab_size = {vocab_size} does not fit in 63-bit keys"
-            )
+        require(order >= 1, "order must be at least 1", order)
+        require(vocab_size >= 1, "vocab_size must be at least 1", vocab_size)
+        size = f"order = {order} and vocab_size = {vocab_size}"
+        require(order * math.log2(max(vocab_size, 2)) < 63, "n-grams must fit in 63-bit keys", size)
         self.order, self.vocab_size = order, vocab_size
 
     def fit(self, tokens: Int[np.ndarray, " n"]) -> "WittenBell":
@@ -78,13 +83,15 @@ class WittenBell:
             p = np.where(total > 0, (count + kinds * p) / seen, p)
         return np.log(p)
 
+    def seen(self, tokens: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " m"]:
+        """Whether each n-gram of `tokens` was counted: those that were not need the smoothing."""
+        return np.isin(self._keys(tokens, self.order), self._grams[-1][0])
+
     def _keys(self, tokens: Int[np.ndarray, " n"], k: int) -> Int[np.ndarray, " m"]:
-        if len(tokens) < self.order:
-            raise ValueError(f"tokens must hold at least order = {self.order}, got {len(tokens)}")
-        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
-            raise ValueError(
-                f"tokens must lie in 0..{self.vocab_size - 1}, got {tokens.min()}..{tokens.max()}"
-            )
+        n, most = len(tokens), self.vocab_size - 1
+        require(n >= self.order, f"tokens must hold at least order = {self.order}", n)
+        low, high = tokens.min(), tokens.max()
+        require(low >= 0 and high <= most, f"tokens must lie in 0..{most}", f"{low}..{high}")
         keys = np.zeros(len(tokens) - k + 1, dtype=np.int64)
         for i in range(k):
             keys = keys * self.vocab_size + tokens[i : len(tokens) - k + 1 + i]
@@ -104,8 +111,7 @@ def bits_per_character(nats: float) -> float:
 
 def encode_characters(text: str) -> tuple[Int[np.ndarray, " n"], str]:
     """Tokens of `text` and its sorted alphabet; token i is character i of the alphabet."""
-    if not text:
-        raise ValueError("text must hold at least one character, got none")
+    require(text, "text must hold at least one character", "none")
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     alphabet, tokens = np.unique(codes, return_inverse=True)
     return tokens.astype(np.int64), "".join(map(chr, alphabet))

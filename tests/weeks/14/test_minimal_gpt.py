@@ -11,19 +11,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shared.errors import UserError
-from week14.evidence.minimal_gpt import check_first_loss, count_ngrams
+from week14.evidence.minimal_gpt import check_first_loss, count_ngrams, encode_prompt, twins
 from week14.minimal_gpt import (
     GPT,
     GPTConfig,
-    encode_prompt,
     evaluate,
     make_optimizers,
     next_token_loss,
     random_batch,
     sample,
     train,
+    training_losses,
 )
-from week14.transformers_layout import from_gpt2, from_gpt_neox
+
+CYCLE = torch.arange(600) % 11
 
 
 def small(positions="rotary", vocab=11, context=12, seed=0):
@@ -38,6 +39,7 @@ def random_weights(model):
     return model
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
 @settings(max_examples=6)
 @given(
     layers=st.integers(1, 3),
@@ -45,47 +47,11 @@ def random_weights(model):
     head_dim=st.sampled_from([2, 4, 6]),
     length=st.integers(1, 9),
 )
-def test_equals_gpt2(layers, heads, head_dim, length):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    theirs = random_weights(
-        GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=7, n_positions=9, n_embd=heads * head_dim, n_layer=layers, n_head=heads,
-                tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
-            )
-        )
-    ).eval()  # fmt: skip
-    ours = GPT(GPTConfig(7, 9, layers, heads, heads * head_dim, "learned"))
-    ours.load_state_dict(from_gpt2(theirs.state_dict()))
-    tokens = torch.randint(7, (2, length), generator=torch.manual_seed(1))
-    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
-
-
-@settings(max_examples=6)
-@given(
-    layers=st.integers(1, 3),
-    heads=st.sampled_from([1, 2, 3]),
-    head_dim=st.sampled_from([2, 4, 6]),
-    length=st.integers(1, 9),
-)
-def test_equals_gpt_neox(layers, heads, head_dim, length):
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
-    theirs = random_weights(
-        GPTNeoXForCausalLM(
-            GPTNeoXConfig(
-                vocab_size=7, max_position_embeddings=9, hidden_size=heads * head_dim,
-                num_hidden_layers=layers, num_attention_heads=heads,
-                intermediate_size=4 * heads * head_dim, rope_parameters=rope,
-                hidden_act="gelu_new", use_parallel_residual=False, tie_word_embeddings=False,
-                bos_token_id=0, eos_token_id=0,
-            )
-        )
-    ).eval()  # fmt: skip
-    ours = GPT(GPTConfig(7, 9, layers, heads, heads * head_dim, "rotary"))
-    ours.load_state_dict(from_gpt_neox(theirs.state_dict(), heads))
+def test_equals_transformers(positions, layers, heads, head_dim, length):
+    """GPT-2 with learned positions, GPT-NeoX with rotary ones; all weights random."""
+    sizes = {"layers": layers, "heads": heads, "width": heads * head_dim}
+    torch.manual_seed(0)
+    ours, theirs, _ = twins(positions, vocab_size=7, context=9, **sizes)
     tokens = torch.randint(7, (2, length), generator=torch.manual_seed(1))
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
 
@@ -157,80 +123,62 @@ def test_residual_projections_start_smaller():
         assert math.isclose(std, 0.02 / 4 if onto_stream else 0.02, rel_tol=0.1)
 
 
-def test_seed_decides_everything():
-    def weights(seed):
-        model = small(seed=seed)
-        train(
-            model, torch.arange(200) % 11, steps=3, batch=2, optimizer="muon",
-            generator=torch.Generator().manual_seed(seed),
-        )  # fmt: skip
-        return torch.cat([p.detach().flatten() for p in model.parameters()])
+def trained(model, steps, *, seed=0, optimizer="muon", tokens=CYCLE, **options):
+    """The losses of training, and the model."""
+    options |= {"steps": steps, "generator": torch.Generator().manual_seed(seed)}
+    return train(model, tokens, batch=3, optimizer=optimizer, **options), model
 
-    assert torch.equal(weights(0), weights(0))
-    assert not torch.equal(weights(0), weights(1))
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_seed_decides_everything():
+    first, again, other = (weights(trained(small(seed=s), 3, seed=s)[1]) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_learns_a_cycle_and_not_a_shuffle(optimizer, positions):
     """Guessing costs ln 11 = 2.4; after a shuffle nothing better is possible."""
-    tokens = torch.arange(600) % 11
+    mixed = CYCLE[torch.randperm(len(CYCLE), generator=torch.manual_seed(0))]
     final = {}
-    for shuffle in (False, True):
-        model = small(positions)
-        losses = train(
-            model, tokens, steps=100, batch=8, optimizer=optimizer, shuffle_targets=shuffle,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-        assert len(losses) == 100
-        final[shuffle] = evaluate(model, tokens, window=12)
-    assert final[False] < 1.0
-    assert final[True] > math.log(11) - 0.05
+    for name, tokens in (("cycle", CYCLE), ("shuffled", mixed)):
+        options = {"optimizer": optimizer, "tokens": tokens, "lr_scale": 2.0}
+        losses, model = trained(small(positions), 60, **options)
+        assert len(losses) == 60
+        final[name] = evaluate(model, CYCLE, window=12)
+    assert final["cycle"] < 1.0
+    assert final["shuffled"] > math.log(11) - 0.05
 
 
 def test_learning_rate_falls_to_zero():
-    rates = []
+    assert [o.lr for o in make_optimizers(small(), "muon", lr_scale=2.0)] == [0.04, 0.024]
     model = small()
-
-    made = make_optimizers(model, "muon", lr_scale=2.0)
-    assert [o.lr for o in made] == [0.04, 0.024]
-    before = [p.detach().clone() for p in model.parameters()]
-    steps = 4
-
-    def told(step, loss):
-        now = [p.detach().clone() for p in model.parameters()]
-        moved = sum(float((a - b).norm()) for a, b in zip(before, now, strict=True))
-        before[:] = now
-        rates.append(moved)
-
-    train(model, torch.arange(200) % 11, steps=steps, batch=2, optimizer="muon",
-          generator=torch.Generator().manual_seed(0), told=told)  # fmt: skip
-    assert rates[-1] < 0.6 * rates[0]
+    options = {"steps": 4, "batch": 2, "optimizer": "muon"}
+    path, generator = [weights(model)], torch.Generator().manual_seed(0)
+    for _ in training_losses(model, CYCLE, generator=generator, **options):
+        path.append(weights(model))
+    moved = torch.stack(path).diff(dim=0).norm(dim=1)
+    assert moved[-1] < 0.6 * moved[0]
 
 
 def test_training_steps_equal_torchs():
     ours, theirs = small("learned").double(), small("learned").double()
-    tokens = torch.arange(200) % 11
-    losses = train(
-        ours,
-        tokens,
-        steps=6,
-        batch=3,
-        optimizer="adamw",
-        generator=torch.Generator().manual_seed(0),
-    )
+    losses, _ = trained(ours, 6, optimizer="adamw")
     adamw = torch.optim.AdamW(theirs.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     generator = torch.Generator().manual_seed(0)
     for step in range(6):
         adamw.param_groups[0]["lr"] = 3e-3 * (1 - step / 6)
-        x, y = random_batch(tokens, 3, 12, generator)
+        x, y = random_batch(CYCLE, 3, 12, generator)
         loss = F.cross_entropy(theirs(x).flatten(0, 1), y.flatten())
         assert math.isclose(loss.item(), losses[step], rel_tol=1e-9)
         adamw.zero_grad()
         loss.backward()
         adamw.step()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-7, atol=1e-9)
 
 
 def test_every_parameter_is_trained_by_one_optimizer():
@@ -259,8 +207,8 @@ def test_sampling_follows_the_distribution():
     model = random_weights(small())
     prompt, n, temperature = torch.tensor([3, 1, 4]), 600, 1.7
     generator = torch.Generator().manual_seed(0)
-    drawn = [int(sample(model, prompt, 1, temperature=temperature, generator=generator)[-1])
-             for _ in range(n)]  # fmt: skip
+    style = {"temperature": temperature, "generator": generator}
+    drawn = [int(sample(model, prompt, 1, **style)[-1]) for _ in range(n)]
     expected = n * (model(prompt[None])[0, -1] / temperature).softmax(-1).detach().numpy()
     counts = np.bincount(drawn, minlength=11)
     assert ((counts - expected) ** 2 / expected).sum() < 29.59
@@ -271,8 +219,8 @@ def test_top_k_draws_among_the_k_likeliest():
     prompt = torch.tensor([3, 1, 4])
     allowed = set(model(prompt[None])[0, -1].topk(3).indices.tolist())
     generator = torch.Generator().manual_seed(0)
-    drawn = {int(sample(model, prompt, 1, temperature=5.0, top_k=3, generator=generator)[-1])
-             for _ in range(200)}  # fmt: skip
+    style = {"temperature": 5.0, "top_k": 3, "generator": generator}
+    drawn = {int(sample(model, prompt, 1, **style)[-1]) for _ in range(200)}
     assert drawn == allowed
 
 

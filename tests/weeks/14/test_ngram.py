@@ -61,7 +61,7 @@ def test_bits():
     [
         (lambda: WittenBell(0, 5), "order must be at least 1, got 0"),
         (lambda: WittenBell(2, 0), "vocab_size must be at least 1, got 0"),
-        (lambda: WittenBell(9, 1000), "does not fit in 63-bit keys"),
+        (lambda: WittenBell(9, 1000), "n-grams must fit in 63-bit keys"),
         (lambda: WittenBell(3, 5).fit(np.array([1, 2])), "tokens must hold at least order = 3"),
         (lambda: WittenBell(1, 5).fit(np.array([1, 7])), r"tokens must lie in 0\.\.4, got 1\.\.7"),
         (lambda: encode_characters(""), "text must hold at least one character"),
