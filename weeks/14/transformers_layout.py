@@ -4,9 +4,9 @@ Both functions map a dictionary of the reference's tensors (weights or gradients
 so weights can be copied and gradients compared with one description of the layout.
 
 >>> from transformers import GPT2Config, GPT2LMHeadModel
->>> theirs = GPT2LMHeadModel(GPT2Config(5, n_embd=8, n_layer=1, n_head=2)).state_dict()
->>> sorted(name for name in from_gpt2(theirs) if name.endswith("proj.weight"))[:2]
-['blocks.0.k_proj.weight', 'blocks.0.out_proj.weight']
+>>> theirs = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_embd=8, n_layer=1, n_head=2))
+>>> [name for name in from_gpt2(theirs.state_dict()) if "k_proj" in name]
+['blocks.0.k_proj.weight', 'blocks.0.k_proj.bias']
 
 Source: the modules `modeling_gpt2` and `modeling_gpt_neox` of transformers (2024).
 """

@@ -151,7 +151,7 @@ def test_learns_a_cycle_and_not_a_shuffle(optimizer, positions):
         assert len(losses) == 60
         final[name] = evaluate(model, CYCLE, window=12)
     assert final["cycle"] < 1.0
-    assert final["shuffled"] > math.log(11) - 0.05
+    assert final["shuffled"] > math.log(11) - 0.1
 
 
 def test_learning_rate_falls_to_zero():
