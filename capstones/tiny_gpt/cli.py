@@ -375,6 +375,8 @@ def bench(
     seeds: PositiveInt = 3,
     threads: PositiveInt = 2,
     quick: bool = False,
+    quick_steps: PositiveInt = 6,
+    fresh: bool = False,
     record: bool = False,
 ) -> None:
     """Measure beside the rival: training, decoding, throughput, memory, cost as sizes grow.
@@ -386,27 +388,32 @@ def bench(
     ----------
     rows
         Which rows (speed, same-size, quality-64, quality-256, ngrams, decoding, windows,
-        throughput, prepare, curves, costs-model, costs-data, costs-prepare); all if none is named.
+        throughput, prepare, curves, costs-model, costs-data, costs-prepare), all of these if none
+        is named; or ablation, wikipedia, wikipedia-small, about half an hour each.
     seeds
         Runs of each side, in turns.
     threads
         Threads of every process.
     quick
         A few steps of each, to see that it works.
+    quick_steps
+        How many.
+    fresh
+        Measure again what is there.
     record
-        Write into the project's record, and its tables and figures, instead of runs/bench.json.
+        Write into the project's records, and its tables and figures, instead of below runs/.
     """
     from rich.markdown import Markdown
 
     from tiny_gpt.benchmark import rows as benchmark
     from tiny_gpt.benchmark import tables
 
-    out = benchmark.RECORD if record else Path("runs") / ("quick.json" if quick else "bench.json")
+    out = benchmark.RECORD if record else Path("runs") / ("quick" if quick else "") / "bench.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    measured = benchmark.bench(
-        rows, seeds=seeds, threads=threads, quick=quick, out=out, say=console.print
-    )
-    console.print(Markdown(tables.render(measured)))
+    options = {"seeds": seeds, "threads": threads, "quick": quick, "quick_steps": quick_steps}
+    benchmark.bench(rows, **options, fresh=fresh, out=out, say=console.print)
+    for text in tables.pages(out.parent).values():
+        console.print(Markdown(text))
     if record:
         tables.main()
 

@@ -1,6 +1,6 @@
 """What each ingredient gives: one of them removed or swapped at a time, three seeds each.
 
-    python -m tiny_gpt.benchmark.ablation --threads 2
+    tiny-gpt bench ablation
 
 Everything is tuned and compared on the training split alone: its last tenth is held out here, the
 validation split of the benchmark is never seen. An ingredient's worth is the loss without it less
@@ -11,10 +11,8 @@ Jobs run one after the other; each goes into `results/ablation.json` when it is 
 again unless its settings were changed.
 """
 
-import argparse
 import contextlib
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,28 +52,28 @@ class Ingredient:
     alternatives: dict[str, dict[str, Any]]
 
 
-def _one(name: str, key: str, **changes: Any) -> Ingredient:
-    return Ingredient(name, {key: changes})
-
-
 def ingredients(d_model: int) -> list[Ingredient]:
     """All that is tried, for a model of this width."""
     rates = {f"adamw-{lr}": {"optimizer": "adamw", "lr": lr} for lr in ADAMW_RATES}
+
+    def one(name: str, key: str, **changes: Any) -> Ingredient:
+        return Ingredient(name, {key: changes})
+
     return [
-        _one("rotary → learned positions", "learned", positions="learned"),
-        _one("decay to zero → constant rate", "constant", schedule="constant"),
+        one("rotary → learned positions", "learned", positions="learned"),
+        one("decay to zero → constant rate", "constant", schedule="constant"),
         Ingredient("Muon → AdamW (best of 4 rates)", rates),
-        _one("previous token's embedding → none", "no-previous", mix_previous=False),
-        _one("zero untied head → normal tied head", "tied", tied=True),
-        _one("zero untied head → normal untied head", "normal-head", zero_head=False),
-        _one("permuted windows → random batches", "random", batches="random"),
-        _one("QK-norm → none", "no-qk-norm", qk_norm=False),
-        _one("plain layer norm → RMS norm", "rms", norm="rms"),
-        _one("ReLU² → GELU", "gelu", mlp="gelu"),
+        one("previous token's embedding → none", "no-previous", mix_previous=False),
+        one("zero untied head → normal tied head", "tied", tied=True),
+        one("zero untied head → normal untied head", "normal-head", zero_head=False),
+        one("permuted windows → random batches", "random", batches="random"),
+        one("QK-norm → none", "no-qk-norm", qk_norm=False),
+        one("plain layer norm → RMS norm", "rms", norm="rms"),
+        one("ReLU² → GELU", "gelu", mlp="gelu"),
         # Three matrices of 8/3 d hold as many weights as two of 4 d.
-        _one("ReLU² → SwiGLU", "swiglu", mlp="swiglu", d_ff=round(8 * d_model / 3)),
-        _one("linear to zero → cosine to 10 %", "cosine", schedule="cosine", final_lr=0.1),
-        _one("5 → 3 Newton–Schulz steps", "ns-3", ns_steps=3),
+        one("ReLU² → SwiGLU", "swiglu", mlp="swiglu", d_ff=round(8 * d_model / 3)),
+        one("linear to zero → cosine to 10 %", "cosine", schedule="cosine", final_lr=0.1),
+        one("5 → 3 Newton–Schulz steps", "ns-3", ns_steps=3),
     ]
 
 
@@ -152,12 +150,10 @@ def ablate(
     known = {label for ingredient in INGREDIENTS for label in ingredient.alternatives}
     if unknown := set(labels) - known:
         raise UserError(f"labels must be among {', '.join(sorted(known))}, got {min(unknown)}")
-    chosen = INGREDIENTS
-    if labels:
-        chosen = [
-            Ingredient(i.name, {k: v for k, v in i.alternatives.items() if k in labels})
-            for i in INGREDIENTS
-        ]
+    chosen = [
+        Ingredient(i.name, {k: v for k, v in i.alternatives.items() if not labels or k in labels})
+        for i in INGREDIENTS
+    ]
     where, rows = machine(threads), read_record(out)["rows"]
     with tempfile.TemporaryDirectory(prefix="tiny-gpt-ablation-") as folder:
         data = prepare_slice(source, Path(folder))
@@ -203,7 +199,7 @@ class Effect:
     Attributes
     ----------
     change
-        Loss without it less loss with it, nats per character, over the seeds.
+        Loss without it minus loss with it, nats per character, over the seeds.
     label
         The alternative that stood for it.
     n_parameters
@@ -239,25 +235,3 @@ def effects(record: dict[str, Any]) -> list[Effect]:
         parameters = next(iter(known[best].values()))["n_parameters"]
         found.append(Effect(ingredient.name, best, change, parameters))
     return sorted(found, key=lambda effect: -effect.change.mean)
-
-
-def main() -> None:
-    """Run what is missing, then make table and figure."""
-    parser = argparse.ArgumentParser(prog="python -m tiny_gpt.benchmark.ablation")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RECORD)
-    parser.add_argument("--labels", nargs="+", default=[])
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    options = vars(parser.parse_args())
-    changes = recipes.parsed_changes(options.pop("set"))
-    try:
-        record = ablate(say=lambda line: print(line, flush=True), **options, **changes)  # noqa: T201
-    except UserError as error:
-        sys.exit(f"ablation: {error}")
-    for effect in effects(record):
-        print(f"{effect.name}: {effect.change}")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ and figures of them.
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from tiny_gpt.benchmark.measure import child, machine, merge, read_record
 __all__ = ["RECORD", "Bench"]
 
 RECORD = Path(__file__).parents[1] / "results" / "bench.json"
-QUICK_STEPS = 6
 
 
 @dataclass
@@ -32,9 +31,11 @@ class Bench:
     data
         The source; the record of a quick trial need not be of tinyshakespeare.
     quick
-        A few steps of everything, to see that it runs; no verdict means anything.
+        A few steps of everything (`quick_steps`), to see that it runs; no verdict means anything.
+    fresh
+        Measure again what is in the record.
     say
-        Told one line for each thing measured.
+        Called with one line for each thing measured.
     """
 
     out: Path = RECORD
@@ -42,9 +43,9 @@ class Bench:
     seeds: int = 3
     threads: int = 2
     quick: bool = False
+    quick_steps: int = 6
     fresh: bool = False
     say: Callable[[str], None] = lambda line: None
-    changes: dict[str, Any] = field(default_factory=dict)
     _folder: Path | None = None
     _prepare_seconds: float = 0.0
 
@@ -62,25 +63,25 @@ class Bench:
 
     def steps(self, steps: int) -> int:
         """So many, or a few in a quick trial."""
-        return min(steps, QUICK_STEPS) if self.quick else steps
+        return min(steps, self.quick_steps) if self.quick else steps
 
     def ours(self, recipe: str, *, data: Path | None = None, **changes: Any) -> dict[str, Any]:
         """Train one of our recipes in a process of its own."""
-        asked = {**self.changes, **changes}
-        asked["steps"] = self.steps(asked.get("steps", recipes.settings_of(recipe).steps))
-        data = data or self.prepared()
-        arguments = recipes.as_arguments(recipe, data, self.threads, asked)
-        return child("tiny_gpt.benchmark.recipes", arguments, threads=self.threads)
+        changes["steps"] = self.steps(changes.get("steps", recipes.settings_of(recipe).steps))
+        options = {"recipe": recipe, "data": data or self.prepared(), **changes}
+        return self.child("recipes:train_recipe", **options)
 
     def rival(self, what: str, **options: int) -> dict[str, Any]:
-        """Train a rival in a process of its own."""
+        """Train a rival ("train" or "plain") in a process of its own."""
         from tiny_gpt.benchmark.rival import STEPS
 
         options["steps"] = self.steps(options.get("steps", STEPS))
-        arguments = [what, "--data", self.prepared(), "--threads", self.threads]
-        for name, value in options.items():
-            arguments += [f"--{name.replace('_', '-')}", value]
-        return child("tiny_gpt.benchmark.rival", arguments, threads=self.threads)
+        function = {"train": "rival:train_rival", "plain": "rival:train_plain"}[what]
+        return self.child(function, data=self.prepared(), **options)
+
+    def child(self, function: str, **arguments: Any) -> dict[str, Any]:
+        """Call a function of this package in a process of its own, with our number of threads."""
+        return child(f"tiny_gpt.benchmark.{function}", threads=self.threads, **arguments)
 
     def warm_up(self, recipe: str) -> None:
         """Start both sides once before it counts: their byte code and libraries are cached then."""

@@ -4,26 +4,28 @@ Each line is a process of its own, so that its peak memory is its own. The valid
 same for all sizes of the data: the training text is shortened from its beginning.
 """
 
-import argparse
 import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from shared import datasets
 from shared.errors import UserError
+from shared.require import require
 from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.bench import Bench
-from tiny_gpt.benchmark.measure import child, peak_bytes, report_line
 from tiny_gpt.benchmark.speed import flops_per_token
+from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
 
 __all__ = ["MODELS", "SHARES", "run_data", "run_models", "run_sources"]
 
 MODELS = ((1, 32), (2, 64), (4, 128), (6, 192))  # layers, width
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the training text
 FILES = (1, 2, 5, 10, 20)  # of Wikipedia, about a megabyte each
-KEPT = ("n_parameters", "steps", "loop_seconds", "whole_seconds", "tokens_per_second",
-        "peak_bytes", "val_loss")  # fmt: skip
+KEPT = ("n_parameters", "steps", "val_loss", "peak_bytes")
+KEPT += ("loop_seconds", "whole_seconds", "tokens_per_second")
 
 
 def run_models(b: Bench) -> None:
@@ -41,10 +43,7 @@ def run_models(b: Bench) -> None:
 
 def run_data(b: Bench) -> None:
     """Time and loss of one model on growing training texts, validated on the same text."""
-    from tiny_gpt.data.prepare import prepare
-    from tiny_gpt.data.shards import open_data
-
-    data = open_data(b.prepared())
+    data, settings = open_data(b.prepared()), recipes.settings_of("cost")
     texts = {
         name: data.tokenizer.decode(data.splits[name].read(0, data.splits[name].n_tokens))
         for name in ("train", "val")
@@ -56,24 +55,18 @@ def run_data(b: Bench) -> None:
             folder = Path(name)
             (folder / "text.txt").write_text(train + texts["val"], encoding="utf-8", newline="")
             begin = time.perf_counter()
-            prepare(
-                folder / "text.txt",
-                folder / "data",
-                tokenizer="char",
-                split="tail",
-                dedup="off",
-                # Half a character less: rounding must not move the cut.
-                val_fraction=(len(texts["val"]) - 0.5) / (len(train) + len(texts["val"])),
-                workers=1,
-            )
+            # Half a character less: rounding must not move the cut.
+            fraction = (len(texts["val"]) - 0.5) / (len(train) + len(texts["val"]))
+            options = {"tokenizer": "char", "split": "tail", "dedup": "off", "workers": 1}
+            prepare(folder / "text.txt", folder / "data", val_fraction=fraction, **options)
             seconds = time.perf_counter() - begin
             held_out = open_data(folder / "data").splits["val"]
-            if held_out.n_bytes != data.splits["val"].n_bytes:
-                raise ValueError(f"the validation text must stay, got {held_out.n_bytes} bytes")
+            same = held_out.n_bytes == data.splits["val"].n_bytes
+            require(same, "the validation text must stay", held_out.n_bytes)
             found = b.ours("cost", data=folder / "data")
         line = {"characters": len(train), "prepare_seconds": seconds}
         line |= {key: found[key] for key in KEPT}
-        line["epochs"] = found["steps"] * _tokens_per_step() / len(train)
+        line["epochs"] = found["steps"] * settings.batch_size * settings.context / len(train)
         lines.append(line)
         b.say(f"{len(train):,} characters: loss {found['val_loss']:.4f}")
     b.save("costs-data", {"title": "As the data grow", "recipe": _recipe(b), "lines": lines})
@@ -81,8 +74,6 @@ def run_data(b: Bench) -> None:
 
 def run_sources(b: Bench) -> None:
     """Time and memory of `prepare` as its source grows."""
-    from shared import datasets
-
     lines = []
     for n in FILES[:2] if b.quick else FILES:
         try:
@@ -95,9 +86,8 @@ def run_sources(b: Bench) -> None:
             with source.open("w", encoding="utf-8") as stream:
                 for document in documents[:20] if b.quick else documents:
                     stream.write(json.dumps({"text": document.text}) + "\n")
-            arguments = ["--source", source, "--out", Path(folder) / "data"]
-            arguments += ["--workers", b.threads]
-            lines.append(child("tiny_gpt.benchmark.costs", arguments, threads=b.threads))
+            options = {"source": source, "out": Path(folder) / "data"}
+            lines.append(b.child("costs:prepare_source", **options))
         b.say(f"prepare {lines[-1]['megabytes']:.1f} MB: {lines[-1]['seconds']:.1f} s")
     b.save("costs-prepare", {"title": "As the source grows", "lines": lines})
 
@@ -106,33 +96,11 @@ def _recipe(b: Bench) -> dict[str, Any]:
     return recipes.RECIPES["cost"] | {"steps": b.steps(recipes.settings_of("cost").steps)}
 
 
-def _tokens_per_step() -> int:
-    settings = recipes.settings_of("cost")
-    return settings.batch_size * settings.context
-
-
-def main() -> None:
-    """Prepare a source and report time and memory of this process."""
-    from tiny_gpt.data.prepare import prepare
-
-    parser = argparse.ArgumentParser(prog="python -m tiny_gpt.benchmark.costs")
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
+def prepare_source(source: str, out: str, threads: int) -> dict[str, Any]:
+    """Prepare a source in so many processes; how long it took."""
     begin = time.perf_counter()
-    report = prepare(options.source, options.out, tokenizer="bpe", workers=options.workers)
+    report = prepare(source, out, tokenizer="bpe", workers=threads)
     seconds, megabytes = time.perf_counter() - begin, report["read"]["bytes"] / 1e6
-    report_line(
-        {
-            "documents": report["read"]["documents"],
-            "megabytes": megabytes,
-            "seconds": seconds,
-            "megabytes_per_second": megabytes / seconds,
-            "peak_bytes": peak_bytes(),
-        }
-    )
-
-
-if __name__ == "__main__":
-    main()
+    speed = {"megabytes_per_second": megabytes / seconds}
+    sizes = {"documents": report["read"]["documents"], "megabytes": megabytes}
+    return {**sizes, "seconds": seconds, **speed}

@@ -9,7 +9,6 @@ the turns that are missing; one whose recipe was changed begins anew.
 """
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.bench import Bench
 
 __all__ = ["DUELS", "judge", "rival_is_one", "run_curves", "run_duels", "run_ngrams"]
-
-# ---- the duels and their targets
 
 
 @dataclass(frozen=True)
@@ -83,10 +80,8 @@ RIVAL_LOSS = (1.89, 1.91)  # nanoGPT's own is 1.8983; outside, the stand-in is n
 
 def judge(name: str, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a duel's turns say about each of its targets."""
-    if not pairs:
-        return []
     verdicts = []
-    for target in DUELS[name].targets:
+    for target in DUELS[name].targets if pairs else ():
         if target.what == "loss":
             value = max(pair["ours"]["val_loss"] for pair in pairs)  # every seed must hold
         elif target.what == "parameters":
@@ -94,16 +89,10 @@ def judge(name: str, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             seconds = f"{target.what}_seconds"
             value = statistics.median(p["rival"][seconds] / p["ours"][seconds] for p in pairs)
-        verdicts.append(
-            {
-                "what": target.what,
-                "goal": target.goal,
-                "stretch": target.stretch,
-                "measured": value,
-                "reached": target.reaches(value, target.goal),
-                "stretch_reached": target.reaches(value, target.stretch),
-            }
-        )
+        reached = target.reaches(value, target.goal)
+        verdict = {"what": target.what, "goal": target.goal, "stretch": target.stretch}
+        verdict |= {"measured": value, "reached": reached}
+        verdicts.append(verdict | {"stretch_reached": target.reaches(value, target.stretch)})
     return verdicts
 
 
@@ -116,7 +105,7 @@ def rival_is_one(record: dict[str, Any]) -> bool | None:
     }
     if not losses:
         return None
-    return RIVAL_LOSS[0] <= math.fsum(losses.values()) / len(losses) <= RIVAL_LOSS[1]
+    return RIVAL_LOSS[0] <= statistics.fmean(losses.values()) <= RIVAL_LOSS[1]
 
 
 # ---- running rows
@@ -126,25 +115,21 @@ def run_duels(b: Bench, names: Sequence[str]) -> None:
     """Train the rival and the chosen recipes in turns, seed by seed, as far as it is not done."""
     plans = {name: _plan(b, name) for name in names}
     pairs = {name: _kept(b, name, plans[name]) for name in names}
-    due = {seed: _missing(pairs, seed) for seed in range(b.seeds)}
+    due = {
+        seed: [name for name in names if seed not in {pair["seed"] for pair in pairs[name]}]
+        for seed in range(b.seeds)
+    }
     if any(due.values()):
         b.warm_up(names[0])
     for seed in (seed for seed in due if due[seed]):
-        rival = _slim(b.rival("train", seed=seed))
-        b.say(_told("rival", rival))
+        rival = _noted(b, "rival", b.rival("train", seed=seed))
         for name in due[seed]:
-            ours = _slim(b.ours(name, seed=seed))
-            b.say(_told(name, ours))
+            ours = _noted(b, name, b.ours(name, seed=seed))
             pairs[name] = [*pairs[name], {"seed": seed, "rival": rival, "ours": ours}]
             pairs[name].sort(key=lambda pair: pair["seed"])
             content = {"title": DUELS[name].title, "plan": plans[name], "pairs": pairs[name]}
             content["prepare_seconds"] = b._prepare_seconds  # in nobody's time
             b.save(name, content | {"verdicts": judge(name, pairs[name])})
-
-
-def _missing(pairs: dict[str, list[dict[str, Any]]], seed: int) -> list[str]:
-    """Rows that have no turn of this seed yet."""
-    return [name for name in pairs if seed not in {p["seed"] for p in pairs[name]}]
 
 
 def _plan(b: Bench, name: str) -> dict[str, Any]:
@@ -155,7 +140,7 @@ def _plan(b: Bench, name: str) -> dict[str, Any]:
     steps = b.steps(recipes.settings_of(name).steps)
     return {
         "recipe": recipes.RECIPES[name] | {"steps": steps},
-        "rival": {"steps": b.steps(rival.STEPS), "batch_size": rival.BATCH},
+        "rival": {"steps": b.steps(rival.STEPS), "batch_size": rival.BATCH_SIZE},
         "threads": b.threads,
         "cpu": cpu_model(),
         "source": Path(b.data).name,
@@ -170,16 +155,13 @@ def _kept(b: Bench, name: str, plan: dict[str, Any]) -> list[dict[str, Any]]:
     return list(row["pairs"]) if same and not b.fresh else []
 
 
-def _slim(report: dict[str, Any]) -> dict[str, Any]:
+def _noted(b: Bench, name: str, report: dict[str, Any]) -> dict[str, Any]:
+    """What the record keeps of a training."""
+    loop, whole = report["loop_seconds"], report["whole_seconds"]
+    loss = f"loss {report['val_loss']:.4f}"
+    b.say(f"{name}, seed {report['seed']}: {loss}, loop {loop:.2f} s, whole {whole:.2f} s")
     long = ("training_loss", "evaluated", "settings")
     return {key: value for key, value in report.items() if key not in long}
-
-
-def _told(name: str, report: dict[str, Any]) -> str:
-    return (
-        f"{name}, seed {report['seed']}: loss {report['val_loss']:.4f}, loop "
-        f"{report['loop_seconds']:.2f} s, whole {report['whole_seconds']:.2f} s"
-    )
 
 
 def run_ngrams(b: Bench) -> None:

@@ -1,11 +1,12 @@
 """How the benchmark measures: in processes of their own, threads pinned, one record for all rows.
 
-What is timed runs in a fresh process that prints one line of JSON; its whole time, imports
-included, is taken from outside. Rows may be measured at different times: each goes into the record
-by itself, with the machine, the versions and the date it was measured with.
+What is timed is a function in a fresh process, whose whole time, imports included, is taken from
+outside. Rows may be measured at different times: each goes into the record by itself, with the
+machine, the versions and the date it was measured with.
 """
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -14,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,54 +23,60 @@ from typing import Any
 from shared.errors import UserError
 from shared.files import locked, write_atomic
 
-__all__ = ["child", "machine", "merge", "peak_bytes", "read_record", "report_line"]
+__all__ = ["child", "machine", "merge", "peak_bytes", "read_record"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MARK = "tiny-gpt-measured: "  # before the line of JSON, so that a library's chatter is not it
 
 
-def child(
-    module: str,
-    arguments: Iterable[str | Path],
-    *,
-    threads: int,
-    timeout: float = 7200,
-) -> dict[str, Any]:
-    """Run `python -m module` to its end and return what it reported.
+def child(name: str, *, threads: int, timeout: float = 7200, **arguments: Any) -> dict[str, Any]:
+    """Call a function in a new process.
+
+    Parameters
+    ----------
+    name
+        Such as ``"tiny_gpt.benchmark.rival:train_rival"``; it returns a dictionary.
+    arguments
+        For the function, which is given `threads` too; a path arrives as text.
 
     Returns
     -------
     report
-        What the process gave to `report_line`, and `whole_seconds`, measured from outside.
+        What the function returned, with `inside_seconds`, `peak_bytes`, and `whole_seconds`,
+        measured from outside.
 
     Raises
     ------
     UserError
         If it fails, takes longer than `timeout` seconds, or reports nothing.
     """
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+    words = [name, json.dumps({"threads": threads, **arguments}, default=str)]
+    command = [sys.executable, "-m", "tiny_gpt.benchmark.measure", *words]
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     # Without it every import of torch would be compiled again: seconds that no user waits for.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    options = {"capture_output": True, "text": True, "env": environment, "check": False}
     begin = time.perf_counter()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=timeout, check=False
-        )
+        done = subprocess.run(command, timeout=timeout, **options)
     except subprocess.TimeoutExpired:
-        raise UserError(f"{module} took longer than {timeout:g} seconds") from None
+        raise UserError(f"{name} took longer than {timeout:g} seconds") from None
     whole = time.perf_counter() - begin
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not lines:
-        said = (done.stderr.strip().splitlines() or ["it reported nothing"])[-1]
-        raise UserError(f"{module} ended with status {done.returncode}: {said}")
+        reason = (done.stderr.strip().splitlines() or ["it reported nothing"])[-1]
+        raise UserError(f"{name} ended with status {done.returncode}: {reason}")
     return json.loads(lines[-1].removeprefix(MARK)) | {"whole_seconds": whole}
 
 
-def report_line(report: dict[str, Any]) -> None:
-    """Tell the process that waits in `child` what was measured."""
+def main() -> None:
+    """Be the process that `child` waits for."""
+    began = time.perf_counter()
+    name, arguments = sys.argv[1:]
+    module, _, function = name.partition(":")
+    report = getattr(importlib.import_module(module), function)(**json.loads(arguments))
+    report |= {"inside_seconds": time.perf_counter() - began, "peak_bytes": peak_bytes()}
     sys.stdout.write(MARK + json.dumps(report) + "\n")
-    sys.stdout.flush()
 
 
 def peak_bytes() -> int:
@@ -90,10 +97,15 @@ def machine(threads: int) -> dict[str, Any]:
     """Where, when and with what a row was measured."""
     from shared.records import commit, versions
 
+    # Of what the processes in `child` compute with, whether it is loaded here or not.
+    loaded = {}
+    for name in ("torch", "transformers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            loaded[name] = importlib.metadata.version(name)
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
-        "versions": versions() | measured_with(),
+        "versions": versions() | loaded,
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": threads,
@@ -102,24 +114,12 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def measured_with() -> dict[str, str]:
-    """Versions of what the processes in `child` compute with, whether it is loaded here or not."""
-    found = {}
-    for name in ("torch", "transformers"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 def cpu_model() -> str:
     """The processor's name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            for line in info:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as info:
+        for line in info:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
@@ -157,13 +157,5 @@ def merge(path: Path, name: str, change: Callable[[dict[str, Any] | None], dict]
     return record
 
 
-def matmul_peak(dtype_name: str, *, size: int = 1536, repeats: int = 3) -> float:
-    """Floating-point operations a second in large products of `dtype_name` (fp32, bf16, fp16)."""
-    import torch
-
-    from tiny_gpt.training.precision import DTYPES
-    from week16.mixed_precision import matmul_seconds
-
-    cpu, dtype = torch.device("cpu"), DTYPES[dtype_name]
-    seconds = min(matmul_seconds(cpu, dtype, size=size) for _ in range(repeats))
-    return 2 * size**3 / seconds
+if __name__ == "__main__":
+    main()

@@ -1,72 +1,51 @@
-"""The benchmark's own side: what is trained in each row, and the process that trains it.
+"""The benchmark's own side: what is trained in each row.
 
-    python -m tiny_gpt.benchmark.recipes --recipe speed --seed 0 --data runs/bench/data
-
-trains with `tiny_gpt.training.train` and prints one line of JSON. Recipes were tuned on a part of
-the training split only (`ablation.py`), and their schedules count steps: the loss does not depend
-on the machine's load.
+Recipes were tuned on a part of the training split only (`ablation.py`), and their schedules count
+steps: the loss does not depend on the machine's load.
 """
 
-import argparse
-import ast
 import dataclasses
+import json
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tiny_gpt.benchmark.measure import peak_bytes, report_line
+from shared.require import require
 
 __all__ = ["RECIPES", "settings_of", "train_recipe"]
 
 # One evaluation, at the end: the loss that is reported is never the best of several.
 _ONCE = {"eval_every": 0, "save_every": 0, "samples": 0, "resume": "never", "device": "cpu"}
 _CHARS = {**_ONCE, "tokenizer": "char", "split": "tail", "dtype": "fp32", "compile": "off"}
-
 # Two heads and not four: attention costs by the head here, and the loss gains by it.
+_SMALL = {**_CHARS, "context": 64, "n_layers": 2, "n_heads": 2, "d_model": 64}
+_RIVALS_SIZE = {**_CHARS, "n_layers": 4, "n_heads": 2, "d_model": 128, "dtype": "auto"}
+
 RECIPES: dict[str, dict[str, Any]] = {
-    "speed": {
-        **_CHARS, "context": 64, "n_layers": 2, "n_heads": 2, "d_model": 64,
-        "batch_size": 16, "steps": 275, "ns_steps": 3,
-    },
-    "same-size": {
-        **_CHARS, "context": 64, "n_layers": 4, "n_heads": 2, "d_model": 128,
-        "batch_size": 16, "steps": 185, "dtype": "auto",
-    },
-    "quality-64": {
-        **_CHARS, "context": 64, "n_layers": 4, "n_heads": 2, "d_model": 128,
-        "batch_size": 32, "steps": 930, "weight_decay": 0.1, "dtype": "auto",
-    },
-    "quality-256": {
-        **_CHARS, "context": 256, "n_layers": 4, "n_heads": 2, "d_model": 128,
-        "batch_size": 8, "steps": 780, "weight_decay": 0.1, "dtype": "auto",
-    },
+    "speed": _SMALL | {"batch_size": 16, "steps": 275, "ns_steps": 3},
+    "same-size": _RIVALS_SIZE | {"context": 64, "batch_size": 16, "steps": 185},
+    "quality-64": _RIVALS_SIZE
+    | {"context": 64, "batch_size": 32, "steps": 930, "weight_decay": 0.1},
+    "quality-256": _RIVALS_SIZE
+    | {"context": 256, "batch_size": 8, "steps": 780, "weight_decay": 0.1},
     # What the ablation changes one thing of.
-    "ablation": {
-        **_CHARS, "context": 64, "n_layers": 2, "n_heads": 2, "d_model": 64,
-        "batch_size": 16, "steps": 240,
-    },
+    "ablation": _SMALL | {"batch_size": 16, "steps": 240},
     # Throughput: the defaults' sizes; `equal` is the very model that a plain loop trains.
-    "throughput": {**_CHARS, "steps": 100},
-    "throughput-equal": {
-        **_CHARS, "steps": 100, "arch": "gpt2", "optimizer": "adamw", "lr": 1e-3, "clip": 1.0,
-    },
-    "cost": {**_CHARS, "context": 128, "batch_size": 16, "steps": 120},
-    "wikipedia": {
-        **_ONCE, "tokenizer": "bpe", "vocab_size": 4096, "context": 256, "n_layers": 4,
-        "n_heads": 4, "d_model": 192, "batch_size": 32, "steps": 3800, "schedule": "wsd",
-        "weight_decay": 0.1,
-    },
-}  # fmt: skip
+    "throughput": _CHARS | {"steps": 100},
+    "throughput-equal": _CHARS
+    | {"steps": 100, "arch": "gpt2", "optimizer": "adamw", "lr": 1e-3, "clip": 1.0},
+    "cost": _CHARS | {"context": 128, "batch_size": 16, "steps": 120},
+    "wikipedia": _ONCE
+    | {"tokenizer": "bpe", "vocab_size": 4096, "context": 256, "n_layers": 4, "n_heads": 4}
+    | {"d_model": 192, "batch_size": 32, "steps": 3800, "schedule": "wsd", "weight_decay": 0.1},
+}
 
 
 def settings_of(recipe: str, **changes: Any):
     """The `Settings` of a recipe, some of them changed."""
     from tiny_gpt.settings import Settings
 
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+    require(recipe in RECIPES, f"recipe must be one of {', '.join(RECIPES)}", repr(recipe))
     return Settings(**{**RECIPES[recipe], **changes})
 
 
@@ -78,7 +57,9 @@ def n_parameters(settings, vocab_size: int) -> int:
     return GPT(settings.model_config(vocab_size)).n_parameters()
 
 
-def train_recipe(recipe: str, data: Path, *, threads: int = 2, **changes: Any) -> dict[str, Any]:
+def train_recipe(
+    recipe: str, data: str | Path, *, threads: int = 2, **changes: Any
+) -> dict[str, Any]:
     """Train a recipe on prepared data, in a folder that is removed afterwards.
 
     Parameters
@@ -92,22 +73,19 @@ def train_recipe(recipe: str, data: Path, *, threads: int = 2, **changes: Any) -
     -------
     report
         Loop seconds (no imports, evaluation or saving among them), validation loss of the last
-        step over the whole split in nats per token, tokens a second, parameters, peak memory, and
-        the losses evaluated on the way (step, loss) where `eval_every` asks for them.
+        step over the whole split in nats per token, tokens per second, parameters, and the losses
+        evaluated on the way (step, loss) where `eval_every` asks for them.
     """
-    import json
-
     import torch
 
     from tiny_gpt.data.shards import open_data
     from tiny_gpt.training.train import train
 
     torch.set_num_threads(threads)
-    prepared = open_data(data)
+    prepared = open_data(Path(data))
     with tempfile.TemporaryDirectory(prefix="tiny-gpt-bench-") as folder:
-        settings = settings_of(
-            recipe, data=str(data), out=Path(folder) / "run", threads=threads, **changes
-        )
+        run = {"data": str(data), "out": Path(folder) / "run", "threads": threads}
+        settings = settings_of(recipe, **run, **changes)
         outcome = train(prepared, settings)
         log = (outcome.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [json.loads(line) for line in log]
@@ -124,48 +102,5 @@ def train_recipe(recipe: str, data: Path, *, threads: int = 2, **changes: Any) -
         "val_loss": evaluated[-1][1],
         "evaluated": evaluated,
         "training_loss": [line["loss"] for line in lines if "loss" in line],
-        "peak_bytes": peak_bytes(),
         "settings": {key: value for key, value in plain.items() if key not in ("out", "max_time")},
     }
-
-
-def parsed_changes(pairs: Sequence[str]) -> dict[str, Any]:
-    """Settings from NAME=VALUE; a value that is no Python literal is a word."""
-    changes = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"set must be NAME=VALUE, got {pair!r}")
-        try:
-            changes[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            changes[name] = value
-    return changes
-
-
-def as_arguments(recipe: str, data: Path, threads: int, changes: dict[str, Any]) -> list[str]:
-    """The command line of this module that trains a recipe."""
-    pairs = [f"{name}={value}" for name, value in changes.items()]
-    chosen = ["--recipe", recipe, "--data", str(data), "--threads", str(threads)]
-    return chosen + [argument for pair in pairs for argument in ("--set", pair)]
-
-
-def main() -> None:
-    """Train one recipe and report."""
-    began = time.perf_counter()
-    parser = argparse.ArgumentParser(
-        prog="python -m tiny_gpt.benchmark.recipes", description=__doc__
-    )
-    parser.add_argument("--recipe", choices=RECIPES, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared folder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    options = parser.parse_args()
-    changes = {"seed": options.seed} | parsed_changes(options.set)
-    report = train_recipe(options.recipe, options.data, threads=options.threads, **changes)
-    report_line(report | {"inside_seconds": time.perf_counter() - began})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,18 @@
 """What a user would otherwise run: stand-ins for nanoGPT, of `transformers` and `torch.optim`.
 
-    python -m tiny_gpt.benchmark.rival train --seed 0 --data runs/bench/data
+`train_rival` trains nanoGPT's documented CPU configuration (its README, "I only have a macbook"):
+four layers, four heads, width 128, context 64, no biases, no dropout, AdamW at 1e-3 with betas 0.9
+and 0.99 and weight decay 0.1 on matrices, gradients clipped at 1, 2,000 steps of twelve random
+windows, 100 steps of warm-up and a cosine to a tenth. The model is `transformers`' GPT-2 with every
+bias frozen at zero and the exact GELU, which is the same function of the same 804,096 parameters.
+nanoGPT compiles its model by default; its documented command for a CPU turns that off.
 
-trains nanoGPT's documented CPU configuration (its README, "I only have a macbook"): four layers,
-four heads, width 128, context 64, no biases, no dropout, AdamW at 1e-3 with betas 0.9 and 0.99 and
-weight decay 0.1 on matrices, gradients clipped at 1, 2,000 steps of twelve random windows, 100
-steps of warm-up and a cosine to a tenth. The model is `transformers`' GPT-2 with every bias frozen
-at zero and the exact GELU, which is the same function of the same 804,096 parameters. nanoGPT
-compiles its model by default; its documented command for a CPU turns that off.
-
-    python -m tiny_gpt.benchmark.rival plain …
-
-is the loop of a few lines that trains a GPT-2 of any size, for its speed alone.
+`train_plain` is the loop of a few lines that trains a GPT-2 of any size, for its speed alone.
 
 Sources: A. Karpathy, nanoGPT (2022), README.md, train.py (`get_lr`, `get_batch`) and model.py
 (`configure_optimizers`, `generate`).
 """
 
-import argparse
 import math
 import time
 from collections.abc import Iterator
@@ -31,11 +26,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from tiny_gpt.benchmark.measure import peak_bytes, report_line
 
 __all__ = ["RivalGPT", "generate_uncached", "learning_rate", "train_plain", "train_rival"]
 
-STEPS, WARMUP, BATCH, CONTEXT = 2000, 100, 12, 64
+STEPS, WARMUP, BATCH_SIZE, CONTEXT = 2000, 100, 12, 64
 PEAK, FLOOR = 1e-3, 1e-4
 
 
@@ -121,15 +115,15 @@ def optimizer_for(model: RivalGPT) -> torch.optim.Optimizer:
 
 
 def random_windows(
-    tokens: Int[Tensor, " n"], batch: int, context: int
+    tokens: Int[Tensor, " n"], batch_size: int, context: int
 ) -> tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]:
     """Windows that begin anywhere, and the same one token later."""
-    at = torch.randint(len(tokens) - context, (batch, 1)) + torch.arange(context)
+    at = torch.randint(len(tokens) - context, (batch_size, 1)) + torch.arange(context)
     return tokens[at], tokens[at + 1]
 
 
 def train_rival(
-    data: Path, *, seed: int = 0, steps: int = STEPS, threads: int = 2, eval_every: int = 0
+    data: str | Path, *, seed: int = 0, steps: int = STEPS, threads: int = 2, eval_every: int = 0
 ) -> dict[str, Any]:
     """Train nanoGPT's CPU configuration and evaluate it on the whole validation split.
 
@@ -149,7 +143,7 @@ def train_rival(
     from tiny_gpt.training.evaluate import evaluate
 
     torch.set_num_threads(threads)
-    prepared = open_data(data)
+    prepared = open_data(Path(data))
     train, val = prepared.splits["train"], prepared.splits["val"]
     tokens = torch.from_numpy(train.read(0, train.n_tokens))
     model = RivalGPT(prepared.tokenizer.vocab_size, seed=seed)
@@ -162,7 +156,7 @@ def train_rival(
     model.train()
     evaluated, seconds, begin = [], 0.0, time.perf_counter()
     for step in range(steps):
-        x, y = random_windows(tokens, BATCH, CONTEXT)
+        x, y = random_windows(tokens, BATCH_SIZE, CONTEXT)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, warmup)
         loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
@@ -182,15 +176,14 @@ def train_rival(
         "steps": steps,
         "n_parameters": sum(p.numel() for p in params),
         "loop_seconds": seconds,
-        "tokens_per_second": steps * BATCH * CONTEXT / seconds,
+        "tokens_per_second": steps * BATCH_SIZE * CONTEXT / seconds,
         "val_loss": evaluated[-1][1],
         "evaluated": evaluated,
-        "peak_bytes": peak_bytes(),
     }
 
 
 def train_plain(
-    data: Path,
+    data: str | Path,
     *,
     steps: int,
     threads: int = 2,
@@ -205,7 +198,7 @@ def train_plain(
     from tiny_gpt.data.shards import open_data
 
     torch.set_num_threads(threads)
-    prepared = open_data(data)
+    prepared = open_data(Path(data))
     train = prepared.splits["train"]
     tokens = torch.from_numpy(train.read(0, train.n_tokens))
     model = RivalGPT(
@@ -236,7 +229,6 @@ def train_plain(
         "loop_seconds": seconds,
         "tokens_per_second": steps * batch_size * context / seconds,
         "training_loss": [loss.item()],
-        "peak_bytes": peak_bytes(),
     }
 
 
@@ -254,26 +246,3 @@ def generate_uncached(
         new = torch.multinomial((logits / temperature).softmax(-1), 1)
         tokens = torch.cat([tokens, new], dim=1)
         yield new[:, 0]
-
-
-def main() -> None:
-    """Train one of the two and report."""
-    began = time.perf_counter()
-    parser = argparse.ArgumentParser(prog="python -m tiny_gpt.benchmark.rival", description=__doc__)
-    parser.add_argument("what", choices=("train", "plain"))
-    parser.add_argument("--data", type=Path, required=True, help="a prepared folder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--eval-every", type=int, default=0)
-    options = parser.parse_args()
-    common = {"seed": options.seed, "steps": options.steps, "threads": options.threads}
-    if options.what == "train":
-        report = train_rival(options.data, eval_every=options.eval_every, **common)
-    else:
-        report = train_plain(options.data, **common)
-    report_line(report | {"inside_seconds": time.perf_counter() - began})
-
-
-if __name__ == "__main__":
-    main()

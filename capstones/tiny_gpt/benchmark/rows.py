@@ -1,7 +1,10 @@
 """`tiny-gpt bench`: the benchmark, row by row, against what a user would otherwise run.
 
-tiny-gpt bench speed same-size
-tiny-gpt bench decoding --threads 2
+    tiny-gpt bench speed same-size
+    tiny-gpt bench decoding --threads 2
+    tiny-gpt bench wikipedia-small --record
+
+Each row goes into the record as soon as it is measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
+from shared.require import require
+from tiny_gpt.benchmark.ablation import ablate
 from tiny_gpt.benchmark.bench import RECORD, Bench
 from tiny_gpt.benchmark.costs import run_data, run_models, run_sources
 from tiny_gpt.benchmark.duels import DUELS, run_curves, run_duels, run_ngrams
 from tiny_gpt.benchmark.measure import read_record
 from tiny_gpt.benchmark.speed import run_decoding, run_prepare, run_throughput
+from tiny_gpt.benchmark.wikipedia import ROWS as WIKIPEDIA
+from tiny_gpt.benchmark.wikipedia import run_wikipedia
 from tiny_gpt.benchmark.windows import run_windows
 
 __all__ = ["ROWS", "bench"]
@@ -37,7 +44,8 @@ def bench(rows: Sequence[str] = (), **options: Any) -> dict[str, Any]:
     Parameters
     ----------
     rows
-        Names of `DUELS` and `ROWS`; all if none is named.
+        Names of `DUELS` and `ROWS`, all of these if none is named; or `ablation`, `wikipedia` and
+        `wikipedia-small`, which have records of their own beside `b.out` and take long.
     options
         As `Bench` takes them.
 
@@ -55,13 +63,19 @@ def bench(rows: Sequence[str] = (), **options: Any) -> dict[str, Any]:
     if b.quick and Path(b.out).resolve() == RECORD.resolve():
         raise UserError("a quick trial measures nothing; give it a record of its own")
     known = [*DUELS, *ROWS]
+    every = [*known, "ablation", *WIKIPEDIA]
     for name in rows:
-        if name not in known:
-            raise UserError(f"rows must be among {', '.join(known)}, got {name}")
+        require(name in every, f"rows must be among {', '.join(every)}", name, error=UserError)
     chosen = list(rows) or known
     if duels := [name for name in DUELS if name in chosen]:
         run_duels(b, duels)
     for name, run in ROWS.items():
         if name in chosen:
             run(b)
+    if "ablation" in chosen:
+        out = b.out.with_name("ablation.json")
+        ablate(seeds=b.seeds, threads=b.threads, out=out, say=b.say)
+    for name in WIKIPEDIA:
+        if name in chosen:
+            run_wikipedia(b, name)
     return read_record(b.out)

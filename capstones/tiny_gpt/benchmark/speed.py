@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
+from shared.require import require
 from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.bench import Bench
-from tiny_gpt.benchmark.measure import matmul_peak
 
 __all__ = ["DECODING_TARGETS", "flops_per_token", "run_decoding", "run_prepare", "run_throughput"]
 
@@ -22,6 +22,7 @@ def run_decoding(b: Bench, *, new_tokens: int = 256, repeats: int = 5) -> None:
     import torch
 
     from tiny_gpt.benchmark.rival import RivalGPT, generate_uncached
+    from tiny_gpt.generation.decoder import why_not_compiled
     from tiny_gpt.generation.generate import generate
     from tiny_gpt.model.gpt import GPT
     from week15.timing import in_turns
@@ -29,65 +30,57 @@ def run_decoding(b: Bench, *, new_tokens: int = 256, repeats: int = 5) -> None:
 
     torch.set_num_threads(b.threads)
     new_tokens, repeats = (8, 1) if b.quick else (new_tokens, repeats)
+    why = "a quick trial" if b.quick else why_not_compiled()
     rival = RivalGPT(65).eval()
     config = recipes.settings_of("same-size").model_config(65)
     model = GPT(config, torch.Generator().manual_seed(0)).eval()
-    sampler = Sampler(temperature=0.8)
     batches = []
-    for batch in DECODING_TARGETS:
-        prompt = torch.zeros(batch, 1, dtype=torch.int64)
+    for batch_size, goal in DECODING_TARGETS.items():
+        prompt = torch.zeros(batch_size, 1, dtype=torch.int64)
 
         def theirs(prompt=prompt):
             return list(generate_uncached(rival, prompt, new_tokens))
 
         def ours(prompt=prompt, **options):
+            sampler = Sampler(temperature=0.8)
             return list(generate(model, prompt, new_tokens, sampler=sampler, **options))
 
         sides: dict[str, Callable] = {
             "rival uncached": theirs,
             "uncached": lambda ours=ours: ours(cache=False),
             "cached": ours,
-            "compiled": lambda ours=ours: ours(compile=True),
         }
         first = None
-        if b.quick or (why := _why_not_compiled()):
-            b.say("compiled: not measured" + ("" if b.quick else f", {why}"))
-            del sides["compiled"]
+        if why:
+            b.say(f"compiled: not measured, {why}")
         else:  # what the first text waits for, the compiler included
+            sides["compiled"] = lambda ours=ours: ours(compile=True)
             begin = time.perf_counter()
             sides["compiled"]()
             first = time.perf_counter() - begin
         seconds = dict(zip(sides, in_turns(list(sides.values()), repeats), strict=True))
         best = min((side for side in sides if side != "rival uncached"), key=seconds.get)
-        ratio, goal = seconds["rival uncached"] / seconds[best], DECODING_TARGETS[batch]
-        batches.append(
-            {
-                "batch": batch,
-                "new_tokens": new_tokens,
-                "seconds": seconds,
-                "tokens_per_second": {k: batch * new_tokens / s for k, s in seconds.items()},
-                "first_compiled_seconds": first,
-                "best": best,
-                "ratio": ratio,
-                "cached_ratio": seconds["rival uncached"] / seconds["cached"],
-                "goal": goal,
-                "reached": ratio >= goal,
-            }
-        )
-        b.say(f"decoding, batch {batch}: {ratio:.1f} times the rival ({best})")
+        ratio = seconds["rival uncached"] / seconds[best]
+        batch = {
+            "batch": batch_size,
+            "new_tokens": new_tokens,
+            "seconds": seconds,
+            "tokens_per_second": {k: batch_size * new_tokens / s for k, s in seconds.items()},
+            "first_compiled_seconds": first,
+            "best": best,
+            "ratio": ratio,
+            "cached_ratio": seconds["rival uncached"] / seconds["cached"],
+            "goal": goal,
+            "reached": ratio >= goal,
+        }
+        batches.append(batch)
+        b.say(f"decoding, batch {batch_size}: {ratio:.1f} times the rival ({best})")
     content = {"title": "Decoding 256 tokens", "batches": batches, "repeats": repeats}
     b.save("decoding", content | {"n_parameters": model.n_parameters()})
 
 
-def _why_not_compiled() -> str | None:
-    from tiny_gpt.generation.decoder import why_not_compiled
-
-    return why_not_compiled()
-
-
 def run_throughput(b: Bench, *, repeats: int = 3) -> None:
-    """Training tokens a second beside the plain loop, a model of the same size, in turns."""
-    repeats = 1 if b.quick else repeats
+    """Training tokens per second beside the plain loop, a model of the same size, in turns."""
     steps = recipes.settings_of("throughput").steps
     sides = {
         "plain loop": lambda: b.rival("plain", steps=steps),
@@ -96,7 +89,7 @@ def run_throughput(b: Bench, *, repeats: int = 3) -> None:
     }
     runs: dict[str, list[dict]] = {side: [] for side in sides}
     peaks = []
-    for _ in range(repeats):
+    for _ in range(1 if b.quick else repeats):
         peaks.append(_peak(b))
         for side, run in sides.items():
             runs[side].append(run())
@@ -105,26 +98,27 @@ def run_throughput(b: Bench, *, repeats: int = 3) -> None:
     lines = []
     for side, found in runs.items():
         speed = statistics.median(run["tokens_per_second"] for run in found)
-        lines.append(
-            {
-                "side": side,
-                "tokens_per_second": speed,
-                "n_parameters": found[0]["n_parameters"],
-                "utilization": speed * flops / peak,
-                "peak_bytes": max(run["peak_bytes"] for run in found),
-                "whole_seconds": statistics.median(run["whole_seconds"] for run in found),
-            }
-        )
+        line = {"side": side, "tokens_per_second": speed, "utilization": speed * flops / peak}
+        line["n_parameters"] = found[0]["n_parameters"]
+        line["peak_bytes"] = max(run["peak_bytes"] for run in found)
+        line["whole_seconds"] = statistics.median(run["whole_seconds"] for run in found)
+        lines.append(line)
         b.say(f"{side}: {speed:,.0f} tokens/s, {100 * speed * flops / peak:.0f} % of the peak")
-    content = {"title": "Training throughput", "lines": lines, "repeats": repeats}
+    content = {"title": "Training throughput", "lines": lines, "repeats": len(peaks)}
     b.save("throughput", content | {"matmul_peak_flops": peak, "flops_per_token": flops})
 
 
 def _peak(b: Bench) -> float:
+    """Floating-point operations per second in large products of float32."""
     import torch
 
+    from week16.mixed_precision import matmul_seconds
+
     torch.set_num_threads(b.threads)
-    return matmul_peak("fp32", size=256 if b.quick else 1536, repeats=1 if b.quick else 3)
+    size, repeats = (256, 1) if b.quick else (1536, 3)
+    cpu = torch.device("cpu")
+    seconds = [matmul_seconds(cpu, torch.float32, size=size) for _ in range(repeats)]
+    return 2 * size**3 / min(seconds)
 
 
 def flops_per_token(settings: Any, vocab_size: int) -> float:
@@ -133,28 +127,27 @@ def flops_per_token(settings: Any, vocab_size: int) -> float:
     from week16.scaling_laws import training_flops
 
     ours = settings.model_config(vocab_size)
-    if ours.d_ff != 4 * ours.d_model or ours.n_kv_heads != ours.n_heads:
-        raise ValueError("settings must have d_ff = 4 d_model and no grouped heads")
+    plain = ours.d_ff == 4 * ours.d_model and ours.n_kv_heads == ours.n_heads
+    require(plain, "settings must have d_ff = 4 d_model and no grouped heads")
     config = GPTConfig(vocab_size, ours.context, ours.n_layers, ours.n_heads, ours.d_model)
     return training_flops(config, 1, attention=True)
 
 
 def run_prepare(b: Bench, *, repeats: int = 3) -> None:
-    """Megabytes of text a second from a source to token files."""
+    """Megabytes of text per second from a source to token files."""
     from tiny_gpt.data.prepare import prepare
     from tiny_gpt.data.shards import open_data
 
     source = b.data if b.quick else _large_text()
     lines = []
-    for tokenizer, dedup in (
-        ("char", "off"), ("byte", "off"), ("bpe", "off"), ("bpe", "minhash"),
-    ):  # fmt: skip
+    for tokenizer, dedup in (("char", "off"), ("byte", "off"), ("bpe", "off"), ("bpe", "minhash")):
+        options = {"tokenizer": tokenizer, "dedup": dedup, "workers": b.threads}
         seconds = []
         with tempfile.TemporaryDirectory(prefix="tiny-gpt-bench-") as folder:
             out = Path(folder) / "data"
             for _ in range(1 if b.quick else repeats):
                 begin = time.perf_counter()
-                report = prepare(source, out, tokenizer=tokenizer, dedup=dedup, workers=b.threads)
+                report = prepare(source, out, **options)
                 seconds.append(time.perf_counter() - begin)
             splits = open_data(out).splits.values()
         megabytes = report["read"]["bytes"] / 1e6

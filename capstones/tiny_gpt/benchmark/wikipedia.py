@@ -1,11 +1,11 @@
-r"""A model of Wikipedia, and where its loss curve is going.
+r"""Models of Wikipedia, and where their loss curves are going.
 
-    python -m tiny_gpt.benchmark.wikipedia --max-steps 1500 --threads 4
-    python -m tiny_gpt.benchmark.wikipedia --max-steps 1500 --device cuda
+    tiny-gpt bench wikipedia --threads 4
+    tiny-gpt bench wikipedia-small
 
-Twenty megabytes of articles, split by document, in BPE tokens. The recipe's rate is constant for
-four fifths of the run and then falls to zero (warm-up, stable, decay). On the stable part the
-validation loss follows
+Twenty megabytes of articles, split by document. The recipes' rate is constant for four fifths of
+the run and then falls to zero (warm-up, stable, decay). On the stable part the validation loss
+follows
 
 $$L(t) = E + A\,t^{-\alpha},$$
 
@@ -13,6 +13,9 @@ which is fitted to it, with its asymptote: E is what this model would reach at t
 without end, not the entropy of English; the fall of the rate then goes below it. The interval of E
 resamples seeds, where there are several, and blocks of the residuals, which are not independent
 from one evaluation to the next.
+
+In half an hour the large model (BPE) is far from its asymptote, and the fit says that it does not
+know it. The small one (bytes) is as small as it must be to come near its own in that time.
 
 Training is that of `tiny-gpt train` in a run's folder: interrupted, it goes on where it was.
 
@@ -22,12 +25,10 @@ section 3, for the constant rate and its cooldown; Künsch, "The jackknife and t
 general stationary observations" (1989), for blocks.
 """
 
-import argparse
 import dataclasses
 import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,20 @@ from jaxtyping import Float
 
 from shared import plots
 from shared.errors import UserError
+from shared.require import require
 from shared.stats import Interval
 from tiny_gpt.benchmark import recipes
-from tiny_gpt.benchmark.measure import machine, merge, peak_bytes, read_record
+from tiny_gpt.benchmark.bench import Bench
+from tiny_gpt.benchmark.measure import machine, merge, peak_bytes
 
-__all__ = ["RECORD", "Curve", "asymptote", "fit_curve", "run"]
+__all__ = ["RECORD", "ROWS", "Curve", "asymptote", "draw", "fit_curve", "render", "run_wikipedia"]
 
 RECORD = Path(__file__).parents[1] / "results" / "wikipedia.json"
+ROWS = {"wikipedia": "20 MB, BPE", "wikipedia-small": "20 MB, bytes"}
 STABLE = 0.8  # share of the steps before a wsd schedule falls
 SKIPPED = 0.1  # share of the steps at the beginning that no power law describes
 LEAST_POINTS = 8
+EVALUATIONS = 40
 
 
 # ---- the curve
@@ -72,10 +77,9 @@ def fit_curve(step: Float[np.ndarray, " n"], loss: Float[np.ndarray, " n"]) -> C
     """
     from scipy.optimize import minimize_scalar
 
-    if len(step) < 4 or len(step) != len(loss):
-        raise ValueError(f"step and loss must be 4 pairs at least, got {len(step)}, {len(loss)}")
-    if not ((step > 0).all() and np.isfinite(loss).all()):
-        raise ValueError("step must be positive and loss finite")
+    enough = 4 <= len(step) == len(loss)
+    require(enough, "step and loss must be 4 pairs at least", len(step), len(loss))
+    require((step > 0).all() and np.isfinite(loss).all(), "step must be positive and loss finite")
     scale = float(step.max())  # so that t^-alpha is about 1 and the products well conditioned
 
     def solve(alpha: float) -> tuple[float, float, float]:
@@ -142,27 +146,25 @@ def stable_part(
 # ---- the run
 
 
-def run(
+def run_wikipedia(
+    b: Bench,
+    name: str,
     *,
-    max_steps: int | None = None,
     seeds: int = 1,
-    threads: int = 4,
-    device: str = "auto",
     source: str | Path = "wikipedia",
-    folder: Path = Path("runs/tiny_gpt/wikipedia"),
-    out: Path = RECORD,
-    evaluations: int = 40,
-    say: Callable[[str], None] = lambda line: None,
+    folder: Path | None = None,
+    evaluations: int = EVALUATIONS,
     **changes: Any,
-) -> dict[str, Any]:
-    """Prepare, train, evaluate, fit, and put it all into the record.
+) -> None:
+    """Prepare, train, evaluate, fit, and put it all into `wikipedia.json` beside `b.out`.
 
     Parameters
     ----------
-    max_steps
-        Optimizer steps; the recipe's if not given.
+    name
+        One of `ROWS`, and the recipe of that name.
     folder
-        Where data and runs stay, so that an interrupted run goes on.
+        Where data and runs stay, so that an interrupted run goes on; one of the recipe and its
+        number of steps if not given.
     evaluations
         How often the validation loss is measured on the way.
     changes
@@ -174,44 +176,38 @@ def run(
     from tiny_gpt.training.evaluate import evaluate
     from tiny_gpt.training.train import train
 
-    torch.set_num_threads(threads)
-    steps = max_steps or recipes.settings_of("wikipedia").steps
-    common = {"steps": steps, "eval_every": max(1, steps // evaluations), "device": device}
-    common |= {"save_every": max(1, steps // 10), "resume": "auto", "threads": threads, **changes}
+    torch.set_num_threads(b.threads)
+    steps = b.steps(recipes.settings_of(name).steps)
+    folder = folder or Path("runs/tiny_gpt") / f"{name}-{steps}"
+    common = {"steps": steps, "eval_every": max(1, steps // evaluations), "threads": b.threads}
+    common |= {"save_every": max(1, steps // 10), "resume": "auto", "device": "auto", **changes}
+    common["data"] = str(folder / "data")
+    data, prepare_seconds = _prepared(source, recipes.settings_of(name, **common))
     seconds, losses, results = [], [], []
-    data = None
     for seed in range(seeds):
-        settings = recipes.settings_of(
-            "wikipedia", data=str(folder / "data"), out=folder / f"seed-{seed}", seed=seed, **common
-        )
-        if data is None:
-            data, prepare_seconds = _prepared(source, folder / "data", settings, threads)
+        settings = recipes.settings_of(name, out=folder / f"seed-{seed}", seed=seed, **common)
         begin = time.perf_counter()
         outcome = train(data, settings)
         seconds.append(time.perf_counter() - begin)
         if not outcome.finished:
             raise UserError(f"interrupted at step {outcome.step}; the same command goes on")
-        evaluated = _evaluated(outcome.run / "log.jsonl")
+        log = (outcome.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = [line for line in map(json.loads, log) if "val_loss" in line]
+        evaluated = [(line["step"], line["val_loss"]) for line in lines]
         step, loss = stable_part(evaluated, steps, settings.warmup_steps)
         losses.append(loss)
         # The last step, not the best: nothing is chosen by the text it is measured on.
         saved = load_checkpoint(find_checkpoint(outcome.run, last=True))
-        on = (
-            "cuda"
-            if device == "cuda" or (device == "auto" and torch.cuda.is_available())
-            else "cpu"
-        )
-        result = evaluate(saved.model.to(on), data.splits["val"], data.tokenizer)
-        results.append(result)
-        say(
-            f"seed {seed}: {result.nats_per_token:.4f} nats/token, {result.bits_per_byte} bits/byte"
-        )
+        cuda = settings.device == "cuda" or torch.cuda.is_available()
+        model = saved.model.to("cuda" if cuda else "cpu")
+        results.append(evaluate(model, data.splits["val"], data.tokenizer))
+        b.say(f"seed {seed}: {results[-1]}")
     curve, interval = asymptote(step, np.array(losses), rng=np.random.default_rng(0))
-    say(f"asymptote at the constant rate: {interval} nats/token")
-    first = results[0]
+    b.say(f"asymptote at the constant rate: {interval} nats/token")
+    plain = dataclasses.asdict(settings) | {"data": Path(settings.data).name}
     content = {
-        "title": "Wikipedia, 20 MB",
-        "settings": {k: v for k, v in _plain(settings).items() if k not in ("out", "seed")},
+        "title": f"Wikipedia, {ROWS[name]}",
+        "settings": {k: v for k, v in plain.items() if k not in ("out", "seed")},
         "n_parameters": saved.model.n_parameters(),
         "prepare_seconds": prepare_seconds,
         "train_seconds": seconds,
@@ -220,8 +216,8 @@ def run(
         "bytes": {name: split.n_bytes for name, split in data.splits.items()},
         "nats_per_token": [r.nats_per_token for r in results],
         "word_perplexity": [r.word_perplexity for r in results],
-        "bits_per_byte": dataclasses.asdict(first.bits_per_byte),
-        "signature": first.signature,
+        "bits_per_byte": dataclasses.asdict(results[0].bits_per_byte),
+        "signature": results[0].signature,
         "evaluated": evaluated,
         "fit": {
             "of": "the validation loss at the constant rate, mean of the seeds",
@@ -230,72 +226,62 @@ def run(
             "E_interval": [interval.low, interval.high],
             "points": len(step),
         },
+        "machine": machine(b.threads),
     }
-    record = merge(out, "wikipedia", lambda row: {**content, "machine": machine(threads)})
-    draw(record["rows"]["wikipedia"], out.with_name("wikipedia_curve.png"))
-    return record
+    merge(b.out.with_name("wikipedia.json"), name, lambda row: content)
 
 
-def _prepared(source: str | Path, folder: Path, settings: Any, threads: int):
+def _prepared(source: str | Path, settings: Any):
     """The data, made if they are not there; and the seconds that took."""
     from tiny_gpt.data.prepare import prepare
     from tiny_gpt.data.shards import MANIFEST, open_data
 
-    begin = time.perf_counter()
+    begin, folder = time.perf_counter(), Path(settings.data)
     if not (folder / MANIFEST).exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        prepare(
-            source,
-            folder,
-            tokenizer=settings.tokenizer,
-            vocab_size=settings.vocab_size,
-            dedup=settings.dedup,
-            workers=threads,
-        )
+        names = ("tokenizer", "vocab_size", "dedup", "val_fraction")
+        options = {name: getattr(settings, name) for name in names}
+        prepare(source, folder, workers=settings.threads, **options)
     return open_data(folder), time.perf_counter() - begin
 
 
-def _evaluated(log: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, log.read_text(encoding="utf-8").splitlines())
-    return [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    plain = dataclasses.asdict(settings)
-    return plain | {"out": str(plain["out"]), "data": Path(plain["data"]).name}
+# ---- what came out
 
 
 def render(record: dict[str, Any]) -> str:
-    """What came out, as a Markdown table."""
-    row = record["rows"].get("wikipedia")
-    if row is None:
+    """What came out, as a Markdown table with a column for each model."""
+    rows = [record["rows"][name] for name in ROWS if name in record["rows"]]
+    if not rows:
         return ""
-    bits, fit = row["bits_per_byte"], row["fit"]
+    columns = [_facts(row) for row in rows]
+    head = "| | |" if len(rows) == 1 else f"| | {' | '.join(row['title'] for row in rows)} |"
+    lines = [head, "| --- |" + " --- |" * len(rows)]
+    for fact in columns[0]:
+        lines.append(f"| {fact} | {' | '.join(column[fact] for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _facts(row: dict[str, Any]) -> dict[str, str]:
+    fit, settings = row["fit"], row["settings"]
     curve, end = Curve(fit["E"], fit["A"], fit["alpha"]), np.array([1.0, 2.0]) * fit["steps"][1]
     now, later = curve(end)
-    passes = row["settings"]["steps"] * _tokens(row) / row["tokens"]["train"]
-    lines = [
-        ("parameters", f"{row['n_parameters']:,}"),
-        ("steps of tokens", f"{row['settings']['steps']:,} of {_tokens(row):,}, {passes:.1f} "
-         "passes through the text"),
-        ("training", f"{_mean(row['train_seconds']) / 60:.1f} min"),
-        ("loss (nats/token)", f"{_mean(row['nats_per_token']):.4f}"),
-        ("perplexity per word", f"{_mean(row['word_perplexity']):,.1f}"),
-        ("bits per byte", str(Interval(**bits))),
-        ("asymptote at the constant rate", f"{fit['E']:.3f} [{fit['E_interval'][0]:.3f}, "
-         f"{fit['E_interval'][1]:.3f}] nats/token, falling as t^-{fit['alpha']:.2f}"),
-        ("twice as long at that rate, by the fit", f"{now - later:.3f} nats/token less"),
-        ("protocol", f"`{row['signature'].replace('|', chr(92) + '|')}`"),
-    ]  # fmt: skip
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in lines)]) + "\n"
-
-
-def _tokens(row: dict[str, Any]) -> int:
-    return row["settings"]["batch_size"] * row["settings"]["context"]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    tokens = settings["batch_size"] * settings["context"]
+    passes = settings["steps"] * tokens / row["tokens"]["train"]
+    low, high = fit["E_interval"]
+    means = {name: np.mean(row[name]) for name in ("nats_per_token", "word_perplexity")}
+    return {
+        "parameters": f"{row['n_parameters']:,}",
+        "steps of tokens": f"{settings['steps']:,} of {tokens:,}, {passes:.1f} passes through the "
+        "text",
+        "training": f"{np.mean(row['train_seconds']) / 60:.1f} min",
+        "loss (nats/token)": f"{means['nats_per_token']:.4f}",
+        "perplexity per word": f"{means['word_perplexity']:,.1f}",
+        "bits per byte": str(Interval(**row["bits_per_byte"])),
+        "asymptote at the constant rate": f"{fit['E']:.3f} [{low:.3f}, {high:.3f}] nats/token, "
+        f"falling as t^-{fit['alpha']:.2f}",
+        "twice as long at that rate, by the fit": f"{now - later:.3f} nats/token less",
+        "protocol": f"`{row['signature'].replace('|', chr(92) + '|')}`",
+    }
 
 
 def draw(row: dict[str, Any], path: Path) -> None:
@@ -309,50 +295,23 @@ def draw(row: dict[str, Any], path: Path) -> None:
     axes.plot(dense, curve(dense), color=plots.ORANGE, label=f"E + A t^-{fit['alpha']:.2f}")
     floor, (low, high) = loss.min() - 0.1, fit["E_interval"]
     inside = fit["E"] > floor - 1  # else the curve would be a flat line at the top
+    label = "E, the asymptote at a constant rate"
     if inside:
         floor = min(floor, low - 0.1)
         axes.axhline(fit["E"], color=plots.REFERENCE, lw=1, ls="--")
         axes.axhspan(low, high, color=plots.REFERENCE, alpha=0.1, lw=0)
-    told = "E, the asymptote at a constant rate"
-    told += "" if inside else f", lies below: {fit['E']:.1f} [{low:.1f}, {high:.1f}]"
-    axes.text(
-        0.01, fit["E"] if inside else floor, told, va="bottom", fontsize=9,
-        color=plots.REFERENCE, transform=axes.get_yaxis_transform(),
-    )  # fmt: skip
+    else:
+        label += f", lies below: {fit['E']:.1f} [{low:.1f}, {high:.1f}]"
+    across = {"transform": axes.get_yaxis_transform(), "color": plots.REFERENCE}
+    axes.text(0.01, fit["E"] if inside else floor, label, va="bottom", fontsize=9, **across)
     axes.axvspan(fit["steps"][1], step[-1], color=plots.SKY, alpha=0.15, lw=0)
-    axes.text(
-        fit["steps"][1], 0.97, " the rate falls", va="top", fontsize=9, color=plots.GRAY,
-        transform=axes.get_xaxis_transform(),
-    )  # fmt: skip
+    upright = {"transform": axes.get_xaxis_transform(), "color": plots.GRAY}
+    axes.text(fit["steps"][1], 0.97, " the rate falls", va="top", fontsize=9, **upright)
     axes.set(
-        title="Where is the loss of the Wikipedia model going?",
+        title=f"Where is the loss of the model of {row['title']} going?",
         xlabel="optimizer steps",
         ylabel="validation loss (nats per token)",
         ylim=(floor, np.quantile(loss, 0.97)),
     )
     plots.label_lines(axes)
     plots.save(figure, path)
-
-
-def main() -> None:
-    """Run it, or go on."""
-    parser = argparse.ArgumentParser(prog="python -m tiny_gpt.benchmark.wikipedia")
-    parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--evaluations", type=int, default=40)
-    parser.add_argument("--folder", type=Path, default=Path("runs/tiny_gpt/wikipedia"))
-    parser.add_argument("--out", type=Path, default=RECORD)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    options = vars(parser.parse_args())
-    changes = recipes.parsed_changes(options.pop("set"))
-    try:
-        run(say=lambda line: print(line, flush=True), **options, **changes)  # noqa: T201
-    except UserError as error:
-        sys.exit(f"wikipedia: {error}")
-    sys.stdout.write(render(read_record(options["out"])))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """What a window costs in loss: where may a text longer than the context be read anew?
 
-    python -m tiny_gpt.benchmark.windows --data runs/bench/data --seed 0
-
 A window that slides by one token a step gives every token a whole context and can use no cache;
 `generate` lets it grow and begins anew from its last quarter. Here each token of the validation
 text is predicted as `generate` would predict it, for several such shares, by the model of the row
@@ -12,7 +10,6 @@ Source: Xiao et al., "Efficient streaming language models with attention sinks" 
 3.1, "sliding window with re-computation".
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.require import require
 from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.bench import Bench
-from tiny_gpt.benchmark.measure import child, report_line
-from tiny_gpt.data.shards import PreparedData
+from tiny_gpt.data.shards import PreparedData, open_data
 from tiny_gpt.generation.generate import window_start
 from tiny_gpt.model.gpt import GPT
 
@@ -66,8 +63,7 @@ def losses_by_share(model: GPT, data: PreparedData) -> list[dict[str, Any]]:
     split = data.splits["val"]
     length = CONTEXTS * context + 1
     n = split.n_tokens // length
-    if n == 0:
-        raise ValueError(f"data must hold {length} validation tokens, got {split.n_tokens}")
+    require(n > 0, f"data must hold {length} validation tokens", split.n_tokens)
     texts = torch.as_tensor(split.read(0, n * length).astype("int64")).view(n, length)
     lines = []
     for share in SHARES:
@@ -84,38 +80,24 @@ def run_windows(b: Bench) -> None:
     runs = []
     steps = b.steps(recipes.settings_of("quality-64").steps)
     for seed in range(b.seeds):
-        arguments = ["--data", b.prepared(), "--seed", seed, "--steps", steps]
-        arguments += ["--threads", b.threads]
-        found = child("tiny_gpt.benchmark.windows", arguments, threads=b.threads)
+        options = {"data": b.prepared(), "seed": seed, "steps": steps}
+        found = b.child("windows:train_and_measure", **options)
         runs.append({"seed": seed, "lines": found["lines"]})
-        told = ", ".join(f"{line['kept']}: {line['val_loss']:.4f}" for line in found["lines"])
-        b.say(f"windows, seed {seed}: {told}")
+        losses = ", ".join(f"{line['kept']}: {line['val_loss']:.4f}" for line in found["lines"])
+        b.say(f"windows, seed {seed}: {losses}")
     b.save("windows", {"title": "Where a window is read anew", "runs": runs})
 
 
-def main() -> None:
-    """Train the model of the row quality-64 and report its losses by share."""
-    from tiny_gpt.data.shards import open_data
+def train_and_measure(data: str, seed: int, steps: int, threads: int) -> dict[str, Any]:
+    """Train the model of the row quality-64; its losses by share."""
     from tiny_gpt.training.checkpoints import load_checkpoint
     from tiny_gpt.training.train import train
 
-    parser = argparse.ArgumentParser(prog="python -m tiny_gpt.benchmark.windows")
-    parser.add_argument("--data", type=Path, required=True, help="a prepared folder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=recipes.settings_of("quality-64").steps)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    data = open_data(options.data)
+    torch.set_num_threads(threads)
+    prepared = open_data(Path(data))
     with tempfile.TemporaryDirectory(prefix="tiny-gpt-bench-") as folder:
-        chosen = {"seed": options.seed, "steps": options.steps, "threads": options.threads}
-        settings = recipes.settings_of(
-            "quality-64", data=str(options.data), out=Path(folder) / "run", **chosen
-        )
-        train(data, settings)
+        run = {"data": data, "out": Path(folder) / "run", "threads": threads}
+        settings = recipes.settings_of("quality-64", seed=seed, steps=steps, **run)
+        train(prepared, settings)
         model = load_checkpoint(settings.out).model
-    report_line({"lines": losses_by_share(model, data)})
-
-
-if __name__ == "__main__":
-    main()
+    return {"lines": losses_by_share(model, prepared)}

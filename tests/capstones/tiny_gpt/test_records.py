@@ -44,10 +44,9 @@ def test_training_today_follows_the_recorded_curve(tmp_path):
     lines = {line["name"]: line for line in read_record(RECORD)["rows"]["curves"]["lines"]}
     recorded = dict(zip(lines["speed"]["steps"], lines["speed"]["val_loss"], strict=True))
     changes = {"eval_every": 4 * min(recorded)}
-    arguments = recipes.as_arguments("speed", tmp_path / "data", 1, changes)
-    found = dict(
-        child("tiny_gpt.benchmark.recipes", arguments, threads=1, timeout=300)["evaluated"]
-    )
+    options = {"recipe": "speed", "data": tmp_path / "data", "threads": 1}
+    report = child("tiny_gpt.benchmark.recipes:train_recipe", **options, **changes)
+    found = dict(report["evaluated"])
     assert len(found) >= 4
     # Another machine rounds otherwise, and training magnifies it: as far as seeds differ.
     assert found == pytest.approx({step: recorded[step] for step in found}, abs=0.02)
