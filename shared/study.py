@@ -99,7 +99,6 @@ def execute(
         run.say("not recorded: a check failed")
     elif record:
         run.publish(quick_fingerprint(main))
-        run.say(f"recorded in {records.readable(records.results_of(run.script))}/")
     return run
 
 

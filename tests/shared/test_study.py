@@ -179,7 +179,7 @@ def test_unknown_data_set(capsys):
         (b"PNG\0\1", "is not a text file: byte 3 is NUL"),
         ("na\xefve".encode("latin-1"), "is not UTF-8 text: byte 2 is 0xef"),
         ("folder", "is a directory"),
-        (b"too short", "the text must hold at least 1300 characters for --context 64, got 9"),
+        (b"too short", "the text must hold at least 2600 characters for --context 64, got 9"),
     ],
 )
 def test_text_that_cannot_be_read(tmp_path, capsys, content, said):
