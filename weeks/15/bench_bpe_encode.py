@@ -6,7 +6,7 @@ uv run study bench 15
 import os
 
 from week15.bpe import ByteLevelBPE
-from week15.evidence.bpe import hugging_face
+from week15.libraries import hugging_face
 from week15.timing import in_turns, megabyte
 
 VOCAB_SIZE = 4096

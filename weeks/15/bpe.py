@@ -1,14 +1,18 @@
 r"""Byte-level BPE: a tokenizer that is trained by counting, and never meets an unknown character.
 
 Text is bytes; a token is a string of bytes. Training starts with the 256 single bytes and, again
-and again, turns the most frequent pair of neighbors into a new token:
+and again, turns the most frequent pair of neighbors into a new token ([merges](merges.py)):
 
-$$(a, b)_k = \arg\max_{(a, b)} \; \sum_{w} n_w \cdot \#\{\, i : w_i = a,\ w_{i+1} = b \,\},
-  \qquad a\,b \to ab .$$
+$$a\,b \to ab, \qquad (a, b) = \arg\max_{(a, b)} n(a\,b) .$$
 
-Encoding replays the merges in the order in which they were learned. Pairs are counted once; a merge
-then changes only the counts beside it, in only the words that hold the pair, and a heap knows the
-maximum: no rescan of the text.
+Encoding replays the merges in the order in which they were learned.
+
+>>> tokenizer = ByteLevelBPE.train(["low low low lowest newest newest widest"], 262)
+>>> ids = tokenizer.encode("slowest")
+>>> [tokenizer.vocab[i] for i in ids]
+[b's', b'low', b'est']
+>>> tokenizer.decode(ids)
+'slowest'
 
     uv run weeks/15/bpe.py                              # Python's manual
     uv run weeks/15/bpe.py --dataset tinyshakespeare
@@ -19,107 +23,18 @@ section 2.2, for bytes and for the pattern that cuts text into words.
 """
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
 import regex
 
+from shared.require import require
+from week15.merges import Pair, learn_merges, merge, printable_bytes
+
 # No merge crosses a word's end: letters, digits and the rest apart, each with its leading space.
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-Pair = tuple[int, int]
-
-
-def printable_bytes() -> dict[int, str]:
-    """Each byte's visible stand-in, by which vocabularies are written to JSON files.
-
-    A printable byte stands for itself, the other 68 for the characters from U+0100 on (a space
-    becomes Ġ). The order is that of the stand-ins, and with it that of the first 256 ids.
-
-    References
-    ----------
-    Radford et al. (2019), the published encoder.
-    """
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
-
-
-def learn_merges(
-    words: Mapping[bytes, int], n_merges: int, *, min_frequency: int = 1
-) -> list[tuple[bytes, bytes]]:
-    """The most frequent pairs of neighboring tokens, in the order in which they are merged.
-
-    Of pairs that are equally frequent, the one with the older tokens goes first (left, then right).
-
-    Parameters
-    ----------
-    words
-        Words and how often each occurs.
-    n_merges
-        Merges to learn; fewer if the pairs run out.
-    min_frequency
-        Stop when the most frequent pair occurs less often.
-
-    References
-    ----------
-    Sennrich et al. (2016), algorithm 1, there with a rescan of all words for every merge.
-    """
-    if n_merges < 0:
-        raise ValueError(f"n_merges must be at least 0, got {n_merges}")
-    if min_frequency < 1:
-        raise ValueError(f"min_frequency must be at least 1, got {min_frequency}")
-    tokens = [bytes([byte]) for byte in printable_bytes()]
-    id_of_byte = {token[0]: i for i, token in enumerate(tokens)}
-    spelled = [[id_of_byte[byte] for byte in word] for word in words]
-    frequency = list(words.values())
-
-    count: Counter[Pair] = Counter()
-    places: defaultdict[Pair, set[int]] = defaultdict(set)  # words that (may) hold the pair
-    for i, word in enumerate(spelled):
-        for pair in pairwise(word):
-            count[pair] += frequency[i]
-            places[pair].add(i)
-    heap = [(-n, pair) for pair, n in count.items()]
-    heapq.heapify(heap)
-
-    merges = []
-    while heap and len(merges) < n_merges:
-        n, pair = heapq.heappop(heap)
-        if count[pair] != -n:  # an old entry: counts have fallen since it was pushed
-            if count[pair] > 0:
-                heapq.heappush(heap, (-count[pair], pair))
-            continue
-        if -n < min_frequency:
-            break
-        a, b = pair
-        merged = len(tokens)
-        tokens.append(tokens[a] + tokens[b])
-        merges.append((tokens[a], tokens[b]))
-        born = set()
-        for i in places.pop(pair):
-            word, times = spelled[i], frequency[i]
-            j = 0
-            while j < len(word) - 1:
-                if word[j] == a and word[j + 1] == b:
-                    word[j : j + 2] = [merged]
-                    if j > 0:
-                        count[word[j - 1], a] -= times
-                        born.add(left := (word[j - 1], merged))
-                        count[left] += times
-                        places[left].add(i)
-                    if j + 1 < len(word):
-                        count[b, word[j + 1]] -= times
-                        born.add(right := (merged, word[j + 1]))
-                        count[right] += times
-                        places[right].add(i)
-                j += 1
-        del count[pair]
-        for new in born:
-            heapq.heappush(heap, (-count[new], new))
-    return merges
 
 
 class ByteLevelBPE:
@@ -149,21 +64,18 @@ class ByteLevelBPE:
     ):
         self.merges = list(merges)
         self.pattern = pattern
-        if len(set(special_tokens)) != len(special_tokens) or "" in special_tokens:
-            raise ValueError(
-                f"special_tokens must be different and not empty, got {list(special_tokens)}"
-            )
-        self.special_tokens = {name: i for i, name in enumerate(special_tokens)}
-        self.vocab = [name.encode() for name in special_tokens]
+        names = list(special_tokens)
+        distinct = len(set(names)) == len(names) and "" not in names
+        require(distinct, "special_tokens must be different and not empty", names)
+        self.special_tokens = {name: i for i, name in enumerate(names)}
+        self.vocab = [name.encode() for name in names]
         self.vocab += [bytes([byte]) for byte in printable_bytes()]
-        self._id = {t: i for i, t in enumerate(self.vocab) if i >= len(special_tokens)}
-        self._first_merge = len(self.vocab)
+        self._id = {t: i for i, t in enumerate(self.vocab) if i >= len(names)}
         self._merged: dict[Pair, int] = {}  # a pair's token; its id grows with the merge's rank
         for a, b in self.merges:
-            if a not in self._id or b not in self._id:
-                raise ValueError(f"merges must join tokens known by then, got {(a, b)}")
-            if a + b in self._id:
-                raise ValueError(f"merges must make new tokens, got {a + b!r} twice")
+            known = a in self._id and b in self._id
+            require(known, "merges must join tokens known by then", (a, b))
+            require(a + b not in self._id, "merges must make new tokens", a + b)
             self._merged[self._id[a], self._id[b]] = self._id[a + b] = len(self.vocab)
             self.vocab.append(a + b)
         self._words = regex.compile(pattern) if pattern else None
@@ -180,18 +92,10 @@ class ByteLevelBPE:
         special_tokens: Sequence[str] = (),
         min_frequency: int = 1,
     ) -> "ByteLevelBPE":
-        """Learn a vocabulary of at most `vocab_size` ids, special tokens and bytes included.
-
-        Raises
-        ------
-        ValueError
-            If `vocab_size` has no room for the special tokens and the 256 bytes.
-        """
+        """Learn a vocabulary of at most `vocab_size` ids, special tokens and bytes included."""
         least = 256 + len(special_tokens)
-        if vocab_size < least:
-            raise ValueError(
-                f"vocab_size must be at least {least} (bytes and special tokens), got {vocab_size}"
-            )
+        must = f"vocab_size must be at least {least} (bytes and special tokens)"
+        require(vocab_size >= least, must, vocab_size)
         cut = regex.compile(pattern).findall if pattern else lambda text: [text]
         words: Counter[str] = Counter()
         for text in texts:
@@ -211,14 +115,12 @@ class ByteLevelBPE:
         """
         found = cls([], pattern=None)
         by_rank = sorted(ranks, key=ranks.__getitem__)
-        if by_rank[:256] != found.vocab or sorted(ranks.values()) != list(range(len(ranks))):
-            raise ValueError("ranks must count from 0, the 256 bytes first, printable ones leading")
+        ordered = by_rank[:256] == found.vocab and sorted(ranks.values()) == [*range(len(ranks))]
+        require(ordered, "ranks must count from 0, the 256 bytes first, printable ones leading")
         for token in by_rank[256:]:
             halves = [found.vocab[i] for i in found.encode_bytes(token)]
-            if len(halves) != 2:
-                raise ValueError(
-                    f"ranks must be those of BPE, but {token!r} is made of {len(halves)} tokens"
-                )
+            must = f"ranks must be those of BPE, but {token!r} is not made of two tokens"
+            require(len(halves) == 2, must, halves)
             found._merged[found._id[halves[0]], found._id[halves[1]]] = len(found.vocab)
             found._id[token] = len(found.vocab)
             found.vocab.append(token)
@@ -241,10 +143,7 @@ class ByteLevelBPE:
         """
         allowed = self.special_tokens if allowed_special == "all" else set(allowed_special)
         unknown = sorted(set(allowed) - set(self.special_tokens))
-        if unknown:
-            raise ValueError(
-                f"allowed_special must be among {list(self.special_tokens)}, got {unknown}"
-            )
+        require(not unknown, f"allowed_special must be among {list(self.special_tokens)}", unknown)
         if not allowed:
             return self._encode_ordinary(text)
         longest_first = sorted(allowed, key=len, reverse=True)
@@ -265,11 +164,15 @@ class ByteLevelBPE:
             ids += known
         return ids
 
-    def encode_bytes(self, data: bytes) -> list[int]:
-        """Ids of one word's bytes, any bytes: replay the merges, the oldest first, left to right.
+    def replay(self, data: bytes) -> list[int]:
+        """Ids of one word's bytes, any bytes: each merge in its turn, from left to right."""
+        ids = tuple(self._byte[byte] for byte in data)
+        for pair, new in self._merged.items():
+            ids = merge(ids, pair, new)
+        return list(ids)
 
-        A heap holds the merges that are possible, so that a word of n bytes takes O(n log n).
-        """
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """The same ids in O(n log n) for n bytes: a heap holds the merges that are possible."""
         merged = self._merged
         ids = [self._byte[byte] for byte in data]
         after = list(range(1, len(ids) + 1))  # where the next token starts
@@ -298,10 +201,8 @@ class ByteLevelBPE:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for; special tokens give their names."""
         ids = list(ids)
-        if ids and not 0 <= min(ids) <= max(ids) < len(self.vocab):
-            raise ValueError(
-                f"ids must lie between 0 and {len(self.vocab) - 1}, got {min(ids)} to {max(ids)}"
-            )
+        low, high, last = min(ids, default=0), max(ids, default=0), len(self.vocab) - 1
+        require(0 <= low <= high <= last, f"ids must lie between 0 and {last}", f"{low} to {high}")
         return b"".join([self.vocab[i] for i in ids])
 
     def decode(self, ids: Iterable[int], *, errors: str = "replace") -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from shared.artifacts import write_atomic
 from shared.study import UserError
-from week15.bpe import GPT2_PATTERN, ByteLevelBPE, printable_bytes
+from week15.bpe import GPT2_PATTERN, ByteLevelBPE
+from week15.merges import printable_bytes
 
 
 def save_tokenizer(tokenizer: ByteLevelBPE, path: Path) -> None:
