@@ -25,7 +25,8 @@ from jaxtyping import Int64, UInt32
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
-from week15.bpe import ByteLevelBPE, printable_bytes
+from week15.bpe import ByteLevelBPE
+from week15.merges import printable_bytes
 from week15.tokenizer_file import tokenizer_from_json, tokenizer_json
 
 __all__ = ["END_OF_TEXT", "Kind", "Tokenizer", "tokenizer_from_bytes", "train_tokenizer"]
