@@ -5,37 +5,38 @@ Exit status: 0 all went well, 1 it failed, 2 a mistake in the command,
 same command.
 """
 
-import contextlib
-import hashlib
-import json
 import os
-import stat
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter, validators
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shared import study
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
+from shared.require import require
 from shared.study import NonNegativeInt, PositiveInt
+from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.settings import PRESETS, Settings, read_config
+from tiny_gpt.terminal import (
+    console,
+    data_folder,
+    data_of,
+    prepared,
+    read_prompt,
+    slug,
+    training_bar,
+    use_threads,
+)
 
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 CORRUPT, INTERRUPTED = ArtifactError.status, 75
 
-app = cyclopts.App(
-    name="tiny-gpt",
-    help=__doc__,
-    help_format="plaintext",
-    version_flags=[],
-    result_action="return_value",
-)
-console = Console(highlight=False, soft_wrap=True)
+options = {"help_format": "plaintext", "version_flags": [], "result_action": "return_value"}
+app = cyclopts.App(name="tiny-gpt", help=__doc__, **options)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,13 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 def prepare(
     source: str = "pydocs",
     *,
+    text: TextSettings | None = None,
     out: Path | None = None,
-    tokenizer: Literal["char", "byte", "bpe"] = "bpe",
-    vocab_size: PositiveInt = 1024,
-    dedup: Literal["off", "exact", "minhash"] = "minhash",
-    near_duplicate: float = 0.8,
-    val_fraction: float = 0.1,
-    split: Literal["auto", "hash", "tail"] = "auto",
     seed: NonNegativeInt = 0,
     workers: PositiveInt | None = None,
 ) -> None:
@@ -71,40 +67,16 @@ def prepare(
         dataset on disk.
     out
         The folder to write; runs/data/NAME if not given.
-    tokenizer
-        Characters, bytes, or byte-level BPE learned from the training documents.
-    vocab_size
-        Of the BPE.
-    dedup
-        Remove copies (exact), near-copies too (minhash), or nothing.
-    near_duplicate
-        Jaccard similarity of five-word shingles from which a document is a near-copy.
-    val_fraction
-        Share of the validation split.
-    split
-        hash: by a hash of each document; tail: the last part of the text; auto: hash from 20
-        documents on, if that holds out enough.
     seed
         Another seed gives another split.
     workers
         Processes; as many as there are cores, up to 8.
     """
-    out = out or Path("runs/data") / _slug(source)
-    _prepared(
-        source,
-        out,
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        dedup=dedup,
-        near_duplicate=near_duplicate,
-        val_fraction=val_fraction,
-        split=split,
-        seed=seed,
-        workers=workers,
-    )
-    from tiny_gpt.report import inspection
+    from tiny_gpt.report.describe import describe, show
 
-    console.print(inspection.show(inspection.describe(out)))
+    out = out or Path("runs/data") / slug(source)
+    prepared(source, out, **asdict(text or TextSettings()), seed=seed, workers=workers)
+    console.print(show(describe(out)))
 
 
 @app.command
@@ -121,18 +93,18 @@ def train(settings: Settings | None = None) -> int:
     torchrun --standalone --nproc-per-node 2 -m tiny_gpt train
     """
     settings = settings or Settings()
-    _use_threads(settings.threads)
+    use_threads(settings.threads)
     from tiny_gpt.data import shards
-    from tiny_gpt.training.train import Told, train
+    from tiny_gpt.training.train import Listener, train
 
     first = int(os.environ.get("RANK", "0")) == 0
-    folder = _data_folder(settings, first)
+    folder = data_folder(settings, first)
     data = shards.open_data(folder)
     say = console.print if first else (lambda line: None)
     counts = " and ".join(f"{s.n_tokens:,} to {n}" for n, s in data.splits.items())
     say(f"data {folder}: tokens {counts} on")
-    with _bar(settings.steps, shown=first and console.is_terminal) as moved:
-        outcome = train(data, settings, Told(say, moved))
+    with training_bar(settings.steps, shown=first and console.is_terminal) as moved:
+        outcome = train(data, settings, Listener(say, moved))
     if not outcome.finished:
         where = f"step {outcome.step} of {settings.steps}"
         say(f"{outcome.run}: interrupted at {where} and saved; the same command goes on from there")
@@ -161,13 +133,13 @@ def find_lr(
         Optimizer steps of a trial; a fifth of --steps if not given.
     """
     settings = settings or Settings()
-    _use_threads(settings.threads)
+    use_threads(settings.threads)
     from tiny_gpt.data import shards
     from tiny_gpt.training.find_lr import find_lr as search
 
     if "RANK" in os.environ:
         raise UserError("find-lr must run in one process, got several of torchrun")
-    data = shards.open_data(_data_folder(settings, first=True))
+    data = shards.open_data(data_folder(settings))
     found = search(data, settings, steps=trial_steps, say=console.print)
     if found.at_the_edge:
         console.print("still falling where the search ended: begin again from these rates")
@@ -196,7 +168,7 @@ def evaluate_(
     split
         train or val.
     stride
-        New tokens a window, the rest of it being read again; the whole window if not given.
+        New tokens per window, the rest of it being read again; the whole window if not given.
     context
         Window in tokens; the model's if not given.
     rolling
@@ -209,19 +181,13 @@ def evaluate_(
     from tiny_gpt.training.evaluate import evaluate
 
     checkpoint = load_checkpoint(run)
-    prepared = shards.open_data(data or _data_of(checkpoint.path, run), verify=True)
-    if split not in prepared.splits:
-        raise UserError(f"split must be one of {', '.join(prepared.splits)}, got {split!r}")
+    prepared = shards.open_data(data or data_of(checkpoint.path, run), verify=True)
+    must = f"split must be one of {', '.join(prepared.splits)}"
+    require(split in prepared.splits, must, repr(split), error=UserError)
     if prepared.tokenizer.sha256 != checkpoint.tokenizer.sha256:
         raise UserError(f"data was made with another tokenizer than {checkpoint.path}")
-    result = evaluate(
-        checkpoint.model,
-        prepared.splits[split],
-        checkpoint.tokenizer,
-        stride=stride,
-        context=context,
-        rolling=rolling,
-    )
+    protocol = {"stride": stride, "context": context, "rolling": rolling}
+    result = evaluate(checkpoint.model, prepared.splits[split], checkpoint.tokenizer, **protocol)
     console.print_json(data=result.to_dict()) if json_ else console.print(str(result))
 
 
@@ -276,14 +242,9 @@ def sample(
     if prompt is not None and file is not None:
         raise UserError("prompt and file cannot both be given")
     checkpoint = load_checkpoint(run)
-    text = _prompt(prompt, file)
-    sampler = Sampler(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-    )
+    text = read_prompt(prompt, file)
+    limits = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    sampler = Sampler(temperature, **limits, repetition_penalty=repetition_penalty)
     options = {"sampler": sampler, "stop": stop, "cache": cache}
     if number > 1:
         seeds = range(seed, seed + number)
@@ -293,7 +254,7 @@ def sample(
             sys.stdout.write(f"{text}{more}\n")
         return
     pieces = writing.stream(checkpoint, text, max_new_tokens, seed=seed, **options)
-    first = next(pieces, "")  # so that a mistake is told before the prompt is repeated
+    first = next(pieces, "")  # so that a mistake is said before the prompt is repeated
     sys.stdout.write(text + first)
     for piece in pieces:
         sys.stdout.write(piece)
@@ -303,11 +264,7 @@ def sample(
 
 @app.command
 def export(
-    run: Path,
-    *,
-    out: Path,
-    format: Literal["hf", "onnx", "gguf"] = "hf",
-    verify: bool = True,
+    run: Path, *, out: Path, format: Literal["hf", "onnx", "gguf"] = "hf", verify: bool = True
 ) -> None:
     """Write a model for other programs, and compare what they will compute.
 
@@ -341,13 +298,13 @@ def inspect(path: Path, *, json_: Annotated[bool, Parameter(name="--json")] = Fa
     json_
         Print one JSON object.
     """
-    from tiny_gpt.report import inspection
+    from tiny_gpt.report.describe import describe, show
 
-    description = inspection.describe(path)
+    description = describe(path)
     if json_:
         console.print_json(data=description)
     else:
-        console.print(inspection.show(description))
+        console.print(show(description))
 
 
 @app.command
@@ -359,9 +316,9 @@ def verify(path: Path) -> int:
     path
         Its folder.
     """
-    from tiny_gpt.report import inspection
+    from tiny_gpt.report.verify import verify as read_all
 
-    findings = inspection.verify(path)
+    findings = read_all(path)
     for finding in findings:
         console.print(str(finding))
     if not findings:
@@ -418,7 +375,7 @@ def bench(
         tables.main()
 
 
-# ---- pieces
+# ---- --config and --preset
 
 
 def _take_chosen_settings(words: list[str]) -> list[str]:
@@ -443,132 +400,10 @@ def _chosen(words: list[str]) -> tuple[list[str], dict[str, Any]]:
         given[name] = value if equals else next(at, None)
         if not given[name]:
             raise UserError(f"{name} must be followed by its value, got none")
-    if given["--preset"]:
-        if given["--preset"] not in PRESETS:
-            raise UserError(
-                f"preset must be one of {', '.join(PRESETS)}, got {given['--preset']!r}"
-            )
-        chosen |= PRESETS[given["--preset"]]
+    if preset := given["--preset"]:
+        must = f"preset must be one of {', '.join(PRESETS)}"
+        require(preset in PRESETS, must, repr(preset), error=UserError)
+        chosen |= PRESETS[preset]
     if given["--config"]:
         chosen |= read_config(Path(given["--config"]))
     return rest, {name.replace("_", "-"): value for name, value in chosen.items()}
-
-
-def _prepared(source: str, out: Path, **options: Any) -> None:
-    from tiny_gpt.data.prepare import prepare
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task(f"preparing {source}", total=None)
-
-        def told(stage: str, done: int, total: int | None) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
-        prepare(source, out, progress=told, **options)
-
-
-def _data_folder(settings: Settings, first: bool) -> Path:
-    """The prepared folder that `data` is, or one that is made of it (once) under runs/data."""
-    given = Path(settings.data)
-    if (given / "data.json").exists():
-        return given
-    names = ("tokenizer", "vocab_size", "dedup", "near_duplicate", "val_fraction", "split")
-    options = {name: getattr(settings, name) for name in names}
-    facts = json.dumps([settings.data, options, _identity(given)]).encode()
-    key = hashlib.sha256(facts).hexdigest()[:8]
-    folder = settings.out.parent / "data" / f"{_slug(settings.data)}-{settings.tokenizer}-{key}"
-    if not (folder / "data.json").exists() and first:
-        _prepared(settings.data, folder, **options)
-    elif not first:
-        _wait_for(folder / "data.json")
-    return folder
-
-
-def _identity(source: Path) -> list[Any]:
-    """What changes when a file or folder does."""
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.exists()]
-
-
-def _wait_for(path: Path, seconds: float = 3600.0) -> None:
-    import time
-
-    limit = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > limit:
-            raise UserError(f"data {path.parent} was not prepared by the first process in an hour")
-        time.sleep(0.2)
-
-
-def _data_of(checkpoint: Path, run: Path) -> Path:
-    """The prepared folder that a run was trained on."""
-    for folder in (run, checkpoint.parent, checkpoint.parent.parent):
-        if (folder / "settings.toml").exists():
-            return _data_folder(Settings.of_run(folder), first=True)
-    raise UserError(f"data must be given: nothing beside {checkpoint} says what it was trained on")
-
-
-def _prompt(prompt: str | None, file: Path | None) -> str:
-    if file is not None:
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"file {file} cannot be read ({error})") from error
-    if prompt == "-" or (prompt is None and _is_piped(sys.stdin)):
-        # The line end that echo adds is not meant.
-        return sys.stdin.read().removesuffix("\n")
-    return prompt or ""
-
-
-def _is_piped(stream: Any) -> bool:
-    """Whether something was sent here; a closed stream or a null device sends nothing."""
-    try:
-        mode = os.fstat(stream.fileno()).st_mode
-    except (AttributeError, OSError, ValueError):
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
-
-
-def _slug(source: str) -> str:
-    name = Path(source.removeprefix("hf:")).stem or "text"
-    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-") or "text"
-
-
-def _use_threads(threads: int | None) -> None:
-    if threads:
-        import torch
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(threads)
-        torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def _bar(steps: int, *, shown: bool):
-    """A function to call after each step: a bar on a terminal, now and then a line elsewhere."""
-    if not shown:
-        every = max(1, steps // 10)
-
-        def moved(step: int, loss: float, speed: float) -> None:
-            if step % every == 0 and int(os.environ.get("RANK", "0")) == 0:
-                console.print(f"step {step}/{steps} loss {loss:.3f} {speed:,.0f} tokens/s")
-
-        yield moved
-        return
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        tasks = []
-
-        def moved(step: int, loss: float, speed: float) -> None:
-            if not tasks:  # a resumed run's time is not estimated from steps that others took
-                tasks.append(bar.add_task("", total=steps, completed=step - 1, loss=loss, speed=0))
-            bar.update(tasks[0], completed=step, loss=loss, speed=speed)
-
-        yield moved

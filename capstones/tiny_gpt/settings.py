@@ -1,4 +1,4 @@
-"""Everything a run can be told, in one place: the command line, `--config` files and presets.
+"""All that can be chosen for a run, in one place: the command line, `--config` files, presets.
 
 Later ones win: defaults, then `--preset`, then `--config FILE.toml`, then flags.
 """
@@ -16,38 +16,34 @@ from cyclopts import Parameter
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
+from shared.require import require
 from shared.study import NonNegativeInt, PositiveInt
-from tiny_gpt.model.gpt import Architecture, GPTConfig
+from tiny_gpt.data.text_settings import TextSettings
+from tiny_gpt.model.config import Architecture, GPTConfig
 
 __all__ = ["PRESETS", "Settings", "seconds_of"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The speed run of the benchmark: beats a 1.9 on tinyshakespeare in seconds.
-    "shakespeare-quick": {
-        "data": "tinyshakespeare", "tokenizer": "char", "split": "tail", "context": 64,
-        "n_layers": 2, "d_model": 64, "batch_size": 16, "steps": 240,
-        "eval_every": 0, "save_every": 0, "samples": 0,
-    },
+    "shakespeare-quick": {"data": "tinyshakespeare", "tokenizer": "char", "split": "tail"}
+    | {"context": 64, "n_layers": 2, "d_model": 64, "batch_size": 16, "steps": 240}
+    | {"eval_every": 0, "save_every": 0, "samples": 0},
     # nanoGPT's documented GPU configuration.
-    "shakespeare-char": {
-        "data": "tinyshakespeare", "tokenizer": "char", "split": "tail", "context": 256,
-        "n_layers": 6, "n_heads": 6, "d_model": 384, "batch_size": 64, "steps": 2500,
-        "dropout": 0.2, "eval_every": 250, "save_every": 250,
-    },
-    "gpt2-124m": {
-        "arch": "gpt2", "tokenizer": "bpe", "vocab_size": 50257, "context": 1024,
-        "n_layers": 12, "n_heads": 12, "d_model": 768, "batch_size": 480, "micro_batch_size": 12,
-        "optimizer": "adamw", "lr": 6e-4, "weight_decay": 0.1, "schedule": "cosine",
-        "final_lr": 0.1, "warmup_steps": 2000, "clip": 1.0, "steps": 600_000, "eval_every": 1000,
-        "save_every": 1000,
-    },
-}  # fmt: skip
+    "shakespeare-char": {"data": "tinyshakespeare", "tokenizer": "char", "split": "tail"}
+    | {"context": 256, "n_layers": 6, "n_heads": 6, "d_model": 384, "batch_size": 64}
+    | {"steps": 2500, "dropout": 0.2, "eval_every": 250, "save_every": 250},
+    "gpt2-124m": {"arch": "gpt2", "tokenizer": "bpe", "vocab_size": 50257, "context": 1024}
+    | {"n_layers": 12, "n_heads": 12, "d_model": 768, "batch_size": 480, "micro_batch_size": 12}
+    | {"optimizer": "adamw", "lr": 6e-4, "weight_decay": 0.1, "clip": 1.0, "steps": 600_000}
+    | {"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 2000}
+    | {"eval_every": 1000, "save_every": 1000},
+}
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What to train, on what, and how.
+class Settings(TextSettings):
+    """What to train, on what, and how; what is made of a text that is not prepared yet.
 
     Attributes
     ----------
@@ -87,25 +83,12 @@ class Settings:
         Whether the head starts at zero; else as the architecture has it.
     dropout
         Probability of dropping; its masks are a function of seed and step.
-    tokenizer
-        For `prepare`, where `data` is not a prepared folder; so are the next five. Characters
-        suit texts of less than a few megabytes, bpe those that are larger.
-    vocab_size
-        Of the BPE.
-    dedup
-        Remove copies (exact), near-copies too (minhash), or nothing.
-    near_duplicate
-        Similarity from which a document is a near-copy.
-    val_fraction
-        Share of the validation split.
-    split
-        hash: by a hash of each document; tail: the last part of the text.
     packing
         concat cuts documents anywhere; bestfit cuts only those longer than the context.
     document_mask
         Attention stays within a document.
     batch_size
-        Sequences a step, over all processes and micro-batches.
+        Sequences per step, over all processes and micro-batches.
     micro_batch_size
         Sequences that one process computes at once; all of its share if not given. Where memory
         runs out it is halved.
@@ -180,11 +163,6 @@ class Settings:
     zero_head: bool | None = None
     dropout: float = 0.0
     tokenizer: Literal["char", "byte", "bpe"] = "char"
-    vocab_size: PositiveInt = 1024
-    dedup: Literal["off", "exact", "minhash"] = "minhash"
-    near_duplicate: float = 0.8
-    val_fraction: float = 0.1
-    split: Literal["auto", "hash", "tail"] = "auto"
     packing: Literal["concat", "bestfit"] = "concat"
     document_mask: bool = False
     batch_size: PositiveInt = 32
@@ -216,25 +194,18 @@ class Settings:
     tensorboard: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         if self.max_time is not None:
             seconds_of(self.max_time)
         for name in ("lr", "matrix_lr", "weight_decay", "final_lr", "clip", "spike_factor"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.final_lr > 1:
-            raise ValueError(
-                f"final_lr must be a share of the peak, in [0, 1], got {self.final_lr}"
-            )
-        if 0 < self.spike_factor <= 1:
-            raise ValueError(
-                f"spike_factor must be above 1, or 0 to apply all, got {self.spike_factor}"
-            )
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}")
-        if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"warmup_steps must be below steps = {self.steps}, got {self.warmup_steps}"
-            )
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"{name} must be at least 0", value)
+        must = "final_lr must be a share of the peak, in [0, 1]"
+        require(self.final_lr <= 1, must, self.final_lr)
+        must = "spike_factor must be above 1, or 0 to apply all"
+        require(self.spike_factor == 0 or self.spike_factor > 1, must, self.spike_factor)
+        must = f"warmup_steps must be below steps = {self.steps}"
+        require(self.warmup_steps < self.steps, must, self.warmup_steps)
         self.model_config(2)  # says what is wrong with the sizes
 
     def model_config(self, vocab_size: int) -> GPTConfig:
@@ -262,13 +233,7 @@ class Settings:
 
     @classmethod
     def from_toml(cls, text: str) -> "Settings":
-        """Read what `to_toml` wrote.
-
-        Raises
-        ------
-        ValueError
-            If it is not TOML, or holds something that is not a setting.
-        """
+        """Read what `to_toml` wrote."""
         content = _known(tomllib.loads(text))
         if "out" in content:
             content["out"] = Path(content["out"])
@@ -279,13 +244,7 @@ class Settings:
 
     @classmethod
     def of_run(cls, run: Path) -> "Settings":
-        """The settings that a run was begun with.
-
-        Raises
-        ------
-        ArtifactError
-            If the run's settings.toml is missing or was altered.
-        """
+        """The settings that a run was begun with."""
         path = Path(run) / "settings.toml"
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
@@ -306,19 +265,12 @@ def _toml(value: Any) -> str:
 def seconds_of(duration: str) -> float:
     """Seconds of 90, 90s, 3m or 1.5h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", duration.strip())
-    if not match:
-        raise ValueError(f"max_time must be like 90s, 3m or 1.5h, got {duration!r}")
+    require(match, "max_time must be like 90s, 3m or 1.5h", repr(duration))
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A `--config` file's settings by name, in a table `[train]` or not.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read, is not TOML, or holds something that is not a setting.
-    """
+    """A `--config` file's settings by name, in a table `[train]` or not."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -94,15 +94,15 @@ def changed(batches: str = "permuted") -> Iterator[None]:
 
     It is no setting: nobody should want it, and only this comparison does.
     """
-    from tiny_gpt.training import train
+    from tiny_gpt.training import state
 
-    before = train.Batches
+    before = state.Batches
     try:
         if batches == "random":
-            train.Batches = RandomBatches
+            state.Batches = RandomBatches
         yield
     finally:
-        train.Batches = before
+        state.Batches = before
 
 
 def jobs(seeds: int, chosen: Sequence[Ingredient]) -> Iterator[tuple[str, int, dict[str, Any]]]:

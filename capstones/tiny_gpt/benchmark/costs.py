@@ -99,7 +99,7 @@ def _recipe(b: Bench) -> dict[str, Any]:
 def prepare_source(source: str, out: str, threads: int) -> dict[str, Any]:
     """Prepare a source in so many processes; how long it took."""
     begin = time.perf_counter()
-    report = prepare(source, out, tokenizer="bpe", workers=threads)
+    report = prepare(source, out, tokenizer="bpe", vocab_size=4096, workers=threads)
     seconds, megabytes = time.perf_counter() - begin, report["read"]["bytes"] / 1e6
     speed = {"megabytes_per_second": megabytes / seconds}
     sizes = {"documents": report["read"]["documents"], "megabytes": megabytes}

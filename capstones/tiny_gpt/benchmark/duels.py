@@ -67,12 +67,10 @@ DUELS = {
         (Target("loss", 1.898), Target("parameters", 790_000), Target("loop", 5, 10)),
     ),
     "quality-64": Duel(
-        "In the rival's whole time, context 64",
-        (Target("loss", 1.60, 1.55), Target("whole", 1.0)),
+        "In the rival's whole time, context 64", (Target("loss", 1.60, 1.55), Target("whole", 1.0))
     ),
     "quality-256": Duel(
-        "In the rival's whole time, context 256",
-        (Target("loss", 1.57), Target("whole", 1.0)),
+        "In the rival's whole time, context 256", (Target("loss", 1.57), Target("whole", 1.0))
     ),
 }
 RIVAL_LOSS = (1.89, 1.91)  # nanoGPT's own is 1.8983; outside, the stand-in is not one

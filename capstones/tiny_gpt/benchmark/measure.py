@@ -44,11 +44,6 @@ def child(name: str, *, threads: int, timeout: float = 7200, **arguments: Any) -
     report
         What the function returned, with `inside_seconds`, `peak_bytes`, and `whole_seconds`,
         measured from outside.
-
-    Raises
-    ------
-    UserError
-        If it fails, takes longer than `timeout` seconds, or reports nothing.
     """
     words = [name, json.dumps({"threads": threads, **arguments}, default=str)]
     command = [sys.executable, "-m", "tiny_gpt.benchmark.measure", *words]
@@ -124,13 +119,7 @@ def cpu_model() -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record that `merge` wrote, empty where there is none yet.
-
-    Raises
-    ------
-    UserError
-        If the file is not one.
-    """
+    """A record that `merge` wrote, empty where there is none yet."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

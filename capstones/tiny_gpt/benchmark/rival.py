@@ -15,7 +15,7 @@ Sources: A. Karpathy, nanoGPT (2022), README.md, train.py (`get_lr`, `get_batch`
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,20 +61,11 @@ class RivalGPT(nn.Module):
         except ImportError as error:
             raise UserError(f"the rival needs the library transformers ({error})") from error
         torch.manual_seed(seed)
-        config = GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=context,
-            n_embd=d_model,
-            n_layer=n_layers,
-            n_head=n_heads,
-            activation_function="gelu",
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            use_cache=False,
-            bos_token_id=0,  # GPT-2's own, 50256, lies outside this vocabulary
-            eos_token_id=0,
-        )
+        sizes = {"n_positions": context, "n_embd": d_model, "n_layer": n_layers, "n_head": n_heads}
+        still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        # GPT-2's own ends of text, 50256, lie outside this vocabulary.
+        still |= {"use_cache": False, "bos_token_id": 0, "eos_token_id": 0}
+        config = GPT2Config(vocab_size=vocab_size, **sizes, activation_function="gelu", **still)
         self.gpt2 = GPT2LMHeadModel(config)
         self.config = SimpleNamespace(vocab_size=vocab_size, context=context)
         if not biases:
@@ -107,10 +98,7 @@ def optimizer_for(model: RivalGPT) -> torch.optim.Optimizer:
     """AdamW that decays matrices and embeddings, not vectors."""
     matrices = [p for p in model.trained() if p.ndim >= 2]
     vectors = [p for p in model.trained() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": 0.1},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.99))
 
 
@@ -170,13 +158,7 @@ def train_rival(
             begin = time.perf_counter()
     seconds += time.perf_counter() - begin
     evaluated.append((steps, validation_loss()))
-    return {
-        "recipe": "rival",
-        "seed": seed,
-        "steps": steps,
-        "n_parameters": sum(p.numel() for p in params),
-        "loop_seconds": seconds,
-        "tokens_per_second": steps * BATCH_SIZE * CONTEXT / seconds,
+    return _report("rival", seed, steps, steps * BATCH_SIZE * CONTEXT, params, seconds) | {
         "val_loss": evaluated[-1][1],
         "evaluated": evaluated,
     }
@@ -200,45 +182,40 @@ def train_plain(
     torch.set_num_threads(threads)
     prepared = open_data(Path(data))
     train = prepared.splits["train"]
-    tokens = torch.from_numpy(train.read(0, train.n_tokens))
-    model = RivalGPT(
-        prepared.tokenizer.vocab_size,
-        context=context,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        d_model=d_model,
-        biases=True,
-        seed=seed,
-    )
+    text = torch.from_numpy(train.read(0, train.n_tokens))
+    sizes = {"context": context, "n_layers": n_layers, "n_heads": n_heads, "d_model": d_model}
+    model = RivalGPT(prepared.tokenizer.vocab_size, **sizes, biases=True, seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model.train()
     begin = time.perf_counter()
     for _ in range(steps):
-        x, y = random_windows(tokens, batch_size, context)
+        x, y = random_windows(text, batch_size, context)
         loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     seconds = time.perf_counter() - begin
+    tokens = steps * batch_size * context
+    return _report("plain", seed, steps, tokens, model.parameters(), seconds)
+
+
+def _report(
+    name: str, seed: int, steps: int, tokens: int, params: Iterable[Tensor], seconds: float
+) -> dict[str, Any]:
     return {
-        "recipe": "plain",
+        "recipe": name,
         "seed": seed,
         "steps": steps,
-        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "n_parameters": sum(p.numel() for p in params),
         "loop_seconds": seconds,
-        "tokens_per_second": steps * batch_size * context / seconds,
-        "training_loss": [loss.item()],
+        "tokens_per_second": tokens / seconds,
     }
 
 
 @torch.inference_mode()
 def generate_uncached(
-    model: RivalGPT,
-    tokens: Int[Tensor, "batch seq"],
-    n: int,
-    *,
-    temperature: float = 0.8,
+    model: RivalGPT, tokens: Int[Tensor, "batch seq"], n: int, *, temperature: float = 0.8
 ) -> Iterator[Int[Tensor, "batch"]]:
     """nanoGPT's `generate`: every new token reads the last `context` ones again."""
     for _ in range(n):

@@ -53,11 +53,6 @@ def bench(rows: Sequence[str] = (), **options: Any) -> dict[str, Any]:
     -------
     record
         With everything it held before.
-
-    Raises
-    ------
-    UserError
-        If a row is unknown, or a quick trial would go into the committed record.
     """
     b = Bench(**options)
     if b.quick and Path(b.out).resolve() == RECORD.resolve():

@@ -141,7 +141,7 @@ def run_prepare(b: Bench, *, repeats: int = 3) -> None:
     source = b.data if b.quick else _large_text()
     lines = []
     for tokenizer, dedup in (("char", "off"), ("byte", "off"), ("bpe", "off"), ("bpe", "minhash")):
-        options = {"tokenizer": tokenizer, "dedup": dedup, "workers": b.threads}
+        options = {"tokenizer": tokenizer, "dedup": dedup, "vocab_size": 4096, "workers": b.threads}
         seconds = []
         with tempfile.TemporaryDirectory(prefix="tiny-gpt-bench-") as folder:
             out = Path(folder) / "data"

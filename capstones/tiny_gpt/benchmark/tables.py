@@ -47,10 +47,7 @@ COSTS = {
         {"layers × width": "{n_layers} × {d_model}", "parameters": "{n_parameters:,}", **COST},
         1,
     ),
-    "costs-data": (
-        {"training characters": "{characters:,}", "epochs": "{epochs:.2g}", **COST},
-        0,
-    ),
+    "costs-data": ({"training characters": "{characters:,}", "epochs": "{epochs:.2g}", **COST}, 0),
     "costs-prepare": (
         {
             "source (MB)": "{megabytes:.1f}",

@@ -1,6 +1,6 @@
 """What a window costs in loss: where may a text longer than the context be read anew?
 
-A window that slides by one token a step gives every token a whole context and can use no cache;
+A window that slides by one token per step gives every token a whole context and can use no cache;
 `generate` lets it grow and begins anew from its last quarter. Here each token of the validation
 text is predicted as `generate` would predict it, for several such shares, by the model of the row
 quality-64. Short windows make predictions worse; but a whole window's are not the best either, in
@@ -27,7 +27,7 @@ from tiny_gpt.model.gpt import GPT
 
 __all__ = ["run_windows", "windowed_losses"]
 
-SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of the context; 1 slides by one token a step
+SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of the context; 1 slides by one token per step
 CONTEXTS = 16  # length of a text, in contexts
 SKIPPED = 4  # contexts at its beginning, where windows are not yet what they will be
 

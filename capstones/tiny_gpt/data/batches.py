@@ -12,7 +12,7 @@ which is a bijection whatever F is; a value of n or more is encrypted again unti
 in whatever process, gets the same batch.
 
 *Best fit* packs whole documents into rows (week 15); it holds the documents and rows in memory,
-about 40 bytes a token, and concatenation nothing.
+about 40 bytes per token, and concatenation nothing.
 
 Sources: Luby & Rackoff, "How to construct pseudorandom permutations from pseudorandom functions"
 (1988); Black & Rogaway, "Ciphers with arbitrary finite domains" (2002), section 3, for cycle
@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Int64, UInt64
 from torch import Tensor
 
+from shared.require import require
 from tiny_gpt.data.shards import Split
 from week15.packing import Packed, mix, pack_best_fit
 
@@ -38,15 +39,10 @@ BLOCK = 2048  # windows whose starts are computed at once
 
 
 class Batch(NamedTuple):
-    """One step's tokens.
+    """One step's tokens; the targets are the inputs one later, `IGNORED` where none is to come.
 
-    Attributes
-    ----------
-    inputs, targets
-        The targets are the inputs one token later, `IGNORED` where there is nothing to predict.
-    positions, segments
-        Positions count from where each document (or the window) starts; segments tell documents
-        apart and are -1 at padding. None without `document_mask`.
+    Positions count from where each document (or the window) starts; segments tell documents apart
+    and are -1 at padding. Both are None without `document_mask`.
     """
 
     inputs: Int64[Tensor, "batch context"]
@@ -65,7 +61,7 @@ class Batches:
     context
         Tokens the model sees.
     batch_size
-        Windows of a step. Steps run on over the end of an epoch: no window is dropped.
+        Windows per step. Steps run on over the end of an epoch: no window is dropped.
     seed
         Any whole number.
     packing
@@ -92,36 +88,31 @@ class Batches:
         packing: Literal["concat", "bestfit"] = "concat",
         document_mask: bool = False,
     ):
-        for name, value in (("context", context), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        require(context >= 1, "context must be at least 1", context)
+        require(batch_size >= 1, "batch_size must be at least 1", batch_size)
+        must = "packing must be 'concat' or 'bestfit'"
+        require(packing in ("concat", "bestfit"), must, repr(packing))
         self.split, self.context, self.batch_size = split, context, batch_size
         self.seed, self.document_mask = seed, document_mask
         self._rows = None
         if packing == "bestfit":
             self._rows = _rows(split, context + 1)
             self.n_windows, self._n_shifts = len(self._rows.tokens), 1
-        elif packing == "concat":
+        else:
             fitting = (split.n_tokens - 1) // context
-            if fitting < 1:
-                raise ValueError(
-                    f"split {split.name!r} must have at least context + 1 = {context + 1} tokens, "
-                    f"got {split.n_tokens}"
-                )
+            must = f"split {split.name!r} must have at least context + 1 = {context + 1} tokens"
+            require(fitting >= 1, must, split.n_tokens)
             # One window less than fit leaves room to shift them all by up to a window.
             self.n_windows = max(1, fitting - 1)
             spare = split.n_tokens - 1 - self.n_windows * context
             self._n_shifts = min(context, spare + 1)
-        else:
-            raise ValueError(f"packing must be 'concat' or 'bestfit', got {packing!r}")
         self.steps_per_epoch = -(-self.n_windows // batch_size)
         self._block_steps = max(1, BLOCK // batch_size)
         self._block: tuple[int, Int64[np.ndarray, " n"]] = (-1, np.empty(0, dtype=np.int64))
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
-        if step < 0:
-            raise ValueError(f"step must be at least 0, got {step}")
+        require(step >= 0, "step must be at least 0", step)
         starts = self._starts(step)
         if self._rows is not None:
             return self._packed(starts)
@@ -182,8 +173,8 @@ def permuted(
     ----------
     Black & Rogaway (2002), section 3: cycle walking.
     """
-    if size < 1 or (len(index) and not 0 <= index.min() <= index.max() < size):
-        raise ValueError(f"index must lie between 0 and size - 1, got size {size}")
+    within = size >= 1 and (not len(index) or 0 <= index.min() <= index.max() < size)
+    require(within, f"index must lie between 0 and size - 1, where size = {size}")
     half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
     low = np.uint64((1 << int(half)) - 1)
     found = index.astype(np.uint64)
@@ -207,9 +198,7 @@ def _keys(seed: int, epochs: Int64[np.ndarray, " n"], stream: int) -> UInt64[np.
 def _rows(split: Split, length: int) -> Packed:
     """The documents, each closed by the `end_of_text` it had, in rows."""
     end = split.end_of_text
-    if end is None:
-        raise ValueError("packing='bestfit' needs documents that end in end_of_text, got none")
-    if not split.n_tokens:
-        raise ValueError(f"split {split.name!r} must have tokens to pack, got none")
+    require(end is not None, "packing='bestfit' needs documents that end in end_of_text", end)
+    require(split.n_tokens, f"split {split.name!r} must have tokens to pack", split.n_tokens)
     documents = [split.read(a, b - 1) for a, b in pairwise(split.offsets.tolist())]
     return pack_best_fit(documents, length, end)

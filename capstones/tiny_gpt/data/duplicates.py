@@ -70,19 +70,22 @@ def texts_of(path: Path, spans: Iterable[Span]) -> Iterator[str]:
             yield stream.read(n_bytes).decode("utf-8")
 
 
+def _chunks(spans: Iterable[Span], chunk_bytes: int) -> Iterator[list[Span]]:
+    """In lists of at least so many bytes, but the last."""
+    chunk, size = [], 0
+    for span in spans:
+        chunk.append(span)
+        size += span.n_bytes
+        if size >= chunk_bytes:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
 @dataclass(frozen=True)
 class Measure:
-    """Computes `Facts`, in whatever process; see `Corpus.decide`.
-
-    Attributes
-    ----------
-    texts
-        The file of texts.
-    near
-        Least similarity of near-duplicates; None if they are not looked for.
-    val_fraction, salt
-        Of the split by hash.
-    """
+    """Computes `Facts`, in whatever process; `val_fraction` and `salt` are of the split by hash."""
 
     texts: Path
     near: float | None
@@ -103,19 +106,13 @@ class Measure:
             return []
         signature = MinHash(N_HASHES).signature(runs).astype("<u8")
         bands, rows = choose_bands(N_HASHES, self.near, RECALL)
-        return [
-            int.from_bytes(
-                # The band is part of it: equal rows of different bands mean nothing.
-                hashlib.blake2b(
-                    signature[band * rows : (band + 1) * rows].tobytes(),
-                    digest_size=8,
-                    key=band.to_bytes(2, "little"),
-                ).digest(),
-                "little",
-                signed=True,
-            )
-            for band in range(bands)
-        ]
+        keys = []
+        for band in range(bands):
+            part = signature[band * rows : (band + 1) * rows].tobytes()
+            # The band is part of it: equal rows of different bands mean nothing.
+            key = hashlib.blake2b(part, digest_size=8, key=band.to_bytes(2, "little")).digest()
+            keys.append(int.from_bytes(key, "little", signed=True))
+        return keys
 
 
 class Corpus:
@@ -125,8 +122,6 @@ class Corpus:
     ----------
     folder
         Holds the file of texts and the database; both are scrap.
-    exact
-        Whether exact duplicates are removed.
     near
         Least Jaccard similarity of near-duplicates; None keeps them.
     """
@@ -150,30 +145,26 @@ class Corpus:
 
     def stage(self, documents: Iterable[SourceDocument], chunk_bytes: int) -> Iterator[list[Span]]:
         """Write documents to the disk, in chunks of at least so many bytes; blank ones are left."""
-        chunk: list[Span] = []
-        size = 0
-        for name, text in ((document.name, document.text) for document in documents):
-            if not text.strip():
+        for chunk in _chunks(self._written(documents), chunk_bytes):
+            self._stream.flush()  # a worker reads it
+            yield chunk
+        self._stream.flush()
+
+    def _written(self, documents: Iterable[SourceDocument]) -> Iterator[Span]:
+        for document in documents:
+            if not document.text.strip():
                 self.n_blank += 1
                 continue
-            data = text.encode("utf-8")
+            data = document.text.encode("utf-8")
             self._stream.write(data)
             span = Span(self.n_bytes, len(data))
             self.database.execute(
                 "INSERT INTO documents (id, name, start, bytes, characters) VALUES (?, ?, ?, ?, ?)",
-                (self.n_documents, name, *span, len(text)),
+                (self.n_documents, document.name, *span, len(document.text)),
             )
-            chunk.append(span)
-            size += len(data)
             self.n_documents += 1
             self.n_bytes += len(data)
-            if size >= chunk_bytes:
-                self._stream.flush()  # a worker reads it
-                yield chunk
-                chunk, size = [], 0
-        self._stream.flush()
-        if chunk:
-            yield chunk
+            yield span
 
     def decide(self, first: int, facts: Sequence[Facts]) -> None:
         """Record the facts of the documents from id `first` on, which must come in order."""
@@ -257,16 +248,7 @@ class Corpus:
 
     def chunks(self, split: str, chunk_bytes: int) -> Iterator[list[Span]]:
         """A split's pieces, in chunks of at least so many bytes but the last."""
-        chunk: list[Span] = []
-        size = 0
-        for row in self.pieces(split):
-            chunk.append(Span(*row))
-            size += chunk[-1].n_bytes
-            if size >= chunk_bytes:
-                yield chunk
-                chunk, size = [], 0
-        if chunk:
-            yield chunk
+        yield from _chunks((Span(*row) for row in self.pieces(split)), chunk_bytes)
 
     # ---- what is reported
 
@@ -310,7 +292,8 @@ class Corpus:
             "CROSS JOIN pieces v ON v.document = a.document AND v.split = 'val' "
             "CROSS JOIN pieces t ON t.document = b.document AND t.split = 'train'"
         )
-        return len({
-            v for v, t in pairs
-            if jaccard(shingles(self.text(v)), shingles(self.text(t))) >= self.near
-        })  # fmt: skip
+        similar = set()
+        for v, t in pairs:
+            if jaccard(shingles(self.text(v)), shingles(self.text(t))) >= self.near:
+                similar.add(v)
+        return len(similar)

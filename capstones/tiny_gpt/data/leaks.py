@@ -32,12 +32,8 @@ END = (None, [])  # after the last chunk
 class Runs:
     """13-word runs of texts: those of each, or which of the wanted ones are among them.
 
-    Attributes
-    ----------
-    modulus
-        Only hashes that it divides are looked at: 1 for all of them.
-    wanted
-        A file of sorted hashes; the answer is one array of places in it.
+    Only hashes that `modulus` divides are looked at. `wanted` is a file of sorted hashes; the
+    answer is one array of places in it.
     """
 
     texts: Path
@@ -60,7 +56,10 @@ class Runs:
 
 
 def overlap(
-    corpus: Corpus, pool: Workers, chunk_bytes: int, tell: Callable[[str, int, int | None], None]
+    corpus: Corpus,
+    pool: Workers,
+    chunk_bytes: int,
+    progress: Callable[[str, int, int | None], None],
 ) -> dict[str, Any]:
     """The share of 13-word runs of validation documents that training has (`week15.corpus`)."""
     modulus, wanted = _wanted(corpus, pool, chunk_bytes)
@@ -74,7 +73,7 @@ def overlap(
     ):
         seen[hits] = True
         done += sum(span.n_bytes for span in chunk)
-        tell("check for leaks", done, total)
+        progress("check for leaks", done, total)
 
     n_runs = n_seen = 0
     worst: list[tuple[float, int, int]] = []

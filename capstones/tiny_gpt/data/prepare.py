@@ -1,6 +1,6 @@
 """From documents to token files: read once, deduplicate, split, learn a tokenizer, encode.
 
-The order is the point. Copies go before the split, or validation asks what training has told; the
+The order is the point. Copies go before the split, or validation asks what training has said; the
 split goes before packing, and before the tokenizer is learned; and how much of the validation text
 training has seen all the same is measured and written down.
 
@@ -17,21 +17,24 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from shared.errors import UserError
 from shared.files import locked, write_synced
+from shared.require import require
 from tiny_gpt.data.duplicates import Corpus, Measure, Span, texts_of
 from tiny_gpt.data.leaks import overlap
-from tiny_gpt.data.shards import MANIFEST, ShardWriter, publish, write_data_manifest
+from tiny_gpt.data.shards import ShardWriter, publish, refuse_to_replace_others, write_data_manifest
 from tiny_gpt.data.sources import documents
+from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.data.tokenizers import Kind, Tokenizer, tokenizer_from_bytes, train_tokenizer
 from tiny_gpt.data.workers import Workers
 
@@ -42,7 +45,6 @@ SAMPLE_BYTES = 20_000_000  # of the training documents, for BPE
 LEAST_SHARE = 0.4  # of val_fraction, that a split by hash must reach to be chosen by itself
 FEWEST_TO_HASH = 20  # documents; with less, the sizes of a split by hash are left to luck
 
-Dedup = Literal["off", "exact", "minhash"]
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -50,16 +52,11 @@ def prepare(
     source: str | Path,
     out: str | Path,
     *,
-    tokenizer: Kind = "bpe",
-    vocab_size: int = 4096,
-    dedup: Dedup = "minhash",
-    near_duplicate: float = 0.8,
-    val_fraction: float = 0.1,
-    split: Literal["auto", "hash", "tail"] = "auto",
     seed: int = 0,
     workers: int | None = None,
     shard_tokens: int = 2**27,
-    progress: Progress | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    **text: Any,
 ) -> dict[str, Any]:
     """Make a prepared folder of a source; see `tiny_gpt.data.shards` for what is in it.
 
@@ -69,17 +66,6 @@ def prepare(
         As `tiny_gpt.data.sources.documents` reads it.
     out
         The folder; an older prepared one is replaced.
-    tokenizer, vocab_size
-        As `tiny_gpt.data.tokenizers.train_tokenizer` learns it, of the training documents alone (a
-        character tokenizer gets the alphabet of both splits).
-    dedup, near_duplicate
-        Which copies are removed: none, those with the same normalized text, or also those whose
-        Jaccard similarity is at least so high. The first one stays.
-    val_fraction
-        Share of the validation split, between 0 and 1.
-    split
-        ``"hash"``: each document on its own, by a hash of its text; ``"tail"``: the last
-        characters of all; ``"auto"``: by hash from 20 documents on, if that holds out enough.
     seed
         Another one makes another split by hash.
     workers
@@ -89,6 +75,8 @@ def prepare(
         Tokens of a file.
     progress
         Called with the stage, how many bytes are done, and of how many (None if not known).
+    text
+        What `TextSettings` takes. A character tokenizer gets the alphabet of both splits.
 
     Returns
     -------
@@ -102,36 +90,17 @@ def prepare(
     UserError
         The source or the target is not what it should be, or a split would be empty.
     """
-    for name, value in (("val_fraction", val_fraction), ("near_duplicate", near_duplicate)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must be between 0 and 1, got {value}")
-    for name, value, known in (
-        ("dedup", dedup, ("off", "exact", "minhash")),
-        ("split", split, ("auto", "hash", "tail")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    chosen = TextSettings(**text)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    for name, value in (("workers", workers), ("shard_tokens", shard_tokens)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    train_tokenizer(tokenizer, [], vocab_size=vocab_size)  # says now what it cannot do later
+    require(workers >= 1, "workers must be at least 1", workers)
+    require(shard_tokens >= 1, "shard_tokens must be at least 1", shard_tokens)
+    train_tokenizer(chosen.tokenizer, [], vocab_size=chosen.vocab_size)  # now, not after hours
 
     stream = documents(source)
-    settings = {
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "dedup": dedup,
-        "near_duplicate": near_duplicate,
-        "val_fraction": val_fraction,
-        "split": split,
-        "seed": seed,
-    }
     out = Path(os.path.abspath(out))
     scrap = out.with_name(f".{out.name}.preparing")
-    tell = progress or (lambda *_: None)
     try:
-        _refuse_to_replace_others(out)
+        refuse_to_replace_others(out)
         scrap.mkdir(parents=True, exist_ok=True)
         with locked(scrap):  # two at once take turns
             scrap.mkdir(exist_ok=True)
@@ -140,15 +109,15 @@ def prepare(
             try:
                 staging = scrap / "data"
                 staging.mkdir()
-                near = near_duplicate if dedup == "minhash" else None
-                corpus = Corpus(scrap, exact=dedup != "off", near=near)
-                with Workers(workers) as pool:
-                    try:
-                        report = _make(corpus, stream, staging, settings, shard_tokens, pool, tell)
-                    finally:
-                        corpus.close()
+                near = chosen.near_duplicate if chosen.dedup == "minhash" else None
+                corpus = Corpus(scrap, exact=chosen.dedup != "off", near=near)
+                with Workers(workers) as pool, closing(corpus):
+                    report = _make(
+                        corpus, stream, staging, chosen, seed, shard_tokens, pool, progress
+                    )
                 report = {"source": _name_of(source), **report}
-                write_synced(staging / "report.json", _json(report))
+                text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+                write_synced(staging / "report.json", text.encode() + b"\n")
                 meta = {key: report[key] for key in ("source", "settings", "split", "splits")}
                 write_data_manifest(staging, meta)
                 publish(staging, out)
@@ -163,32 +132,32 @@ def _make(
     corpus: Corpus,
     stream: Iterable[Any],
     folder: Path,
-    settings: dict[str, Any],
+    chosen: TextSettings,
+    seed: int,
     shard_tokens: int,
     pool: Workers,
-    tell: Progress,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Write the token files and the tokenizer; returns the report."""
-    measure = Measure(
-        corpus.texts, corpus.near, settings["val_fraction"], salt=f"seed {settings['seed']}"
-    )
+    salt = f"seed {seed}"
+    measure = Measure(corpus.texts, corpus.near, chosen.val_fraction, salt)
     n_decided = 0
     for chunk, facts in pool.map(measure, corpus.stage(stream, CHUNK_BYTES)):
         corpus.decide(n_decided, facts)
         n_decided += len(facts)
-        tell("read", sum(chunk[-1]), None)
+        progress("read", sum(chunk[-1]), None)
     if not n_decided:
         raise UserError("the source holds no text")
 
-    cut = _split(corpus, settings["split"], settings["val_fraction"])
-    learned, how = _learn(corpus, settings["tokenizer"], settings["vocab_size"])
-    data = learned.to_bytes()
-    write_synced(folder / "tokenizer.json", data)
+    cut = _split(corpus, chosen.split, chosen.val_fraction)
+    learned, how = _learn(corpus, chosen.tokenizer, chosen.vocab_size)
+    write_synced(folder / "tokenizer.json", learned.to_bytes())
     splits = {}
     for split in ("train", "val"):
-        splits[split] = _encode(corpus, folder, split, learned, data, shard_tokens, pool, tell)
+        writer = ShardWriter(folder, split, learned.sha256, learned.vocab_size, shard_tokens)
+        splits[split] = _encode(corpus, writer, learned, pool, progress)
     return {
-        "settings": settings,
+        "settings": asdict(chosen) | {"seed": seed},
         "read": {
             "documents": corpus.n_documents,
             "characters": corpus.one("SELECT sum(characters) FROM documents"),
@@ -208,7 +177,7 @@ def _make(
         "leaks": {
             "exact": corpus.exact_leaks(),
             "near": corpus.near_leaks(),
-            **overlap(corpus, pool, CHUNK_BYTES, tell),
+            **overlap(corpus, pool, CHUNK_BYTES, progress),
         },
     }
 
@@ -254,7 +223,7 @@ def _learn(corpus: Corpus, kind: Kind, vocab_size: int) -> tuple[Tokenizer, str]
         pieces = chain(corpus.pieces("train"), corpus.pieces("val"))
         texts = texts_of(corpus.texts, (Span(*row) for row in pieces))
         kept = corpus.one("SELECT count(*) FROM documents WHERE copy_of IS NULL")
-        # Of one text nothing has to be told apart: 65 characters are 65 ids.
+        # Of one text there is nothing to tell apart: 65 characters are 65 ids.
         found = train_tokenizer(kind, texts, end_of_text=kept > 1)
         return found, "the alphabet of both splits"
     if kind == "byte":
@@ -303,25 +272,17 @@ _tokenizer = lru_cache(maxsize=1)(tokenizer_from_bytes)
 
 
 def _encode(
-    corpus: Corpus,
-    folder: Path,
-    split: str,
-    tokenizer: Tokenizer,
-    data: bytes,
-    shard_tokens: int,
-    pool: Workers,
-    tell: Progress,
+    corpus: Corpus, writer: ShardWriter, tokenizer: Tokenizer, pool: Workers, progress: Progress
 ) -> dict[str, Any]:
     characters, total = corpus.database.execute(
-        "SELECT sum(characters), sum(bytes) FROM pieces WHERE split = ?", (split,)
+        "SELECT sum(characters), sum(bytes) FROM pieces WHERE split = ?", (writer.split,)
     ).fetchone()
-    encode = Encode(corpus.texts, data)
-    writer = ShardWriter(folder, split, tokenizer.sha256, tokenizer.vocab_size, shard_tokens)
+    encode = Encode(corpus.texts, tokenizer.to_bytes())
     with writer:
-        for chunk, found in pool.map(encode, corpus.chunks(split, CHUNK_BYTES)):
+        for chunk, found in pool.map(encode, corpus.chunks(writer.split, CHUNK_BYTES)):
             for span, tokens in zip(chunk, found, strict=True):
                 writer.append(tokens, span.n_bytes)
-            tell(f"encode {split}", writer.n_bytes, total)
+            progress(f"encode {writer.split}", writer.n_bytes, total)
     return {
         "documents": writer.n_documents,
         "characters": characters,
@@ -331,22 +292,7 @@ def _encode(
     }
 
 
-# ---- small things
-
-
 def _name_of(source: str | Path) -> str:
     """A source's name without the folders it lies in, which do not change what is made of it."""
     prefix = "hf:" if str(source).startswith("hf:") else ""
     return prefix + Path(os.path.abspath(str(source).removeprefix(prefix))).name
-
-
-def _json(report: dict[str, Any]) -> bytes:
-    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-def _refuse_to_replace_others(out: Path) -> None:
-    """What `publish` refuses at the end is refused before hours of work."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UserError(f"{out} is not a folder, so no data is written there")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists():
-        raise UserError(f"{out} holds something else ({MANIFEST} is missing): not replaced")

@@ -31,17 +31,11 @@ from jaxtyping import Int64, Integer
 from shared.artifacts import ArtifactError, absolute, beside, current, sealed, swap
 from shared.errors import UserError
 from shared.files import locked, write_atomic
+from shared.require import require
 from tiny_gpt.data.token_files import DOCUMENTS, TOKENS, TokenFile, digest, mapped, read_header
 from tiny_gpt.data.tokenizers import Tokenizer, tokenizer_from_bytes
 
-__all__ = [
-    "PreparedData",
-    "ShardWriter",
-    "Split",
-    "open_data",
-    "publish",
-    "write_data_manifest",
-]
+__all__ = ["PreparedData", "ShardWriter", "Split", "open_data", "publish", "write_data_manifest"]
 
 MANIFEST = "data.json"
 TOKENIZER = "tokenizer.json"
@@ -58,10 +52,6 @@ class ShardWriter:
     ----------
     folder
         An existing folder; files of the same name in it are refused.
-    split
-        Its name, such as ``train``.
-    tokenizer_sha256
-        Of the tokenizer that made the tokens, in hexadecimal.
     vocab_size
         Up to 65,536 a token takes two bytes, else four.
     shard_tokens
@@ -76,22 +66,19 @@ class ShardWriter:
         vocab_size: int,
         shard_tokens: int = 2**27,
     ):
-        if not FILE_NAME.fullmatch(f"{split}.documents"):
-            raise ValueError(f"split must be a name in small letters, got {split!r}")
-        if not re.fullmatch("[0-9a-f]{64}", tokenizer_sha256):
-            raise ValueError(f"tokenizer_sha256 must be 64 digits, got {tokenizer_sha256!r}")
-        if not 1 <= vocab_size <= 2**32:
-            raise ValueError(f"vocab_size must be between 1 and 2^32, got {vocab_size}")
-        if shard_tokens < 1:
-            raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
+        named = FILE_NAME.fullmatch(f"{split}.documents")
+        require(named, "split must be a name in small letters", repr(split))
+        hexadecimal = re.fullmatch("[0-9a-f]{64}", tokenizer_sha256)
+        require(hexadecimal, "tokenizer_sha256 must be 64 digits", repr(tokenizer_sha256))
+        require(1 <= vocab_size <= 2**32, "vocab_size must be between 1 and 2^32", vocab_size)
+        require(shard_tokens >= 1, "shard_tokens must be at least 1", shard_tokens)
         self.folder, self.split, self.tokenizer = Path(folder), split, tokenizer_sha256
         self.vocab_size, self.shard_tokens = vocab_size, shard_tokens
         self.dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
         self.n_tokens = self.n_documents = self.n_bytes = self.n_shards = 0
         self._shard: TokenFile | None = None
-        self._documents = TokenFile(
-            self.folder / f"{split}.documents", DOCUMENTS, 16, tokenizer_sha256
-        )
+        path = self.folder / f"{split}.documents"
+        self._documents = TokenFile(path, DOCUMENTS, 16, tokenizer_sha256)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -105,22 +92,12 @@ class ShardWriter:
                 self._shard.stream.close()
 
     def append(self, tokens: Integer[np.ndarray, " n"], n_bytes: int) -> None:
-        """Add a document.
-
-        Parameters
-        ----------
-        tokens
-            Its ids, with the `end_of_text` that closes it, where the tokenizer has one.
-        n_bytes
-            Of its text, in UTF-8.
-        """
-        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
-            raise ValueError(
-                f"tokens must lie between 0 and {self.vocab_size - 1}, "
-                f"got {tokens.min()} to {tokens.max()}"
-            )
-        if n_bytes < 0:
-            raise ValueError(f"n_bytes must be at least 0, got {n_bytes}")
+        """Add a document: its ids, with the `end_of_text` that closes it; bytes of its text."""
+        if len(tokens):
+            low, high = tokens.min(), tokens.max()
+            must = f"tokens must lie between 0 and {self.vocab_size - 1}"
+            require(0 <= low <= high < self.vocab_size, must, low, high)
+        require(n_bytes >= 0, "n_bytes must be at least 0", n_bytes)
         items = tokens.astype(self.dtype)
         while len(items):
             if self._shard is None:
@@ -151,8 +128,6 @@ class Split:
 
     Attributes
     ----------
-    name
-        Such as ``train``.
     n_tokens, n_documents, n_bytes
         Sizes; bytes are those of the text in UTF-8.
     offsets
@@ -181,11 +156,8 @@ class Split:
 
     def read(self, start: int, stop: int) -> Int64[np.ndarray, " n"]:
         """Tokens from `start` to before `stop`."""
-        if not 0 <= start <= stop <= self.n_tokens:
-            raise ValueError(
-                f"start and stop must be in order within {self.n_tokens} tokens, "
-                f"got {start} and {stop}"
-            )
+        must = f"start and stop must be in order within {self.n_tokens} tokens"
+        require(0 <= start <= stop <= self.n_tokens, must, start, stop)
         found = np.empty(stop - start, dtype=np.int64)
         at = start
         while at < stop:
@@ -199,11 +171,10 @@ class Split:
         self, starts: Int64[np.ndarray, " b"], length: int
     ) -> Int64[np.ndarray, "b {length}"]:
         """Rows of `length` tokens, one from each of `starts`, across the files' borders."""
-        if len(starts) and not 0 <= starts.min() <= starts.max() <= self.n_tokens - length:
-            raise ValueError(
-                f"starts must leave room for {length} of {self.n_tokens} tokens, "
-                f"got {starts.min()} to {starts.max()}"
-            )
+        if len(starts):
+            low, high = starts.min(), starts.max()
+            must = f"starts must leave room for {length} of {self.n_tokens} tokens"
+            require(0 <= low <= high <= self.n_tokens - length, must, low, high)
         index = starts[:, None] + np.arange(length)
         if len(self._shards) == 1:
             return self._shards[0][index].astype(np.int64)
@@ -228,18 +199,7 @@ class PreparedData:
 def write_data_manifest(folder: Path, meta: Mapping[str, Any]) -> None:
     """Seal a folder with the digests of the files in it: the last step before `publish`.
 
-    Parameters
-    ----------
-    folder
-        With tokenizer.json, the splits' closed files, and any other files, such as a report;
-        all on the disk already (`shared.files.write_atomic`).
-    meta
-        Anything JSON can hold, given back by `open_data`.
-
-    Raises
-    ------
-    ArtifactError
-        If a file is missing, was not closed, or is of another tokenizer.
+    All files are on the disk already; `meta`, anything JSON can hold, is given back by `open_data`.
     """
     folder = Path(folder)
     names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
@@ -254,34 +214,25 @@ def write_data_manifest(folder: Path, meta: Mapping[str, Any]) -> None:
 def publish(staging: Path, target: Path) -> None:
     """Move a finished folder into its place; at every instant the old one or the new one opens.
 
-    Parameters
-    ----------
-    staging
-        A sealed folder on the same file system.
-    target
-        A new name, an older prepared folder, or an empty one; its parent must exist.
-
-    Raises
-    ------
-    ArtifactError
-        If something else stands at the target.
-    UserError
-        If the folder cannot be moved.
+    The target is a new name on the same file system, an older prepared folder, or an empty one.
     """
     staging, target = absolute(staging), absolute(target)
-    if not (staging / MANIFEST).exists():
-        raise ValueError(f"staging must be a sealed folder, but {staging} has no {MANIFEST}")
+    sealed_ = (staging / MANIFEST).exists()
+    require(sealed_, f"staging must be a sealed folder, but {staging} has no {MANIFEST}")
     try:
         with locked(target.parent):
-            if target.is_symlink() or (target.exists() and not target.is_dir()):
-                raise ArtifactError(f"{target} is not a folder, so no data is written there")
-            if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
-                raise ArtifactError(
-                    f"{target} holds something else ({MANIFEST} is missing): not replaced"
-                )
+            refuse_to_replace_others(target)
             swap(staging, target, beside(target, "previous"))
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror or error})") from error
+
+
+def refuse_to_replace_others(target: Path) -> None:
+    """Only a prepared folder, an empty one or none may stand where one is to be written."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ArtifactError(f"{target} is not a folder, so no data is written there")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
+        raise ArtifactError(f"{target} holds something else ({MANIFEST} is missing): not replaced")
 
 
 def open_data(folder: Path, *, verify: bool = False) -> PreparedData:

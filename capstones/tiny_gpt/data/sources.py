@@ -40,11 +40,6 @@ def documents(source: str | Path) -> Iterator[SourceDocument]:
         a file in UTF-8, plain or gzip, one document, or with one JSON object a line if it is a
         ``.jsonl``; a folder, of which all files with a suffix of `TEXT_FILES` are read, but none
         whose name begins with a dot; or ``"hf:PATH"``.
-
-    Raises
-    ------
-    UserError
-        There is no such source, or, while it is read, a file is not what its name says.
     """
     name = str(source)
     if name.startswith("hf:"):

@@ -65,13 +65,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a token file, checked against its CRC and the file's size.
-
-    Raises
-    ------
-    ArtifactError
-        If it is not one, or is shorter or longer than it says.
-    """
+    """The header of a token file, checked against its CRC and the file's size."""
     with path.open("rb") as stream:
         data = stream.read(HEADER_BYTES)
         size = os.fstat(stream.fileno()).st_size
@@ -87,16 +81,9 @@ def read_header(path: Path) -> Header:
 
 
 class TokenFile:
-    """A token file being written; its header comes last, so a torn one is known as such.
+    """A new token file; its header comes last, so a torn one is known as such.
 
-    Parameters
-    ----------
-    path
-        A new file.
-    kind, item_bytes
-        A key of `ITEMS`.
-    tokenizer
-        Digest of the tokenizer, in hexadecimal.
+    `kind` and `item_bytes` are a key of `ITEMS`, `tokenizer` is a digest in hexadecimal.
     """
 
     def __init__(self, path: Path, kind: int, item_bytes: int, tokenizer: str):

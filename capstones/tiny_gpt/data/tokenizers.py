@@ -25,6 +25,7 @@ from jaxtyping import Int64, UInt32
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
+from shared.require import require
 from week15.bpe import ByteLevelBPE
 from week15.merges import printable_bytes
 from week15.tokenizer_file import tokenizer_from_json, tokenizer_json
@@ -87,12 +88,6 @@ def train_tokenizer(
         has no more pairs to merge. The other kinds have as many ids as they need.
     end_of_text
         Whether there is a token that stands between documents.
-
-    Raises
-    ------
-    ValueError
-        For an unknown kind, a `vocab_size` without room for the bytes, or a text that cannot be
-        encoded as UTF-8.
     """
     special = [END_OF_TEXT] if end_of_text else []
     if kind == "char":
@@ -108,21 +103,15 @@ def train_tokenizer(
 
 
 def tokenizer_from_bytes(data: bytes) -> Tokenizer:
-    """The tokenizer whose `to_bytes` (or whose tokenizer.json, saved again by others) `data` is.
-
-    Raises
-    ------
-    ArtifactError
-        If `data` is not such a file.
-    """
+    """The tokenizer whose `to_bytes` (or whose tokenizer.json, saved again by others) `data` is."""
     try:
         text = data.decode("utf-8")
         content = json.loads(text)
         if content["model"]["type"] == "WordLevel":
             return _char_tokenizer(content)
         found = tokenizer_from_json(text, "tokenizer.json")
-        if list(found.special_tokens) not in ([], [END_OF_TEXT]):
-            raise ValueError(f"its special tokens are {list(found.special_tokens)}")
+        special = list(found.special_tokens)
+        require(special in ([], [END_OF_TEXT]), f"its special tokens are {special}")
         return ByteTokenizer(found)
     except UserError as error:
         raise ArtifactError(str(error)) from error
@@ -130,7 +119,16 @@ def tokenizer_from_bytes(data: bytes) -> Tokenizer:
         raise ArtifactError(f"tokenizer.json is not one of tiny-gpt's ({error!r})") from error
 
 
-class ByteTokenizer:
+class _Stored:
+    """What is known by the content of its tokenizer.json."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of `to_bytes`, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+class ByteTokenizer(_Stored):
     """A byte-level BPE as `Tokenizer`; without merges and without words it is a byte tokenizer."""
 
     def __init__(self, bpe: ByteLevelBPE):
@@ -153,7 +151,7 @@ class ByteTokenizer:
         return self.bpe.decode(map(int, ids))
 
     def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
-        """UTF-8 bytes that each id stands for."""
+        """As `Tokenizer` says."""
         lengths = np.array([len(token) for token in self.bpe.vocab], dtype=np.int64)
         lengths[: len(self.bpe.special_tokens)] = 0
         return lengths
@@ -162,22 +160,9 @@ class ByteTokenizer:
         """The content of tokenizer.json."""
         return tokenizer_json(self.bpe).encode("utf-8")
 
-    @cached_property
-    def sha256(self) -> str:
-        """Of `to_bytes`, in hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
-
-class CharTokenizer:
-    """One id for each character of an alphabet.
-
-    Parameters
-    ----------
-    alphabet
-        Characters in the order of their ids.
-    end_of_text
-        Whether id 0 is the end of a text; the characters then count from 1.
-    """
+class CharTokenizer(_Stored):
+    """One id for each character of an alphabet; id 0 may be the end of a text."""
 
     kind: Kind = "char"
 
@@ -186,8 +171,9 @@ class CharTokenizer:
         self.vocab_size = len(self.tokens)
         self.end_of_text = 0 if end_of_text else None
         characters = self.tokens[end_of_text:]
-        if any(len(c) != 1 for c in characters) or len(set(characters)) != len(characters):
-            raise ValueError("alphabet must be different single characters")
+        different = len(set(characters)) == len(characters)
+        single = different and all(len(c) == 1 for c in characters)
+        require(single, "alphabet must be different single characters")
         self._id = np.full(0x110000, -1, dtype=np.int32)  # of every code point there is
         self._id[_code_points("".join(characters))] = np.arange(end_of_text, self.vocab_size)
 
@@ -196,26 +182,22 @@ class CharTokenizer:
         ids = self._id[_code_points(text)]
         if len(ids) and ids.min() < 0:
             at = int(np.argmax(ids < 0))
-            raise ValueError(
-                f"text must hold only characters that the tokenizer has learned, got {text[at]!r} "
-                f"at position {at}"
-            )
+            must = "text must hold only characters that the tokenizer has learned"
+            require(False, must, f"{text[at]!r} at position {at}")
         return ids.astype(np.int64)
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text of ids."""
         ids = list(map(int, ids))
-        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
-            raise ValueError(
-                f"ids must lie between 0 and {self.vocab_size - 1}, got {min(ids)} to {max(ids)}"
-            )
+        low, high = min(ids, default=0), max(ids, default=0)
+        must = f"ids must lie between 0 and {self.vocab_size - 1}"
+        require(0 <= low <= high < max(1, self.vocab_size), must, low, high)
         return "".join([self.tokens[i] for i in ids])
 
     def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
-        """UTF-8 bytes that each id stands for."""
+        """As `Tokenizer` says."""
         lengths = np.array([len(token.encode("utf-8")) for token in self.tokens], dtype=np.int64)
-        if self.end_of_text is not None:
-            lengths[self.end_of_text] = 0
+        lengths[: self.end_of_text == 0] = 0
         return lengths
 
     def to_bytes(self) -> bytes:
@@ -240,18 +222,9 @@ class CharTokenizer:
         }
         return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
 
-    @cached_property
-    def sha256(self) -> str:
-        """Of `to_bytes`, in hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
-
-SINGLE_CHARACTERS = {
-    "type": "Split",
-    "pattern": {"Regex": r"[\s\S]"},
-    "behavior": "Isolated",
-    "invert": False,
-}
+SINGLE_CHARACTERS = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}}
+SINGLE_CHARACTERS |= {"behavior": "Isolated", "invert": False}
 
 
 def _char_tokenizer(content: dict) -> CharTokenizer:
@@ -259,12 +232,12 @@ def _char_tokenizer(content: dict) -> CharTokenizer:
     tokens = sorted(vocab, key=vocab.__getitem__)
     end_of_text = tokens[:1] == [END_OF_TEXT]
     found = CharTokenizer(tokens[end_of_text:], end_of_text=end_of_text)
-    if sorted(vocab.values()) != list(range(len(vocab))):
-        raise ValueError("its ids do not count from 0")
-    if json.loads(found.to_bytes())["added_tokens"] != content["added_tokens"]:
-        raise ValueError("its special tokens are not tiny-gpt's")
-    if content["pre_tokenizer"] != SINGLE_CHARACTERS:
-        raise ValueError("it does not cut text into single characters")
+    counted = sorted(vocab.values()) == list(range(len(vocab)))
+    require(counted, "its ids do not count from 0")
+    same = json.loads(found.to_bytes())["added_tokens"] == content["added_tokens"]
+    require(same, "its special tokens are not tiny-gpt's")
+    single = content["pre_tokenizer"] == SINGLE_CHARACTERS
+    require(single, "it does not cut text into single characters")
     return found
 
 

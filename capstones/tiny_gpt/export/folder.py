@@ -19,6 +19,7 @@ from torch import Tensor
 
 from shared import artifacts
 from shared.errors import UserError
+from shared.require import require
 from tiny_gpt.data.tokenizers import Tokenizer, tokenizer_from_bytes
 from tiny_gpt.export.gguf import gguf_file, model_from_gguf
 from tiny_gpt.export.hugging_face import content_of, folder_files, layout_of, model_from
@@ -68,24 +69,19 @@ def export(
         that verifies is not installed, or the folder cannot be written.
     """
     model, tokenizer = checkpoint.model.eval(), checkpoint.tokenizer
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise UserError(
-            f"{checkpoint.path}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
-            f"{model.config.vocab_size}"
-        )
+    must = f"{checkpoint.path}: the model and its tokenizer must have as many tokens"
+    sizes = model.config.vocab_size, tokenizer.vocab_size
+    require(sizes[0] == sizes[1], must, *sizes, error=UserError)
+    must = f"format must be one of {', '.join(TOLERANCES)}"
+    require(format in TOLERANCES, must, repr(format), error=UserError)
     note = None
     if format == "hf":
         files = folder_files(model, tokenizer)
     elif format == "onnx":
-        files = {
-            "model.onnx": onnx_file(model, tokenizer),
-            "tokenizer.json": tokenizer.to_bytes(),
-        }
-    elif format == "gguf":
+        files = {"model.onnx": onnx_file(model, tokenizer), "tokenizer.json": tokenizer.to_bytes()}
+    else:
         data, note = gguf_file(model, tokenizer)
         files = {"model.gguf": data, "tokenizer.json": tokenizer.to_bytes()}
-    else:
-        raise UserError(f"format must be one of {', '.join(TOLERANCES)}, got {format!r}")
     report = {
         "format": format,
         "architecture": layout_of(model.config),
@@ -132,10 +128,11 @@ def import_model(path: Path) -> tuple[GPT, Tokenizer | None]:
     elif (path / "config.json").exists():
         content = _json(path / "config.json")
         model = model_from(content, pretrained.read_tensors(path), path)
-    elif (path / "model.onnx").exists():
-        raise UserError(f"{path} holds an ONNX graph, which is no model to train: export it as hf")
     else:
-        raise UserError(f"{path} holds no model: config.json (or model.gguf) is missing")
+        what = "no model: config.json (or model.gguf) is missing"
+        if (path / "model.onnx").exists():
+            what = "an ONNX graph, which is no model to train: export it as hf"
+        raise UserError(f"{path} holds {what}")
     return model, _tokenizer(path / "tokenizer.json", model)
 
 
@@ -144,8 +141,8 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(pretrained.read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is torn or no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold an object, got {type(content).__name__}")
+    kind = type(content).__name__
+    require(isinstance(content, dict), f"{path} must hold an object", kind, error=UserError)
     return content
 
 
@@ -158,10 +155,9 @@ def _tokenizer(path: Path, model: GPT) -> Tokenizer | None:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     except UserError as error:
         raise UserError(f"{path}: {error}; without that file the model alone is read") from error
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            f"{path} has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}"
-        )
+    n, known = tokenizer.vocab_size, model.config.vocab_size
+    must = f"{path} must have no more tokens than the model, {known}"
+    require(n <= known, must, n, error=UserError)
     return tokenizer
 
 
@@ -278,12 +274,12 @@ def _read_by_onnxruntime(model: GPT, tokenizer: Tokenizer, folder: Path) -> dict
 def _read_gguf(model: GPT, tokenizer: Tokenizer, folder: Path) -> dict[str, float]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    # For GPT-2 it reads neither n_positions nor n_inner from the file: it is told.
+    # For GPT-2 it reads neither n_positions nor n_inner from the file: they are given.
     content = content_of(model.config)
     with _quiet():
         config = AutoConfig.for_model(content.pop("model_type"), **content)
-        told = {"config": config} if layout_of(model.config) == "gpt2" else {}
-        theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", **told)
+        given = {"config": config} if layout_of(model.config) == "gpt2" else {}
+        theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", **given)
     (tokens,) = _examples(model, [(2, model.config.context)])
     with torch.no_grad():
         logits = theirs.eval()(tokens).logits.float()

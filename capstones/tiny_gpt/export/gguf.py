@@ -20,9 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shared.errors import UserError
+from shared.require import require
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.export.hugging_face import content_of, layout_of, model_from, tensors_of
-from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.model.gpt import GPT
 
 # Field of the file, after the architecture's name: entry of config.json.
 FIELDS = {
@@ -52,13 +54,7 @@ ZERO_BIASES = "tiny_gpt.zero_biases"  # added because the class wants them
 
 
 def gguf_file(model: GPT, tokenizer: Tokenizer) -> tuple[bytes, str]:
-    """The bytes of a GGUF file in float32, and what became of the tokenizer, in a sentence.
-
-    Raises
-    ------
-    UserError
-        If llama.cpp has no architecture that computes this model.
-    """
+    """The bytes of a GGUF file in float32, and what became of the tokenizer, in a sentence."""
     import gguf
 
     architecture = layout_of(model.config)
@@ -91,13 +87,7 @@ def gguf_file(model: GPT, tokenizer: Tokenizer) -> tuple[bytes, str]:
 
 
 def model_from_gguf(path: Path) -> GPT:
-    """The model in a GGUF file of a LLaMA or GPT-2, in float32 or float16.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or torn, quantized, or holds another model.
-    """
+    """The model in a GGUF file of a LLaMA or GPT-2, in float32 or float16."""
     import gguf
 
     try:
@@ -109,13 +99,14 @@ def model_from_gguf(path: Path) -> GPT:
     except (ValueError, LookupError, TypeError, ArithmeticError, struct.error) as error:
         raise UserError(f"{path} is torn or not a GGUF file ({error})") from error
     architecture = fields.get("general.architecture")
-    if architecture not in FIELDS:
-        raise UserError(f"{path} must hold the architecture gpt2 or llama, got {architecture!r}")
-    if (kind := fields.get(f"{architecture}.rope.scaling.type", "none")) != "none":
-        raise UserError(f"{path}: rope.scaling.type must be none, got {kind!r}")
+    must = f"{path} must hold the architecture gpt2 or llama"
+    require(architecture in FIELDS, must, repr(architecture), error=UserError)
+    kind = fields.get(f"{architecture}.rope.scaling.type", "none")
+    must = f"{path}: rope.scaling.type must be none"
+    require(kind == "none", must, repr(kind), error=UserError)
     for name, (kind, _) in arrays.items():
-        if kind.name not in ("F32", "F16"):
-            raise UserError(f"{path}: {name} must be of F32 or F16, got {kind.name}")
+        must = f"{path}: {name} must be of F32 or F16"
+        require(kind.name in ("F32", "F16"), must, kind.name, error=UserError)
     content: dict[str, Any] = {"model_type": architecture, "resid_pdrop": 0.0}
     for field, name in FIELDS[architecture].items():
         if (value := fields.get(f"{architecture}.{field}")) is not None:

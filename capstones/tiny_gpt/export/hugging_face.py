@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
+from shared.require import require
 from shared.tensors import pack
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.export.custom_code import custom_code
-from tiny_gpt.model.gpt import ARCHITECTURES, GPT, GPTConfig
+from tiny_gpt.model.config import ARCHITECTURES, GPTConfig
+from tiny_gpt.model.gpt import GPT
 from week18.llama3 import LlamaConfig
 from week18.pretrained import (
     DTYPES,
@@ -53,17 +55,20 @@ GPT2_PARTS = {
     "head": "lm_head",
     "attention_norm": "ln_1",
     "qkv": "attn.c_attn",
-    "out": "attn.c_proj",
+    "out_proj": "attn.c_proj",
     "mlp_norm": "ln_2",
     "up": "mlp.c_fc",
     "down": "mlp.c_proj",
 }
 LLAMA_PARTS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
-    "out": ("o_proj",),
+    "out_proj": ("o_proj",),
     "up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
+# What LLaMA's configuration calls as ours does.
+LLAMA_SAME = ("vocab_size", "n_layers", "n_heads", "d_model", "n_kv_heads", "d_ff")
+LLAMA_SAME += ("tied", "rope_base", "norm_eps")
 # Buffers that old writers stored with the weights.
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 
@@ -100,7 +105,7 @@ def place_of(name: str, n_rows: int, config: GPTConfig) -> Place:
     if layout == "gpt2":
         prefix = f"transformer.h.{block[1]}." if block else ""
         # Its linear layers are stored input first; q, k and v lie side by side as ours do.
-        transposed = kind == "weight" and part in ("qkv", "out", "up", "down")
+        transposed = kind == "weight" and part in ("qkv", "out_proj", "up", "down")
         return Place((f"{prefix}{GPT2_PARTS[part]}.{kind}",), (n_rows,), transposed)
     if part not in LLAMA_PARTS:
         return Place((hugging_face_name(name),), (n_rows,))
@@ -127,16 +132,11 @@ def tensors_of(model: GPT) -> dict[str, Tensor]:
 
 
 def model_from(content: dict[str, Any], theirs: dict[str, Tensor], where: Path) -> GPT:
-    """The model that a configuration and weights in Hugging Face's layout describe.
-
-    Raises
-    ------
-    UserError
-        If the configuration asks for what `GPT` does not have, or a weight is missing, unknown or
-        of another shape.
-    """
+    """The model that a configuration and weights in Hugging Face's layout describe."""
     config = config_from(content, where)
     theirs = {name: t for name, t in theirs.items() if not name.endswith(NOT_WEIGHTS)}
+    if content["model_type"] == "tiny_gpt":  # as earlier exports have it
+        theirs = {name.replace(".out.", ".out_proj."): t for name, t in theirs.items()}
     if content["model_type"] == "gpt2":
         # Checkpoints of the bare model lack the prefix.
         theirs = {
@@ -158,12 +158,11 @@ def model_from(content: dict[str, Any], theirs: dict[str, Tensor], where: Path) 
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(f"{where} {what} weight {min(names)}{more}")
     for name, shape in expected.items():
-        if theirs[name].shape != shape:
-            got = tuple(theirs[name].shape)
-            raise UserError(f"{where}: {name} must have shape {tuple(shape)}, got {got}")
+        must, got = f"{where}: {name} must have shape {tuple(shape)}", tuple(theirs[name].shape)
+        require(got == tuple(shape), must, got, error=UserError)
     dtype = theirs[tensor_name("embed.weight", config)].dtype
-    if dtype not in DTYPES:
-        raise UserError(f"{where}: weights must be floating-point numbers, got {dtype}")
+    must = f"{where}: weights must be floating-point numbers"
+    require(dtype in DTYPES, must, dtype, error=UserError)
     model = GPT(config, torch.Generator()).to(dtype).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -195,20 +194,8 @@ def content_of(config: GPTConfig) -> dict[str, Any]:
             "bias": config.bias,  # not theirs: whether zero biases were added
         }
     if layout == "llama":
-        return hugging_face_config(
-            LlamaConfig(
-                config.vocab_size,
-                config.d_model,
-                config.n_layers,
-                config.n_heads,
-                config.n_kv_heads,
-                d_ff=config.d_ff,
-                max_positions=config.context,
-                rope_base=config.rope_base,
-                norm_eps=config.norm_eps,
-                tied=config.tied,
-            )
-        )
+        same = {name: getattr(config, name) for name in LLAMA_SAME}
+        return hugging_face_config(LlamaConfig(**same, max_positions=config.context))
     return {
         "architectures": ["TinyGPTForCausalLM"],
         "model_type": "tiny_gpt",
@@ -225,17 +212,11 @@ def config_from(content: dict[str, Any], where: Path) -> GPTConfig:
     """Our configuration for the contents of a `config.json`.
 
     Dropout in the attention weights, which only training sees, is ignored.
-
-    Raises
-    ------
-    UserError
-        If it asks for something that `GPT` does not have; the message names it.
     """
     readers = {"gpt2": _from_gpt2, "llama": _from_llama, "tiny_gpt": _from_tiny_gpt}
     try:
         kind = content.get("model_type")
-        if kind not in readers:
-            raise ValueError(f"model_type must be one of {', '.join(readers)}, got {kind!r}")
+        require(kind in readers, f"model_type must be one of {', '.join(readers)}", repr(kind))
         return readers[kind](content)
     except KeyError as error:
         raise UserError(f"{where} does not say {error.args[0]}") from error
@@ -245,8 +226,8 @@ def config_from(content: dict[str, Any], where: Path) -> GPTConfig:
 
 def _from_gpt2(content: dict[str, Any]) -> GPTConfig:
     for name, allowed in GPT2_FIXED.items():
-        if (got := content.get(name, allowed[0])) not in allowed:
-            raise ValueError(f"{name} must be {allowed[0]!r}, got {got!r}")
+        got = content.get(name, allowed[0])
+        require(got in allowed, f"{name} must be {allowed[0]!r}", repr(got))
     optional = {"d_ff": None, "norm_eps": 1e-5, "tied": True, "dropout": 0.1}
     sizes = {
         ours: content.get(theirs, optional[ours]) if ours in optional else content[theirs]
@@ -257,25 +238,15 @@ def _from_gpt2(content: dict[str, Any]) -> GPTConfig:
 
 def _from_llama(content: dict[str, Any]) -> GPTConfig:
     c = config_from_hugging_face(content)
-    if c.rope_scaling is not None:
-        raise ValueError("rope_type must be 'default', got 'llama3'")
-    if c.head_dim * c.n_heads != c.d_model:
-        raise ValueError(
-            f"head_dim must be hidden_size / num_attention_heads = {c.d_model / c.n_heads:g}, "
-            f"got {c.head_dim}"
-        )
-    return GPTConfig.of(
-        "llama",
-        c.vocab_size,
-        context=c.max_positions,
-        **{n: getattr(c, n) for n in ("n_layers", "n_heads", "d_model", "n_kv_heads", "d_ff")},
-        **{n: getattr(c, n) for n in ("tied", "rope_base", "norm_eps")},
-    )
+    require(c.rope_scaling is None, "rope_type must be 'default'", "'llama3'")
+    must = f"head_dim must be hidden_size / num_attention_heads = {c.d_model / c.n_heads:g}"
+    require(c.head_dim * c.n_heads == c.d_model, must, c.head_dim)
+    same = {name: getattr(c, name) for name in LLAMA_SAME}
+    return GPTConfig.of("llama", **same, context=c.max_positions)
 
 
 def _from_tiny_gpt(content: dict[str, Any]) -> GPTConfig:
-    if not isinstance(content["gpt"], dict):
-        raise ValueError(f"gpt must be an object, got {content['gpt']!r}")
+    require(isinstance(content["gpt"], dict), "gpt must be an object", repr(content["gpt"]))
     return _config(content["gpt"])
 
 
@@ -284,17 +255,13 @@ def _config(values: dict[str, Any]) -> GPTConfig:
     kinds = {f.name: f.type for f in fields(GPTConfig)}
     for name, value in values.items():
         kind = kinds.get(name)
-        if kind is None:
-            raise ValueError(f"there is no {name}")
+        require(kind is not None, f"there is no {name}")
         if get_origin(kind) is Literal:
-            if value not in get_args(kind):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}"
-                )
+            must, right = f"one of {', '.join(get_args(kind))}", value in get_args(kind)
         else:
             allowed = {float: (float, int)}.get(kind, get_args(kind) or (kind,))
-            if type(value) not in allowed:
-                raise ValueError(f"{name} must be a number of its kind, got {value!r}")
+            must, right = "a number of its kind", type(value) in allowed
+        require(right, f"{name} must be {must}", repr(value))
     return GPTConfig(**values)
 
 

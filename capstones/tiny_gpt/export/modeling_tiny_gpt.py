@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.model.gpt import GPT
 
 
 class TinyGPTConfig(PretrainedConfig):
@@ -70,7 +71,7 @@ class TinyGPTForCausalLM(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module):
         # The rotary frequencies are in no file: a model built without memory gets them here.
         if isinstance(module, GPT) and module.config.positions == "rotary":
-            module.frequencies = module._exact_frequencies().to(module.embed.weight.device)
+            module.frequencies = module.exact_frequencies().to(module.embed.weight.device)
 
     def get_input_embeddings(self):
         """The table of tokens."""

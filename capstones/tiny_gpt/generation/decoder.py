@@ -1,4 +1,4 @@
-r"""The fused decode step: one new token a row, in as few operators as the arithmetic allows.
+r"""The fused decode step: one new token per row, in as few operators as the arithmetic allows.
 
 Reading one token through a small model is bound by the framework's dispatch, not by arithmetic:
 each operator costs microseconds whatever its size. So the step keeps nothing of `GPT.forward`
@@ -84,29 +84,35 @@ class _Norm:
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A block's weights; matrices as (in, out), in memory too."""
+class _Linear:
+    """A product with a matrix that is stored as (in, out), in memory too."""
 
-    attention_norm: _Norm
-    mlp_norm: _Norm
-    qkv: Tensor
-    out: Tensor
-    up: Tensor
-    down: Tensor
-    qkv_bias: Tensor | None
-    out_bias: Tensor | None
-    up_bias: Tensor | None
-    down_bias: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
 
     @classmethod
-    def of(cls, block: Block) -> "_Layer":
-        linears = (block.qkv, block.out, block.up, block.down)
-        return cls(
-            _Norm.of(block.attention_norm),
-            _Norm.of(block.mlp_norm),
-            *(m.weight.detach().t().contiguous() for m in linears),
-            *(_data(m.bias) for m in linears),
-        )
+    def of(cls, linear: nn.Linear) -> "_Linear":
+        return cls(linear.weight.detach().t().contiguous(), _data(linear.bias))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.mm(x, self.weight)
+        return torch.addmm(self.bias, x, self.weight)
+
+    def onto(self, stream: Tensor, x: Tensor) -> None:
+        """Add the product to the residual stream."""
+        stream.addmm_(x, self.weight)
+        if self.bias is not None:
+            stream += self.bias
+
+
+class _Layer:
+    """A block's parts."""
+
+    def __init__(self, block: Block):
+        self.attention_norm, self.mlp_norm = map(_Norm.of, (block.attention_norm, block.mlp_norm))
+        matrices = (block.qkv, block.out_proj, block.up, block.down)
+        self.qkv, self.out_proj, self.up, self.down = map(_Linear.of, matrices)
 
 
 def _data(p: Tensor | None) -> Tensor | None:
@@ -116,12 +122,10 @@ def _data(p: Tensor | None) -> Tensor | None:
 class Decoder:
     """A model's decode step over a cache.
 
+    The model's weights are laid out anew: what happens to it later does not reach the decoder.
+
     Parameters
     ----------
-    model
-        Its weights are laid out anew: what happens to the model later does not reach the decoder.
-    cache
-        Holds what the rows have read; its `last` too.
     compiled
         Compile the step, once for each shape of model, batch and cache: always masked, over all
         slots. Where that fails, warn why and go on without.
@@ -134,15 +138,14 @@ class Decoder:
         self.previous = model.previous.weight.detach() if c.mix_previous else None
         self.norm = _Norm.of(model.norm)
         self.head = model.head.weight.detach().t().contiguous()
-        self.layers = [_Layer.of(block) for block in model.blocks]
+        self.layers = [_Layer(block) for block in model.blocks]
         # A tensor of its own for each layer: the compiler would copy all layers to write to one.
         self.cached = [x.unbind() for x in cache.keys_values]
         device = self.embed.device
         self.rows = torch.arange(cache.keys_values[0].shape[1], device=device)
         self.slots = torch.arange(cache.max_length, device=device)
-        self.cos = self.sin = self.positions = None
-        if c.positions == "learned":
-            self.positions = model.positions.weight.detach()
+        self.cos = self.sin = None
+        self.positions = model.positions.weight.detach() if c.positions == "learned" else None
         if c.positions == "rotary" or c.qk_norm:
             still = torch.zeros(c.head_dim // 2, device=device)
             frequencies = still if c.positions == "learned" else model.frequencies
@@ -249,7 +252,7 @@ class Decoder:
             x += position
         for i, layer in enumerate(self.layers):
             u = layer.attention_norm(x)
-            qkv = _product(u, layer.qkv, layer.qkv_bias).view(batch, -1, c.head_dim)
+            qkv = layer.qkv(u).view(batch, -1, c.head_dim)
             qk, v = qkv.split_with_sizes((n_turned, c.n_kv_heads), 1)
             if c.qk_norm:
                 # Of length 1 now; `turn` makes it a root mean square of 1.
@@ -259,10 +262,8 @@ class Decoder:
                 qk = qk @ turn
             q, k = qk.split_with_sizes((c.n_heads, c.n_kv_heads), 1)
             heads = attend(i, q.view(queries), k, v)
-            x.addmm_(heads.reshape(batch, width), layer.out)
-            if layer.out_bias is not None:
-                x += layer.out_bias
-            h = _product(layer.mlp_norm(x), layer.up, layer.up_bias)
+            layer.out_proj.onto(x, heads.reshape(batch, width))
+            h = layer.up(layer.mlp_norm(x))
             if c.mlp == "gelu":
                 h = F.gelu(h, approximate="tanh")
             elif c.mlp == "relu2":
@@ -271,11 +272,5 @@ class Decoder:
             else:
                 gate, h = h.chunk(2, -1)
                 h = F.silu(gate) * h
-            x.addmm_(h, layer.down)
-            if layer.down_bias is not None:
-                x += layer.down_bias
+            layer.down.onto(x, h)
         return torch.mm(self.norm(x), self.head)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)

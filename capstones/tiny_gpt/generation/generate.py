@@ -7,7 +7,7 @@ A text longer than the model's `context` is read through a window, which is a fu
 text's length alone (`window_start`): it grows to `context` tokens, and where the next one would
 not fit it is read anew from the last `context / 4`. Between two such moments a step reads one
 token, with the cache; without, it reads the window again, and the tokens are the same. A window
-that slid by one token a step could use no cache: every position would change at every step. What
+that slid by one token per step could use no cache: every position would change at every step. What
 the shorter window costs in loss is measured in `windows.py`.
 
 Sources: Pope et al., "Efficiently scaling transformer inference" (2022), section 2 (prefill and
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from shared.require import require
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.generation.decoder import Decoder, StaticCache
 from tiny_gpt.model.gpt import GPT
@@ -57,7 +58,7 @@ def generate(
     cache: bool = True,
     compile: bool = False,
 ) -> Iterator[Int[Tensor, "batch"]]:
-    """Continue each prompt, yielding one token a row as soon as it is known.
+    """Continue each prompt, yielding one token per row as soon as it is known.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def generate(
     stop
         A row ends with any of these tokens; from then on it yields -1. All ended, all is over.
     seeds
-        One a row, of its random numbers; 0, 1, 2, … if None.
+        One per row, of its random numbers; 0, 1, 2, … if None.
     cache
         Whether to keep keys and values; without, every step reads the whole window again.
     compile
@@ -80,19 +81,17 @@ def generate(
     Raises
     ------
     ValueError
-        If a prompt is empty or holds tokens outside the vocabulary, or seeds are not one a row.
+        If a prompt is empty or holds tokens outside the vocabulary, or seeds are not one per row.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    padded = left_pad(prompts)
-    if (largest := int(padded.tokens.max())) >= model.config.vocab_size:
-        raise ValueError(f"prompts must hold tokens below {model.config.vocab_size}, got {largest}")
-    batch, device = len(padded.tokens), model.embed.weight.device
-    seeds = range(batch) if seeds is None else seeds
-    if len(seeds) != batch:
-        raise ValueError(f"seeds must be one a row, {batch}, got {len(seeds)}")
+    require(max_new_tokens >= 1, "max_new_tokens must be at least 1", max_new_tokens)
+    padded, vocab_size = left_pad(prompts), model.config.vocab_size
+    largest = int(padded.tokens.max())
+    require(largest < vocab_size, f"prompts must hold tokens below {vocab_size}", largest)
+    batch_size, device = len(padded.tokens), model.embed.weight.device
+    seeds = range(batch_size) if seeds is None else seeds
+    require(len(seeds) == batch_size, f"seeds must be one per row, {batch_size}", len(seeds))
     generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
-    reader = (_Cached(model, batch, compile) if cache else _Uncached(model)).read
+    reader = (_Cached(model, batch_size, compile) if cache else _Uncached(model)).read
     text = _Text(padded.tokens, padded.mask.sum(1).tolist(), max_new_tokens, device)
     return _stream(text, reader, sampler, generators, tuple(stop))
 
@@ -118,7 +117,7 @@ class _Text:
         ]
 
     def append(self, token: Tensor) -> Tensor:
-        """Add one token a row; the column that now holds them."""
+        """Add one token per row; the column that now holds them."""
         column = self.tokens[:, self.end]
         column.copy_(token)
         self.end += 1
@@ -177,9 +176,9 @@ class _Uncached:
 class _Cached:
     """Reads a row's window where it begins anew, and else the one token that is new."""
 
-    def __init__(self, model: GPT, batch: int, compiled: bool):
-        self.model, self.starts = model, [-1] * batch
-        self.cache = StaticCache.for_model(model, batch, model.config.context)
+    def __init__(self, model: GPT, batch_size: int, compiled: bool):
+        self.model, self.starts = model, [-1] * batch_size
+        self.cache = StaticCache.for_model(model, batch_size, model.config.context)
         self.decoder = Decoder(model, self.cache, compiled=compiled)
 
     def read(self, text: _Text) -> Float[Tensor, "batch vocab"]:

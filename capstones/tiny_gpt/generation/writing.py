@@ -1,6 +1,7 @@
 """From a prompt to text, as it comes or several at once."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -25,7 +26,7 @@ def stream(
     cache: bool = True,
 ) -> Iterator[str]:
     """What follows a prompt, piece by piece, to the end of the text or before `stop`."""
-    tokens = _rows(checkpoint, prompt, max_new_tokens, sampler, [seed], cache)
+    tokens = _rows(checkpoint, prompt, max_new_tokens, sampler=sampler, seeds=[seed], cache=cache)
     end = checkpoint.tokenizer.end_of_text
     row = (int(column[0]) for column in tokens)
     return until(decode_stream(checkpoint.tokenizer, _before(end, row)), stop)
@@ -42,7 +43,8 @@ def write(
     cache: bool = True,
 ) -> list[str]:
     """What follows a prompt, once for each seed; each is what `stream` gives alone."""
-    columns = list(_rows(checkpoint, prompt, max_new_tokens, sampler, seeds, cache))
+    options = {"sampler": sampler, "seeds": seeds, "cache": cache}
+    columns = list(_rows(checkpoint, prompt, max_new_tokens, **options))
     tokenizer, texts = checkpoint.tokenizer, []
     for i in range(len(seeds)):
         row = _before(tokenizer.end_of_text, (int(column[i]) for column in columns))
@@ -51,13 +53,7 @@ def write(
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A prompt's tokens; of an empty one the token between texts, or a line end.
-
-    Raises
-    ------
-    UserError
-        If the tokenizer cannot express the prompt.
-    """
+    """A prompt's tokens; of an empty one the token between texts, or a line end."""
     try:
         if prompt:
             return tokenizer.encode(prompt).tolist()
@@ -90,23 +86,12 @@ def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
 
 
 def _rows(
-    checkpoint: Checkpoint,
-    prompt: str,
-    max_new_tokens: int,
-    sampler: Sampler,
-    seeds: Sequence[int],
-    cache: bool,
+    checkpoint: Checkpoint, prompt: str, n: int, *, seeds: Sequence[int], **options: Any
 ) -> Iterator[Int[Tensor, "batch"]]:
     tokens, end = prompt_tokens(checkpoint.tokenizer, prompt), checkpoint.tokenizer.end_of_text
-    return generate(
-        checkpoint.model,
-        [tokens] * len(seeds),
-        max_new_tokens,
-        sampler=sampler,
-        stop=() if end is None else (end,),
-        seeds=seeds,
-        cache=cache,
-    )
+    stop = () if end is None else (end,)
+    rows = [tokens] * len(seeds)
+    return generate(checkpoint.model, rows, n, stop=stop, seeds=seeds, **options)
 
 
 def _before(end: int | None, tokens: Iterable[int]) -> Iterator[int]:

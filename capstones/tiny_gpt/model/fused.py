@@ -21,7 +21,7 @@ __all__ = ["FusedBlock", "rotary_table"]
 _attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
-QK_EPS = torch.finfo(torch.float32).eps  # what F.rms_norm adds if it is not told
+QK_EPS = torch.finfo(torch.float32).eps  # what F.rms_norm adds by default
 
 
 def rotary_table(
@@ -57,17 +57,15 @@ class FusedBlock(torch.autograd.Function):
         h = (u2 @ weights[2].t()).clamp_min_(0)
         a = h * h
         out = middle + (a @ weights[3].t()).view_as(x)
-        ctx.save_for_backward(
-            x, mean1, rstd1, u, n, r, q, k, v, heads, lse, o, middle, mean2, rstd2, u2, h, a,
-            cos, sin, *weights,
-        )  # fmt: skip
+        first = (x, mean1, rstd1, u, n, r, q, k, v, heads, lse, o)
+        ctx.save_for_backward(*first, middle, mean2, rstd2, u2, h, a, cos, sin, *weights)
         return out
 
     @staticmethod
     def backward(ctx, g):
         """Gradients of x and the four weights."""
-        (x, mean1, rstd1, u, n, r, q, k, v, heads, lse, o, middle, mean2, rstd2, u2, h, a,
-         cos, sin, w_qkv, w_out, w_up, w_down) = ctx.saved_tensors  # fmt: skip
+        x, mean1, rstd1, u, n, r, q, k, v, heads, lse, o, *rest = ctx.saved_tensors
+        middle, mean2, rstd2, u2, h, a, cos, sin, w_qkv, w_out, w_up, w_down = rest
         batch, seq, d = x.shape
         dtype = w_qkv.dtype
         only_input = (True, False, False)
@@ -77,16 +75,13 @@ class FusedBlock(torch.autograd.Function):
         dh = (narrow @ w_down).mul_(h).mul_(2)  # (relu²)' = 2 relu
         g_up = dh.t() @ u2
         du2 = (dh @ w_up).float().view_as(x)
-        g = g + _layer_norm_backward(
-            du2, middle, (d,), mean2, rstd2, None, None, only_input
-        )[0]  # fmt: skip
+        g = g + _layer_norm_backward(du2, middle, (d,), mean2, rstd2, None, None, only_input)[0]
 
         narrow = g.view(-1, d).to(dtype)
         g_out = narrow.t() @ o
         dheads = (narrow @ w_out).float().view(batch, seq, -1, n.shape[-1]).transpose(1, 2)
-        dq, dk, dv = _attention_backward(
-            dheads, q, k, v.transpose(1, 2), heads, lse, 0.0, True
-        )  # fmt: skip
+        attended = (q, k, v.transpose(1, 2), heads, lse)
+        dq, dk, dv = _attention_backward(dheads, *attended, 0.0, True)
         dturned = torch.cat([dq, dk], 1).transpose(1, 2)
         dn = torch.addcmul((dturned * sin).roll(n.shape[-1] // 2, -1), dturned, cos)
         dot = (dn * n).mean(-1, keepdim=True)
@@ -94,8 +89,6 @@ class FusedBlock(torch.autograd.Function):
         dqkv = torch.cat([dqk, dv.transpose(1, 2)], 2).to(dtype).view(batch * seq, -1)
         g_qkv = dqkv.t() @ u
         du = (dqkv @ w_qkv).float().view_as(x)
-        g = g + _layer_norm_backward(
-            du, x, (d,), mean1, rstd1, None, None, only_input
-        )[0]  # fmt: skip
+        g = g + _layer_norm_backward(du, x, (d,), mean1, rstd1, None, None, only_input)[0]
         wide = [w.float() for w in (g_qkv, g_out, g_up, g_down)]
         return g, *wide, None, None, None, None, None

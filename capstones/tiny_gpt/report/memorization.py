@@ -21,6 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.require import require
+
 __all__ = ["MemorizationReport", "Overlap", "longest_overlaps", "memorization_report"]
 
 
@@ -30,10 +32,6 @@ class Overlap:
 
     Attributes
     ----------
-    sample
-        Which of the samples, counted from 0.
-    length
-        Characters.
     text
         The substring; of several that are as long, the first in the sample.
     where
@@ -49,16 +47,9 @@ class Overlap:
 
 @dataclass(frozen=True)
 class MemorizationReport:
-    """Overlaps of samples with the training text, beside those of text that was not trained on.
+    """Characters that samples share with the training text, beside what unseen text shares.
 
-    Attributes
-    ----------
-    longest, median
-        Over the samples, in characters.
-    held_out_longest, held_out_median
-        The same for pieces of held-out text, as many and as long; None without such text.
-    overlaps
-        One for each sample.
+    The held-out pieces are as many and as long as the samples; None without such text.
     """
 
     longest: int
@@ -71,22 +62,16 @@ class MemorizationReport:
         """Return one line."""
         line = f"longest overlap with the training text {self.longest} characters"
         line += f" (median {self.median:g})"
-        if self.held_out_longest is not None:
-            line += f"; unseen text of the same lengths {self.held_out_longest}"
-            line += f" (median {self.held_out_median:g})"
-        return line
+        if self.held_out_longest is None:
+            return line
+        unseen = f"{self.held_out_longest} (median {self.held_out_median:g})"
+        return f"{line}; unseen text of the same lengths {unseen}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: the numbers, and the longest overlap with its place."""
         longest = max(self.overlaps, key=lambda overlap: overlap.length)
-        return {
-            "longest": self.longest,
-            "median": self.median,
-            "held_out_longest": self.held_out_longest,
-            "held_out_median": self.held_out_median,
-            "text": longest.text,
-            "where": longest.where and list(longest.where),
-        }
+        numbers = {key: value for key, value in vars(self).items() if key != "overlaps"}
+        return {**numbers, "text": longest.text, "where": longest.where and list(longest.where)}
 
 
 def longest_overlaps(samples: Sequence[str], training: Iterable[str]) -> list[Overlap]:
@@ -134,24 +119,15 @@ def memorization_report(
     held_out
         Documents that were not trained on. Their pieces are spread evenly over the documents
         joined together, so they need not be as long as a sample.
-
-    Raises
-    ------
-    ValueError
-        If there is no sample, or less held-out text than one.
     """
-    if not samples:
-        raise ValueError("samples must be at least one text, got none")
+    require(samples, "samples must be at least one text, got none")
     unseen = []
     if held_out is not None:
         text = "".join(held_out)
         for i, sample in enumerate(samples):
             room = len(text) - len(sample)
-            if room < 0:
-                raise ValueError(
-                    f"held_out must have as much text as a sample of {len(sample)} characters, "
-                    f"got {len(text)}"
-                )
+            must = f"held_out must have as much text as a sample of {len(sample)} characters"
+            require(room >= 0, must, len(text))
             start = room * i // max(1, len(samples) - 1)
             unseen.append(text[start : start + len(sample)])
     # Both in one pass: the training text may be a stream, and it is the long part.

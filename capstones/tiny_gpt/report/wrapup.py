@@ -29,21 +29,15 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
     result = evaluate(best.model, data.splits["val"], data.tokenizer)
     texts = []
     if settings.samples:
-        texts = write(
-            best,
-            "",
-            SAMPLE_TOKENS,
-            sampler=Sampler(temperature=0.8),
-            seeds=range(settings.samples),
-        )
+        options = {"sampler": Sampler(temperature=0.8), "seeds": range(settings.samples)}
+        texts = write(best, "", SAMPLE_TOKENS, **options)
     evaluation = result.to_dict()
     if any(texts):
-        told = [text for text in texts if text]
+        written = [text for text in texts if text]
         held_out = list(_texts(data.splits["val"], data.tokenizer))
-        enough = sum(map(len, held_out)) >= max(map(len, told))
-        probe = memorization_report(
-            told, _texts(data.splits["train"], data.tokenizer), held_out if enough else None
-        )
+        enough = sum(map(len, held_out)) >= max(map(len, written))
+        training = _texts(data.splits["train"], data.tokenizer)
+        probe = memorization_report(written, training, held_out if enough else None)
         evaluation["memorization"] = probe.to_dict()
     samples = [{"step": best.step, "prompt": "", "text": text} for text in texts]
     write_atomic(outcome.run / "samples.json", json.dumps(samples, indent=1) + "\n")
@@ -80,8 +74,8 @@ def _validation_losses(run: Path) -> list[float]:
 
 def _facts(outcome: Outcome, best: Checkpoint, result: Evaluation) -> dict[str, str]:
     return {
-        "validation loss": f"{result.nats_per_token:.4f} nats a token (best, at step {best.step})",
-        "perplexity": f"{result.perplexity:.3f} a token",
+        "validation loss": f"{result.nats_per_token:.4f} nats/token (best, at step {best.step})",
+        "perplexity": f"{result.perplexity:.3f} per token",
         "bits per byte": str(result.bits_per_byte),
         "protocol": result.signature,
         "parameters": f"{best.model.n_parameters():,}",

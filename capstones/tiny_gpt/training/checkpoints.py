@@ -4,8 +4,8 @@ A run is a folder::
 
     RUN/
       settings.toml              everything that was chosen
-      log.jsonl                  one line a step, a function of the settings alone: no clock in it
-      timing.jsonl               seconds and tokens a second, which differ from run to run
+      log.jsonl                  one line per step, a function of the settings alone: no clock in it
+      timing.jsonl               seconds and tokens per second, which differ from run to run
       checkpoints/step-00000240  an artifact (`shared.artifacts`): weights, optimizer, tokenizer
       best/                      the checkpoint with the lowest validation loss
       report.html
@@ -28,7 +28,8 @@ from shared import artifacts
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from tiny_gpt.data.tokenizers import Tokenizer, tokenizer_from_bytes
-from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.model.gpt import GPT
 
 __all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "save_checkpoint", "steps_saved"]
 
@@ -37,22 +38,14 @@ STEP = re.compile(r"step-(\d{8})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint.
+    """A verified checkpoint, its model on the CPU and in evaluation mode.
 
     Attributes
     ----------
-    path
-        Its folder.
-    model
-        With its weights, on the CPU, in evaluation mode.
-    tokenizer
-        What turned text into its tokens.
-    step
-        Optimizer steps taken.
     tensors
         Everything else that was saved as a tensor: the optimizers' buffers.
     state
-        Everything else: optimizers' counters, loss scale, guard, settings, validation loss.
+        Everything else: optimizers' counters, loss scale, guard, validation loss.
     """
 
     path: Path
@@ -73,7 +66,7 @@ def save_checkpoint(
     state: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint to `folder`, atomically; arguments as the attributes of `Checkpoint`."""
-    weights = {f"model.{name}": p for name, p in model.named_parameters()}  # a tied head once
+    weights = {f"model.{_stored(name)}": p for name, p in model.named_parameters()}  # tied: once
     files = {
         "config.json": json.dumps(asdict(model.config), indent=1).encode() + b"\n",
         "tokenizer.json": tokenizer.to_bytes(),
@@ -116,21 +109,20 @@ def _model(config: GPTConfig, tensors: dict[str, Tensor]) -> GPT:
     if config.tied:  # each module got an empty tensor of its own
         model.head.weight = model.embed.weight
     if config.positions == "rotary":
-        model.frequencies = model._exact_frequencies()
+        model.frequencies = model.exact_frequencies()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(tensors.pop(f"model.{name}"))
+            p.copy_(tensors.pop(f"model.{_stored(name)}"))
     return model
 
 
-def find_checkpoint(path: Path, *, last: bool = False) -> Path:
-    """The checkpoint that `path` means: itself, or of a run the best (or the last) there is.
+def _stored(name: str) -> str:
+    """A parameter's name on the disk, where older runs have it so."""
+    return name.replace(".out_proj.", ".out.")
 
-    Raises
-    ------
-    ArtifactError
-        If there is none.
-    """
+
+def find_checkpoint(path: Path, *, last: bool = False) -> Path:
+    """The checkpoint that `path` means: itself, or of a run the best (or the last) there is."""
     path = Path(path)
     if (path / artifacts.MANIFEST).exists():
         return path
@@ -149,9 +141,8 @@ def find_checkpoint(path: Path, *, last: bool = False) -> Path:
 
 def best_of(run: Path) -> Path | None:
     """The checkpoint with the lowest validation loss, if there is one."""
-    run = Path(run)
-    here = (run / "best").exists() or (run / ".best.previous").exists()
-    return run / "best" if here else None
+    best = Path(run) / "best"
+    return best if best.exists() or best.with_name(".best.previous").exists() else None
 
 
 def last_of(run: Path) -> Path | None:

@@ -16,8 +16,6 @@ for more than one among many, as in week 16's accumulation.
   state. A block's parameters are gathered when it is computed; gradients are summed over processes
   and sliced at every micro-batch.
 
-    torchrun --standalone --nproc-per-node 2 -m tiny_gpt.cli train --strategy fsdp
-
 Sources: Li et al., "PyTorch distributed" (2020), section 3.2.4, for gradients that are not reduced
 at once; Rajbhandari et al., "ZeRO" (2020), section 5, and Zhao et al., "PyTorch FSDP" (2023),
 section 3, for slices; Liu et al., "Muon is scalable" (2025), section 2.3, for Muon on them.
@@ -25,7 +23,6 @@ section 3, for slices; Liu et al., "Muon is scalable" (2025), section 2.3, for M
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -33,13 +30,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shared.errors import UserError
+from shared.require import require
 from tiny_gpt.data.batches import Batch
 from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import Settings
 from tiny_gpt.training.checkpoints import Checkpoint
 from tiny_gpt.training.optimizers import Optimizers
 from tiny_gpt.training.precision import DTYPES
-from week09.optimizers import Muon
+from week09.muon import Muon
 
 __all__ = ["Copies", "Slices", "World", "join", "optimizers_for"]
 
@@ -49,10 +47,6 @@ class World:
 
     Attributes
     ----------
-    rank, size
-        Which process this is, of how many.
-    device
-        Where it computes.
     independent
         Whether processes do not wait for each other while they accumulate gradients, so that one
         may repeat its part with smaller micro-batches.
@@ -72,10 +66,6 @@ class World:
         """The model as it is called in training."""
         return model
 
-    def synchronized_by_hand(self, computed: nn.Module) -> AbstractContextManager:
-        """Gradients are those of this process until `mean_gradients`."""
-        return nullcontext()
-
     def mean_gradients(
         self, params: list[Tensor], loss: float, tokens: float
     ) -> tuple[float, float]:
@@ -84,7 +74,8 @@ class World:
 
     def agreed(self, dtype: torch.dtype) -> torch.dtype:
         """What the first process chose."""
-        return dtype
+        known = list(DTYPES.values())
+        return known[int(self.broadcast(known.index(dtype)))]
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
@@ -155,11 +146,6 @@ class Copies(World):
             p.grad = piece.view_as(p)
         return weighted / total, total
 
-    def agreed(self, dtype: torch.dtype) -> torch.dtype:
-        """What the first process chose."""
-        known = list(DTYPES.values())
-        return known[int(self.broadcast(known.index(dtype)))]
-
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
         return self._total(flag)[0] > 0
@@ -220,7 +206,7 @@ class Slices(Copies):
     def mean_gradients(
         self, params: list[Tensor], loss: float, tokens: float
     ) -> tuple[float, float]:
-        """The backward pass summed over processes, `accumulate` divided by this one's tokens."""
+        """The backward pass summed over processes, `accumulate` divided by its own tokens."""
         weighted, total = self._total(loss * tokens, tokens)
         torch._foreach_mul_([p.grad.to_local() for p in params], tokens / total)
         return weighted / total, total
@@ -309,33 +295,22 @@ def join(settings: Settings, *, timeout: timedelta = timedelta(minutes=30)) -> W
     timeout
         How long a process waits for another that has stopped answering before it fails; longer
         than the first process evaluates.
-
-    Raises
-    ------
-    UserError
-        If the batch cannot be shared out, or there are fewer GPUs than processes.
     """
     cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     if "RANK" not in os.environ:
         return World(torch.device("cuda" if cuda else "cpu"))
     size, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
-    if settings.batch_size < size:
-        raise UserError(
-            f"batch_size must be at least 1 for each of {size} processes, got {settings.batch_size}"
-        )
+    rows = settings.batch_size
+    must = f"batch_size must be at least 1 for each of {size} processes"
+    require(rows >= size, must, rows, error=UserError)
     # Gathering a block's slices takes all processes, so all must have as many micro-batches.
-    if settings.strategy == "fsdp" and settings.batch_size % size:
-        raise UserError(
-            f"batch_size must be a multiple of the {size} processes for strategy fsdp, "
-            f"got {settings.batch_size}"
-        )
+    must = f"batch_size must be a multiple of the {size} processes for strategy fsdp"
+    require(settings.strategy != "fsdp" or rows % size == 0, must, rows, error=UserError)
     device = torch.device("cpu")
     if cuda:
-        if local >= torch.cuda.device_count():
-            raise UserError(
-                f"device cuda needs a GPU for each process of a machine, got {local + 1} processes "
-                f"or more and {torch.cuda.device_count()} GPUs"
-            )
+        n = torch.cuda.device_count()
+        must = f"device cuda must have a GPU for each process of a machine, {local + 1} or more"
+        require(local < n, must, n, error=UserError)
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)

@@ -1,7 +1,7 @@
 r"""Evaluation: every token of a split predicted exactly once, and a number that says how.
 
 A model sees at most `context` tokens, so a long text is cut into windows; where the cuts lie
-decides how much each token is told, and with it the result. A window of inputs
+decides how much comes before each token, and with it the result. A window of inputs
 $t_b \dots t_{b+L-1}$ predicts $t_{b+1} \dots t_{b+L}$, the last ones of which are scored:
 
 - ``fixed``: windows do not overlap; a token has on average half a context before it. The split is
@@ -28,7 +28,7 @@ for clarity in reporting BLEU scores" (2018), for signatures.
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,20 +37,17 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Float64, Int64
 from torch import nn
 
+from shared.require import require
 from shared.stats import Interval, bootstrap_interval
 from tiny_gpt.data.shards import Split
 from tiny_gpt.data.tokenizers import Tokenizer
 
-__all__ = ["Evaluation", "evaluate", "token_losses", "windows"]
+__all__ = ["Evaluation", "Protocol", "evaluate", "token_losses", "windows"]
 
 VERSION = 1  # of what the numbers mean: raise it when any of them would change
 MIN_DOCUMENTS, BLOCK, MAX_UNITS = 20, 1024, 1000
-NAMES = {
-    torch.float64: "fp64",
-    torch.float32: "fp32",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-}
+NAMES = {torch.float64: "fp64", torch.float32: "fp32"}
+NAMES |= {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
@@ -99,27 +96,11 @@ class Evaluation:
         return {key: _finite(value) for key, value in flat.items()}
 
 
-def evaluate(
-    model: nn.Module,
-    split: Split,
-    tokenizer: Tokenizer,
-    *,
-    context: int | None = None,
-    stride: int | None = None,
-    rolling: bool = False,
-    prefix: int | None = None,
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    limit: int | None = None,
-    interval: bool = True,
-) -> Evaluation:
-    """Evaluate a model on a whole split.
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a split is evaluated.
 
-    The interval resamples documents where there are at least 20, and blocks of at least 1,024
-    consecutive tokens otherwise (of more than 1,000 units, neighbors are joined); the signature
-    says which. There is none for a text of fewer than two blocks.
-
-    Parameters
+    Attributes
     ----------
     context
         Most tokens that a window reads; the model's own if None.
@@ -136,8 +117,68 @@ def evaluate(
         probabilities are computed in float32 and summed in float64.
     limit
         Use only the split's first so many tokens.
+    """
+
+    context: int | None = None
+    stride: int | None = None
+    rolling: bool = False
+    prefix: int | None = None
+    batch_size: int | None = None
+    dtype: torch.dtype = torch.float32
+    limit: int | None = None
+
+    def settled(self, model: nn.Module, split: Split, tokenizer: Tokenizer) -> "Protocol":
+        """With the defaults of a model, a split and its tokenizer filled in, and checked."""
+        longest, vocab_size = model.config.context, model.config.vocab_size
+        n, end = split.n_tokens, tokenizer.end_of_text
+        context = longest if self.context is None else self.context
+        stride = context if self.stride is None else self.stride
+        prefix = end if self.prefix is None else self.prefix
+        batch_size = self.batch_size
+        if batch_size is None:
+            batch_size = max(1, 8192 // max(1, context))
+        require(1 <= context <= longest, f"context must be between 1 and {longest}", context)
+        require(1 <= stride <= context, f"stride must be between 1 and {context}", stride)
+        require(self.limit is None or self.limit >= 2, "limit must be at least 2", self.limit)
+        require(n >= 2, "split must have at least 2 tokens", n)
+        must = f"tokenizer must have at most the model's {vocab_size} ids"
+        require(tokenizer.vocab_size <= vocab_size, must, tokenizer.vocab_size)
+        must = f"prefix must be an id below {vocab_size} where documents stand alone and the "
+        must += f"tokenizer's end of text is {end}"
+        known = prefix is not None and 0 <= prefix < vocab_size
+        require(known or not self.rolling, must, prefix)
+        require(batch_size >= 1, "batch_size must be at least 1", batch_size)
+        must = "dtype must be float32, bfloat16 or float16"
+        require(self.dtype in (torch.float32, torch.bfloat16, torch.float16), must, self.dtype)
+        limit = n if self.limit is None else min(self.limit, n)
+        sizes = {"context": context, "stride": stride, "batch_size": batch_size}
+        return replace(self, **sizes, prefix=prefix, limit=limit)
+
+    def spans(self, split: Split) -> list[tuple[int, int]]:
+        """The stretches of tokens that are scored."""
+        return _documents(split, self.limit) if self.rolling else [(1, self.limit)]
+
+    def name(self) -> str:
+        """As the signature has it."""
+        overlap = self.stride < self.context
+        return "rolling" if self.rolling else "strided" if overlap else "fixed"
+
+
+def evaluate(
+    model: nn.Module, split: Split, tokenizer: Tokenizer, *, interval: bool = True, **protocol: Any
+) -> Evaluation:
+    """Evaluate a model on a whole split.
+
+    The interval resamples documents where there are at least 20, and blocks of at least 1,024
+    consecutive tokens otherwise (of more than 1,000 units, neighbors are joined); the signature
+    says which. There is none for a text of fewer than two blocks.
+
+    Parameters
+    ----------
     interval
         Whether to resample: a tenth of a second or so.
+    protocol
+        What `Protocol` takes.
 
     Raises
     ------
@@ -145,44 +186,32 @@ def evaluate(
         For a size out of range, a split without two tokens or without text, a tokenizer that is
         not the split's or larger than the model's vocabulary, or no prefix where one is needed.
     """
-    how = _settle(model, split, tokenizer, context, stride, rolling, prefix, limit)
-    lengths, n_words = _text(split, tokenizer, how.n)
-    losses = token_losses(
-        model,
-        split,
-        tokenizer,
-        context=context,
-        stride=stride,
-        rolling=rolling,
-        prefix=prefix,
-        batch_size=batch_size,
-        dtype=dtype,
-        limit=limit,
-    )
+    how = Protocol(**protocol).settled(model, split, tokenizer)
+    lengths, n_words = _text(split, tokenizer, how.limit)
+    losses = token_losses(model, split, tokenizer, **protocol)
     # By the plan and not by what is NaN: a model that diverged must not lose its worst tokens.
-    predicted = np.zeros(how.n, dtype=bool)
-    for first, stop in how.spans:
+    predicted = np.zeros(how.limit, dtype=bool)
+    for first, stop in how.spans(split):
         predicted[first:stop] = True
-    sums = np.zeros((2, how.n + 1))  # running sums of nats and bytes: a stretch is a difference
+    sums = np.zeros((2, how.limit + 1))  # running sums of nats and bytes: a stretch is a difference
     np.cumsum(np.where(predicted, losses, 0), dtype=np.float64, out=sums[0, 1:])
     # Bytes of predicted tokens alone: the others would count as known for nothing.
     np.cumsum(np.where(predicted, lengths, 0), out=sums[1, 1:])
     nats, n_bytes, n_tokens = float(sums[0, -1]), int(sums[1, -1]), int(predicted.sum())
-    if n_bytes == 0:
-        raise ValueError("split must hold text, got none in the tokens that are predicted")
+    require(n_bytes > 0, "split must hold text, got none in the tokens that are predicted")
     bits, unit = Interval(nats / n_bytes / math.log(2), math.nan, math.nan, 1), "none"
-    edges, name = _units(np.minimum(split.offsets, how.n), how.n)
+    edges, name = _units(np.minimum(split.offsets, how.limit), how.limit)
     if interval and len(edges) > 2 and math.isfinite(nats):
         bits, unit = _ratio_interval(np.diff(sums[:, edges])), name
-    products = next(model.parameters()).dtype if dtype == torch.float32 else dtype
+    products = next(model.parameters()).dtype if how.dtype == torch.float32 else how.dtype
     parts = [
         "tiny-gpt",
         f"split:{split.name}",
-        f"protocol:{'rolling' if rolling else 'strided' if how.overlap else 'fixed'}",
+        f"protocol:{how.name()}",
         f"context:{how.context}",
-        *([f"stride:{how.stride}"] if how.overlap else []),
-        *([f"prefix:{how.prefix}"] if rolling else []),
-        *([f"limit:{how.n}"] if how.n < split.n_tokens else []),
+        *([f"stride:{how.stride}"] if how.stride < how.context else []),
+        *([f"prefix:{how.prefix}"] if how.rolling else []),
+        *([f"limit:{how.limit}"] if how.limit < split.n_tokens else []),
         f"tokens:{n_tokens}",
         f"dtype:{NAMES.get(products, products)}",
         f"tokenizer:{tokenizer.kind}:{tokenizer.sha256[:6]}",
@@ -202,50 +231,35 @@ def evaluate(
 
 
 def token_losses(
-    model: nn.Module,
-    split: Split,
-    tokenizer: Tokenizer,
-    *,
-    context: int | None = None,
-    stride: int | None = None,
-    rolling: bool = False,
-    prefix: int | None = None,
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    limit: int | None = None,
+    model: nn.Module, split: Split, tokenizer: Tokenizer, **protocol: Any
 ) -> Float32[np.ndarray, " n_tokens"]:
     """Nats of each token of a split; NaN for a token that the protocol does not predict.
 
     Parameters and errors as in `evaluate`. The model is left in the mode it came in, whatever
     happens.
     """
-    how = _settle(model, split, tokenizer, context, stride, rolling, prefix, limit)
-    if batch_size is None:
-        batch_size = max(1, 8192 // how.context)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+    how = Protocol(**protocol).settled(model, split, tokenizer)
+    spans = how.spans(split)
     plan = (
         window
-        for first, stop in how.spans
-        for window in windows(first - 1, stop, how.context, how.stride, reach_back=rolling)
+        for first, stop in spans
+        for window in windows(first - 1, stop, how.context, how.stride, reach_back=how.rolling)
     )
     prefixed: set[int] = set()  # windows that begin here begin with the prefix
-    if rolling:
-        prefixed = {first - 1 for first, _ in how.spans}
+    if how.rolling:
+        prefixed = {first - 1 for first, _ in spans}
         # Windows of one length side by side: what is padded is computed in vain.
         plan = iter(sorted(plan, key=lambda window: window[0] - window[2]))
-    losses = np.full(how.n, np.nan, dtype=np.float32)
+    losses = np.full(how.limit, np.nan, dtype=np.float32)
     device = next(model.parameters()).device
     # Without a type the caller's own autocast would go on: float32 must mean float32.
-    narrow = dtype != torch.float32
-    products = torch.autocast(device.type, dtype=dtype if narrow else None, enabled=narrow)
+    narrow = how.dtype != torch.float32
+    products = torch.autocast(device.type, dtype=how.dtype if narrow else None, enabled=narrow)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), products:
-            while batch := list(itertools.islice(plan, batch_size)):
+            while batch := list(itertools.islice(plan, how.batch_size)):
                 width = max(end - begin for begin, _, end in batch)
                 # Padding lies to the right, where nothing that is scored can see it.
                 tokens = torch.zeros(len(batch), width, dtype=torch.int64)
@@ -293,56 +307,6 @@ def windows(
         first = end
 
 
-@dataclass(frozen=True)
-class _Protocol:
-    """What was asked for, defaults filled in; `spans` are the tokens that are scored."""
-
-    n: int
-    context: int
-    stride: int
-    prefix: int | None
-    spans: list[tuple[int, int]]
-
-    @property
-    def overlap(self) -> bool:
-        return self.stride < self.context
-
-
-def _settle(
-    model: nn.Module,
-    split: Split,
-    tokenizer: Tokenizer,
-    context: int | None,
-    stride: int | None,
-    rolling: bool,
-    prefix: int | None,
-    limit: int | None,
-) -> _Protocol:
-    longest, vocab_size = model.config.context, model.config.vocab_size
-    context = longest if context is None else context
-    stride = context if stride is None else stride
-    prefix = tokenizer.end_of_text if prefix is None else prefix
-    for label, value, high in (("context", context, longest), ("stride", stride, context)):
-        if not 1 <= value <= high:
-            raise ValueError(f"{label} must be between 1 and {high}, got {value}")
-    if limit is not None and limit < 2:
-        raise ValueError(f"limit must be at least 2, got {limit}")
-    if split.n_tokens < 2:
-        raise ValueError(f"split must have at least 2 tokens, got {split.n_tokens}")
-    if tokenizer.vocab_size > vocab_size:
-        raise ValueError(
-            f"tokenizer must have at most the model's {vocab_size} ids, got {tokenizer.vocab_size}"
-        )
-    if rolling and (prefix is None or not 0 <= prefix < vocab_size):
-        raise ValueError(
-            f"prefix must be an id below {vocab_size} where documents stand alone and the "
-            f"tokenizer's end of text is {tokenizer.end_of_text}, got {prefix}"
-        )
-    n = split.n_tokens if limit is None else min(limit, split.n_tokens)
-    spans = _documents(split, n) if rolling else [(1, n)]
-    return _Protocol(n, context, stride, prefix, spans)
-
-
 def _documents(split: Split, n: int) -> list[tuple[int, int]]:
     """Where each document's text starts and stops, its end of text left out, up to token n."""
     stops = split.offsets[1:] - (split.end_of_text is not None)
@@ -356,16 +320,12 @@ def _text(split: Split, tokenizer: Tokenizer, n: int) -> tuple[Int64[np.ndarray,
     lengths, n_words = np.zeros(n, dtype=np.int64), 0
     for (start, stop), size in zip(_documents(split, n), split.document_bytes, strict=False):
         ids = split.read(start, stop)
-        if ids.max(initial=0) >= len(per_id):
-            raise ValueError(
-                f"tokenizer must be the split's, got one of {len(per_id)} ids for id {ids.max()}"
-            )
+        must, largest = "tokenizer must be the split's", ids.max(initial=0)
+        require(largest < len(per_id), must, f"one of {len(per_id)} ids for id {largest}")
         lengths[start:stop] = per_id[ids]
-        whole = stop < n or n == split.n_tokens
-        if whole and (found := lengths[start:stop].sum()) != size:
-            raise ValueError(
-                f"tokenizer must be the split's, got one by which {size} bytes of text are {found}"
-            )
+        whole, found = stop < n or n == split.n_tokens, lengths[start:stop].sum()
+        got = f"one by which {size} bytes of text are {found}"
+        require(not whole or found == size, must, got)
         n_words += len(tokenizer.decode(ids).split())
     return lengths, n_words
 

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from shared.require import require
 from tiny_gpt.data.shards import PreparedData
 from tiny_gpt.settings import Settings
 from tiny_gpt.training.train import Diverged, training_losses
@@ -30,14 +31,10 @@ FARTHEST = 8  # powers of two from where it began
 
 @dataclass(frozen=True)
 class Found:
-    """Where a search ended.
+    """Where a search ended: what the settings' rates are to be multiplied by, and the rates.
 
     Attributes
     ----------
-    factor
-        What the settings' rates are to be multiplied by.
-    lr, matrix_lr
-        The rates themselves.
     flags
         The rates as `tiny-gpt train` takes them.
     losses
@@ -86,21 +83,12 @@ def find_lr(
     steps
         Of a trial; a fifth of the settings' if None. A warm-up is shortened in proportion.
     say
-        Told one line for each trial.
-
-    Raises
-    ------
-    ValueError
-        If a trial would have fewer than 4 steps, or a rate to scale is 0.
-    Diverged
-        If training diverged at every rate.
+        Called with one line for each trial.
     """
     steps = max(4, settings.steps // 5) if steps is None else steps
-    if steps < 4:
-        raise ValueError(f"steps of a trial must be at least 4, got {steps}")
+    require(steps >= 4, "steps of a trial must be at least 4", steps)
     for name in ("lr", "matrix_lr") if settings.optimizer == "muon" else ("lr",):
-        if getattr(settings, name) == 0:
-            raise ValueError(f"{name} must be above 0 to be searched for, got 0")
+        require(getattr(settings, name) > 0, f"{name} must be above 0 to be searched for", 0)
     warmup = settings.warmup_steps * steps // settings.steps
     # A probe of each trial's own might choose another precision for it.
     dtype = "fp32" if settings.dtype == "auto" else settings.dtype
@@ -114,7 +102,7 @@ def find_lr(
             losses = [math.inf]
         last = losses[-max(1, len(losses) // 4) :]
         loss = math.fsum(last) / len(last) if all(map(math.isfinite, last)) else math.inf
-        say(f"{_flags(settings, 2.0**power)}: {loss:.4f} nats a token")
+        say(f"{_flags(settings, 2.0**power)}: {loss:.4f} nats per token")
         return loss
 
     losses = descend(trial)

@@ -9,26 +9,23 @@ from torch import Tensor, nn
 
 from tiny_gpt.settings import Settings
 from week09 import schedules
-from week09.optimizers import AdamW, Muon, Optimizer
+from week09.muon import Muon
+from week09.optimizers import AdamW, Optimizer
 
 __all__ = ["Guard", "Optimizers", "learning_rate"]
 
 
 def learning_rate(settings: Settings, step: int) -> float:
     """The factor of both peak rates at a step: warm-up, then the schedule (week 9)."""
-    steps, first, last = settings.steps, settings.warmup_steps, settings.final_lr
-    if step < first:
-        return schedules.warmup(step + 1, steps=first)
-    if settings.schedule == "constant":
-        return 1.0
+    steps, begin = settings.steps, settings.warmup_steps
+    if step < begin:
+        return schedules.warmup(step + 1, steps=begin)
     if settings.schedule == "wsd":
-        fall = max(1, steps // 5)
-        begin = max(first, steps - fall)
-        if step < begin:
-            return 1.0
-        return schedules.linear(step - begin, steps=steps - begin, final=last)
+        begin = max(begin, steps - max(1, steps // 5))
+    if settings.schedule == "constant" or step < begin:
+        return 1.0
     fall = schedules.cosine if settings.schedule == "cosine" else schedules.linear
-    return fall(step - first, steps=steps - first, final=last)
+    return fall(step - begin, steps=steps - begin, final=settings.final_lr)
 
 
 class Optimizers:
@@ -36,10 +33,6 @@ class Optimizers:
 
     Parameters
     ----------
-    model
-        A `GPT`, plain or wrapped.
-    settings
-        Peak rates and decay.
     dtype
         Precision of Muon's products; torch's own takes bfloat16 always.
 

@@ -263,7 +263,7 @@ def test_wrong_input_is_refused(splits, stream):
 
 
 def test_permutation_is_a_bijection_for_every_size():
-    for size in range(1, 2001):
+    for size in (*range(1, 300), 511, 512, 513, 1023, 1024, 1025, 2000):
         keys = _keys(size, np.full(size, 5), 0)
         found = permuted(np.arange(size), size, keys)
         assert np.array_equal(np.sort(found), np.arange(size)), size

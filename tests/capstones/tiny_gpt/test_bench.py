@@ -44,10 +44,9 @@ def data(tmp_path_factory):
 
 
 def run_of(seed, loss, loop, whole, parameters=800_000):
-    return {
-        "recipe": "x", "seed": seed, "steps": 10, "val_loss": loss, "loop_seconds": loop,
-        "whole_seconds": whole, "n_parameters": parameters,
-    }  # fmt: skip
+    seconds = {"loop_seconds": loop, "whole_seconds": whole}
+    run = {"recipe": "x", "seed": seed, "steps": 10, "val_loss": loss, **seconds}
+    return run | {"n_parameters": parameters}
 
 
 def pair_of(seed, ours, rival=(1.9, 100.0, 110.0)):
@@ -78,10 +77,8 @@ def test_a_ratio_is_of_the_same_turn_and_the_median_over_turns():
 
 
 def test_the_targets_are_those_of_the_benchmark():
-    goals = {
-        (name, t.what): (t.goal, t.stretch) for name, duel in duels.DUELS.items()
-        for t in duel.targets
-    }  # fmt: skip
+    targets = [(name, target) for name, duel in duels.DUELS.items() for target in duel.targets]
+    goals = {(name, t.what): (t.goal, t.stretch) for name, t in targets}
     assert goals[("speed", "loss")][0] == 1.898
     assert (goals[("speed", "loop")][0], goals[("speed", "whole")]) == (20, (12, 25))
     assert goals[("same-size", "loop")] == (5, 10)
@@ -410,12 +407,12 @@ def test_each_ingredient_changes_what_it_says_and_swiglu_is_as_large():
 
 
 def test_changed_changes_and_restores():
-    from tiny_gpt.training import train
+    from tiny_gpt.training import state
 
-    before = train.Batches
+    before = state.Batches
     with ablation.changed(batches="random"):
-        assert train.Batches is ablation.RandomBatches
-    assert train.Batches == before
+        assert state.Batches is ablation.RandomBatches
+    assert state.Batches == before
 
 
 def test_random_batches_are_a_function_of_seed_and_step_and_differ(data):
@@ -468,9 +465,8 @@ def ablation_record():
         common = rng.normal()
         for label, by in shift.items():
             loss = 2 + common + by + 0.01 * rng.normal()
-            rows[f"{label}/{seed}"] = {
-                "label": label, "seed": seed, "val_loss": loss, "n_parameters": 7
-            }  # fmt: skip
+            row = {"label": label, "seed": seed, "val_loss": loss, "n_parameters": 7}
+            rows[f"{label}/{seed}"] = row
     return {"rows": rows}
 
 
@@ -493,9 +489,7 @@ def test_effects_are_paired_and_the_best_alternative_counts():
 # ---- the curve's asymptote
 
 
-@given(
-    st.floats(0.5, 4), st.floats(0.5, 3), st.floats(0.15, 1.5)
-)  # fmt: skip
+@given(st.floats(0.5, 4), st.floats(0.5, 3), st.floats(0.15, 1.5))
 def test_the_fit_finds_a_planted_curve(E, share, alpha):
     step = np.arange(50.0, 2000, 50)
     planted = wikipedia.Curve(E, share * 50**alpha, alpha)
@@ -533,32 +527,20 @@ def test_the_fit_refuses_what_it_cannot_fit_and_bears_a_flat_curve():
 
 
 def full_record():
-    where = {
-        "date": "2026-01-01", "commit": "abc", "cpu": "a CPU", "threads": 2, "cores": 4,
-        "versions": {"torch": "2"}, "quick": False,
-    }  # fmt: skip
+    where = {"date": "2026-01-01", "commit": "abc", "cpu": "a CPU", "threads": 2, "cores": 4}
+    where |= {"versions": {"torch": "2"}, "quick": False}
+    plan = {"recipe": {"context": 64}, "quick": False}
     pairs = [pair_of(seed, (1.85 + 0.01 * seed, 4.0, 10.0)) for seed in range(3)]
-    rows = {
-        name: {
-            "pairs": pairs, "machine": where, "plan": {"recipe": {"context": 64}, "quick": False},
-        }
-        for name in duels.DUELS
-    }  # fmt: skip
+    rows = {name: {"pairs": pairs, "machine": where, "plan": plan} for name in duels.DUELS}
     rows["ngrams"] = {
         "machine": where,
         "lines": [{"order": 4, "val_loss": 1.79, "count_seconds": 1.0, "whole_seconds": 2.0}],
     }
     seconds = {"rival uncached": 4.0, "cached": 1.0, "compiled": 0.5}
-    rows["decoding"] = {
-        "machine": where,
-        "batches": [
-            {
-                "batch": 1, "new_tokens": 256, "seconds": seconds, "best": "compiled",
-                "tokens_per_second": {k: 256 / s for k, s in seconds.items()},
-                "ratio": 8.0, "goal": 5.0, "reached": True,
-            }
-        ],
-    }  # fmt: skip
+    batch = {"batch": 1, "new_tokens": 256, "seconds": seconds, "best": "compiled"}
+    batch |= {"tokens_per_second": {k: 256 / s for k, s in seconds.items()}}
+    batch |= {"ratio": 8.0, "goal": 5.0, "reached": True}
+    rows["decoding"] = {"machine": where, "batches": [batch]}
     lines = [
         {"name": name, "seconds": [1.0, 2.0, 5.0], "val_loss": [3.0, 2.0, 1.9]}
         for name in ("rival", *duels.DUELS)

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.tensors import pack, unpack
 from tiny_gpt.data.batches import Batch
@@ -30,25 +29,15 @@ from tiny_gpt.data.shards import open_data
 from tiny_gpt.data.tokenizers import train_tokenizer
 from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import Settings
-from tiny_gpt.training import checkpoints, sharded, train
+from tiny_gpt.training import checkpoints, train
 from tiny_gpt.training.checkpoints import load_checkpoint, save_checkpoint
 from tiny_gpt.training.distributed import Copies, Slices, World, join, optimizers_for
 from week16.gradient_accumulation import accumulate
 from week16.mixed_precision import LossScaler
 
 VOCABULARY = 19
-SMALL = Settings(
-    n_layers=2,
-    n_heads=2,
-    d_model=16,
-    context=8,
-    batch_size=4,
-    steps=10,
-    device="cpu",
-    dtype="fp32",
-    compile="off",
-    resume="never",
-)
+SIZES = {"n_layers": 2, "n_heads": 2, "d_model": 16, "context": 8, "batch_size": 4, "steps": 10}
+SMALL = Settings(**SIZES, device="cpu", dtype="fp32", compile="off", resume="never")
 # A bias of the keys has no gradient but rounding, of which Adam would make steps: no biases.
 GPT2_ADAMW = replace(SMALL, arch="gpt2", bias=False, optimizer="adamw", lr=3e-3, weight_decay=0.1)
 CASES = {"modern-muon": SMALL, "gpt2-adamw": GPT2_ADAMW}
@@ -134,9 +123,7 @@ class Trainer:
     def gradients(self):
         own = self.world.rows(batch_of(self.step, self.rows))
         size = self.micro or len(own.inputs)
-        pieces = list(train._pieces(own, size))
-        with self.world.synchronized_by_hand(self.computed):
-            loss, tokens = accumulate(self.computed, pieces, loss_sum)
+        loss, tokens = accumulate(self.computed, train.pieces(own, size), loss_sum)
         return self.world.mean_gradients(self.optimizers.params, loss, tokens)
 
     def run(self, steps, clip=0.5):
@@ -339,94 +326,44 @@ def _save_after_four(folder, settings):
     tensors, counters = world.gathered_state(trainer.optimizers)
     state = {"optimizers": counters}
     world.first_only(
-        lambda: save_checkpoint(folder / "whole", plain, tokenizer, 4, tensors=tensors, state=state)
+        lambda: save_checkpoint(folder / "saved", plain, tokenizer, 4, tensors=tensors, state=state)
     )
-    options = {"optimizers": trainer.optimizers, "world": world, "state": {"best_loss": 1.5}}
-    for _ in range(2):  # the second replaces the first
-        sharded.save_sharded(folder / "parts", trainer.model, tokenizer, 4, **options)
     world.leave()
+
+
+def resumed(folder, settings, world):
+    """A trainer whose weights are zero, then those of the checkpoint, then six steps further."""
+    trainer = Trainer(settings, world)
+    with torch.no_grad():
+        for p in trainer.model.parameters():
+            p.zero_()
+    saved = load_checkpoint(folder / "saved")
+    world.load(trainer.model, trainer.optimizers, saved)
+    trainer.step = saved.step
+    return trainer.run(6)
 
 
 def _resume(folder, settings):
     world = joined(settings)
-    difference_of = {}
-    for name in ("whole", "parts"):
-        trainer = Trainer(settings, world)
-        restore(trainer, folder / name)
-        trainer.run(6)
-        weights = trainer.weights()
-        if world.rank == 0:
-            difference_of[name] = difference(weights, alone(settings).run(10).weights())
+    weights = resumed(folder, settings, world).weights()
     world.leave()
-    return difference_of
-
-
-def restore(trainer, folder):
-    model, optimizers, world = trainer.model, trainer.optimizers, trainer.world
-    with torch.no_grad():
-        for p in model.parameters():
-            p.zero_()
-    if folder.name == "whole":
-        saved = load_checkpoint(folder)
-        world.load(model, optimizers, saved)
-        trainer.step = saved.step
-    else:
-        trainer.step, state = sharded.load_sharded(
-            folder, model, optimizers=optimizers, world=world
-        )
-        assert state == {"best_loss": 1.5}
+    return difference(weights, alone(settings).run(10).weights()) if world.rank == 0 else 0.0
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_save_and_one_resumes(case, tmp_path):
     settings = replace(CASES[case], strategy="fsdp")
     in_processes(_save_after_four, tmp_path, settings)
-    straight = alone(settings).run(10).weights()
-    for name in ("whole", "parts"):
-        trainer = alone(settings)
-        restore(trainer, tmp_path / name)
-        assert difference(trainer.run(6).weights(), straight) < 1e-5
-    assert len(list((tmp_path / "parts").glob("shard-*.safetensors"))) == 2
+    trainer = resumed(tmp_path, settings, World(torch.device("cpu")))
+    assert difference(trainer.weights(), alone(settings).run(10).weights()) < 1e-5
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_one_saves_and_two_resume(strategy, tmp_path):
     settings = replace(SMALL, strategy=strategy)
-    _save_after_four_alone(tmp_path, settings)
-    first, _ = in_processes(_resume, tmp_path, settings)
-    assert max(first.values()) < 1e-5
-
-
-def _save_after_four_alone(folder, settings):
     assert "RANK" not in os.environ
-    _save_after_four(folder, settings)
-
-
-def test_a_torn_part_is_named(tmp_path):
-    _save_after_four_alone(tmp_path, SMALL)
-    folder = tmp_path / "parts"
-    trainer = alone(SMALL)
-    (part,) = folder.glob("*.safetensors")
-    good = part.read_bytes()
-    for damage, complaint in (
-        (lambda: part.write_bytes(good[:-1]), rf"{part.name} was altered or is torn"),
-        (lambda: part.write_bytes(good[:-1] + b"\x01"), rf"{part.name} was altered or is torn"),
-        (lambda: (folder / "x.safetensors").write_bytes(good), r"x.safetensors does not belong"),
-        (lambda: part.unlink(), rf"{part.name} is missing"),
-        (lambda: (folder / "MANIFEST.json").write_text("{"), r"MANIFEST.json was altered"),
-        (lambda: (folder / "MANIFEST.json").unlink(), r"there is no checkpoint at"),
-    ):
-        damage()
-        with pytest.raises(ArtifactError, match=complaint):
-            restore(trainer, folder)
-        part.write_bytes(good)
-        (folder / "x.safetensors").unlink(missing_ok=True)
-
-
-def test_another_configuration_is_refused(tmp_path):
-    _save_after_four_alone(tmp_path, SMALL)
-    with pytest.raises(ValueError, match="model must have the configuration of"):
-        restore(alone(replace(SMALL, n_layers=1)), tmp_path / "parts")
+    _save_after_four(tmp_path, settings)
+    assert max(in_processes(_resume, tmp_path, settings)) < 1e-5
 
 
 def _one_dies(folder, how):
@@ -514,7 +451,7 @@ def test_a_run_of_two_equals_a_run_of_one(strategy, text, tmp_path):
 def _interrupted(folder, data, settings):
     if os.environ["RANK"] == "1":  # only the second process hears of it
 
-        class Told(train.Told):
+        class Counting(train.Listener):
             def __init__(self):
                 super().__init__(step=self.count)
 
@@ -522,7 +459,7 @@ def _interrupted(folder, data, settings):
                 if step == 3:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-        outcome = train.train(open_data(data), settings, Told())
+        outcome = train.train(open_data(data), settings, Counting())
     else:
         outcome = train.train(open_data(data), settings)
     if torch.distributed.is_initialized():

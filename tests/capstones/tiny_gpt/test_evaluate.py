@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tiny_gpt.data.shards import ShardWriter, open_data, write_data_manifest
 from tiny_gpt.data.tokenizers import END_OF_TEXT, train_tokenizer
-from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.model.gpt import GPT
 from tiny_gpt.training.evaluate import Evaluation, evaluate, token_losses, windows
 
 CONTEXT = 8
@@ -86,7 +87,7 @@ def in_transformers(model, n_positions):
     names = {
         "attention_norm": "ln_1",
         "qkv": "attn.c_attn",
-        "out": "attn.c_proj",
+        "out_proj": "attn.c_proj",
         "mlp_norm": "ln_2",
         "up": "mlp.c_fc",
         "down": "mlp.c_proj",

@@ -15,15 +15,12 @@ from tiny_gpt.benchmark.windows import windowed_losses
 from tiny_gpt.data.tokenizers import train_tokenizer
 from tiny_gpt.generation.decoder import Decoder
 from tiny_gpt.generation.generate import StaticCache, decode_stream, generate, window_start
-from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.model.gpt import GPT
 from week19.sampling import Sampler, greedy
 
 VOCAB, CONTEXT = 29, 12
-ARCHITECTURES = {
-    "gpt2": {},
-    "llama": {"n_kv_heads": 2},
-    "modern": {},
-}
+ARCHITECTURES = {"gpt2": {}, "llama": {"n_kv_heads": 2}, "modern": {}}
 EVERY = pytest.mark.parametrize("architecture", ARCHITECTURES)
 SAMPLERS = {
     "greedy": greedy,
@@ -267,7 +264,7 @@ def test_nothing_is_left_changed():
         ([[1], []], 1, {}, r"prompts must each hold at least one token"),
         ([[1, VOCAB]], 1, {}, r"prompts must hold tokens below 29, got 29"),
         ([[1, -1]], 1, {}, r"prompts must hold tokens of at least 0, got -1"),
-        ([[1], [2]], 1, {"seeds": [3]}, r"seeds must be one a row, 2, got 1"),
+        ([[1], [2]], 1, {"seeds": [3]}, r"seeds must be one per row, 2, got 1"),
     ],
 )
 def test_wrong_input_is_named_at_once(prompts, new, options, message):
@@ -298,7 +295,8 @@ COMPILED = """
 import torch, warnings
 warnings.simplefilter("error", RuntimeWarning)
 from tiny_gpt.generation.generate import generate
-from tiny_gpt.model.gpt import GPT, GPTConfig
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.model.gpt import GPT
 from week19.sampling import Sampler
 torch.set_num_threads(1)
 g = torch.Generator().manual_seed(0)

@@ -13,17 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from shared.errors import UserError
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
-from tiny_gpt.model.gpt import GPT, GPTConfig
-from tiny_gpt.report import inspection
-from tiny_gpt.report.inspection import (
-    describe,
-    flops_per_token,
-    parameters,
-    show,
-    training_memory,
-    verify,
-)
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.model.gpt import GPT
+from tiny_gpt.report.costs import flops_per_token, parameters, training_memory
+from tiny_gpt.report.describe import describe, parameters_of_run, show
 from tiny_gpt.report.page import write_report
+from tiny_gpt.report.verify import verify
 from tiny_gpt.settings import Settings
 from tiny_gpt.training import checkpoints
 from tiny_gpt.training.optimizers import Optimizers
@@ -153,7 +148,7 @@ def test_weights_gradients_and_buffers_to_the_byte(config, optimizer):
 
 
 def test_a_batch_of_none_is_refused():
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         training_memory(CONFIGS[0], 0)
 
 
@@ -168,7 +163,7 @@ def test_a_run_is_described_by_its_best_checkpoint(run):
     assert (d["kind"], d["steps"], d["checkpoints"]) == ("run", 6, [4, 6])
     assert (d["step"], d["architecture"], d["dtype"]) == (best[1], "modern", "float32")
     assert d["best_loss"] == best[0]
-    assert d["batch"] == 4
+    assert d["batch_size"] == 4
     assert d["parameters"]["total"] == checkpoints.load_checkpoint(run).model.n_parameters()
     assert d["files"]["tensors.safetensors"] == (run / "best/tensors.safetensors").stat().st_size
     assert d["tokenizer"]["kind"] == "byte"
@@ -212,7 +207,7 @@ def test_a_run_before_its_first_checkpoint(run):
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "best")
     assert describe(run)["steps"] == 6
-    assert inspection.parameters_of_run(run) is None
+    assert parameters_of_run(run) is None
 
 
 def test_the_report_of_a_real_run(run):

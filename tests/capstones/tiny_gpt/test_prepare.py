@@ -104,7 +104,7 @@ def test_kept_documents_equal_week_15(tmp_path):
 
 
 def test_recall_against_brute_force_and_no_false_exact(tmp_path):
-    texts = with_copies(320, most_edits=4, seed=1)  # 4 edits leave a similarity of about .5
+    texts = with_copies(200, most_edits=4, seed=1)  # 4 edits leave a similarity of about .5
     _, removed = decided(texts, tmp_path / "a")
     runs = [set(shingles(text).tolist()) for text in texts]
 
@@ -118,7 +118,7 @@ def test_recall_against_brute_force_and_no_false_exact(tmp_path):
         else:
             expected_kept.append(i)
     found = {i for i, *_ in removed}
-    assert len(expected_removed) > 80
+    assert len(expected_removed) > 50
     assert len(found & expected_removed) >= 0.99 * len(expected_removed)
     assert found <= expected_removed  # the texts decide, so nothing is removed by chance
     for i, copy_of, kind, similarity in removed:
@@ -531,10 +531,10 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         "print(peak() - before)"
     )
     text, growth = " ".join(make_texts(1, n_words=3000)), {}
-    for megabytes in (2, 12):
+    for megabytes in (1, 6):
         texts = (f"{i} {text[i % 999 :]}" for i in range(megabytes * 10**6 // len(text)))
         source = write(tmp_path / f"{megabytes}.jsonl", texts)
         command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
         done = subprocess.run(command, capture_output=True, check=True)
         growth[megabytes] = int(done.stdout)  # kB
-    assert growth[12] < 1.5 * growth[2], growth
+    assert growth[6] < 1.5 * growth[1], growth

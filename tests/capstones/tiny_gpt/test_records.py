@@ -1,5 +1,7 @@
 """What the README says of the benchmark is what the committed records say."""
 
+import json
+
 import matplotlib.image
 import pytest
 from enforce import ROOT
@@ -8,8 +10,10 @@ from shared import datasets
 from shared.errors import UserError
 from tiny_gpt.benchmark import ablation, duels, recipes, tables
 from tiny_gpt.benchmark.bench import RECORD
-from tiny_gpt.benchmark.measure import child, read_record
+from tiny_gpt.benchmark.measure import read_record
 from tiny_gpt.data.prepare import prepare
+from tiny_gpt.data.shards import open_data
+from tiny_gpt.training.train import Listener, train
 
 RESULTS = ROOT / "capstones" / "tiny_gpt" / "results"
 
@@ -33,6 +37,10 @@ def test_duels_are_whole_and_of_the_recipes_as_they_are():
     assert duels.rival_is_one({"rows": rows}) is not None
 
 
+class Enough(Exception):
+    """The run has shown what it should."""
+
+
 def test_training_today_follows_the_recorded_curve(tmp_path):
     """What all other tests cannot see: that the whole learns as well as it did."""
     try:
@@ -43,11 +51,22 @@ def test_training_today_follows_the_recorded_curve(tmp_path):
     prepare("tinyshakespeare", tmp_path / "data", **options)
     lines = {line["name"]: line for line in read_record(RECORD)["rows"]["curves"]["lines"]}
     recorded = dict(zip(lines["speed"]["steps"], lines["speed"]["val_loss"], strict=True))
-    changes = {"eval_every": 4 * min(recorded)}
-    options = {"recipe": "speed", "data": tmp_path / "data", "threads": 1}
-    report = child("tiny_gpt.benchmark.recipes:train_recipe", **options, **changes)
-    found = dict(report["evaluated"])
-    assert len(found) >= 4
+    every = 3 * min(recorded)
+    options = {"data": str(tmp_path / "data"), "out": tmp_path / "run", "eval_every": every}
+
+    def stop(step, loss, speed):
+        if step > 2 * every:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(
+            open_data(tmp_path / "data"),
+            recipes.settings_of("speed", **options),
+            Listener(step=stop),
+        )
+    log = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    found = {line["step"]: line["val_loss"] for line in log if "val_loss" in line}
+    assert set(found) == {every, 2 * every}
     # Another machine rounds otherwise, and training magnifies it: as far as seeds differ.
     assert found == pytest.approx({step: recorded[step] for step in found}, abs=0.02)
 

@@ -12,17 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UserError
-from tiny_gpt.report import page as report
-from tiny_gpt.report.page import (
-    WIDTH,
-    Scale,
-    duration,
-    running_mean,
-    series,
-    short,
-    thin,
-    write_report,
-)
+from tiny_gpt.report.describe import read_lines
+from tiny_gpt.report.page import series, write_report
+from tiny_gpt.report.plot import HEIGHT, WIDTH, Scale, duration, running_mean, short, thin
 
 BITS = {"value": 1.7321, "low": 1.7102, "high": 1.7544}
 EVALUATION = {
@@ -126,10 +118,11 @@ def test_everything_of_a_full_run_is_told(tmp_path):
         samples_json=[{"step": 60, "prompt": "The", "text": "The end"}],
     )
     text = page_of(run).text
-    told = ["bits per byte [1.7102, 1.7544]", "1.7321", "split:val|context:64", "61.4k"]
-    told += ["2 min 5 s", "started 2 times", "1 clipped steps", "1 skipped (nan)"]
-    told += ["41", "held-out text itself shares 38", "the quick brown", "modern", "51,234", "312.4"]
-    assert [t for t in told if t not in text] == []
+    parts = ["bits per byte [1.7102, 1.7544]", "1.7321", "split:val|context:64", "61.4k"]
+    parts += ["2 min 5 s", "started 2 times", "1 clipped steps", "1 skipped (nan)"]
+    parts += ["41", "held-out text itself shares 38", "the quick brown", "modern", "51,234"]
+    parts += ["312.4"]
+    assert [t for t in parts if t not in text] == []
 
 
 def test_nothing_is_fetched_and_both_color_schemes_are_there(tmp_path):
@@ -177,7 +170,7 @@ def test_a_lone_surrogate_and_odd_names_do_not_stop_it(tmp_path):
 @pytest.mark.parametrize("tail", ['{"step": 61, "lo', "\0\0\0\0", '{"step": 61, "loss": 1.5}'])
 def test_a_torn_last_line_is_left_out(tmp_path, tail):
     whole = make_run(tmp_path / "run", lines(records()) + tail)
-    steps, _ = series(report.read_lines(whole / "log.jsonl"), "loss")
+    steps, _ = series(read_lines(whole / "log.jsonl"), "loss")
     assert steps[-1] == (61 if tail.endswith("}") else 60)
     page_of(whole)
 
@@ -314,7 +307,7 @@ def test_paths_stay_within_the_plot(tmp_path):
         if name == "d":
             for a, b in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", d):
                 assert 0 <= float(a) <= WIDTH
-                assert 0 <= float(b) <= report.HEIGHT
+                assert 0 <= float(b) <= HEIGHT
 
 
 def test_numbers_and_times_are_short():

@@ -21,29 +21,17 @@ from tiny_gpt.data.batches import Batch
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
 from tiny_gpt.settings import PRESETS, Settings, seconds_of
-from tiny_gpt.training import checkpoints, train
+from tiny_gpt.training import checkpoints, state, stopping, train
 from tiny_gpt.training.checkpoints import load_checkpoint
 from tiny_gpt.training.optimizers import Guard, learning_rate
 from tiny_gpt.training.precision import loss_sum, precision_for
-from tiny_gpt.training.train import Diverged, Told
+from tiny_gpt.training.train import Diverged, Listener
 from week16.mixed_precision import LossScaler
 
 WORDS = ["the", "cat", "saw", "a", "dog", "and", "it", "sat", "on", "mat", "while", "we", "ran"]
-SMALL = Settings(
-    n_layers=1,
-    n_heads=2,
-    d_model=16,
-    context=8,
-    batch_size=4,
-    steps=12,
-    eval_every=5,
-    save_every=1,
-    keep=100,
-    samples=0,
-    dtype="fp32",
-    device="cpu",
-    compile="off",
-)
+SIZES = {"n_layers": 1, "n_heads": 2, "d_model": 16, "context": 8, "batch_size": 4, "steps": 12}
+PLAIN = {"dtype": "fp32", "device": "cpu", "compile": "off", "samples": 0}
+SMALL = Settings(**SIZES, **PLAIN, eval_every=5, save_every=1, keep=100)
 
 
 def sentence(n: int, seed: int) -> str:
@@ -117,14 +105,14 @@ def test_loss_falls_and_without_a_signal_it_does_not(data, tmp_path, monkeypatch
 
     first, last = losses("real")
 
-    class Shuffled(train.Batches):
+    class Shuffled(state.Batches):
         def __call__(self, step):
             batch = super().__call__(step)
             generator = torch.Generator().manual_seed(step)
             order = torch.randperm(batch.targets.numel(), generator=generator)
             return batch._replace(targets=batch.targets.flatten()[order].view_as(batch.targets))
 
-    monkeypatch.setattr(train, "Batches", Shuffled)
+    monkeypatch.setattr(state, "Batches", Shuffled)
     _, control = losses("shuffled")
     counts = torch.bincount(torch.from_numpy(data.splits["train"].read(0, 5000))).double()
     p = counts[counts > 0] / counts.sum()
@@ -168,23 +156,21 @@ def test_padding_is_no_token(documents):
 
 # ---- resume
 
+ADAMW = replace(SMALL, arch="gpt2", optimizer="adamw", lr=1e-2, weight_decay=0.1, clip=0.5)
 CASES = {
     "muon": SMALL,
-    "adamw": replace(
-        SMALL, arch="gpt2", optimizer="adamw", lr=1e-2, weight_decay=0.1, schedule="cosine",
-        warmup_steps=3, clip=0.5, micro_batch_size=3,
-    ),
+    "adamw": replace(ADAMW, schedule="cosine", warmup_steps=3, micro_batch_size=3),
     "dropout": replace(SMALL, dropout=0.3, schedule="wsd"),
     "fp16": replace(SMALL, dtype="fp16", clip=0.3),
     "guard": replace(SMALL, spike_factor=1.01, steps=30, eval_every=8),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def quick_scaler(monkeypatch):
     """Loss scaling that grows every three steps and overflows at once."""
     scaler = partial(LossScaler, 2.0**20, growth_interval=3)
-    monkeypatch.setattr(train, "LossScaler", scaler)
+    monkeypatch.setattr(state, "LossScaler", scaler)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -204,7 +190,7 @@ def test_resumed_at_any_step_gives_the_same_bytes(case, data, tmp_path, quick_sc
     # All steps but the last, and but those at which gradients were refused.
     refused = [line["step"] for line in lines[first - 1 :] if "skipped" in line]
     assert {*saved, *refused} == {*range(first, settings.steps + 1)}
-    for step in saved[:-1]:
+    for step in saved[: -1 : 1 if case == "muon" else 3]:
         out = tmp_path / str(step)
         interrupted_after(straight, step, out)
         outcome = train.train(data, replace(settings, out=out, resume="must", save_every=0))
@@ -218,10 +204,10 @@ def test_saving_and_a_finished_run_change_nothing(data, tmp_path):
     train.train(data, often)
     train.train(data, replace(never, save_every=0))
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    before, told = digests(tmp_path / "a"), []
-    outcome = train.train(data, often, Told(say=told.append))
+    before, said = digests(tmp_path / "a"), []
+    outcome = train.train(data, often, Listener(say=said.append))
     assert outcome.finished
-    assert any("it was finished" in line for line in told)
+    assert any("it was finished" in line for line in said)
     assert digests(tmp_path / "a") == before
 
 
@@ -237,10 +223,10 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on(number, data, tmp_pat
             os.kill(os.getpid(), number)
 
     for step in (5, 9):
-        outcome = train.train(data, settings, Told(step=kill))
+        outcome = train.train(data, settings, Listener(step=kill))
         assert (outcome.step, outcome.finished) == (step, False)
         assert load_checkpoint(checkpoints.folder_of(tmp_path / "run", step)).step == step
-    assert train.train(data, settings, Told(step=kill)).finished
+    assert train.train(data, settings, Listener(step=kill)).finished
     assert signal.getsignal(number) is handler
     assert digests(tmp_path / "run") == digests(tmp_path / "straight")
 
@@ -251,20 +237,20 @@ def test_a_second_ctrl_c_does_not_wait(data, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train.train(data, replace(SMALL, out=tmp_path / "run"), Told(step=kill))
+        train.train(data, replace(SMALL, out=tmp_path / "run"), Listener(step=kill))
 
 
 def test_max_time(data, tmp_path, monkeypatch):
     train.train(data, replace(SMALL, out=tmp_path / "straight"))
     settings = replace(SMALL, out=tmp_path / "run", max_time="60s")
     clock = [0.0]
-    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: clock[0])
 
     def hurry(step, loss, speed):
         clock[0] += 10
 
-    assert train.train(data, settings, Told(step=hurry)).step == 6
-    assert train.train(data, settings, Told(step=hurry)).step == 12
+    assert train.train(data, settings, Listener(step=hurry)).step == 6
+    assert train.train(data, settings, Listener(step=hurry)).step == 12
     assert digests(tmp_path / "run") == digests(tmp_path / "straight")
     none = replace(settings, out=tmp_path / "none", max_time="0")
     assert not train.train(data, none).finished
@@ -272,22 +258,18 @@ def test_max_time(data, tmp_path, monkeypatch):
     assert digests(tmp_path / "none") == digests(tmp_path / "straight")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"lr": 0.5}, {"steps": 13}, {"d_model": 32}, {"seed": 1}, {"batch_size": 5},
-        {"optimizer": "adamw"}, {"dropout": 0.1}, {"eval_every": 4}, {"dtype": "bf16"},
-        {"clip": 1.0}, {"arch": "llama"}, {"data": "elsewhere"},
-    ],
-    ids=lambda change: next(iter(change)),
-)  # fmt: skip
-def test_other_settings_are_refused_by_name(change, data, tmp_path):
+OTHERS = {"lr": 0.5, "steps": 13, "d_model": 32, "seed": 1, "batch_size": 5, "dropout": 0.1}
+OTHERS |= {"optimizer": "adamw", "eval_every": 4, "dtype": "bf16", "clip": 1.0}
+OTHERS |= {"arch": "llama", "data": "elsewhere"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_settings_are_refused_by_name(name, data, tmp_path):
     settings = replace(SMALL, out=tmp_path / "run", steps=2)
     train.train(data, settings)
-    (name,) = change
     before = digests(tmp_path / "run", 2)
     with pytest.raises(UserError, match=rf"^{name} = .* does not fit .* choose another --out"):
-        train.train(data, replace(settings, **change))
+        train.train(data, replace(settings, **{name: OTHERS[name]}))
     assert digests(tmp_path / "run", 2) == before
 
 
@@ -331,11 +313,11 @@ def test_a_run_that_saved_only_its_best_goes_on_from_it(data, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        train.train(data, settings, Told(step=kill))
+        train.train(data, settings, Listener(step=kill))
     assert not checkpoints.steps_saved(run)
     assert load_checkpoint(run).step == 5
     said = []
-    train.train(data, replace(settings, resume="must"), Told(say=said.append))
+    train.train(data, replace(settings, resume="must"), Listener(say=said.append))
     assert any("resumed at step 5 of 12" in line for line in said)
     assert digests(run) == digests(tmp_path / "straight")
 
@@ -347,7 +329,7 @@ def test_one_run_has_one_writer(data, tmp_path):
         with pytest.raises(UserError, match="trained by another process"):
             train.train(data, settings)
 
-    train.train(data, replace(settings, steps=1), Told(step=again))
+    train.train(data, replace(settings, steps=1), Listener(step=again))
 
 
 def test_torn_settings_are_named(data, tmp_path):
@@ -438,7 +420,7 @@ def test_the_best_is_kept_when_validation_gets_worse(data, tmp_path, monkeypatch
     run = tmp_path / "run"
     settings = replace(SMALL, out=run, eval_every=2, save_every=2, keep=1)
     scripted(monkeypatch, [3.0, 2.0, 2.5, 2.2])
-    train.train(data, replace(settings, max_time="100s"), Told(step=stop_at(8)))
+    train.train(data, replace(settings, max_time="100s"), Listener(step=stop_at(8)))
     assert load_checkpoint(run).step == 4
     scripted(monkeypatch, [2.4, 2.1])
     outcome = train.train(data, settings)
@@ -512,7 +494,7 @@ def test_a_checkpoint_is_the_model(arch, data, tmp_path):
 
 def test_half_precision_follows_single(data, tmp_path, monkeypatch):
     """Norms are those of unscaled gradients, so a clip means the same in every format."""
-    monkeypatch.setattr(train, "LossScaler", partial(LossScaler, 2.0**8))
+    monkeypatch.setattr(state, "LossScaler", partial(LossScaler, 2.0**8))
     curves = {}
     for dtype in ("fp32", "fp16", "bf16"):
         out = tmp_path / dtype
@@ -527,11 +509,11 @@ def test_half_precision_follows_single(data, tmp_path, monkeypatch):
 def test_auto_precision_says_why_and_leaves_no_gradient(data, tmp_path):
     said = []
     settings = replace(SMALL, out=tmp_path / "run", dtype="auto", steps=1)
-    train.train(data, settings, Told(say=said.append))
+    train.train(data, settings, Listener(say=said.append))
     assert any("precision" in line and "training step" in line for line in said)
     assert Settings.of_run(tmp_path / "run").dtype in ("fp32", "bf16", "fp16")
-    model = train.GPT(settings.model_config(data.tokenizer.vocab_size))
-    batch = train.Batches(data.splits["train"], context=8, batch_size=4, seed=0)(0)
+    model = state.GPT(settings.model_config(data.tokenizer.vocab_size))
+    batch = state.Batches(data.splits["train"], context=8, batch_size=4, seed=0)(0)
     precision_for("auto", model, batch, torch.device("cpu"))
     assert all(p.grad is None for p in model.parameters())
 
@@ -578,7 +560,7 @@ def test_the_log_holds_the_rate_that_was_used(data, tmp_path):
     assert [x["lr"] for x in lines] == pytest.approx([0.25, 0.5, 0.5, 0.375, 0.25, 0.125])
     # Adam's first step is as long as the rate, nearly.
     first = load_checkpoint(checkpoints.folder_of(tmp_path / "run", 1)).model
-    start = train.GPT(
+    start = state.GPT(
         settings.model_config(data.tokenizer.vocab_size), torch.Generator().manual_seed(0)
     )
     moved = (first.head.weight - start.head.weight).abs().max()
@@ -619,7 +601,7 @@ def test_presets_are_settings(preset):
     [
         ({"lr": -1.0}, "lr must be at least 0, got -1"),
         ({"clip": math.nan}, "clip must be at least 0, got nan"),
-        ({"val_fraction": 1.0}, r"val_fraction must be in \(0, 1\), got 1"),
+        ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1"),
         ({"warmup_steps": 600}, "warmup_steps must be below steps = 600, got 600"),
         ({"max_time": "5x"}, "max_time must be like 90s, 3m or 1.5h, got '5x'"),
         ({"final_lr": 2.0}, "final_lr must be a share of the peak"),
@@ -642,7 +624,7 @@ def test_durations():
 def test_too_little_data_is_told_before_training(tmp_path, data):
     empty = replace(data, splits={"train": data.splits["train"]})
     with pytest.raises(UserError, match="must have 2 tokens of val or more, got 0"):
-        train._check_splits(empty, SMALL)
+        state.check_splits(empty, SMALL)
     with pytest.raises(ValueError, match="must have at least context"):
         train.train(data, replace(SMALL, out=tmp_path / "run", context=100_000))
     assert not (tmp_path / "run" / "settings.toml").exists()
@@ -661,7 +643,7 @@ def test_memory_that_runs_out_halves_the_pieces(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "loss_sum", hungry)
     said = []
-    train.train(data, replace(settings, out=tmp_path / "halved"), Told(say=said.append))
+    train.train(data, replace(settings, out=tmp_path / "halved"), Listener(say=said.append))
     assert [x["loss"] for x in steps_of(tmp_path / "halved")] == [
         x["loss"] for x in steps_of(tmp_path / "one")
     ]

@@ -1,0 +1,228 @@
+"""What is in a run, a checkpoint or prepared data, and what training it costs."""
+
+import json
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from shared.artifacts import MANIFEST, ArtifactError
+from shared.errors import UserError
+from tiny_gpt.data.shards import MANIFEST as DATA_MANIFEST
+from tiny_gpt.data.shards import open_data
+from tiny_gpt.data.tokenizers import Tokenizer
+from tiny_gpt.model.config import GPTConfig
+from tiny_gpt.report.costs import flops_per_token, parameters, training_memory
+from tiny_gpt.training import checkpoints
+from week19.kv_cache import cache_bytes
+
+__all__ = ["describe", "kind_of", "parameters_of_run", "read_lines", "show"]
+
+
+def kind_of(path: Path) -> str:
+    """`data`, `checkpoint` or `run`, found by looking."""
+    path = Path(path)
+    if (path / DATA_MANIFEST).exists():
+        return "data"
+    if (path / MANIFEST).exists() or (path.is_dir() and checkpoints.STEP.fullmatch(path.name)):
+        return "checkpoint"
+    if any((path / name).exists() for name in ("settings.toml", "log.jsonl", "checkpoints")):
+        return "run"
+    raise UserError(f"{path} is neither a run, nor a checkpoint, nor prepared data")
+
+
+def read_lines(path: Path, *, strict: bool = True) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines; a last line that a crash tore is left out.
+
+    Parameters
+    ----------
+    strict
+        Refuse a damaged line before the last one. `timing.jsonl` may have some: a run that is
+        resumed after a crash appends to what is there.
+    """
+    good, torn = [], []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError
+            good.append(value)
+        except ValueError:
+            torn.append(number)
+    end = len(lines) - (not lines[-1])  # the last line, closed by a line end or not
+    if strict and torn and torn[0] < end:
+        raise ArtifactError(f"{path} is damaged: line {torn[0]} is no JSON object")
+    return good
+
+
+def parameters_of_run(run: Path) -> int | None:
+    """Trained numbers of a run's model; None before its first checkpoint."""
+    folders = [run / "best", *(checkpoints.folder_of(run, s) for s in checkpoints.steps_saved(run))]
+    for folder in folders:
+        try:
+            config = GPTConfig(**json.loads((folder / "config.json").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            continue
+        return sum(parameters(config).values())
+    return None
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a run, a checkpoint or a prepared folder holds; sizes in bytes.
+
+    Returns
+    -------
+    dict
+        With `kind` and `path`, and for a checkpoint (a run's best) `step`, `architecture`,
+        `config`, `parameters` by part, `tokenizer`, `dtype`, `flops_per_token`, `memory` and
+        `files`; for a run also `checkpoints`, `steps` and `validation`; for data `splits`, `meta`,
+        `report` and `begins`, the text of the first tokens.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "data":
+        return {"kind": kind, "path": str(path), **_describe_data(path)}
+    if kind == "checkpoint":
+        run = path.parent.parent if checkpoints.STEP.fullmatch(path.name) else path.parent
+        return {"kind": kind, "path": str(path), **_describe_checkpoint(path, run)}
+    found: dict[str, Any] = {"kind": kind, "path": str(path)}
+    log = read_lines(path / "log.jsonl") if (path / "log.jsonl").is_file() else []
+    found["steps"] = max((r["step"] for r in log if "loss" in r), default=0)
+    found["checkpoints"] = checkpoints.steps_saved(path)
+    losses = [(float(r["val_loss"]), r["step"]) for r in log if "val_loss" in r]
+    if losses:
+        best, step = min(losses)
+        found["validation"] = {"loss": best, "step": step, "evaluations": len(losses)}
+    if found["checkpoints"] or checkpoints.best_of(path):
+        found |= _describe_checkpoint(checkpoints.find_checkpoint(path), path)
+    return found
+
+
+def _describe_checkpoint(folder: Path, run: Path) -> dict[str, Any]:
+    checkpoint = checkpoints.load_checkpoint(folder)
+    config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
+    settings, best_loss = _settings(run), checkpoint.state.get("best_loss")
+    rows = settings.get("batch-size", 1)
+    batch_size = min(settings.get("micro-batch-size", rows), rows)
+    parts = parameters(config)
+    forward = flops_per_token(config)
+    return {
+        "checkpoint": str(checkpoint.path),
+        "step": checkpoint.step,
+        "best_loss": None if best_loss is None else float(best_loss),
+        "architecture": settings.get("arch"),
+        "config": asdict(config),
+        "parameters": {**parts, "total": sum(parts.values())},
+        "tokenizer": _tokenizer(tokenizer),
+        "dtype": str(checkpoint.model.embed.weight.dtype).removeprefix("torch."),
+        "flops_per_token": {"forward": forward, "training": 3 * forward},
+        "batch_size": batch_size,
+        "memory": training_memory(
+            config,
+            batch_size,
+            optimizer=settings.get("optimizer", "muon"),
+            recompute=settings.get("checkpoint-activations", False),
+            bytes_each=4 if settings.get("dtype", "fp32") == "fp32" else 2,
+        ),
+        "cache": cache_bytes(
+            **{name: getattr(config, name) for name in ("n_layers", "n_kv_heads", "head_dim")},
+            n_tokens=config.context,
+            bytes_per_number=4,
+        ),
+        "files": _sizes(checkpoint.path),
+    }
+
+
+def _describe_data(folder: Path) -> dict[str, Any]:
+    data = open_data(folder)
+    splits = {
+        name: {
+            "tokens": split.n_tokens,
+            "documents": split.n_documents,
+            "bytes": split.n_bytes,
+            "bytes_per_token": split.n_bytes / max(1, split.n_tokens),
+        }
+        for name, split in data.splits.items()
+    }
+    report = folder / "report.json"
+    first = data.splits.get("train") or next(iter(data.splits.values()), None)
+    return {
+        "splits": splits,
+        "tokenizer": _tokenizer(data.tokenizer),
+        "meta": data.meta,
+        "report": json.loads(report.read_bytes()) if report.is_file() else {},
+        "begins": data.tokenizer.decode(first.read(0, min(64, first.n_tokens))) if first else "",
+        "files": _sizes(folder),
+    }
+
+
+def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {name: getattr(tokenizer, name) for name in ("kind", "vocab_size", "sha256")}
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((run / "settings.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def show(description: dict[str, Any]) -> Group:
+    """A description as tables, for a terminal."""
+    d = description
+    parts: list[Any] = [Text.assemble((d["kind"], "bold"), f" {d['path']}")]
+    plain = {k: v for k, v in d.items() if not isinstance(v, dict) and k not in ("kind", "path")}
+    if plain:
+        parts.append(_rows("", plain))
+    if "splits" in d:
+        table = _table("splits", "", "tokens", "documents", "bytes", "bytes/token")
+        for name, s in d["splits"].items():
+            sizes = (f"{s[k]:,}" for k in ("tokens", "documents", "bytes"))
+            table.add_row(name, *sizes, f"{s['bytes_per_token']:.3f}")
+        parts.append(table)
+    for name, value in d.items():
+        if isinstance(value, dict) and name != "splits" and value:
+            suffix = {
+                "memory": f", bytes, {d.get('batch_size')} sequences at once",
+                "files": ", bytes",
+            }
+            parts.append(_rows(name.replace("_", " ") + suffix.get(name, ""), value))
+    return Group(*parts)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title or None, box=None, pad_edge=False, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _rows(title: str, values: dict[str, Any]) -> Table:
+    table = Table(title=title or None, box=None, title_justify="left", show_header=False)
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(overflow="fold")
+    for key, value in _flat(values).items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            text = f"{value:,}"
+        else:
+            text = f"{value:.5g}" if isinstance(value, float) else str(value)
+        # Text that was read must not be taken for rich's markup.
+        table.add_row(Text(str(key).replace("_", " ")), Text(text))
+    return table
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key} ") if inner else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,142 @@
+"""What the commands have in common: the terminal, the folder of data, the prompt."""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from shared.errors import UserError
+from tiny_gpt.data.text_settings import TextSettings
+from tiny_gpt.settings import Settings
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def prepared(source: str, out: Path, **options: Any) -> None:
+    """Prepare a source, with a bar on a terminal; options as `prepare` takes them."""
+    from tiny_gpt.data.prepare import prepare
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(f"preparing {source}", total=None)
+
+        def progress(stage: str, done: int, total: int | None) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+
+        prepare(source, out, progress=progress, **options)
+
+
+def data_folder(settings: Settings, first: bool = True) -> Path:
+    """The prepared folder that `data` is, or one that is made of it (once) under runs/data."""
+    given = Path(settings.data)
+    if (given / "data.json").exists():
+        return given
+    options = {f.name: getattr(settings, f.name) for f in fields(TextSettings)}
+    facts = json.dumps([settings.data, options, _identity(given)]).encode()
+    key = hashlib.sha256(facts).hexdigest()[:8]
+    folder = settings.out.parent / "data" / f"{slug(settings.data)}-{settings.tokenizer}-{key}"
+    if not (folder / "data.json").exists() and first:
+        prepared(settings.data, folder, **options)
+    elif not first:
+        _wait_for(folder / "data.json")
+    return folder
+
+
+def _identity(source: Path) -> list[Any]:
+    """What changes when a file or folder does."""
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.exists()]
+
+
+def _wait_for(path: Path, seconds: float = 3600.0) -> None:
+    limit = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > limit:
+            raise UserError(f"data {path.parent} was not prepared by the first process in an hour")
+        time.sleep(0.2)
+
+
+def data_of(checkpoint: Path, run: Path) -> Path:
+    """The prepared folder that a run was trained on."""
+    for folder in (run, checkpoint.parent, checkpoint.parent.parent):
+        if (folder / "settings.toml").exists():
+            return data_folder(Settings.of_run(folder))
+    raise UserError(f"data must be given: nothing beside {checkpoint} says what it was trained on")
+
+
+def slug(source: str) -> str:
+    """A source's name as a folder's."""
+    name = Path(source.removeprefix("hf:")).stem or "text"
+    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-") or "text"
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt that was given: as text, in a file, or through a pipe."""
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"file {file} cannot be read ({error})") from error
+    if prompt == "-" or (prompt is None and _is_piped(sys.stdin)):
+        # The line end that echo adds is not meant.
+        return sys.stdin.read().removesuffix("\n")
+    return prompt or ""
+
+
+def _is_piped(stream: Any) -> bool:
+    """Whether something was sent here; a closed stream or a null device sends nothing."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def use_threads(threads: int | None) -> None:
+    """Compute in so many threads; in as many as there are cores if None."""
+    if threads:
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads)
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def training_bar(steps: int, *, shown: bool):
+    """A function to call after each step: a bar on a terminal, now and then a line elsewhere."""
+    if not shown:
+        every = max(1, steps // 10)
+
+        def moved(step: int, loss: float, speed: float) -> None:
+            if step % every == 0 and int(os.environ.get("RANK", "0")) == 0:
+                console.print(f"step {step}/{steps} loss {loss:.3f} {speed:,.0f} tokens/s")
+
+        yield moved
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        tasks = []
+
+        def moved(step: int, loss: float, speed: float) -> None:
+            if not tasks:  # a resumed run's time is not estimated from steps that others took
+                tasks.append(bar.add_task("", total=steps, completed=step - 1, loss=loss, speed=0))
+            bar.update(tasks[0], completed=step, loss=loss, speed=speed)
+
+        yield moved

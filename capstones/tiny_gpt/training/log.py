@@ -1,0 +1,88 @@
+"""What a run writes down: `log.jsonl`, a function of the settings alone, and `timing.jsonl`."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from shared.artifacts import ArtifactError
+from shared.errors import UserError
+
+__all__ = ["Log", "finite"]
+
+
+def finite(value: float) -> float | str:
+    """JSON has no NaN; a log line that says so is better than none."""
+    return value if math.isfinite(value) else str(value)
+
+
+class Log:
+    """`log.jsonl`, the same bytes however often a run was interrupted, and `timing.jsonl`.
+
+    Attributes
+    ----------
+    bytes_written
+        Length of `log.jsonl`, what a resumed run cuts it back to.
+    """
+
+    def __init__(self, run: Path, writes: bool, *, tensorboard: bool = False):
+        self.path, self.writes, self.began = run / "log.jsonl", writes, time.perf_counter()
+        self.bytes_written, self.board = 0, None
+        if not writes:
+            return
+        self._log = self.path.open("ab")
+        self._timing = (run / "timing.jsonl").open("a", encoding="utf-8")
+        self.bytes_written = self._log.tell()
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError("tensorboard must be installed to write its event files") from None
+
+            self.board = SummaryWriter(str(run / "tensorboard"))
+
+    def write(self, line: dict[str, Any], speed: float | None = None) -> None:
+        """One step with its tokens per second, or one evaluation."""
+        if not self.writes:
+            return
+        data = (json.dumps(line) + "\n").encode()
+        self._log.write(data)
+        self.bytes_written += len(data)
+        if speed is not None:
+            seconds = round(time.perf_counter() - self.began, 4)
+            timing = {"step": line["step"], "seconds": seconds}
+            timing["tokens_per_second"] = round(speed, 1)
+            self._timing.write(json.dumps(timing) + "\n")
+        for name, value in line.items() if self.board else ():
+            if name != "step" and isinstance(value, int | float):
+                self.board.add_scalar(name, value, line["step"])
+
+    def truncate(self, n_bytes: int) -> None:
+        """Forget what was written after the checkpoint that is resumed."""
+        if not self.writes:
+            return
+        if (size := self.path.stat().st_size) < n_bytes:
+            raise ArtifactError(
+                f"{self.path} has {size} bytes, fewer than the {n_bytes} that the checkpoint knows "
+                "of; it was cut by something else"
+            )
+        self._log.truncate(n_bytes)
+        self._log.seek(0, os.SEEK_END)
+        self.bytes_written = n_bytes
+
+    def flush(self) -> None:
+        """What a checkpoint counts on is on the disk before it."""
+        if self.writes:
+            self._log.flush()
+            os.fsync(self._log.fileno())
+            self._timing.flush()
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        if self.writes and not self._log.closed:
+            self.flush()
+            for stream in (self._log, self._timing, self.board):
+                if stream:
+                    stream.close()

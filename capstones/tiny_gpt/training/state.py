@@ -1,0 +1,258 @@
+"""Where a run stands: how it begins or goes on, and what a checkpoint keeps of it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shared.artifacts import ArtifactError
+from shared.errors import UserError
+from shared.files import write_atomic
+from tiny_gpt.data.batches import Batches
+from tiny_gpt.data.shards import PreparedData
+from tiny_gpt.model.gpt import GPT
+from tiny_gpt.settings import Settings
+from tiny_gpt.training import checkpoints
+from tiny_gpt.training.distributed import World, optimizers_for
+from tiny_gpt.training.log import Log, finite
+from tiny_gpt.training.optimizers import Guard, Optimizers
+from tiny_gpt.training.precision import NAMES, precision_for
+from week16.mixed_precision import LossScaler
+
+__all__ = ["Diverged", "State", "begin"]
+
+# Settings that do not change what is computed, only for how long, by whom, or where it is written
+# (other threads and devices round differently).
+FREE = {"out", "max_time", "resume", "samples", "keep", "save_every", "tensorboard"}
+FREE |= {"strategy", "threads", "device"}
+
+
+class Diverged(UserError):
+    """So many steps in a row were refused that going on makes no sense."""
+
+    status = 1
+
+
+@dataclass
+class State:
+    """Everything a step reads and changes.
+
+    Attributes
+    ----------
+    computed
+        The model as it is called: compiled, wrapped for several processes.
+    micro_batch_size
+        What memory allows; the setting is an upper bound.
+    stepped, stepping
+        Steps taken by this process, and their seconds.
+    """
+
+    data: PreparedData
+    settings: Settings
+    world: World
+    model: GPT
+    computed: nn.Module
+    optimizers: Optimizers
+    batches: Batches
+    dtype: torch.dtype
+    scaler: LossScaler | None
+    guard: Guard
+    log: Log
+    data_sha256: str
+    step: int = 0
+    saved: int = -1
+    best_loss: float = math.inf
+    micro_batch_size: int | None = None
+    stepped: int = 0
+    stepping: float = 0.0
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return Path(self.settings.out)
+
+    def save(self) -> None:
+        """A checkpoint of this step; older ones than the last `keep` go once it is safe."""
+        plain = self.world.gathered(self.model)
+        self.write(checkpoints.folder_of(self.run, self.step), plain)
+        self.saved = self.step
+        if not self.guard.refused:
+            self.world.first_only(lambda: checkpoints.prune(self.run, self.settings.keep))
+
+    def write(self, folder: Path, plain: GPT) -> None:
+        """All that the run needs to go on, in one folder; `plain` is the whole model."""
+        self.log.flush()  # a resumed run cuts the log to the length that the checkpoint says
+        tensors, counters = self.world.gathered_state(self.optimizers)
+        content: dict[str, Any] = {
+            "optimizers": counters,
+            "guard": self.guard.state(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "best_loss": finite(self.best_loss),
+            "log_bytes": self.log.bytes_written,
+            "tokenizer_sha256": self.data.tokenizer.sha256,
+            "data_sha256": self.data_sha256,
+        }
+        options = {"tensors": tensors, "state": content}
+
+        def write() -> None:
+            if not all(bool(torch.isfinite(p).all()) for p in plain.parameters()):
+                raise Diverged(
+                    f"the weights of step {self.step} are not finite and are not saved; "
+                    f"{self.remedy()}"
+                )
+            checkpoints.save_checkpoint(folder, plain, self.data.tokenizer, self.step, **options)
+
+        self.world.first_only(write)
+
+    def load(self, folder: Path) -> None:
+        """Everything a checkpoint holds, back where it was."""
+        try:
+            saved = checkpoints.load_checkpoint(folder)
+        except ArtifactError as error:
+            back = checkpoints.previous_good(folder)
+            remedy = f"; remove {folder} to go on from there" if back else ""
+            raise ArtifactError(f"{error}{remedy}") from error
+        now = {"tokenizer": self.data.tokenizer.sha256, "data": self.data_sha256}
+        for name, digest in now.items():
+            if saved.state[f"{name}_sha256"] != digest:
+                raise UserError(
+                    f"data {self.settings.data} is not what {self.run} was trained on: the {name} "
+                    "differs; prepare it as it was, or begin a new run in another --out"
+                )
+        self.world.load(self.model, self.optimizers, saved)
+        self.guard.load_state(saved.state["guard"])
+        if self.scaler:
+            self.scaler.load_state_dict(saved.state["scaler"])
+        self.best_loss = float(saved.state["best_loss"])
+        self.step = self.saved = saved.step
+        self.log.truncate(saved.state["log_bytes"])
+
+    def remedy(self) -> str:
+        """What stays of a run that diverged, and what to do."""
+        settings, steps = self.settings, checkpoints.steps_saved(self.run)
+        stays = f"the checkpoint of step {steps[-1]} stays" if steps else "nothing was saved yet"
+        rates = f"lr = {settings.lr:g}"
+        if settings.optimizer == "muon":
+            rates += f" and matrix_lr = {settings.matrix_lr:g}"
+        return f"{stays}. Begin again in another --out with less than {rates}, or with --clip 1"
+
+
+def begin(
+    data: PreparedData, settings: Settings, world: World, say: Callable[[str], None]
+) -> State:
+    """The state of a new run, or of the last checkpoint in its folder."""
+    run = Path(settings.out)
+    last = resumable(run, settings)
+    if last is not None:
+        settings = same_run(run, settings)
+    check_splits(data, settings)
+    generator = torch.Generator().manual_seed(settings.seed)
+    model = GPT(settings.model_config(data.tokenizer.vocab_size), generator).to(world.device)
+    model.checkpoint_blocks = settings.checkpoint_activations
+    names = ("context", "batch_size", "seed", "packing", "document_mask")
+    batches = Batches(data.splits["train"], **{name: getattr(settings, name) for name in names})
+    chosen = precision_for(settings.dtype, model, world.rows(batches(0)), world.device)
+    dtype = world.agreed(chosen.dtype)
+    if settings.dtype == "auto":
+        say(f"precision {chosen.reason}")
+    settings = replace(settings, dtype=NAMES[dtype], compile=_compile(settings, world, say))
+    if last is None:
+        world.first_only(lambda: _write_new(run, settings))
+    epochs = settings.steps / batches.n_windows * settings.batch_size
+    say(
+        f"model {settings.arch}, {model.n_parameters():,} parameters; {settings.steps} steps of "
+        f"{settings.batch_size} x {settings.context} tokens, {epochs:.2g} epochs"
+    )
+    computed = world.wrap(model, settings)
+    state = State(
+        data=data,
+        settings=settings,
+        world=world,
+        model=model,
+        computed=torch.compile(computed) if settings.compile == "on" else computed,
+        optimizers=optimizers_for(model, settings, world, dtype),
+        batches=batches,
+        dtype=dtype,
+        scaler=LossScaler() if dtype == torch.float16 else None,
+        guard=Guard(settings.spike_factor),
+        log=Log(run, world.rank == 0, tensorboard=settings.tensorboard),
+        data_sha256=_digest(data),
+        micro_batch_size=settings.micro_batch_size,
+    )
+    if last is not None:
+        try:
+            state.load(last)
+        except BaseException:
+            state.log.close()
+            raise
+        finished = state.step == settings.steps
+        resumed = f"resumed at step {state.step} of {settings.steps}"
+        say(f"{run}: {'it was finished' if finished else resumed}")
+    return state
+
+
+def check_splits(data: PreparedData, settings: Settings) -> None:
+    """Complain now about what the first evaluation would stumble over after many steps."""
+    for name in ("train", "val"):
+        n = data.splits[name].n_tokens if name in data.splits else 0
+        if n < 2:
+            raise UserError(f"data {settings.data} must have 2 tokens of {name} or more, got {n}")
+
+
+def _digest(data: PreparedData) -> str:
+    """Of everything that was prepared but the report, which holds times."""
+    files = json.loads((data.path / "data.json").read_bytes())["files"]
+    files.pop("report.json", None)
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def resumable(run: Path, settings: Settings) -> Path | None:
+    """The checkpoint to go on from; None for a new run."""
+    if settings.resume == "never" and (run / "settings.toml").exists():
+        raise UserError(f"out {run} holds a run already; choose another folder or --resume auto")
+    # The best one only if no other was saved before the run ended.
+    last = checkpoints.last_of(run) or checkpoints.best_of(run)
+    if settings.resume == "must" and last is None:
+        raise UserError(f"resume must go on from a checkpoint, but {run} holds none")
+    return last
+
+
+def same_run(run: Path, settings: Settings) -> Settings:
+    """The settings of the run that is resumed; a changed one that matters is refused by name."""
+    before = Settings.of_run(run)
+    for name, asked in vars(settings).items():
+        had = getattr(before, name)
+        probed = name in ("dtype", "compile") and asked == "auto"
+        if asked != had and name not in FREE and not probed:
+            raise UserError(
+                f"{name} = {asked} does not fit the run in {run}, which has {name} = {had}; "
+                "choose another --out to begin a new run"
+            )
+    return replace(before, **{name: getattr(settings, name) for name in FREE})
+
+
+def _compile(settings: Settings, world: World, say: Callable[[str], None]) -> str:
+    """Whether compiling pays: it costs about a minute, and halves a step at best."""
+    if settings.compile != "auto":
+        return settings.compile
+    sequences = settings.steps * settings.batch_size
+    long = sequences >= (50_000 if world.device.type == "cuda" else 1_000_000)
+    if long:
+        say(f"compile on: {sequences:,} sequences repay it")
+    return "on" if long else "off"
+
+
+def _write_new(run: Path, settings: Settings) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out {run} cannot be made ({error.strerror})") from error
+    for leftover in ("log.jsonl", "timing.jsonl"):  # of a run that ended before its first save
+        (run / leftover).unlink(missing_ok=True)
+    write_atomic(run / "settings.toml", settings.to_toml())
