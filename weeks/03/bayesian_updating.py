@@ -7,6 +7,14 @@ If the likelihood, as a function of θ, has the same form as the prior, the post
 updating is adding: successes to a, failures to b. Four such families, their predictions for data to
 come, credible intervals, and the confidence intervals and bootstrap that they compete with.
 
+    >>> belief = BetaBinomial(1.0, 1.0).update(successes=7, trials=10)
+    >>> belief, round(belief.mean(), 4)
+    (BetaBinomial(a=8.0, b=4.0), 0.6667)
+    >>> print("{:.3f} {:.3f}".format(*belief.credible_interval(0.9)))
+    0.436 0.865
+    >>> print("{:.3f} {:.3f}".format(*wald_interval(7, 10, 0.9)))
+    0.462 0.938
+
     uv run weeks/03/bayesian_updating.py
 
 Source: Gelman et al., *Bayesian Data Analysis* (3rd ed., 2013), chapters 2 and 3; Brown, Cai &
@@ -23,6 +31,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.require import require
 from week03.special_functions import (
     Number,
     beta_cdf,
@@ -50,8 +59,8 @@ class BetaBinomial:
 
     def update(self, successes: int, trials: int) -> "BetaBinomial":
         """Beta(a + successes, b + failures)."""
-        if not 0 <= successes <= trials:
-            raise ValueError(f"successes must be between 0 and trials = {trials}, got {successes}")
+        inside = 0 <= successes <= trials
+        require(inside, f"successes must be between 0 and trials = {trials}", successes)
         return BetaBinomial(self.a + successes, self.b + trials - successes)
 
     def mean(self) -> float:
@@ -66,8 +75,8 @@ class BetaBinomial:
         self, k: Int[np.ndarray, "*shape"], trials: int
     ) -> Float[np.ndarray, "*shape"]:
         """ln P(k successes in `trials` to come), beta–binomial: θ integrated out."""
-        if ((k < 0) | (k > trials)).any():
-            raise ValueError(f"k must be between 0 and trials = {trials}, got {k.min()}..{k.max()}")
+        inside = ((k >= 0) & (k <= trials)).all()
+        require(inside, f"k must be between 0 and trials = {trials}", k)
         choose = -log_beta(k + 1.0, trials - k + 1.0) - math.log(trials + 1)
         return np.asarray(
             choose + log_beta(k + self.a, trials - k + self.b) - log_beta(self.a, self.b)
@@ -87,8 +96,7 @@ class GammaPoisson:
 
     def update(self, counts: Int[np.ndarray, " n"]) -> "GammaPoisson":
         """Gamma(shape + Σ counts, rate + n)."""
-        if (counts < 0).any():
-            raise ValueError(f"counts must be non-negative, got {counts.min()}")
+        require((counts >= 0).all(), "counts must be non-negative", counts)
         return GammaPoisson(self.shape + float(counts.sum()), self.rate + len(counts))
 
     def mean(self) -> float:
@@ -101,8 +109,7 @@ class GammaPoisson:
 
     def predictive_log_pmf(self, k: Int[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """ln P(next count = k), negative binomial."""
-        if (k < 0).any():
-            raise ValueError(f"k must be non-negative, got {k.min()}")
+        require((k >= 0).all(), "k must be non-negative", k)
         stay = math.log(self.rate / (self.rate + 1))
         choose = log_gamma(k + self.shape) - log_gamma(self.shape) - log_gamma(k + 1.0)
         return np.asarray(choose + self.shape * stay - k * math.log1p(self.rate))
@@ -203,7 +210,7 @@ def clopper_pearson_interval(
     successes: int, trials: int, level: float = 0.95
 ) -> tuple[float, float]:
     """All p that an exact binomial test would not reject: covers at least `level`, often more."""
-    _frequency(successes, trials)
+    _frequency(successes, trials)  # checks the counts
     k, n = successes, trials
     low = 0.0 if k == 0 else _central(lambda x: beta_cdf(x, k, n - k + 1), level, 0.0, 1.0)[0]
     high = 1.0 if k == n else _central(lambda x: beta_cdf(x, k + 1, n - k), level, 0.0, 1.0)[1]
@@ -212,8 +219,7 @@ def clopper_pearson_interval(
 
 def t_interval(x: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
     """Student's interval for a mean."""
-    if len(x) < 2:
-        raise ValueError(f"x must hold at least 2 values, got {len(x)}")
+    require(len(x) >= 2, "x must hold at least 2 values", len(x))
     half = t_quantile(level, len(x) - 1) * float(x.std(ddof=1)) / math.sqrt(len(x))
     return float(x.mean()) - half, float(x.mean()) + half
 
@@ -225,10 +231,8 @@ def bootstrap_statistics(
     n_resamples: int = 2000,
 ) -> Float[np.ndarray, " n_resamples"]:
     """A statistic of resamples with replacement; quantiles of it are the percentile interval."""
-    if len(x) < 1:
-        raise ValueError("x must hold at least 1 value, got 0")
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    require(len(x) >= 1, "x must hold at least 1 value", len(x))
+    require(n_resamples >= 1, "n_resamples must be at least 1", n_resamples)
     return statistic(x[rng.integers(len(x), size=(n_resamples, len(x)))], axis=1)
 
 
@@ -236,8 +240,7 @@ def binomial_coverage(
     interval: Callable[[int, int], tuple[float, float]], p: Float[np.ndarray, " m"], trials: int
 ) -> Float[np.ndarray, " m"]:
     """Probability that the interval contains p, summed over all outcomes: no simulation needed."""
-    if not ((p > 0) & (p < 1)).all():
-        raise ValueError(f"p must lie strictly between 0 and 1, got {p.min()} to {p.max()}")
+    require(((p > 0) & (p < 1)).all(), "p must lie strictly between 0 and 1", p)
     k = np.arange(trials + 1)
     low, high = np.array([interval(int(i), trials) for i in k]).T
     choose = -log_beta(k + 1.0, trials - k + 1.0) - math.log(trials + 1)
@@ -264,19 +267,14 @@ def _normal_quantile(level: float) -> float:
 
 
 def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must be strictly between 0 and 1, got {level}")
+    require(0 < level < 1, "level must be strictly between 0 and 1", level)
 
 
 def _frequency(successes: int, trials: int) -> float:
-    if trials < 1:
-        raise ValueError(f"trials must be at least 1, got {trials}")
-    if not 0 <= successes <= trials:
-        raise ValueError(f"successes must be between 0 and trials = {trials}, got {successes}")
+    require(trials >= 1, "trials must be at least 1", trials)
+    inside = 0 <= successes <= trials
+    require(inside, f"successes must be between 0 and trials = {trials}", successes)
     return successes / trials
-
-
-# ---- the experiment
 
 
 if __name__ == "__main__":

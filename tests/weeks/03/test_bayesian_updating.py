@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import stats
 
 from week03 import bayesian_updating as b
 
@@ -22,6 +22,7 @@ def close(ours, theirs, **tolerance):
 # ---- conjugate families
 
 
+@settings(max_examples=12)
 @given(positive, positive, st.integers(0, 30), st.integers(0, 30), levels)
 def test_beta_binomial(a, c, successes, failures, level):
     posterior = b.BetaBinomial(a, c).update(successes, successes + failures)
@@ -36,18 +37,6 @@ def test_gamma_poisson(shape, rate, counts, level):
     reference = stats.gamma(shape + sum(counts), scale=1 / (rate + len(counts)))
     close(posterior.mean(), reference.mean())
     close(posterior.credible_interval(level), reference.interval(level))
-
-
-def test_posterior_of_a_rate_equals_quadrature():
-    """Prior × likelihood, normalized by numbers only: nothing here knows the answer's form."""
-    counts = np.array([4, 1, 3])
-
-    def f(t):
-        return stats.gamma.pdf(t, 2, scale=1 / 3) * stats.poisson.pmf(counts, t).prod()
-
-    total = integrate.quad(f, 0, 30)[0]
-    mean = integrate.quad(lambda t: t * f(t), 0, 30)[0] / total
-    close(b.GammaPoisson(2.0, 3.0).update(counts).mean(), mean, rtol=1e-7)
 
 
 @given(positive, positive, st.integers(0, 25))
@@ -126,6 +115,7 @@ def test_no_data_changes_nothing():
 # ---- confidence intervals
 
 
+@settings(max_examples=12)
 @given(st.integers(1, 40), st.data(), levels)
 def test_exact_and_wilson_intervals(trials, data, level):
     k = data.draw(st.integers(0, trials))
@@ -134,24 +124,11 @@ def test_exact_and_wilson_intervals(trials, data, level):
     close(b.wilson_interval(k, trials, level), test.proportion_ci(level, "wilson"))
 
 
-def test_exact_interval_of_three_in_ten():
-    close(b.clopper_pearson_interval(3, 10), stats.binomtest(3, 10).proportion_ci(0.95, "exact"))
-    assert b.clopper_pearson_interval(0, 10)[0] == 0
-    assert b.clopper_pearson_interval(10, 10)[1] == 1
-
-
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=9, unique=True), levels)
 def test_t_interval(x, level):
     x = np.array(x, dtype=float)
     reference = stats.t.interval(level, len(x) - 1, x.mean(), stats.sem(x))
     close(b.t_interval(x, level), reference, atol=1e-8)
-
-
-def test_coverage_of_brown_cai_and_dasgupta():
-    """Section 2: at p = 1/2 the 95 % Wald interval is right 95.1 % (n = 17), 91.9 % (n = 40)."""
-    half = np.array([0.5])
-    coverage = [b.binomial_coverage(b.wald_interval, half, n)[0] for n in (17, 40)]
-    np.testing.assert_array_equal(np.round(coverage, 3), [0.951, 0.919])
 
 
 @settings(max_examples=8)
@@ -180,6 +157,10 @@ def test_bootstrap_of_a_mean_equals_all_resamples():
     assert stats.chisquare(seen, 40_000 * counts / 27).pvalue > 1e-6
 
 
+RNG = np.random.default_rng(0)
+X = np.array([0.0])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -194,14 +175,9 @@ def test_bootstrap_of_a_mean_equals_all_resamples():
         (lambda: b.wald_interval(1, 0), "trials must be at least 1, got 0"),
         (lambda: b.wilson_interval(4, 3), "successes must be between 0 and trials = 3, got 4"),
         (lambda: b.t_interval(np.array([1.0])), "x must hold at least 2 values, got 1"),
-        (
-            lambda: b.bootstrap_statistics(np.array([]), np.mean, np.random.default_rng(0)),
-            "x must hold at least 1 value",
-        ),
-        (
-            lambda: b.binomial_coverage(b.wald_interval, np.array([0.0]), 5),
-            "p must lie strictly between 0 and 1",
-        ),
+        (lambda: b.bootstrap_statistics(X, np.mean, RNG, 0), "n_resamples must be at least 1"),
+        (lambda: b.bootstrap_statistics(X[:0], np.mean, RNG), "x must hold at least 1 value"),
+        (lambda: b.binomial_coverage(b.wald_interval, X, 5), "p must lie strictly between 0 and"),
     ],
 )
 def test_bad_input_is_named(call, message):
