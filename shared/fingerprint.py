@@ -39,7 +39,7 @@ def compare(fresh: dict, recorded: dict, *, tolerance: float | None = None) -> l
     Parameters
     ----------
     tolerance
-        Relative; the recorded one if not given. Numbers below 1e-9 count as zero.
+        Relative; the recorded one if not given. A hundredth of it is allowed absolutely.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def compare(fresh: dict, recorded: dict, *, tolerance: float | None = None) -> l
     for name in (name for name in new if name in old):
         allowed = max(recorded["tolerance"], recorded["slack"].get(name, 0.0))
         allowed = allowed if tolerance is None else tolerance
-        if not math.isclose(new[name], old[name], rel_tol=allowed, abs_tol=1e-9):
+        if not math.isclose(new[name], old[name], rel_tol=allowed, abs_tol=allowed / 100):
             found.append(f"{name}: {new[name]:.6g}, recorded {old[name]:.6g} (± {allowed:g})")
     for name, verdict in fresh["verdicts"].items():
         if verdict != recorded["verdicts"].get(name, verdict):

@@ -193,10 +193,11 @@ def curves(
 
 
 def reference_line(axes: Axes, level: float, text: str) -> None:
-    """A dashed level line in the ink of references, its text above its left end."""
+    """A dashed level line in the ink of references, its text above its right end."""
     axes.axhline(level, color=REFERENCE, linestyle="--", linewidth=1)
     place = axes.get_yaxis_transform()
-    axes.text(0.01, level, text, transform=place, color=REFERENCE, fontsize=9, va="bottom")
+    style = {"color": REFERENCE, "fontsize": 9, "va": "bottom", "ha": "right"}
+    axes.text(0.99, level, text, transform=place, **style)
 
 
 def bars(

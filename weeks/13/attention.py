@@ -5,6 +5,12 @@ positive and sum to one, and the output is that average of the values (eq. 1 of 
 
 $$ \mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V . $$
 
+>>> q, k, v = (torch.tensor(x).view(1, 1, -1, 1) for x in ([1.0], [math.log(3), 0.0], [4.0, 8.0]))
+>>> attention_weights(q, k).flatten()  # softmax of (ln 3, 0)
+tensor([0.7500, 0.2500])
+>>> scaled_dot_product_attention(q, k, v).item()
+5.0
+
     uv run weeks/13/attention.py
 
 Vaswani et al. (2017), "Attention is all you need", sections 3.2.1 and 3.2.2; grouped heads:
@@ -15,10 +21,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-LOOK_UP_SYMBOLS, LOOK_UP_PAIRS = 32, 8
+from shared.require import require
 
 # ---- scaled dot-product attention
 
@@ -31,8 +37,8 @@ def causal_mask(
     The queries are the *last* `query_len` positions of the keys, so the same function serves a
     whole sequence (`query_len == key_len`) and one new token beside a cache (`query_len == 1`).
     """
-    if not 0 <= query_len <= key_len:
-        raise ValueError(f"query_len must be between 0 and key_len = {key_len}, got {query_len}")
+    must = f"query_len must be between 0 and key_len = {key_len}"
+    require(0 <= query_len <= key_len, must, query_len)
     query = torch.arange(key_len - query_len, key_len, device=device)
     return torch.arange(key_len, device=device) <= query[:, None]
 
@@ -45,7 +51,7 @@ def attention_weights(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Softmax over the keys of the scaled scores; every row sums to one, or to zero if it is empty.
+    """Softmax over the keys of the scaled scores.
 
     Parameters
     ----------
@@ -63,20 +69,18 @@ def attention_weights(
     Returns
     -------
     weights
-        A query that may attend to nothing gets a row of zeros where a bare softmax gives NaN.
+        Rows sum to one. A query that may attend to nothing gets zeros, a bare softmax's NaN.
     """
     _validate(q, k, mask)
-    key = _repeat_heads(k, q.shape[1])
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = scale * (q @ key.transpose(-2, -1))
+    scores = scale * (q @ _repeat_heads(k, q.shape[1]).transpose(-2, -1))
     if is_causal:
-        causal = causal_mask(q.shape[2], k.shape[2], device=q.device)
-        scores = scores.masked_fill(~causal, -torch.inf)
+        scores = scores.masked_fill(~causal_mask(*scores.shape[2:], q.device), -torch.inf)
     if mask is None:
         return scores.softmax(dim=-1)
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    # exp(-inf - max) is 0/0 in a row of -inf: its scores are made finite before the softmax, so
-    # that the backward pass is finite too, and the row is erased after it.
+    # In a row of -inf, -inf minus the maximum is NaN: its scores are made finite before the
+    # softmax, so that the backward pass is finite too, and the row is erased after it.
     empty = (scores == -torch.inf).all(dim=-1, keepdim=True)
     return scores.masked_fill(empty, 0.0).softmax(dim=-1).masked_fill(empty, 0.0)
 
@@ -86,39 +90,32 @@ def scaled_dot_product_attention(
     k: Float[Tensor, "batch kv_head key dim"],
     v: Float[Tensor, "batch kv_head key value_dim"],
     *,
-    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
     dropout: float = 0.0,
     generator: torch.Generator | None = None,
+    **options,
 ) -> Float[Tensor, "batch head query value_dim"]:
-    """Average of the values under `attention_weights`, which documents the other parameters.
+    """Average of the values under `attention_weights`, which takes the further options (eq. 1).
 
     Parameters
     ----------
     dropout
-        Probability of dropping a weight, applied whenever it is positive: a module passes 0 at
-        evaluation. The kept weights grow by 1/(1 - dropout), so the expectation stays.
+        Probability of dropping a weight: a module passes 0 at evaluation. The kept ones grow by
+        1/(1 - dropout), so the expectation stays.
     generator
         Source of the dropout's randomness; torch's global one if not given.
 
-    References
-    ----------
-    Vaswani et al. (2017), eq. 1. Differs from `F.scaled_dot_product_attention` where queries are
-    fewer than keys: there `is_causal` takes the queries for the *first* positions.
+    Notes
+    -----
+    Differs from `F.scaled_dot_product_attention` where queries are fewer than keys: there
+    `is_causal` takes the queries for the *first* positions.
     """
-    if v.shape[:-1] != k.shape[:-1]:
-        raise ValueError(
-            f"v must have the batch, heads and length of k {tuple(k.shape[:-1])}, "
-            f"got {tuple(v.shape[:-1])}"
-        )
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    weights = attention_weights(q, k, mask=mask, is_causal=is_causal, scale=scale)
+    require(0.0 <= dropout < 1.0, "dropout must be in [0, 1)", dropout)
+    shape = tuple(k.shape[:-1])
+    must = f"v must have the batch, heads and length of k {shape}"
+    require(v.shape[:-1] == k.shape[:-1], must, tuple(v.shape[:-1]))
+    weights = attention_weights(q, k, **options)
     if dropout > 0.0:
-        uniform = torch.rand(
-            weights.shape, generator=generator, device=q.device, dtype=torch.float32
-        )
+        uniform = torch.rand(weights.shape, generator=generator, device=q.device)
         weights = weights * (uniform >= dropout) / (1 - dropout)
     return weights @ _repeat_heads(v, q.shape[1])
 
@@ -130,24 +127,17 @@ def _repeat_heads(x: Tensor, n_heads: int) -> Tensor:
 
 
 def _validate(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
-    if q.shape[-1] != k.shape[-1] or q.shape[0] != k.shape[0]:
-        raise ValueError(
-            f"q and k must agree in batch and dim, got {tuple(q.shape)} and {tuple(k.shape)}"
-        )
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"the heads of q must be a multiple of those of k, got {q.shape[1]} and {k.shape[1]}"
-        )
+    same = q.shape[-1] == k.shape[-1] and q.shape[0] == k.shape[0]
+    require(same, "q and k must agree in batch and dim", tuple(q.shape), tuple(k.shape))
+    heads, kv_heads = q.shape[1], k.shape[1]
+    must = "the heads of q must be a multiple of those of k"
+    require(kv_heads and heads % kv_heads == 0, must, heads, kv_heads)
     if mask is not None:
-        scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-        fits = mask.ndim <= 4 and all(
-            m in (1, s) for m, s in zip(mask.shape[::-1], scores[::-1], strict=False)
-        )
-        if not fits:
-            raise ValueError(
-                "mask must broadcast to (batch, head, query, key) = "
-                f"{scores}, got {tuple(mask.shape)}"
-            )
+        scores = (q.shape[0], heads, q.shape[2], k.shape[2])
+        sides = zip(mask.shape[::-1], scores[::-1], strict=False)
+        fits = mask.ndim <= 4 and all(m in (1, s) for m, s in sides)
+        must = f"mask must broadcast to (batch, head, query, key) = {scores}"
+        require(fits, must, tuple(mask.shape))
 
 
 # ---- several heads
@@ -186,12 +176,11 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        if n_heads < 1 or d_model % n_heads:
-            raise ValueError(f"n_heads must divide d_model = {d_model}, got {n_heads}")
-        if n_kv_heads < 1 or n_heads % n_kv_heads:
-            raise ValueError(f"n_kv_heads must divide n_heads = {n_heads}, got {n_kv_heads}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        divides = n_heads >= 1 and d_model % n_heads == 0
+        require(divides, f"n_heads must divide d_model = {d_model}", n_heads)
+        divides = n_kv_heads >= 1 and n_heads % n_kv_heads == 0
+        require(divides, f"n_kv_heads must divide n_heads = {n_heads}", n_kv_heads)
+        require(0.0 <= dropout < 1.0, "dropout must be in [0, 1)", dropout)
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
         self.head_dim, self.dropout = d_model // n_heads, dropout
         self.q_proj = nn.Linear(d_model, n_heads * self.head_dim, bias=bias)
@@ -205,116 +194,46 @@ class MultiHeadAttention(nn.Module):
         # view then transpose: a view straight to (batch, head, seq, dim) mixes heads with positions
         return x.view(x.shape[0], x.shape[1], n_heads, self.head_dim).transpose(1, 2)
 
-    def _queries_keys(self, x: Tensor, context: Tensor | None, rope: Callable | None):
-        if rope is not None and context is not None:
-            raise ValueError("rope needs queries and keys of one sequence, got a context")
+    def _queries_keys(self, x: Tensor, memory: Tensor | None, rope: Callable | None):
+        must = "rope needs queries and keys of one sequence"
+        require(rope is None or memory is None, must, "a memory")
         q = self._heads(self.q_proj(x), self.n_heads)
-        k = self._heads(self.k_proj(x if context is None else context), self.n_kv_heads)
+        k = self._heads(self.k_proj(x if memory is None else memory), self.n_kv_heads)
         return (q, k) if rope is None else (rope(q), rope(k))
 
     def forward(
         self,
         x: Float[Tensor, "batch query d_model"],
-        context: Float[Tensor, "batch key d_model"] | None = None,
+        memory: Float[Tensor, "batch key d_model"] | None = None,
         *,
-        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
-        is_causal: bool = False,
         rope: Callable[[Tensor], Tensor] | None = None,
+        **options,
     ) -> Float[Tensor, "batch query d_model"]:
-        """Attend from `x` to `context`, or to itself without one.
+        """Attend from `x` to `memory`, or to itself without one.
 
         Parameters
         ----------
-        mask, is_causal
-            As in `attention_weights`.
         rope
             Rotation of queries and keys, (batch, head, seq, dim) to the same.
+        options
+            `mask` and `is_causal`, as in `attention_weights`.
         """
-        q, k = self._queries_keys(x, context, rope)
-        v = self._heads(self.v_proj(x if context is None else context), self.n_kv_heads)
-        heads = scaled_dot_product_attention(
-            q, k, v, mask=mask, is_causal=is_causal, dropout=self.dropout if self.training else 0.0
-        )
+        q, k = self._queries_keys(x, memory, rope)
+        v = self._heads(self.v_proj(x if memory is None else memory), self.n_kv_heads)
+        options["dropout"] = self.dropout if self.training else 0.0
+        heads = scaled_dot_product_attention(q, k, v, **options)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def weights(
         self,
         x: Float[Tensor, "batch query d_model"],
-        context: Float[Tensor, "batch key d_model"] | None = None,
+        memory: Float[Tensor, "batch key d_model"] | None = None,
         *,
-        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
-        is_causal: bool = False,
         rope: Callable[[Tensor], Tensor] | None = None,
+        **options,
     ) -> Float[Tensor, "batch head query key"]:
         """The attention maps that `forward` averages with, before dropout."""
-        q, k = self._queries_keys(x, context, rope)
-        return attention_weights(q, k, mask=mask, is_causal=is_causal)
-
-
-# ---- what it shows
-
-
-class LookUp(nn.Module):
-    """One attention over a small dictionary: asked for a key, answer with its value."""
-
-    def __init__(self, n_symbols: int, dim: int, scale: float | None):
-        super().__init__()
-        self.query, self.key, self.value = (nn.Embedding(n_symbols, dim) for _ in range(3))
-        self.out, self.scale = nn.Linear(dim, n_symbols), scale
-
-    def weights(
-        self, asked: Int[Tensor, "batch asked"], keys: Int[Tensor, "batch pair"]
-    ) -> Float[Tensor, "batch 1 asked pair"]:
-        """Attention of each asked symbol over the stored keys, in one head."""
-        return attention_weights(
-            self.query(asked)[:, None], self.key(keys)[:, None], scale=self.scale
-        )
-
-    def forward(
-        self,
-        asked: Int[Tensor, "batch asked"],
-        keys: Int[Tensor, "batch pair"],
-        values: Int[Tensor, "batch pair"],
-    ) -> Float[Tensor, "batch asked symbol"]:
-        """Logits of the answers."""
-        return self.out(self.weights(asked, keys)[:, 0] @ self.value(values))
-
-
-def train_look_up(
-    steps: int, seed: int, *, dim: int, scale: float | None = None, shuffled: bool = False
-) -> tuple[LookUp, list[float], float]:
-    """Train on random dictionaries; return the model, its losses and its accuracy on new ones."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    model = LookUp(LOOK_UP_SYMBOLS, dim, scale)
-    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
-    for step in range(steps + 1):
-        size = (128, LOOK_UP_SYMBOLS)
-        keys = torch.rand(size, generator=generator).argsort(dim=1)[:, :LOOK_UP_PAIRS]
-        values = torch.randint(LOOK_UP_SYMBOLS, keys.shape, generator=generator)
-        logits = model(keys[:, :1], keys, values)[:, 0]
-        answers = values[:, 0]
-        if step == steps:  # one more batch, never trained on
-            return model, losses, (logits.argmax(dim=-1) == answers).float().mean().item()
-        if shuffled:
-            answers = answers[torch.randperm(len(answers), generator=generator)]
-        loss = nn.functional.cross_entropy(logits, answers)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    raise AssertionError("unreachable")
-
-
-def copy_from_torch(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> MultiHeadAttention:
-    """Load the packed weights of torch's layer into ours (self- or cross-attention)."""
-    weights, biases = theirs.in_proj_weight.chunk(3), theirs.in_proj_bias.chunk(3)
-    with torch.no_grad():
-        for i, layer in enumerate((ours.q_proj, ours.k_proj, ours.v_proj)):
-            layer.weight.copy_(weights[i])
-            layer.bias.copy_(biases[i])
-    ours.out_proj.load_state_dict(theirs.out_proj.state_dict())
-    return ours
+        return attention_weights(*self._queries_keys(x, memory, rope), **options)
 
 
 if __name__ == "__main__":

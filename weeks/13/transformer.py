@@ -6,7 +6,13 @@ $$ x \leftarrow x + \mathrm{Attention}(\mathrm{LN}(x)), \qquad
    x \leftarrow x + \mathrm{FFN}(\mathrm{LN}(x)) ; $$
 
 the paper normalizes after the addition, $x \leftarrow \mathrm{LN}(x + \ldots)$ ("post-norm").
-A one-layer model learns here to write sequences of digits backwards.
+
+>>> model = Transformer(source_vocab=5, target_vocab=7).eval()
+>>> logits = model(torch.tensor([[1, 2, 3, 0]]), torch.tensor([[1, 4]]))  # 0 is padding
+>>> logits.shape
+torch.Size([1, 2, 7])
+>>> greedy_decode(model, torch.tensor([[1, 2, 3, 0]]), bos=1, eos=2, max_len=3).shape[0]
+1
 
     uv run weeks/13/transformer.py
 
@@ -14,18 +20,15 @@ Vaswani et al. (2017), "Attention is all you need", sections 3 and 5; pre-norm: 
 """
 
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from shared.require import require
 from week13.attention import MultiHeadAttention
 from week13.positional_encodings import sinusoidal_encoding
-
-PAD, BOS, EOS, FIRST_DIGIT, N_TOKENS = 0, 1, 2, 3, 13
-SHORTEST, LONGEST = 4, 8
 
 # ---- the blocks
 
@@ -57,12 +60,10 @@ class Residual(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then the feed-forward network.
+    """Self-attention, then the feed-forward network (d_model, n_heads as in the attention).
 
     Parameters
     ----------
-    d_model, n_heads
-        As in `MultiHeadAttention`.
     d_ff
         Width of the feed-forward network; 4 d_model in the paper.
     dropout
@@ -117,46 +118,36 @@ class DecoderLayer(nn.Module):
         return self.residuals[2](x, self.feed_forward)
 
 
-class Encoder(nn.Module):
-    """A stack of `EncoderLayer`s; pre-norm leaves the stream unnormalized, so one norm ends it."""
+class Stack(nn.Module):
+    """Layers in order; pre-norm leaves the stream unnormalized, so one norm ends it."""
+
+    layer: type[nn.Module]
 
     def __init__(self, n_layers: int, d_model: int, *args, norm_first: bool = True, **kwargs):
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(d_model, *args, norm_first=norm_first, **kwargs) for _ in range(n_layers)
-        )
+        options = {**kwargs, "norm_first": norm_first}
+        self.layers = nn.ModuleList(self.layer(d_model, *args, **options) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model) if norm_first else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "batch seq d_model"], mask: Bool[Tensor, "..."] | None = None
+        self, x: Float[Tensor, "batch seq d_model"], *others: Tensor | None
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Run the layers in order."""
+        """The stream after the last layer; the layers all get the same `others`."""
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, *others)
         return self.norm(x)
 
 
-class Decoder(nn.Module):
-    """A stack of `DecoderLayer`s that all read the same memory."""
+class Encoder(Stack):
+    """A stack of `EncoderLayer`s; `forward` takes their mask."""
 
-    def __init__(self, n_layers: int, d_model: int, *args, norm_first: bool = True, **kwargs):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(d_model, *args, norm_first=norm_first, **kwargs) for _ in range(n_layers)
-        )
-        self.norm = nn.LayerNorm(d_model) if norm_first else nn.Identity()
+    layer = EncoderLayer
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch target d_model"],
-        memory: Float[Tensor, "batch source d_model"],
-        mask: Bool[Tensor, "..."] | None = None,
-        memory_mask: Bool[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "batch target d_model"]:
-        """Run the layers in order."""
-        for layer in self.layers:
-            x = layer(x, memory, mask, memory_mask)
-        return self.norm(x)
+
+class Decoder(Stack):
+    """A stack of `DecoderLayer`s that all read the same memory; `forward` takes it and masks."""
+
+    layer = DecoderLayer
 
 
 def padding_mask(tokens: Int[Tensor, "batch seq"], pad: int) -> Bool[Tensor, "batch 1 1 seq"]:
@@ -198,10 +189,9 @@ class Transformer(nn.Module):
         pad: int = 0,
     ):
         super().__init__()
-        if n_layers < 1:
-            raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-        if not 0 <= pad < min(source_vocab, target_vocab):
-            raise ValueError(f"pad must be a token id of both vocabularies, got {pad}")
+        require(n_layers >= 1, "n_layers must be at least 1", n_layers)
+        known = 0 <= pad < min(source_vocab, target_vocab)
+        require(known, "pad must be a token id of both vocabularies", pad)
         self.d_model, self.pad = d_model, pad
         sizes = {"n_heads": n_heads, "d_ff": 4 * d_model if d_ff is None else d_ff}
         options = {**sizes, "dropout": dropout, "norm_first": norm_first}
@@ -268,8 +258,7 @@ def cross_entropy(
     ----------
     Szegedy et al. (2016), section 7; Vaswani et al. (2017), section 5.4.
     """
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    require(0.0 <= label_smoothing < 1.0, "label_smoothing must be in [0, 1)", label_smoothing)
     log_p = logits.log_softmax(dim=-1)
     nll = -log_p.gather(-1, target[..., None])[..., 0]
     loss = (1 - label_smoothing) * nll - label_smoothing * log_p.mean(dim=-1)
@@ -290,8 +279,7 @@ def greedy_decode(
 
     Runs the model as it stands: call `model.eval()` first.
     """
-    if max_len < 1:
-        raise ValueError(f"max_len must be at least 1, got {max_len}")
+    require(max_len >= 1, "max_len must be at least 1", max_len)
     memory = model.encode(source)
     tokens = source.new_full((len(source), 1), bos)
     done = torch.zeros(len(source), dtype=torch.bool, device=source.device)
@@ -303,143 +291,6 @@ def greedy_decode(
         if done.all():
             break
     return tokens[:, 1:]
-
-
-# ---- what it shows
-
-
-def reversal_batch(
-    n: int, generator: torch.Generator, *, extra_padding: int = 0
-) -> tuple[Int[Tensor, "n source"], Int[Tensor, "n target"]]:
-    """Sequences of 4 to 8 digits, and the same backwards; both end with EOS, then padding."""
-    lengths = torch.randint(SHORTEST, LONGEST + 1, (n, 1), generator=generator)
-    digits = torch.randint(FIRST_DIGIT, N_TOKENS, (n, LONGEST), generator=generator)
-    position = torch.arange(LONGEST)
-    backwards = digits.gather(1, (lengths - 1 - position).clamp(min=0))
-    source = torch.full((n, LONGEST + 1 + extra_padding), PAD)
-    target = torch.full((n, LONGEST + 2), PAD)
-    target[:, 0] = BOS
-    for tokens, start, row in ((source, 0, digits), (target, 1, backwards)):
-        tokens[:, start : start + LONGEST] = row.masked_fill(position >= lengths, PAD)
-        tokens.scatter_(1, lengths + start, EOS)
-    return source, target
-
-
-class WithoutPaddingMask(Transformer):
-    """The classic mistake: padding is attended to as if it were text."""
-
-    def keep(self, tokens: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch 1 1 seq"]:
-        """Everything."""
-        return torch.ones_like(tokens, dtype=torch.bool)[:, None, None, :]
-
-
-def train_reversal(
-    steps: int, seed: int, *, kind: type[Transformer] = Transformer, shuffled: bool = False
-) -> tuple[Transformer, list[float]]:
-    """Train one layer with one head on reversal; return it and its losses."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = kind(N_TOKENS, N_TOKENS, d_model=64, n_heads=1, n_layers=1, pad=PAD)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.1)
-    losses = []
-    for _ in range(steps):
-        source, target = reversal_batch(64, generator)
-        if shuffled:
-            target = target[torch.randperm(len(target), generator=generator)]
-        loss = cross_entropy(model(source, target[:, :-1]), target[:, 1:], pad=PAD)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    return model.eval(), losses
-
-
-def exact_match(model: Transformer, seed: int, *, extra_padding: int = 0, n: int = 500) -> float:
-    """Share of new sequences that greedy decoding gets right to the last token."""
-    generator = torch.Generator().manual_seed(1000 + seed)
-    source, target = reversal_batch(n, generator, extra_padding=extra_padding)
-    output = greedy_decode(model, source, bos=BOS, eos=EOS, max_len=LONGEST + 1)
-    wanted = target[:, 1 : output.shape[1] + 1]
-    return (output == wanted).all(dim=1).float().mean().item()
-
-
-@torch.no_grad()
-def cross_attention_map(
-    model: Transformer, source: Int[Tensor, "1 source"], target: Int[Tensor, "1 target"]
-) -> Float[Tensor, "target source"]:
-    """Weights of the first layer's first head, a row a target token."""
-    layer, memory = model.decoder.layers[0], model.encode(source)
-    x = model._embed(target, model.target_embedding)
-    x = layer.residuals[0](x, lambda h: layer.self_attention(h, is_causal=True))
-    x = layer.residuals[1].norm(x) if layer.residuals[1].norm_first else x
-    return layer.cross_attention.weights(x, memory, mask=model.keep(source))[0, 0]
-
-
-# ---- against torch
-
-
-def torch_names(model: Transformer, pick: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Encoder and decoder as a state dict of nn.Transformer; `pick` takes weight or gradient."""
-    state = {}
-    for stack in ("encoder", "decoder"):
-        ours = getattr(model, stack)
-        for i, layer in enumerate(ours.layers):
-            name = f"{stack}.layers.{i}."
-            attentions = {"self_attn": layer.self_attention}
-            if stack == "decoder":
-                attentions["multihead_attn"] = layer.cross_attention
-            for kind in ("weight", "bias"):
-                for key, a in attentions.items():
-                    packed = [pick(getattr(p, kind)) for p in (a.q_proj, a.k_proj, a.v_proj)]
-                    state[f"{name}{key}.in_proj_{kind}"] = torch.cat(packed)
-                    state[f"{name}{key}.out_proj.{kind}"] = pick(getattr(a.out_proj, kind))
-                for j, linear in ((1, layer.feed_forward[0]), (2, layer.feed_forward[3])):
-                    state[f"{name}linear{j}.{kind}"] = pick(getattr(linear, kind))
-                for j, residual in enumerate(layer.residuals, start=1):
-                    state[f"{name}norm{j}.{kind}"] = pick(getattr(residual.norm, kind))
-        for key, parameter in ours.norm.named_parameters():
-            state[f"{stack}.norm.{key}"] = pick(parameter)
-    return state
-
-
-class TorchTransformer(nn.Module):
-    """nn.Transformer with the weights, embeddings and positions of ours."""
-
-    def __init__(self, ours: Transformer, n_heads: int, d_ff: int, norm_first: bool):
-        super().__init__()
-        n_layers = len(ours.encoder.layers)
-        with warnings.catch_warnings():  # about a fast path that is not wanted here
-            warnings.filterwarnings("ignore", message="enable_nested_tensor")
-            self.stacks = nn.Transformer(
-                ours.d_model, n_heads, n_layers, n_layers, d_ff, dropout=0.0, batch_first=True,
-                norm_first=norm_first,
-            )  # fmt: skip
-        if not norm_first:  # torch ends post-norm stacks with a second norm; the paper does not
-            self.stacks.encoder.norm = self.stacks.decoder.norm = None
-        self.stacks.load_state_dict(torch_names(ours, lambda p: p.detach()))
-        self.source = nn.Embedding.from_pretrained(ours.source_embedding.weight.clone(), False)
-        self.target = nn.Embedding.from_pretrained(ours.target_embedding.weight.clone(), False)
-
-    def forward(
-        self, source: Int[Tensor, "batch source"], target: Int[Tensor, "batch target"]
-    ) -> Float[Tensor, "batch target symbol"]:
-        """Logits of the next target token."""
-        d = self.target.weight.shape[1]
-        causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1]) < 0
-        embedded = [
-            d**0.5 * table(tokens) + sinusoidal_encoding(tokens.shape[1], d)
-            for table, tokens in ((self.source, source), (self.target, target))
-        ]
-        x = self.stacks(
-            *embedded, tgt_mask=causal, src_key_padding_mask=source == PAD,
-            tgt_key_padding_mask=target == PAD, memory_key_padding_mask=source == PAD,
-        )  # fmt: skip
-        return x @ self.target.weight.T
-
-
-# ---- figures
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from shared.require import require
-from week09.optimizers import AdamW, Muon
+from week09.muon import Muon
+from week09.optimizers import AdamW
 from week13.attention import scaled_dot_product_attention
 from week13.positional_encodings import apply_rope
 

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from week13.attention import attention_weights, causal_mask
+from week13.evidence.positional_encodings import SCHEMES, CharacterModel
 from week13.positional_encodings import (
-    SCHEMES,
-    CharacterModel,
     LearnedPositions,
     RelativePositionBias,
     alibi_bias,
@@ -81,9 +80,12 @@ def test_rope_interleaved_equals_gptj_and_a_phase():
 
 
 @given(
-    half=st.integers(1, 6), seq=st.integers(1, 6), shift=st.integers(0, 3000),
-    pairing=st.sampled_from(["half", "interleaved"]), seed=st.integers(0, 99),
-)  # fmt: skip
+    half=st.integers(1, 6),
+    seq=st.integers(1, 6),
+    shift=st.integers(0, 3000),
+    pairing=st.sampled_from(["half", "interleaved"]),
+    seed=st.integers(0, 99),
+)
 def test_rope_depends_on_the_distance_alone_and_keeps_lengths(half, seq, shift, pairing, seed):
     q, k = normal(1, 2, seq, 2 * half, seed=seed), normal(1, 2, seq, 2 * half, seed=seed + 1)
     options = {"frequencies": exact(2 * half), "pairing": pairing}
@@ -144,9 +146,10 @@ def test_alibi_of_the_paper():
 
 
 @given(
-    distances=st.lists(st.integers(-100_000, 100_000), max_size=30), bidirectional=st.booleans(),
+    distances=st.lists(st.integers(-100_000, 100_000), max_size=30),
+    bidirectional=st.booleans(),
     options=st.sampled_from([(32, 128), (8, 20), (16, 64), (4, 9)]),
-)  # fmt: skip
+)
 def test_buckets_equal_t5(distances, bidirectional, options):
     from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -172,7 +175,7 @@ def test_relative_bias_is_one_number_a_distance():
 def test_learned_positions_end():
     positions = LearnedPositions(5, 3)
     assert torch.equal(positions(2, offset=3), positions.table[3:])
-    with pytest.raises(ValueError, match=r"max_len = 5\), got 3 to 5"):
+    with pytest.raises(ValueError, match=r"context = 5\), got 3 to 5"):
         positions(3, offset=3)
 
 
@@ -207,7 +210,7 @@ def test_causal_mask_agrees_with_positions():
         (lambda: alibi_bias(2, 3, 2), "query_len must be between 0 and key_len = 2, got 3"),
         (lambda: relative_position_bucket(torch.arange(2), n_buckets=6), "multiple of 4, got 6"),
         (lambda: relative_position_bucket(torch.arange(2), max_distance=8), "must exceed 8"),
-        (lambda: LearnedPositions(0, 3), "max_len must be at least 1"),
+        (lambda: LearnedPositions(0, 3), "context must be at least 1"),
     ],
 )
 def test_wrong_input(call, match):

@@ -6,23 +6,24 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from week13.transformer import (
+from week13.evidence.reversal import (
     BOS,
     EOS,
     LONGEST,
     N_TOKENS,
     PAD,
+    WithoutPaddingMask,
+    reversal_batch,
+    train_reversal,
+)
+from week13.evidence.transformer import TorchTransformer, torch_names
+from week13.transformer import (
     DecoderLayer,
     EncoderLayer,
-    TorchTransformer,
     Transformer,
-    WithoutPaddingMask,
     cross_entropy,
     greedy_decode,
     padding_mask,
-    reversal_batch,
-    torch_names,
-    train_reversal,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -88,9 +89,12 @@ def test_one_layer_equals_torch(kind, norm_first):
 
 
 @given(
-    n=st.integers(1, 5), length=st.integers(1, 6), vocab=st.integers(2, 9),
-    smoothing=st.sampled_from([0.0, 0.1, 0.5]), seed=st.integers(0, 99),
-)  # fmt: skip
+    n=st.integers(1, 5),
+    length=st.integers(1, 6),
+    vocab=st.integers(2, 9),
+    smoothing=st.sampled_from([0.0, 0.1, 0.5]),
+    seed=st.integers(0, 99),
+)
 def test_loss_equals_torch(n, length, vocab, smoothing, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(n, length, vocab, generator=generator, dtype=torch.float64)

@@ -1,22 +1,26 @@
-"""Checks, claims and figures of positional_encodings."""
+"""The encodings against transformers and closed forms; then train short, test long."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from shared import datasets, plots
 from shared.study import PositiveInt, Run
-from week13.attention import attention_weights
+from week13.attention import MultiHeadAttention, attention_weights
 from week13.positional_encodings import (
-    SCHEMES,
+    LearnedPositions,
+    RelativePositionBias,
     alibi_bias,
     apply_rope,
-    bits_by_position,
     relative_position_bucket,
     rope_frequencies,
     sinusoidal_encoding,
 )
+
+SCHEMES = ("none", "learned", "sinusoidal", "RoPE", "ALiBi", "T5 bias")
 
 
 def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
@@ -29,139 +33,198 @@ def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
     seeds
         Models of each encoding.
     """
-    _check_rope(run)
-    _check_biases(run)
-    steps, seeds = run.budget(quick=8, default=300), run.budget(quick=1, default=seeds)
-    characters = datasets.pydocs_text()
+    check_rope(run)
+    check_sinusoids(run)
+    check_biases(run)
+    steps, seeds = run.budget(quick=3, default=300), run.budget(quick=2, default=seeds)
+    characters = datasets.pydocs_text()[: run.budget(quick=20_000, default=None)]
     index = {c: i for i, c in enumerate(sorted(set(characters)))}
     text = torch.tensor([index[c] for c in characters])
-    text = text[: run.budget(quick=20_000, default=len(text))]
-    bits = {scheme: [] for scheme in SCHEMES}
-    for scheme in run.progress(SCHEMES, "encodings"):
-        for seed in range(run.seed, run.seed + seeds):
-            bits[scheme].append(
-                bits_by_position(scheme, text, length=length, steps=steps, seed=seed)
-            )
-    inside = {s: [b[length // 2 : length].mean().item() for b in bits[s]] for s in SCHEMES}
-    outside = {s: [b[length:].mean().item() for b in bits[s]] for s in SCHEMES}
-    excess = {s: [o - i for o, i in zip(outside[s], inside[s], strict=True)] for s in SCHEMES}
-    for s in SCHEMES:
-        run.metric(f"{s}: within the training length", sum(inside[s]) / seeds, "bits", rtol=0.1)
-        run.metric(f"{s}: lost beyond it", sum(excess[s]) / seeds, "bits", rtol=None)
-
-    def spread(values: list[float]) -> str:
-        return f"{min(values):+.2f} to {max(values):+.2f} bits"
-
-    run.claim(
-        "ALiBi works beyond the training length",
-        max(excess["ALiBi"]) <= 0.15,
-        f"{spread(excess['ALiBi'])} a character, positions {length} to {4 * length}",
-        quick=False,
-    )
-    run.claim(
-        "sinusoidal encodings and RoPE do not, untreated",
-        min(excess["sinusoidal"] + excess["RoPE"]) >= 0.5,
-        f"sinusoidal {spread(excess['sinusoidal'])}, RoPE {spread(excess['RoPE'])}",
-        quick=False,
-    )
-    gain = [n - r for n, r in zip(inside["none"], inside["RoPE"], strict=True)]
-    run.claim(
-        "within it, positions are worth having",
-        min(gain) >= 0.2,
-        f"RoPE is better than no positions by {spread(gain)} a character",
-        quick=False,
-    )
-    _draw(run, bits, length)
+    options = {"length": length, "steps": steps}
+    bits = {
+        scheme: torch.stack(
+            [bits_by_position(scheme, text, seed=run.seed + s, **options) for s in range(seeds)]
+        )
+        for scheme in run.progress(SCHEMES, "encodings")
+    }
+    inside = {s: b[:, length // 2 : length].mean(dim=1) for s, b in bits.items()}
+    lost = {s: b[:, length:].mean(dim=1) - inside[s] for s, b in bits.items()}
+    for s in ("none", "RoPE"):
+        run.metric(f"{s}: within the training length", inside[s].mean(), "bits", rtol=0.1)
+    for s in ("RoPE", "ALiBi", "sinusoidal"):
+        run.metric(f"{s}: lost beyond it", lost[s].mean(), "bits", rtol=0.1)
+    unit = {"unit": "bits per character", "quick": False}
+    beyond = "ALiBi works beyond the training length"
+    run.claim(beyond, lost["ALiBi"], at_most=0.15, **unit)
+    run.falsifier("RoPE, untreated", lost["RoPE"], breaks=beyond)
+    run.falsifier("sinusoidal", lost["sinusoidal"], breaks=beyond)
+    gain = inside["none"] - inside["RoPE"]
+    run.claim("within it, RoPE is worth having", gain, at_least=0.2, **unit)
+    draw(run, bits, length)
 
 
-def _check_rope(run: Run) -> None:
+# ---- checks
+
+
+def check_rope(run: Run) -> None:
     """RoPE against the libraries' two layouts, complex numbers, and its own promise."""
     from transformers import LlamaConfig
     from transformers.models.gptj import modeling_gptj
     from transformers.models.llama import modeling_llama
 
     g = run.generator()
-    x = torch.randn(2, 4, 9, 16, generator=g)
-    positions = torch.arange(100, 109)
+    x, positions = torch.randn(2, 4, 9, 16, generator=g), torch.arange(100, 109)
     rotary = modeling_llama.LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=4))
     theirs = modeling_llama.apply_rotary_pos_emb(x, x, *rotary(x, positions[None]))[0]
-    run.check("RoPE, halves", apply_rope(x, 100), theirs, against="transformers' LLaMA",
-              atol=1e-5, why="float32 rounding of angles near 100")  # fmt: skip
+    why = {"atol": 2e-5, "why": "float32 rounding of angles near 100"}
+    run.check("RoPE, halves", apply_rope(x, 100), theirs, against="transformers' LLaMA", **why)
     sin, cos = modeling_gptj.create_sinusoidal_positions(128, 16)[positions][None].chunk(2, dim=-1)
     theirs = modeling_gptj.apply_rotary_pos_emb(x.transpose(1, 2), sin, cos).transpose(1, 2)
-    run.check("RoPE, interleaved", apply_rope(x, positions, pairing="interleaved"), theirs,
-              against="transformers' GPT-J", atol=2e-5,
-              why="float32 rounding of angles near 100")  # fmt: skip
+    ours = apply_rope(x, positions, pairing="interleaved")
+    run.check("RoPE, interleaved", ours, theirs, against="transformers' GPT-J", **why)
 
     x = torch.randn(1, 2, 40, 16, generator=g, dtype=torch.float64)
+    exact = {"frequencies": rope_frequencies(16, dtype=torch.float64)}
     angle = torch.arange(40)[:, None] * 10000.0 ** (-torch.arange(8) / 8).double()
-    turned = torch.view_as_complex(x.unflatten(-1, (8, 2))) * torch.polar(
-        torch.ones(()).double(), angle
-    )
-    exact = rope_frequencies(16, dtype=torch.float64)
-    run.check(
-        "RoPE as multiplication by a phase",
-        apply_rope(x, frequencies=exact, pairing="interleaved"),
-        torch.view_as_real(turned).flatten(-2),
-        against="complex arithmetic (Su et al., eq. 12)", atol=1e-12, why="float64 rounding",
-    )  # fmt: skip
-    near, far = (
-        apply_rope(x, start, frequencies=exact) @ apply_rope(x, start, frequencies=exact).mT
-        for start in (0, 5000)
-    )
-    run.check("scores depend on the distance alone", far, near,
-              against="the scores 5000 positions earlier", atol=1e-9,
-              why="float64 rounding of angles near 5000")  # fmt: skip
-    cached = [apply_rope(x[:, :, t : t + 1], t, frequencies=exact) for t in range(40)]
-    run.check("one token at a time", torch.cat(cached, dim=2), apply_rope(x, frequencies=exact),
-              against="the whole sequence at once", atol=1e-12, why="float64 rounding")  # fmt: skip
+    phase = torch.polar(torch.ones((), dtype=torch.float64), angle)
+    turned = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (8, 2))) * phase)
+    ours, why = apply_rope(x, **exact, pairing="interleaved"), "float64 rounding"
+    theory = run.against("Su et al. (2021), section 3.2", kind="theorem", atol=1e-9, why=why)
+    theory("RoPE is multiplication by a phase", ours, turned.flatten(-2), atol=1e-12)
+    near, far = (apply_rope(x, s, **exact) @ apply_rope(x, s, **exact).mT for s in (0, 5000))
+    theory("scores depend on the distance alone", far, near)  # angles near 5000
+    cached = torch.cat([apply_rope(x[:, :, t : t + 1], t, **exact) for t in range(40)], dim=2)
+    same = {"against": "the whole sequence at once", "kind": "consistency", "atol": 1e-12}
+    run.check("one token at a time", cached, apply_rope(x, **exact), why=why, **same)
 
 
-def _check_biases(run: Run) -> None:
-    """Sinusoids against their definition, ALiBi and T5 against transformers."""
-    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
-    from transformers.models.t5.modeling_t5 import T5Attention
-
+def check_sinusoids(run: Run) -> None:
+    """Sinusoids against their definition, entry by entry."""
     written_out = [
         [(math.sin, math.cos)[c % 2](p / 10000 ** (c // 2 * 2 / 12)) for c in range(12)]
         for p in range(50, 60)
     ]
-    run.check("sinusoidal", sinusoidal_encoding(10, 12, offset=50), torch.tensor(written_out),
-              against="section 3.5, entry by entry", atol=1e-6, why="float32 storage")  # fmt: skip
+    definition = {"against": "section 3.5, entry by entry", "kind": "theorem", "atol": 1e-6}
+    ours, theirs = sinusoidal_encoding(10, 12, offset=50), torch.tensor(written_out)
+    run.check("sinusoidal", ours, theirs, why="float32 storage", **definition)
+
+
+def check_biases(run: Run) -> None:
+    """ALiBi and T5's buckets against transformers."""
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    why = "float32; the two biases differ by a constant per row, which the softmax forgets"
+    bloom = run.against("transformers' BLOOM, slope × key position", atol=1e-5, why=why)
     for n_heads in (8, 12):
         q, k = (torch.randn(1, n_heads, 20, 8, generator=run.generator(i)) for i in (1, 2))
-        theirs = build_alibi_tensor(torch.ones(1, 20), n_heads, torch.float32)
-        run.check(
-            f"ALiBi, {n_heads} heads",
-            attention_weights(q, k, mask=alibi_bias(n_heads, 20, 20), is_causal=True),
-            attention_weights(q, k, mask=theirs, is_causal=True),
-            against="transformers' BLOOM, which adds slope × key position", atol=1e-5,
-            why="float32; the two biases differ by a constant a row, which the softmax forgets",
-        )  # fmt: skip
-    distance = torch.arange(-300, 301)
-    for bidirectional in (True, False):
-        run.check(
-            "T5 buckets, " + ("both sides" if bidirectional else "past only"),
-            relative_position_bucket(distance, bidirectional=bidirectional),
+        masks = alibi_bias(n_heads, 20, 20), build_alibi_tensor(torch.ones(1, 20), n_heads, q.dtype)
+        ours, theirs = (attention_weights(q, k, mask=mask, is_causal=True) for mask in masks)
+        bloom(f"ALiBi, {n_heads} heads", ours, theirs)
+    distance, t5 = torch.arange(-300, 301), run.against("transformers' T5", why="integers")
+    for bidirectional, name in ((True, "both sides"), (False, "past only")):
+        ours = relative_position_bucket(distance, bidirectional=bidirectional)
+        t5(
+            f"T5 buckets, {name}",
+            ours,
             T5Attention._relative_position_bucket(distance, bidirectional),
-            against="transformers' T5", why="integers",
-        )  # fmt: skip
+        )
 
 
-def _draw(run: Run, bits: dict[str, list[Tensor]], length: int) -> None:
+# ---- train short, test long
+
+
+class Block(nn.Module):
+    """Pre-norm decoder block, as far as positions need one."""
+
+    def __init__(self, width: int, n_heads: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.attention = MultiHeadAttention(width, n_heads)
+        up, down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(up, nn.GELU(), down)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq width"],
+        bias: Float[Tensor, "head seq seq"] | None,
+        rope: Callable[[Tensor], Tensor] | None,
+    ) -> Float[Tensor, "batch seq width"]:
+        """The stream after this block; `bias` is added to the scores, `rope` turns q and k."""
+        x = x + self.attention(self.norms[0](x), mask=bias, is_causal=True, rope=rope)
+        return x + self.mlp(self.norms[1](x))
+
+
+class CharacterModel(nn.Module):
+    """Two-layer character model with one of `SCHEMES`; all else is equal, down to the seeds."""
+
+    def __init__(self, n_symbols: int, scheme: str, context: int, *, width: int = 64):
+        super().__init__()
+        self.scheme, self.width, self.n_heads = scheme, width, 4
+        self.embedding, self.out = nn.Embedding(n_symbols, width), nn.Linear(width, n_symbols)
+        self.blocks = nn.ModuleList(Block(width, self.n_heads) for _ in range(2))
+        self.norm = nn.LayerNorm(width)
+        if scheme == "learned":
+            self.positions = LearnedPositions(context, width)
+        elif scheme == "T5 bias":
+            self.positions = RelativePositionBias(self.n_heads, bidirectional=False)
+
+    def forward(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq symbol"]:
+        """Logits of the next character."""
+        n, x, bias = tokens.shape[1], self.embedding(tokens), None
+        if self.scheme == "learned":
+            x = x + self.positions(n)
+        elif self.scheme == "sinusoidal":
+            x = x + sinusoidal_encoding(n, self.width)
+        elif self.scheme == "ALiBi":
+            bias = alibi_bias(self.n_heads, n, n)
+        elif self.scheme == "T5 bias":
+            bias = self.positions(n, n)
+        for block in self.blocks:
+            x = block(x, bias, apply_rope if self.scheme == "RoPE" else None)
+        return self.out(self.norm(x))
+
+
+def bits_by_position(
+    scheme: str, text: Int[Tensor, "n"], *, length: int, steps: int, seed: int
+) -> Float[Tensor, "long"]:
+    """Train on windows of `length`; bits per character at each position of windows 4 times as long.
+
+    The last tenth of `text` is held out for that. Position t is predicted from t + 1 characters.
+    """
+    train, held_out = text.tensor_split([9 * len(text) // 10])
+    torch.manual_seed(seed)
+    generator, long = torch.Generator().manual_seed(seed), 4 * length
+    model = CharacterModel(int(text.max()) + 1, scheme, long)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps, pct_start=0.1)
+    for _ in range(steps):
+        starts = torch.randint(len(train) - length, (16, 1), generator=generator)
+        window = train[starts + torch.arange(length + 1)]
+        loss = nn.functional.cross_entropy(model(window[:, :-1]).transpose(1, 2), window[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    windows = held_out[: (len(held_out) - 1) // long * long + 1].unfold(0, long + 1, long)[:200]
+    x, y = windows[:, :-1], windows[:, 1:]
+    with torch.no_grad():
+        nats = nn.functional.cross_entropy(model(x).transpose(1, 2), y, reduction="none")
+    return nats.mean(dim=0) / math.log(2)
+
+
+def draw(run: Run, bits: dict[str, Float[Tensor, "seed position"]], length: int) -> None:
+    """Bits per character by position, averaged over stretches of a quarter of the length."""
     colors = (plots.GRAY, plots.YELLOW, plots.ORANGE, plots.BLUE, plots.GREEN, plots.PINK)
-    with run.figure(
-        "extrapolation", "Which encodings outlive the training length?", size=(8.4, 4.6)
-    ) as ax:
-        width = max(length // 4, 1)
-        centers = torch.arange(4 * length // width) * width + width / 2
-        for scheme, color in zip(SCHEMES, colors, strict=True):
-            rows = [b[: len(centers) * width].view(-1, width).mean(dim=1) for b in bits[scheme]]
-            plots.interval_band(ax, centers, torch.stack(rows), color=color, label=scheme)
-        ax.axvline(length, color=plots.REFERENCE, linewidth=1, linestyle="--")
-        ax.annotate("trained up to here", (length, ax.get_ylim()[1]), xytext=(-6, -4),
-                    textcoords="offset points", color=plots.REFERENCE, fontsize=9, ha="right",
-                    va="top")  # fmt: skip
-        ax.set(xlabel="position in the text (characters)", ylabel="bits per character",
-               xlim=(0, 4 * length), xticks=[length * i for i in range(5)])  # fmt: skip
-        plots.label_lines(ax)
+    width = max(length // 4, 1)
+    n = 4 * length // width
+    lines = {s: b[:, : n * width].unflatten(1, (n, width)).mean(dim=2) for s, b in bits.items()}
+    centers = (torch.arange(n) + 0.5) * width
+    title = "Which encodings outlive the training length?"
+    with run.figure("extrapolation", title, size=(8.4, 4.6)) as ax:
+        labels = {"xlabel": "position in the text (characters)", "ylabel": "bits per character"}
+        labels |= {"xlim": (0, 4 * length), "xticks": [length * i for i in range(5)]}
+        plots.curves(ax, centers, lines, colors=colors, **labels)
+        ax.axvline(length, color=plots.REFERENCE, lw=1, ls="--")
+        style = {"color": plots.REFERENCE, "fontsize": 9, "ha": "right", "va": "top"}
+        ax.text(0.97 * length, ax.get_ylim()[1], "trained up to here", **style)
