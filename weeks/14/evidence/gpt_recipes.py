@@ -123,5 +123,8 @@ def draw(run: Run, losses: dict[str, np.ndarray], counting: float) -> None:
     colors = [plots.BLUE if name == "rotary + Muon" else plots.SKY for name in losses]
     with run.figure("recipes", "Which part of the recipe beats counting?") as axes:
         labels = {"xlabel": "validation loss (nats/character); dots are seeds"}
+        low = min(counting, *(v.min() for v in losses.values()))
+        high = max(v.max() for v in losses.values())
+        labels["xlim"] = (low - 0.15, high + 0.15)
         reference = {f"best n-gram {counting:.2f}": counting}
         plots.bars(axes, losses, colors=colors, reference=reference, **labels)
