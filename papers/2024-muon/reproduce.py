@@ -30,7 +30,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run, cli
-from week09.optimizers import orthogonalize
+from week09.muon import orthogonalize
 from week14.minimal_gpt import GPT, GPTConfig, next_token_loss, random_batch
 from week14.ngram import encode_characters
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from week09.optimizers import AdamW, Muon
+from week09.muon import Muon
+from week09.optimizers import AdamW
 from week14.minimal_gpt import GPT, GPTConfig, evaluate, next_token_loss, random_batch
 
 PAPER = Path(__file__).parents[2] / "papers" / "2024-muon"

@@ -25,7 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from week09.optimizers import SGD, Adam, Muon, Optimizer, RMSProp
+from week09.muon import Muon
+from week09.optimizers import SGD, Adam, Optimizer, RMSProp
 
 # ---- surfaces
 

@@ -1,4 +1,4 @@
-r"""Six optimizers, from gradient descent to Muon, each step for step with torch's own.
+r"""Gradient descent, momentum, RMSProp, Adam and AdamW, each step for step with torch's own.
 
 A gradient says which way is down, not how far to go. Momentum averages it, $b_t = \mu b_{t-1} +
 g_t$. Adam divides each coordinate's running mean by its running root mean square, both corrected
@@ -9,25 +9,29 @@ $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - 
 $$\theta_t = (1 - \eta \lambda)\,\theta_{t-1}
              - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}.$$
 
-Muon treats a weight matrix as a matrix: it replaces the momentum $B = U S V^\top$ by (nearly)
-$U V^\top$, the same step in every direction the gradient uses, with a few steps of a polynomial
-iteration instead of an SVD.
+>>> weight = torch.tensor([3.0, -400.0], requires_grad=True)
+>>> optimizer = AdamW([weight], lr=0.5, weight_decay=0.0)
+>>> weight.square().sum().backward()
+>>> optimizer.step()  # the first step has length lr, whatever the gradient
+>>> weight
+tensor([   2.5000, -399.5000], requires_grad=True)
+
+Muon, which treats a weight matrix as a matrix, is the next file: `muon.py`.
 
     uv run weeks/09/optimizers.py
 
 Sources: Sutskever et al. (2013), section 2; Tieleman & Hinton, RMSProp (2012), lecture 6.5; Kingma
 & Ba, "Adam" (2015), algorithm 1; Reddi et al., AMSGrad (2018), algorithm 2; Loshchilov & Hutter,
-AdamW (2019), algorithm 2; Jordan et al., "Muon: an optimizer for hidden layers" (2024).
+AdamW (2019), algorithm 2.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. (2024): steep at 0, no convergence to 1
+from shared.require import require
 
 
 class Optimizer:
@@ -51,14 +55,11 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, weight_decay: float):
         self.params = list(params)
-        if not self.params:
-            raise ValueError("params must hold at least one tensor, got none")
-        if len({id(p) for p in self.params}) < len(self.params):
-            raise ValueError("params must hold each tensor once, got one of them twice")
-        if not lr >= 0:
-            raise ValueError(f"lr must be at least 0, got {lr}")
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
+        require(self.params, "params must hold at least one tensor", "none")
+        twice = len(self.params) - len({id(p) for p in self.params})
+        require(not twice, "params must hold each tensor once", f"{twice} of them again")
+        require(lr >= 0, "lr must be at least 0", lr)
+        require(weight_decay >= 0, "weight_decay must be at least 0", weight_decay)
         self.lr, self.weight_decay = lr, weight_decay
         self.state: list[dict] = [{} for _ in self.params]
 
@@ -70,16 +71,12 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        pairs = zip(self.params, self.state, strict=True)
-        used = [(p, state) for p, state in pairs if p.grad is not None]
-        grads = [p.grad for p, _ in used]
+        used = [i for i, p in enumerate(self.params) if p.grad is not None]
+        params, states = [self.params[i] for i in used], [self.state[i] for i in used]
+        grads = [p.grad for p in params]
         if self.weight_decay and not self.decoupled:
-            grads = [
-                grad.add(p, alpha=self.weight_decay)
-                for grad, (p, _) in zip(grads, used, strict=True)
-            ]
-        changes = self.updates(grads, [state for _, state in used])
-        for (p, _), change in zip(used, changes, strict=True):
+            grads = [p.grad.add(p, alpha=self.weight_decay) for p in params]
+        for p, change in zip(params, self.updates(grads, states), strict=True):
             if self.weight_decay and self.decoupled:
                 p.mul_(1 - self.lr * self.weight_decay)
             p.sub_(change)
@@ -113,29 +110,25 @@ class Optimizer:
     def load_state_dict(self, saved: dict[str, Tensor | int]) -> None:
         """Go on from what `state_dict` gave; a ValueError names what does not fit."""
         states: list[dict] = [{} for _ in self.state]
+        names = ("t", *self.buffers)
+        expected = (
+            f"saved must hold {', '.join(names)} of parameters 0 to {len(states) - 1}, "
+            f"as {type(self).__name__} keeps them here"
+        )
         for key, value in saved.items():
             index, _, name = key.partition(".")
-            if index not in map(str, range(len(states))) or name not in ("t", *self.buffers):
-                raise ValueError(
-                    f"saved must hold t, {', '.join(self.buffers)} of parameters 0 to "
-                    f"{len(states) - 1}, as {type(self).__name__} keeps them here; got {key!r}"
-                )
+            known = index in map(str, range(len(states))) and name in names
+            require(known, expected, repr(key))
             p = self.params[int(index)]
-            kinds = int if name == "t" else (tuple(p.shape), p.dtype)
+            kind = int if name == "t" else (tuple(p.shape), p.dtype)
             found = (tuple(value.shape), value.dtype) if torch.is_tensor(value) else type(value)
-            if found != kinds or (name == "t" and value < 1):
-                raise ValueError(f"saved[{key!r}] must be {kinds}, got {found}: {value}")
+            fits = found == kind and (name != "t" or value >= 1)
+            require(fits, f"saved[{key!r}] must be {kind}", f"{found}: {value}")
             states[int(index)][name] = value if name == "t" else value.to(p.device, copy=True)
         for index, state in enumerate(states):
-            if state and (missing := {"t", *self.buffers} - set(state)):
-                raise ValueError(f"saved lacks {index}.{min(missing)}; it has {sorted(saved)}")
+            missing = sorted(set(names) - set(state)) if state else []
+            require(not missing, f"saved lacks {index}.{''.join(missing[:1])}", sorted(saved))
         self.state = states  # only now: a bad file changes nothing
-
-
-def _decay_rate(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}")
-    return value
 
 
 class SGD(Optimizer):
@@ -161,13 +154,11 @@ class SGD(Optimizer):
         self, params, *, lr=1e-3, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0
     ):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
-        self.momentum = _decay_rate("momentum", momentum)
-        if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError(
-                "nesterov needs momentum above 0 and dampening 0, "
-                f"got momentum {momentum} and dampening {dampening}"
-            )
-        self.dampening, self.nesterov = dampening, nesterov
+        require(0 <= momentum < 1, "momentum must lie in [0, 1)", momentum)
+        possible = not nesterov or (momentum > 0 and dampening == 0)
+        given = f"momentum {momentum}", f"dampening {dampening}"
+        require(possible, "nesterov needs momentum above 0 and dampening 0", *given)
+        self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
         self.buffers = ("momentum",) if momentum else ()
 
     def update(self, grad: Float[Tensor, "*shape"], state: dict) -> Float[Tensor, "*shape"]:
@@ -205,9 +196,9 @@ class RMSProp(Optimizer):
         self, params, *, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, **options
     ):
         super().__init__(params, lr=lr, **{"weight_decay": 0.0, **options})
-        self.alpha = _decay_rate("alpha", alpha)
-        self.momentum = _decay_rate("momentum", momentum)
-        self.eps, self.centered = eps, centered
+        require(0 <= alpha < 1, "alpha must lie in [0, 1)", alpha)
+        require(0 <= momentum < 1, "momentum must lie in [0, 1)", momentum)
+        self.alpha, self.momentum, self.eps, self.centered = alpha, momentum, eps, centered
         self.buffers = ("square", *["mean"] * centered, *["momentum"] * (momentum > 0))
 
     def update(self, grad: Float[Tensor, "*shape"], state: dict) -> Float[Tensor, "*shape"]:
@@ -247,10 +238,8 @@ class Adam(Optimizer):
         self, params, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False
     ):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must lie in [0, 1), got {betas}")
-        if not eps >= 0:
-            raise ValueError(f"eps must be at least 0, got {eps}")
+        require(all(0 <= beta < 1 for beta in betas), "betas must lie in [0, 1)", betas)
+        require(eps >= 0, "eps must be at least 0", eps)
         self.betas, self.eps, self.amsgrad = betas, eps, amsgrad
         self.buffers = ("mean", "square", *["largest"] * amsgrad)
 
@@ -269,165 +258,12 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay, which the division by the mean square cannot touch.
-
-    References
-    ----------
-    Loshchilov & Hutter (2019), algorithm 2.
-    """
+    """Adam with decoupled weight decay, which the division by the mean square cannot touch."""
 
     decoupled = True
 
     def __init__(self, params, *, weight_decay=0.01, **options):
         super().__init__(params, weight_decay=weight_decay, **options)
-
-
-def orthogonalize(
-    matrix: Float[Tensor, "*batch m n"],
-    *,
-    steps: int = 5,
-    dtype: torch.dtype = torch.float32,
-    coefficients: tuple[float, float, float] = NEWTON_SCHULZ,
-    eps: float = 1e-7,
-) -> Float[Tensor, "*batch m n"]:
-    r"""Push the singular values of each matrix towards 1, keeping its singular vectors.
-
-    Iterates $X \leftarrow aX + b\,(XX^\top)X + c\,(XX^\top)^2X$, which acts on each singular value
-    alone as $s \leftarrow as + bs^3 + cs^5$. With the usual coefficients the values end around 1
-    rather than at 1 (between the two values that the script measures): lifting small ones fast
-    matters more.
-
-    Parameters
-    ----------
-    steps
-        Iterations; five are enough for singular values down to about 1e-2 of the norm.
-    dtype
-        Precision of the products: torch's Muon takes bfloat16.
-    coefficients
-        a, b, c.
-    eps
-        Least norm to divide by, so that a zero matrix stays zero.
-
-    References
-    ----------
-    Jordan et al. (2024).
-    """
-    a, b, c = coefficients
-    m, n = matrix.shape[-2:]
-    x = matrix.to(dtype)
-    x = x.reshape(-1, m, n) if x.ndim > 2 else x
-    multiply = torch.baddbmm if x.ndim > 2 else torch.addmm  # at bfloat16 they round differently
-    x = x.mT if m > n else x  # the shorter side makes the smaller Gram matrix
-    # Frobenius >= spectral norm, so all singular values start at 1 or below
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
-    for _ in range(steps):
-        gram = x @ x.mT
-        polynomial = multiply(gram, gram, gram, beta=b, alpha=c)  # b (XXᵀ) + c (XXᵀ)²
-        x = multiply(x, polynomial, x, beta=a)
-    return (x.mT if m > n else x).reshape(matrix.shape).to(matrix.dtype)
-
-
-class Muon(Optimizer):
-    """Momentum orthogonalized, for the weight matrices of hidden layers (not embeddings, heads).
-
-    Matrices of one shape are orthogonalized together, in one batched product.
-
-    Parameters
-    ----------
-    params
-        Matrices of shape (fan_out, fan_in).
-    momentum
-        Decay rate of the running mean of the gradient.
-    nesterov
-        Mix the new gradient in once more, as if the mean were one step ahead.
-    ns_steps, ns_coefficients, eps, dtype
-        As in `orthogonalize`.
-    adjust_lr_fn
-        Scale of the step for an m by n matrix. "original": √max(1, m/n); "match_rms_adamw":
-        0.2 √max(m, n), for AdamW's learning rates; "spectral_unclamped": √(m/n).
-
-    References
-    ----------
-    Jordan et al. (2024); "match_rms_adamw": Liu et al., "Muon is scalable" (2025), section 2.2.
-    """
-
-    def __init__(
-        self,
-        params,
-        *,
-        lr=0.02,
-        momentum=0.95,
-        weight_decay=0.0,
-        dtype=torch.float32,
-        nesterov=True,
-        ns_steps=5,
-        ns_coefficients=NEWTON_SCHULZ,
-        eps=1e-7,
-        adjust_lr_fn="original",
-    ):
-        super().__init__(params, lr=lr, weight_decay=weight_decay)
-        self.momentum = _decay_rate("momentum", momentum)
-        for p in self.params:
-            if p.ndim != 2:
-                raise ValueError(f"params must be matrices, got a tensor of shape {tuple(p.shape)}")
-        known = ("original", "match_rms_adamw", "spectral_unclamped")
-        if adjust_lr_fn not in known:
-            raise ValueError(f"adjust_lr_fn must be one of {known}, got {adjust_lr_fn!r}")
-        if len(ns_coefficients) != 3 or ns_steps < 0:
-            raise ValueError(
-                "ns_coefficients must be 3 numbers and ns_steps at least 0, "
-                f"got {ns_coefficients} and {ns_steps}"
-            )
-        self.nesterov, self.adjust_lr_fn, self.buffers = nesterov, adjust_lr_fn, ("mean",)
-        self.iteration = {"steps": ns_steps, "coefficients": ns_coefficients, "eps": eps}
-        self.iteration["dtype"] = dtype
-
-    def scale(self, m: int, n: int) -> float:
-        """How much longer than lr the step of an m by n matrix is, in the spectral norm."""
-        if self.adjust_lr_fn == "match_rms_adamw":
-            return 0.2 * math.sqrt(max(m, n))
-        least = 1 if self.adjust_lr_fn == "original" else 0
-        return math.sqrt(max(least, m / n))
-
-    def ahead(self, grad: Float[Tensor, "m n"], state: dict) -> Float[Tensor, "m n"]:
-        """Take the gradient into the running mean; give the (Nesterov) momentum."""
-        self.begin(state, grad)
-        state["mean"].lerp_(grad, 1 - self.momentum)
-        ahead = grad.lerp(state["mean"], self.momentum)
-        return ahead if self.nesterov else state["mean"]
-
-    def update(self, grad: Float[Tensor, "m n"], state: dict) -> Float[Tensor, "m n"]:
-        """Orthogonalized momentum, scaled so that tall matrices move as far as square ones."""
-        return next(self.updates([grad], [state]))
-
-    def updates(self, grads: list[Tensor], states: list[dict]) -> Iterator[Tensor]:
-        """As `update`, with one orthogonalization for all matrices of a shape."""
-        ahead = [self.ahead(grad, state) for grad, state in zip(grads, states, strict=True)]
-        alike: dict[tuple, list[int]] = {}
-        for index, x in enumerate(ahead):
-            alike.setdefault((x.shape, x.dtype, x.device), []).append(index)
-        changes = {}
-        for (shape, _, _), members in alike.items():
-            batch = torch.stack([ahead[i] for i in members]) if members[1:] else ahead[members[0]]
-            result = orthogonalize(batch, **self.iteration) * (self.lr * self.scale(*shape))
-            changes.update(zip(members, result.reshape(-1, *shape), strict=True))
-        yield from (changes[index] for index in range(len(grads)))
-
-
-def trajectory(
-    optimizer: Optimizer | torch.optim.Optimizer,
-    weight: Float[Tensor, "*shape"],
-    loss_of: Callable[[Tensor], Tensor],
-    steps: int,
-) -> Float[Tensor, "step *shape"]:
-    """Positions of `weight` while `optimizer` lowers `loss_of(weight)`, the start included."""
-    path = [weight.detach().clone()]
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss_of(weight).backward()
-        optimizer.step()
-        path.append(weight.detach().clone())
-    return torch.stack(path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from torch import Tensor
 from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
-from week09.optimizers import AdamW, Muon
+from week09.muon import Muon
+from week09.optimizers import AdamW
 from week14.minimal_gpt import random_batch
 from week14.ngram import encode_characters
 from week18.llama3 import Llama, LlamaConfig
