@@ -14,7 +14,7 @@ again unless its settings were changed.
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from shared.errors import UserError
 from shared.stats import Interval, mean_interval
 from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.measure import machine, merge, read_record
@@ -105,11 +104,11 @@ def changed(batches: str = "permuted") -> Iterator[None]:
         state.Batches = before
 
 
-def jobs(seeds: int, chosen: Sequence[Ingredient]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def jobs(seeds: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Label, seed and changes of every run; whole rounds of one seed, so that some are complete."""
     for seed in range(seeds):
         yield BASE, seed, {}
-        for ingredient in chosen:
+        for ingredient in INGREDIENTS:
             for label, changes in ingredient.alternatives.items():
                 yield label, seed, changes
 
@@ -129,7 +128,6 @@ def ablate(
     threads: int = 2,
     out: Path = RECORD,
     source: str | Path = "tinyshakespeare",
-    labels: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
     **changes: Any,
 ) -> dict[str, Any]:
@@ -137,8 +135,6 @@ def ablate(
 
     Parameters
     ----------
-    labels
-        Only alternatives of these labels, and the base; all if none.
     changes
         Settings to change in every run, the base included.
 
@@ -147,17 +143,10 @@ def ablate(
     record
         A row for each job.
     """
-    known = {label for ingredient in INGREDIENTS for label in ingredient.alternatives}
-    if unknown := set(labels) - known:
-        raise UserError(f"labels must be among {', '.join(sorted(known))}, got {min(unknown)}")
-    chosen = [
-        Ingredient(i.name, {k: v for k, v in i.alternatives.items() if not labels or k in labels})
-        for i in INGREDIENTS
-    ]
     where, rows = machine(threads), read_record(out)["rows"]
     with tempfile.TemporaryDirectory(prefix="tiny-gpt-ablation-") as folder:
         data = prepare_slice(source, Path(folder))
-        for label, seed, own in jobs(seeds, chosen):
+        for label, seed, own in jobs(seeds):
             name, plan = f"{label}/{seed}", _plan({**changes, **own}, source)
             if rows.get(name, {}).get("plan") == plan:
                 continue

@@ -20,44 +20,24 @@ from tiny_gpt.benchmark.measure import read_record
 
 __all__ = ["draw", "pages"]
 
-WHAT = {
-    "loss": "validation loss, worst seed",
-    "loop": "training loop, times faster",
-    "whole": "whole process, times faster",
-    "parameters": "parameters",
-}
+WHAT = {"loss": "validation loss, worst seed", "parameters": "parameters"}
+WHAT |= {"loop": "training loop, times faster", "whole": "whole process, times faster"}
 # Headers, and what stands below them as a format of a line of the record and of `_derived`.
-THROUGHPUT = {
-    "training": "{side}",
-    "parameters": "{n_parameters:,}",
-    "tokens/s": "{tokens_per_second:,.0f}",
-    "of the matmul peak": "{percent:.0f} %",
-    "peak memory (MB)": "{peak:,.0f}",
-}
+PEAK = {"peak memory (MB)": "{peak:,.0f}"}
+THROUGHPUT = {"training": "{side}", "parameters": "{n_parameters:,}"}
+THROUGHPUT |= {"tokens/s": "{tokens_per_second:,.0f}", "of the matmul peak": "{percent:.0f} %"}
 PREPARE = {"dedup": "{dedup}", "MB": "{megabytes:.1f}", "s": "{seconds:.1f}"}
 PREPARE |= {"MB/s": "{megabytes_per_second:.2f}"}
-COST = {
-    "ms/step": "{ms:.1f}",
-    "tokens/s": "{tokens_per_second:,.0f}",
-    "peak memory (MB)": "{peak:,.0f}",
-    "validation loss": "{val_loss:.4f}",
-}
-COSTS = {
-    "costs-model": (
-        {"layers × width": "{n_layers} × {d_model}", "parameters": "{n_parameters:,}", **COST},
-        1,
-    ),
-    "costs-data": ({"training characters": "{characters:,}", "epochs": "{epochs:.2g}", **COST}, 0),
-    "costs-prepare": (
-        {
-            "source (MB)": "{megabytes:.1f}",
-            "documents": "{documents:,}",
-            "prepare (s)": "{seconds:.1f}",
-            "MB/s": "{megabytes_per_second:.2f}",
-            "peak memory (MB)": "{peak:,.0f}",
-        },
-        0,
-    ),
+COST = {"ms/step": "{ms:.1f}", "tokens/s": "{tokens_per_second:,.0f}", **PEAK}
+COST |= {"validation loss": "{val_loss:.4f}"}
+MODEL = {"layers × width": "{n_layers} × {d_model}", "parameters": "{n_parameters:,}"}
+DATA = {"training characters": "{characters:,}", "epochs": "{epochs:.2g}"}
+SOURCE = {"source (MB)": "{megabytes:.1f}", "documents": "{documents:,}"}
+SOURCE |= {"prepare (s)": "{seconds:.1f}", "MB/s": "{megabytes_per_second:.2f}"}
+COSTS = {  # with the number of columns that are aligned left
+    "costs-model": (MODEL | COST, 1),
+    "costs-data": (DATA | COST, 0),
+    "costs-prepare": (SOURCE | PEAK, 0),
 }
 
 
@@ -196,7 +176,7 @@ def _speed(batch: dict[str, Any], side: str) -> str:
 
 
 def _throughput(rows: dict[str, Any]) -> str:
-    return _formatted(THROUGHPUT, rows.get("throughput", {}).get("lines", []))
+    return _formatted(THROUGHPUT | PEAK, rows.get("throughput", {}).get("lines", []))
 
 
 def _prepare(rows: dict[str, Any]) -> str:
@@ -225,12 +205,10 @@ def _windows(rows: dict[str, Any]) -> str:
 
 def _costs(rows: dict[str, Any]) -> str:
     """Time, memory and loss as model, data and source grow."""
-    return _joined(
-        *(
-            _formatted(columns, rows.get(name, {}).get("lines", []), left)
-            for name, (columns, left) in COSTS.items()
-        )
-    )
+    parts = []
+    for name, (columns, left) in COSTS.items():
+        parts.append(_formatted(columns, rows.get(name, {}).get("lines", []), left))
+    return _joined(*parts)
 
 
 def render_ablation(record: dict[str, Any] | None) -> str:
@@ -268,12 +246,8 @@ def _draw_curves(rows: dict[str, Any], path: Path) -> None:
     colors = (plots.REFERENCE, plots.ORANGE, plots.GREEN, plots.BLUE, plots.PINK)
     color_of = dict(zip(("rival", *duels.DUELS), colors, strict=True))
     lines = rows["curves"]["lines"]
-    names = {
-        line["name"]: "nanoGPT's CPU command"
-        if line["name"] == "rival"
-        else f"ours, {line['name']}"
-        for line in lines
-    }
+    names = {line["name"]: f"ours, {line['name']}" for line in lines}
+    names["rival"] = "nanoGPT's CPU command"
     grams = rows.get("ngrams", {}).get("lines", [])
     plots.curves(
         axes,

@@ -198,8 +198,7 @@ def run_wikipedia(
         losses.append(loss)
         # The last step, not the best: nothing is chosen by the text it is measured on.
         saved = load_checkpoint(find_checkpoint(outcome.run, last=True))
-        cuda = settings.device == "cuda" or torch.cuda.is_available()
-        model = saved.model.to("cuda" if cuda else "cpu")
+        model = saved.model.to("cuda" if torch.cuda.is_available() else "cpu")
         results.append(evaluate(model, data.splits["val"], data.tokenizer))
         b.say(f"seed {seed}: {results[-1]}")
     curve, interval = asymptote(step, np.array(losses), rng=np.random.default_rng(0))
@@ -212,8 +211,8 @@ def run_wikipedia(
         "prepare_seconds": prepare_seconds,
         "train_seconds": seconds,
         "peak_bytes": peak_bytes(),
-        "tokens": {name: split.n_tokens for name, split in data.splits.items()},
-        "bytes": {name: split.n_bytes for name, split in data.splits.items()},
+        "tokens": {split: data.splits[split].n_tokens for split in data.splits},
+        "bytes": {split: data.splits[split].n_bytes for split in data.splits},
         "nats_per_token": [r.nats_per_token for r in results],
         "word_perplexity": [r.word_perplexity for r in results],
         "bits_per_byte": dataclasses.asdict(results[0].bits_per_byte),

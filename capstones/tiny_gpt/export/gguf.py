@@ -28,27 +28,15 @@ from tiny_gpt.model.gpt import GPT
 
 # Field of the file, after the architecture's name: entry of config.json.
 FIELDS = {
-    "gpt2": {
-        "context_length": "n_positions",
-        "embedding_length": "n_embd",
-        "block_count": "n_layer",
-        "feed_forward_length": "n_inner",
-        "attention.head_count": "n_head",
-        "attention.layer_norm_epsilon": "layer_norm_epsilon",
-        "vocab_size": "vocab_size",
-    },
-    "llama": {
-        "context_length": "max_position_embeddings",
-        "embedding_length": "hidden_size",
-        "block_count": "num_hidden_layers",
-        "feed_forward_length": "intermediate_size",
-        "attention.head_count": "num_attention_heads",
-        "attention.head_count_kv": "num_key_value_heads",
-        "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-        "rope.dimension_count": "head_dim",
-        "rope.freq_base": "rope_theta",
-        "vocab_size": "vocab_size",
-    },
+    "gpt2": {"context_length": "n_positions", "embedding_length": "n_embd"}
+    | {"block_count": "n_layer", "feed_forward_length": "n_inner", "vocab_size": "vocab_size"}
+    | {"attention.head_count": "n_head", "attention.layer_norm_epsilon": "layer_norm_epsilon"},
+    "llama": {"context_length": "max_position_embeddings", "embedding_length": "hidden_size"}
+    | {"block_count": "num_hidden_layers", "feed_forward_length": "intermediate_size"}
+    | {"attention.head_count": "num_attention_heads", "vocab_size": "vocab_size"}
+    | {"attention.head_count_kv": "num_key_value_heads"}
+    | {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
+    | {"rope.dimension_count": "head_dim", "rope.freq_base": "rope_theta"},
 }
 ZERO_BIASES = "tiny_gpt.zero_biases"  # added because the class wants them
 

@@ -30,17 +30,10 @@ from week18.pretrained import (
 
 Layout = Literal["gpt2", "llama", "tiny_gpt"]
 
-GPT2_SIZES = {
-    "vocab_size": "vocab_size",
-    "context": "n_positions",
-    "n_layers": "n_layer",
-    "n_heads": "n_head",
-    "d_model": "n_embd",
-    "d_ff": "n_inner",
-    "norm_eps": "layer_norm_epsilon",
-    "tied": "tie_word_embeddings",
-    "dropout": "resid_pdrop",
-}
+GPT2_SIZES = {"vocab_size": "vocab_size", "context": "n_positions", "n_layers": "n_layer"}
+GPT2_SIZES |= {"n_heads": "n_head", "d_model": "n_embd", "d_ff": "n_inner"}
+GPT2_SIZES |= {"norm_eps": "layer_norm_epsilon", "dropout": "resid_pdrop"}
+GPT2_SIZES |= {"tied": "tie_word_embeddings"}
 # What GPT-2's class can be asked for and ours cannot; the first value is what we write.
 GPT2_FIXED = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -48,18 +41,10 @@ GPT2_FIXED = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-GPT2_PARTS = {
-    "embed": "transformer.wte",
-    "positions": "transformer.wpe",
-    "norm": "transformer.ln_f",
-    "head": "lm_head",
-    "attention_norm": "ln_1",
-    "qkv": "attn.c_attn",
-    "out_proj": "attn.c_proj",
-    "mlp_norm": "ln_2",
-    "up": "mlp.c_fc",
-    "down": "mlp.c_proj",
-}
+GPT2_PARTS = {"embed": "transformer.wte", "positions": "transformer.wpe"}
+GPT2_PARTS |= {"norm": "transformer.ln_f", "head": "lm_head", "attention_norm": "ln_1"}
+GPT2_PARTS |= {"qkv": "attn.c_attn", "out_proj": "attn.c_proj", "mlp_norm": "ln_2"}
+GPT2_PARTS |= {"up": "mlp.c_fc", "down": "mlp.c_proj"}
 LLAMA_PARTS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
     "out_proj": ("o_proj",),

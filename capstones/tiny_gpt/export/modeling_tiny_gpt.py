@@ -23,18 +23,12 @@ class TinyGPTConfig(PretrainedConfig):
     def __init__(self, gpt: dict | None = None, **kwargs):
         self.gpt = gpt or {"vocab_size": 256}
         config = GPTConfig(**self.gpt)
-        for theirs, ours in {
-            "vocab_size": config.vocab_size,
-            "hidden_size": config.d_model,
-            "num_hidden_layers": config.n_layers,
-            "num_attention_heads": config.n_heads,
-            "num_key_value_heads": config.n_kv_heads,
-            "head_dim": config.head_dim,
-            "intermediate_size": config.d_ff,
-            "max_position_embeddings": config.context,
-        }.items():
+        names = {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "head_dim": "head_dim"}
+        names |= {"num_attention_heads": "n_heads", "num_key_value_heads": "n_kv_heads"}
+        names |= {"intermediate_size": "d_ff", "max_position_embeddings": "context"}
+        for theirs, ours in {**names, "vocab_size": "vocab_size"}.items():
             kwargs.pop(theirs, None)
-            setattr(self, theirs, ours)
+            setattr(self, theirs, getattr(config, ours))
         kwargs["tie_word_embeddings"] = config.tied
         super().__init__(**kwargs)
 

@@ -41,14 +41,11 @@ def write_report(run: Path) -> Path:
     except ValueError as error:
         raise ArtifactError(f"{run / 'settings.toml'} cannot be read ({error})") from error
     log = read_lines(run / "log.jsonl")
-    timing = (
-        read_lines(run / "timing.jsonl", strict=False) if (run / "timing.jsonl").is_file() else []
-    )
+    clock = run / "timing.jsonl"
+    timing = read_lines(clock, strict=False) if clock.is_file() else []
     evaluation = _json(run / "evaluation.json", dict)
     samples = _json(run / "samples.json", list)
-    settings = _flat(settings)
-    nested = (v for v in evaluation.values() if isinstance(v, dict) and "longest" in v)
-    probe = next(nested, evaluation)
+    probe = evaluation.get("memorization", {})
     parts = [
         _header(run, log, timing, evaluation),
         *_panels(log, timing, settings),
@@ -237,15 +234,6 @@ def _last(y: Float64[np.ndarray, " n"]) -> float:
 
 def _name(run: Path) -> str:
     return run.resolve().name
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _json(path: Path, kind: type) -> Any:

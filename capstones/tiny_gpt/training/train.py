@@ -97,11 +97,9 @@ def train(data: PreparedData, settings: Settings, listener: Listener | None = No
     return Outcome(run, state.step, finished, state.best_loss, state.stepping)
 
 
-def training_losses(
-    data: PreparedData, settings: Settings, listener: Listener | None = None
-) -> list[float]:
+def training_losses(data: PreparedData, settings: Settings) -> list[float]:
     """Train without evaluating, saving or resuming; the loss of each step, in nats per token."""
-    listener, losses = listener or Listener(), []
+    listener, losses = Listener(), []
     with TemporaryDirectory(prefix="tiny-gpt-") as folder:
         alone = replace(settings, out=Path(folder), resume="never", tensorboard=False)
         state = begin(data, alone, distributed.join(alone), listener.say)

@@ -439,22 +439,19 @@ def test_jobs_are_resumed_one_by_one_and_never_see_the_validation_text(data, tmp
         if len(done) == 5 and not out.with_suffix(".stop").exists():
             out.with_suffix(".stop").touch()
             raise KeyboardInterrupt
-        done.append((changes.get("qk_norm"), changes.get("norm"), seed))
+        done.append(seed)
         return {"val_loss": 1.5 + seed, "n_parameters": 1, "steps": 2, "loop_seconds": 1.0}
 
     monkeypatch.setattr(ablation, "run_job", job)
-    options = {"out": out, "source": source, "labels": ["rms", "no-qk-norm"], "threads": 1}
+    options = {"out": out, "source": source, "threads": 1}
     with pytest.raises(KeyboardInterrupt):
         ablation.ablate(**options)
     record = ablation.ablate(**options)
-    assert sorted(record["rows"]) == sorted(
-        f"{label}/{seed}" for label in ("base", "rms", "no-qk-norm") for seed in range(3)
-    )
-    assert len(done) == len(set(done)) == 9
+    labels = ["base", *(label for i in ablation.INGREDIENTS for label in i.alternatives)]
+    assert {*record["rows"]} == {f"{label}/{seed}" for label in labels for seed in range(3)}
+    assert len(done) == 3 * len(labels)
     ablation.ablate(**options, steps=5)  # another base: all of it again
-    assert len(done) == 18
-    with pytest.raises(UserError, match="labels"):
-        ablation.ablate(**options | {"labels": ["nonsense"]})
+    assert len(done) == 6 * len(labels)
 
 
 def ablation_record():
@@ -521,6 +518,33 @@ def test_the_fit_refuses_what_it_cannot_fit_and_bears_a_flat_curve():
     evaluated = [(i, 5 - i / 100) for i in range(5, 101, 5)]
     step, _ = wikipedia.stable_part(evaluated, 100, 20)
     assert (step.min(), step.max()) == (20, 80)
+
+
+def test_a_small_wikipedia_run_is_recorded_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"text": f"{i} {TEXT[i % 45 :][: 200 + i]}"}) for i in range(60)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    said = []
+    b = bench.Bench(
+        out=tmp_path / "bench.json", quick=True, quick_steps=40, threads=1, say=said.append
+    )
+    sizes = {"n_layers": 1, "d_model": 16, "context": 8, "batch_size": 2, "val_fraction": 0.3}
+    options = {"source": tmp_path / "text.jsonl", "evaluations": 20, **sizes}
+    wikipedia.run_wikipedia(b, "wikipedia-small", **options)
+    row = measure.read_record(tmp_path / "wikipedia.json")["rows"]["wikipedia-small"]
+    assert row["fit"]["steps"] == [4, 32]
+    assert len(row["evaluated"]) == 20
+    assert any("asymptote" in line for line in said)
+    before = (tmp_path / "runs").rglob("log.jsonl")
+    logs = {path: path.read_bytes() for path in before}
+    wikipedia.run_wikipedia(b, "wikipedia-small", **options)  # it was finished
+    assert {path: path.read_bytes() for path in logs} == logs
+    pages = tables.pages(tmp_path)
+    assert "| parameters | " in pages["wikipedia.md"]
+    both = {"rows": {name: row | {"title": name} for name in ("wikipedia", "wikipedia-small")}}
+    text = wikipedia.render(both)
+    assert text.splitlines()[0] == "| | wikipedia | wikipedia-small |"
+    assert {line.count(" | ") for line in text.splitlines()[1:-1]} == {2}
 
 
 # ---- tables and figures

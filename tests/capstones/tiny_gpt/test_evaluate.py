@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tiny_gpt.data.shards import ShardWriter, open_data, write_data_manifest
 from tiny_gpt.data.tokenizers import END_OF_TEXT, train_tokenizer
+from tiny_gpt.export.hugging_face import tensors_of
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.gpt import GPT
 from tiny_gpt.training.evaluate import Evaluation, evaluate, token_losses, windows
@@ -45,16 +46,8 @@ def prepare(folder, documents, kind="char", *, end_of_text=True):
 
 def model_for(tokenizer, architecture="gpt2", context=CONTEXT, **changes):
     """Weights so large that every token's loss differs from every other's."""
-    config = GPTConfig.of(
-        architecture,
-        tokenizer.vocab_size,
-        context=context,
-        n_layers=2,
-        n_heads=2,
-        d_model=16,
-        **changes,
-    )
-    model = GPT(config)
+    sizes = {"context": context, "n_layers": 2, "n_heads": 2, "d_model": 16, **changes}
+    model = GPT(GPTConfig.of(architecture, tokenizer.vocab_size, **sizes))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
@@ -77,33 +70,14 @@ def in_transformers(model, n_positions):
     from transformers.models.gpt2.configuration_gpt2 import GPT2Config
     from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
-    c, ours = model.config, model.state_dict()
+    c, theirs = model.config, tensors_of(model)
     rows = torch.zeros(n_positions - c.context, c.d_model)
-    theirs = {
-        "transformer.wte.weight": ours["embed.weight"],
-        "transformer.wpe.weight": torch.cat([ours["positions.weight"], rows]),
-        "lm_head.weight": ours["head.weight"],
-    }
-    names = {
-        "attention_norm": "ln_1",
-        "qkv": "attn.c_attn",
-        "out_proj": "attn.c_proj",
-        "mlp_norm": "ln_2",
-        "up": "mlp.c_fc",
-        "down": "mlp.c_proj",
-    }
-    for kind in ("weight", "bias"):
-        theirs[f"transformer.ln_f.{kind}"] = ours[f"norm.{kind}"]
-        for i in range(c.n_layers):
-            for our, their in names.items():
-                tensor = ours[f"blocks.{i}.{our}.{kind}"]
-                theirs[f"transformer.h.{i}.{their}.{kind}"] = (
-                    tensor.T if tensor.ndim == 2 else tensor
-                )
+    theirs["transformer.wpe.weight"] = torch.cat([theirs["transformer.wpe.weight"], rows])
     size = {"n_embd": c.d_model, "n_layer": c.n_layers, "n_head": c.n_heads}
     config = GPT2Config(vocab_size=c.vocab_size, n_positions=n_positions, **size)
     found = GPT2LMHeadModel(config)
-    found.load_state_dict(theirs)
+    found.load_state_dict(theirs, strict=False)
+    found.tie_weights()
     return found.eval()
 
 
