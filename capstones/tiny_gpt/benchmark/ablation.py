@@ -38,13 +38,8 @@ ADAMW_RATES = (0.001, 0.002, 0.003, 0.006)
 class Ingredient:
     """Something a recipe has, and what stands in its place without it.
 
-    Attributes
-    ----------
-    name
-        What is changed to what.
-    alternatives
-        Changes of settings, by label; of several, the best stands for all. One of them is no
-        setting: `batches` (random).
+    The alternatives are changes of settings, by label; of several, the best stands for all. One of
+    them is no setting: `batches` (random).
     """
 
     name: str
@@ -131,18 +126,7 @@ def ablate(
     say: Callable[[str], None] = lambda line: None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Run all jobs that the record does not hold yet.
-
-    Parameters
-    ----------
-    changes
-        Settings to change in every run, the base included.
-
-    Returns
-    -------
-    record
-        A row for each job.
-    """
+    """Run all jobs that the record does not hold yet; `changes` are for the base too."""
     where, rows = machine(threads), read_record(out)["rows"]
     with tempfile.TemporaryDirectory(prefix="tiny-gpt-ablation-") as folder:
         data = prepare_slice(source, Path(folder))
@@ -183,16 +167,10 @@ def prepare_slice(source: str | Path, folder: Path, *, val_fraction: float = 0.1
 
 @dataclass(frozen=True)
 class Effect:
-    """An ingredient's worth.
+    """An ingredient's worth, by the alternative of this label.
 
-    Attributes
-    ----------
-    change
-        Loss without it minus loss with it, nats per character, over the seeds.
-    label
-        The alternative that stood for it.
-    n_parameters
-        Of the model without it.
+    `change` is the loss without it minus the loss with it, nats per character, over the seeds;
+    `n_parameters` are those of the model without it.
     """
 
     name: str

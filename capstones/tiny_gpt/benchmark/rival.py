@@ -36,12 +36,7 @@ PEAK, FLOOR = 1e-3, 1e-4
 class RivalGPT(nn.Module):
     """`transformers`' GPT-2, called as tiny_gpt's model is, so that one evaluation serves both.
 
-    Parameters
-    ----------
-    biases
-        Off, all parameters named bias stay at zero and do not count.
-    seed
-        Of the initial weights.
+    Without `biases`, all parameters of that name stay at zero and do not count.
     """
 
     def __init__(
@@ -115,17 +110,8 @@ def train_rival(
 ) -> dict[str, Any]:
     """Train nanoGPT's CPU configuration and evaluate it on the whole validation split.
 
-    Parameters
-    ----------
-    data
-        Prepared characters; the last tenth of the text is its validation split.
-    eval_every
-        Steps between evaluations on the way, whose time does not count; 0 for none.
-
-    Returns
-    -------
-    report
-        As `recipes.train_recipe` reports.
+    Evaluations on the way, every `eval_every` steps, do not count in its time. It reports as
+    `recipes.train_recipe` does.
     """
     from tiny_gpt.data.shards import open_data
     from tiny_gpt.training.evaluate import evaluate

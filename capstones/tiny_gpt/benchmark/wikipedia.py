@@ -152,23 +152,13 @@ def run_wikipedia(
     *,
     seeds: int = 1,
     source: str | Path = "wikipedia",
-    folder: Path | None = None,
     evaluations: int = EVALUATIONS,
     **changes: Any,
 ) -> None:
     """Prepare, train, evaluate, fit, and put it all into `wikipedia.json` beside `b.out`.
 
-    Parameters
-    ----------
-    name
-        One of `ROWS`, and the recipe of that name.
-    folder
-        Where data and runs stay, so that an interrupted run goes on; one of the recipe and its
-        number of steps if not given.
-    evaluations
-        How often the validation loss is measured on the way.
-    changes
-        Settings of the recipe to change.
+    Data and runs stay below runs/, by the recipe's name and number of steps, so that an interrupted
+    run goes on. `changes` are settings of the recipe.
     """
     import torch
 
@@ -178,7 +168,7 @@ def run_wikipedia(
 
     torch.set_num_threads(b.threads)
     steps = b.steps(recipes.settings_of(name).steps)
-    folder = folder or Path("runs/tiny_gpt") / f"{name}-{steps}"
+    folder = Path("runs/tiny_gpt") / f"{name}-{steps}"
     common = {"steps": steps, "eval_every": max(1, steps // evaluations), "threads": b.threads}
     common |= {"save_every": max(1, steps // 10), "resume": "auto", "device": "auto", **changes}
     common["data"] = str(folder / "data")

@@ -74,8 +74,6 @@ class Batches:
     ----------
     n_windows
         Windows (or rows) of an epoch.
-    steps_per_epoch
-        Steps until every window has been seen.
     """
 
     def __init__(
@@ -160,14 +158,7 @@ class Batches:
 def permuted(
     index: Int64[np.ndarray, " n"], size: int, keys: UInt64[np.ndarray, " n"]
 ) -> Int64[np.ndarray, " n"]:
-    """Where a keyed permutation of 0 … `size` - 1 takes each index.
-
-    Parameters
-    ----------
-    index
-        Each at least 0 and below `size`.
-    keys
-        The key of each; the same key is the same permutation.
+    """Where a keyed permutation of 0 … `size` - 1 takes each index; the same key is the same one.
 
     References
     ----------

@@ -39,18 +39,9 @@ END_OF_TEXT = "<|endoftext|>"
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What turns text into ids and back.
+    """What turns text into ids from 0 to `vocab_size` - 1, and back.
 
-    Attributes
-    ----------
-    kind
-        ``"char"``, ``"byte"`` or ``"bpe"``.
-    vocab_size
-        Ids count from 0 to `vocab_size` - 1.
-    end_of_text
-        Id that stands between documents; None if there is none.
-    sha256
-        Of `to_bytes`, in hexadecimal: what tells one tokenizer from another.
+    `end_of_text` is the id that stands between documents, None if there is none.
     """
 
     kind: Kind
@@ -59,7 +50,7 @@ class Tokenizer(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of `to_bytes`, in hexadecimal."""
+        """Of `to_bytes`, in hexadecimal: what distinguishes one tokenizer from another."""
 
     def encode(self, text: str) -> Int64[np.ndarray, " n"]:
         """Ids of a text, `end_of_text` never among them; ValueError if it has none."""
@@ -81,13 +72,9 @@ def train_tokenizer(
 
     Parameters
     ----------
-    kind
-        ``"byte"`` learns nothing and reads nothing.
     vocab_size
         For ``"bpe"``: ids in all, the 256 bytes and `end_of_text` included; fewer where the text
         has no more pairs to merge. The other kinds have as many ids as they need.
-    end_of_text
-        Whether there is a token that stands between documents.
     """
     special = [END_OF_TEXT] if end_of_text else []
     if kind == "char":

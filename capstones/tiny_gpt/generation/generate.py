@@ -118,11 +118,10 @@ class _Text:
 
     def append(self, token: Tensor) -> Tensor:
         """Add one token per row; the column that now holds them."""
-        column = self.tokens[:, self.end]
-        column.copy_(token)
+        self.tokens[:, self.end] = token
         self.end += 1
         self.lengths = [n + 1 for n in self.lengths]
-        return column
+        return self.tokens[:, self.end - 1]
 
 
 def _stream(text: _Text, read: Callable, sampler: Sample, generators, stop) -> Iterator[Tensor]:

@@ -56,14 +56,8 @@ def training_memory(
 ) -> dict[str, int]:
     """Bytes that training in `batch_size` sequences at once keeps; weights are float32.
 
-    Parameters
-    ----------
-    optimizer
-        `adamw` keeps two numbers for each weight, `muon` one for the matrices of blocks.
-    recompute
-        Whether activation checkpointing keeps only the input of each block.
-    bytes_each
-        Of an activation.
+    `adamw` keeps two numbers for each weight, `muon` one for the matrices of blocks. To `recompute`
+    is to keep only the input of each block. An activation has `bytes_each`.
     """
     require(batch_size >= 1, "batch_size must be at least 1", batch_size)
     c = config

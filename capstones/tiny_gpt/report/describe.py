@@ -38,11 +38,8 @@ def kind_of(path: Path) -> str:
 def read_lines(path: Path, *, strict: bool = True) -> list[dict[str, Any]]:
     """The objects in a file of JSON lines; a last line that a crash tore is left out.
 
-    Parameters
-    ----------
-    strict
-        Refuse a damaged line before the last one. `timing.jsonl` may have some: a run that is
-        resumed after a crash appends to what is there.
+    A damaged line before the last one is refused if `strict`. `timing.jsonl` may have some: a run
+    that is resumed after a crash appends to what is there.
     """
     good, torn = [], []
     lines = path.read_bytes().split(b"\n")

@@ -18,18 +18,10 @@ __all__ = ["Finding", "verify"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it was written.
+    """Something that is not as it was written: a file, or the folder where no file is to blame.
 
-    Attributes
-    ----------
-    file
-        The file, or the folder where no single file is to blame.
-    what
-        What is wrong with it, in one line.
-    fatal
-        Whether something is lost. If not, the program deals with it by itself.
-    good
-        The checkpoint to go back to, if there is one.
+    If it is not `fatal`, the program deals with it by itself; `good` is the checkpoint to go back
+    to, if there is one.
     """
 
     file: Path
@@ -106,12 +98,7 @@ def _verify_checkpoint(folder: Path) -> list[Finding]:
 def _verify_log(path: Path, last: int, known: int) -> list[Finding]:
     """Steps one by one, nothing torn but the end, and all that a checkpoint counts on.
 
-    Parameters
-    ----------
-    last
-        Step of the newest checkpoint.
-    known
-        Bytes that the log had when a good checkpoint was written.
+    `last` is the step of the newest checkpoint, `known` the bytes the log had at a good one.
     """
     if not path.is_file():
         return [Finding(path, "is missing", True)]

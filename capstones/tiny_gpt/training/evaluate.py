@@ -56,15 +56,13 @@ class Evaluation:
 
     Attributes
     ----------
-    nats_per_token, perplexity
-        Mean of -ln p over the predicted tokens, and its exponential.
     bits_per_byte
-        With a 95 % bootstrap interval, which tells how far another text of the same kind and
+        With a 95 % bootstrap interval, which says how far another text of the same kind and
         length might lie, not another training run; its ends are NaN where there is none.
     word_perplexity
-        All nats shared out among the words; NaN if there is none.
-    n_tokens, n_bytes, n_words
-        Tokens that were predicted, bytes they stand for, words of the text between white space.
+        All nats shared out among the words between white space; NaN if there is none.
+    n_tokens, n_bytes
+        Tokens that were predicted, and the bytes they stand for.
     signature
         Everything the numbers depend on: they compare only where it is equal.
     """
