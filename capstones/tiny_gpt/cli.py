@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter, validators
@@ -20,7 +20,7 @@ from shared.errors import UserError
 from shared.require import require
 from shared.study import NonNegativeInt, PositiveInt
 from tiny_gpt.data.text_settings import TextSettings
-from tiny_gpt.settings import PRESETS, Settings, read_config
+from tiny_gpt.settings import Settings, chosen_settings
 from tiny_gpt.terminal import (
     console,
     data_folder,
@@ -380,30 +380,6 @@ def bench(
 
 def _take_chosen_settings(words: list[str]) -> list[str]:
     command = words[0] if words else ""
-    words, chosen = _chosen(words)
+    words, chosen = chosen_settings(words)
     app.config = [cyclopts.config.Dict({command: chosen}, source="--config or --preset")]
     return words
-
-
-def _chosen(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take --config and --preset out of the words of a training; their settings by name."""
-    if not words or words[0] not in ("train", "find-lr"):
-        return words, {}
-    rest, chosen = [], {}
-    given = {"--preset": None, "--config": None}
-    at = iter(words)
-    for word in at:
-        name, equals, value = word.partition("=")
-        if name not in given:
-            rest.append(word)
-            continue
-        given[name] = value if equals else next(at, None)
-        if not given[name]:
-            raise UserError(f"{name} must be followed by its value, got none")
-    if preset := given["--preset"]:
-        must = f"preset must be one of {', '.join(PRESETS)}"
-        require(preset in PRESETS, must, repr(preset), error=UserError)
-        chosen |= PRESETS[preset]
-    if given["--config"]:
-        chosen |= read_config(Path(given["--config"]))
-    return rest, {name.replace("_", "-"): value for name, value in chosen.items()}

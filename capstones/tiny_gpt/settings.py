@@ -21,7 +21,7 @@ from shared.study import NonNegativeInt, PositiveInt
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.model.config import Architecture, GPTConfig
 
-__all__ = ["PRESETS", "Settings", "seconds_of"]
+__all__ = ["PRESETS", "Settings", "chosen_settings", "seconds_of"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The speed run of the benchmark: beats a 1.9 on tinyshakespeare in seconds.
@@ -297,3 +297,27 @@ def _known(content: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"there is no setting {key!r}{hint}")
         found[name] = value
     return found
+
+
+def chosen_settings(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take --config and --preset out of a command line: the other words, and settings by name."""
+    if not words or words[0] not in ("train", "find-lr"):
+        return words, {}
+    rest, chosen = [], {}
+    given = {"--preset": None, "--config": None}
+    at = iter(words)
+    for word in at:
+        name, equals, value = word.partition("=")
+        if name not in given:
+            rest.append(word)
+            continue
+        given[name] = value if equals else next(at, None)
+        if not given[name]:
+            raise UserError(f"{name} must be followed by its value, got none")
+    if preset := given["--preset"]:
+        must = f"preset must be one of {', '.join(PRESETS)}"
+        require(preset in PRESETS, must, repr(preset), error=UserError)
+        chosen |= PRESETS[preset]
+    if given["--config"]:
+        chosen |= read_config(Path(given["--config"]))
+    return rest, {name.replace("_", "-"): value for name, value in chosen.items()}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
+from shared.tensors import unpack
 from tiny_gpt.data.batches import Batch
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
@@ -483,6 +484,8 @@ def test_a_checkpoint_is_the_model(arch, data, tmp_path):
     copy = load_checkpoint(again)
     tokens = torch.arange(8)[None] % data.tokenizer.vocab_size
     assert torch.equal(saved.model(tokens), copy.model(tokens))
+    stored = unpack((again / "tensors.safetensors").read_bytes())
+    assert "model.blocks.0.out.weight" in stored  # as runs have it that were begun earlier
     assert copy.state == saved.state
     assert copy.tensors.keys() == saved.tensors.keys()
     assert (copy.model.head.weight is copy.model.embed.weight) == (arch == "gpt2")
