@@ -305,7 +305,7 @@ def priors_meet(run: Run, level: float) -> None:
 def prediction(run: Run, level: float, experiments: int) -> None:
     """How often the next value falls into a band that knows, or forgets, what it does not know."""
     prior = b.NormalInverseGamma(0.0, 0.5, 3.0, 3.0)
-    sizes = (2, 3, 5, 10, 20, 50)
+    sizes = np.array([2, 3, 5, 10, 20, 50])
     z = stats.norm.ppf(0.5 + level / 2)
 
     def bands(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -314,7 +314,7 @@ def prediction(run: Run, level: float, experiments: int) -> None:
         return np.array(prior.update(x).predictive_interval(level)), plug_in
 
     hits = np.zeros((2, len(sizes), experiments))
-    for j, n in enumerate(sizes):
+    for j, n in enumerate(sizes.tolist()):
         rng = np.random.default_rng([run.seed, 20, j])
         sigma = np.sqrt(1 / d.sample_gamma(rng, experiments, prior.alpha, prior.beta))
         mu = prior.mean + sigma / prior.kappa**0.5 * d.sample_normal(rng, experiments)
@@ -358,15 +358,15 @@ def prediction(run: Run, level: float, experiments: int) -> None:
 
 def bootstrap(run: Run, level: float, experiments: int) -> None:
     """The bootstrap works for a mean once there are enough data, and never for a maximum."""
-    sizes, resamples = (5, 10, 20, 40), run.budget(quick=199, default=999)
+    sizes, resamples = np.array([5, 10, 20, 40]), run.budget(quick=199, default=999)
     tails = [(1 - level) / 2, (1 + level) / 2]
 
-    def resampled(x: np.ndarray, statistic, rng: np.random.Generator) -> tuple[float, float]:
+    def resampled(x: np.ndarray, statistic, rng: np.random.Generator) -> np.ndarray:
         return np.quantile(b.bootstrap_statistics(x, statistic, rng, resamples), tails)
 
     hits = np.zeros((2, len(sizes), experiments))  # of the bootstrap and of Student's interval
     maximum = np.zeros((len(sizes), experiments // 8))
-    for j, n in enumerate(sizes):
+    for j, n in enumerate(sizes.tolist()):
         rng = np.random.default_rng([run.seed, 30, j])
         for e in range(experiments):
             x = d.sample_exponential(rng, n)

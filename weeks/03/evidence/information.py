@@ -149,7 +149,7 @@ def two_directions(run: Run) -> None:
     reverse = i.fit_normal_reverse(lambda x: mixture_score(x, gap, weight), 1.0, 1.0)
     log_p = mixture_log_pdf(GRID, gap, weight)
 
-    def cost(fit: tuple[float, float], order: int) -> float:
+    def cost(fit, order: int) -> float:
         pair = (log_p, stats.norm.logpdf(GRID, *fit))
         return divergence(*pair[::order])
 
