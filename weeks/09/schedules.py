@@ -14,6 +14,11 @@ $$\tfrac12\lambda\,\mathbb{E}[x^2] = \frac{\eta\sigma^2}{2(2 - \eta\lambda)}
 
 a floor proportional to $\eta$, which only a smaller $\eta$ gets under.
 
+>>> [warmup_cosine(step, steps=100, warmup_steps=20) for step in (0, 10, 20, 60, 100)]
+[0.0, 0.5, 1.0, 0.5, 0.0]
+>>> [warmup_stable_decay(t, steps=100, warmup_steps=20, decay_steps=40) for t in (10, 50, 80)]
+[0.5, 1.0, 0.5]
+
     uv run weeks/09/schedules.py
 
 Sources: Loshchilov & Hutter, SGDR (2017), equation 5; Smith & Topin, super-convergence (2019);
@@ -24,20 +29,19 @@ MiniCPM (2024), section 4 (warm-up, stable, decay).
 import math
 from collections.abc import Callable, Sequence
 
+from shared.require import require
+
 Schedule = Callable[[int], float]
 
 
 def _check(step: int, **positive: int) -> None:
-    if step < 0:
-        raise ValueError(f"step must be at least 0, got {step}")
+    require(step >= 0, "step must be at least 0", step)
     for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        require(value >= 1, f"{name} must be at least 1", value)
 
 
 def _fraction(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    require(0 <= value <= 1, f"{name} must lie in [0, 1]", value)
 
 
 def warmup(step: int, *, steps: int, start: float = 0.0) -> float:
@@ -107,15 +111,10 @@ def one_cycle(
     Smith & Topin (2019), figure 1; cosines instead of their lines, as in fastai and torch.
     """
     _check(step, steps=steps)
-    if not (0 < rising < 1 and rising * steps > 1):
-        raise ValueError(
-            f"rising must lie in (0, 1) and cover more than one of steps = {steps}, got {rising}"
-        )
-    if min(div_factor, final_div_factor) < 1:
-        raise ValueError(
-            "div_factor and final_div_factor must be at least 1, "
-            f"got {div_factor} and {final_div_factor}"
-        )
+    must = f"rising must lie in (0, 1) and cover more than one of steps = {steps}"
+    require(0 < rising < 1 and rising * steps > 1, must, rising)
+    factors = div_factor, final_div_factor
+    require(min(factors) >= 1, "div_factor and final_div_factor must be at least 1", *factors)
     peak, last = rising * steps - 1, steps - 1
     low, lowest = 1 / div_factor, 1 / (div_factor * final_div_factor)
     if step <= peak:
@@ -135,13 +134,11 @@ def sequential(step: int, *, parts: Sequence[Schedule], milestones: Sequence[int
         Where each part but the first begins, increasing.
     """
     _check(step)
-    if len(milestones) != len(parts) - 1:
-        raise ValueError(
-            f"milestones must be one fewer than the {len(parts)} parts, got {len(milestones)}"
-        )
+    must = f"milestones must be one fewer than the {len(parts)} parts"
+    require(len(milestones) == len(parts) - 1, must, len(milestones))
     starts = [0, *milestones]
-    if sorted(set(starts)) != starts:
-        raise ValueError(f"milestones must increase from above 0, got {list(milestones)}")
+    increasing = sorted(set(starts)) == starts
+    require(increasing, "milestones must increase from above 0", list(milestones))
     index = max(i for i, start in enumerate(starts) if step >= start)
     return parts[index](step - starts[index])
 
@@ -149,8 +146,7 @@ def sequential(step: int, *, parts: Sequence[Schedule], milestones: Sequence[int
 def warmup_cosine(step: int, *, steps: int, warmup_steps: int, final: float = 0.0) -> float:
     """Warm up, then half a cosine down to `final` at `steps`: how most GPTs are trained."""
     _check(step, steps=steps, warmup_steps=warmup_steps)
-    if warmup_steps >= steps:
-        raise ValueError(f"warmup_steps must be below steps = {steps}, got {warmup_steps}")
+    require(warmup_steps < steps, f"warmup_steps must be below steps = {steps}", warmup_steps)
     if step < warmup_steps:
         return warmup(step, steps=warmup_steps)
     return cosine(step - warmup_steps, steps=steps - warmup_steps, final=final)
@@ -168,11 +164,8 @@ def warmup_stable_decay(
     Hu et al. (2024), section 4.1.
     """
     _check(step, steps=steps, warmup_steps=warmup_steps, decay_steps=decay_steps)
-    if warmup_steps + decay_steps > steps:
-        raise ValueError(
-            f"warmup_steps + decay_steps must be at most steps = {steps}, "
-            f"got {warmup_steps} + {decay_steps}"
-        )
+    must = f"warmup_steps + decay_steps must be at most steps = {steps}"
+    require(warmup_steps + decay_steps <= steps, must, f"{warmup_steps} + {decay_steps}")
     if step < steps - decay_steps:
         return warmup(step, steps=warmup_steps)
     return linear(step - (steps - decay_steps), steps=decay_steps, final=final)

@@ -1,7 +1,5 @@
 """Schedules against torch.optim.lr_scheduler, step by step, and their edges."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
@@ -31,71 +29,31 @@ def rates(make, steps):
     return found
 
 
-def close(function, make, steps, tolerance=1e-12):
-    assert [function(step) for step in range(steps)] == pytest.approx(
-        rates(make, steps), abs=tolerance, rel=1e-10
-    )
-
-
-@given(st.integers(1, 30), st.floats(0.01, 1.0))
-def test_warmup_is_linear_lr(steps, start):
-    close(
-        lambda t: warmup(t, steps=steps, start=start),
-        lambda o: lr_scheduler.LinearLR(o, start, total_iters=steps),
-        steps + 5,
-    )
-
-
-@given(st.integers(1, 30), st.floats(0.0, 1.0))
-def test_linear_is_linear_lr(steps, final):
-    close(
-        lambda t: linear(t, steps=steps, final=final),
-        lambda o: lr_scheduler.LinearLR(o, 1.0, final, total_iters=steps),
-        steps + 5,
-    )
-
-
-@given(st.integers(1, 40), st.floats(0.0, 1.0))
-def test_cosine_is_cosine_annealing_lr(steps, final):
-    close(
-        lambda t: cosine(t, steps=steps, final=final),
-        lambda o: lr_scheduler.CosineAnnealingLR(o, steps, eta_min=final),
-        steps + 1,
-        1e-9,  # torch multiplies quotients of cosines, which lose digits near zero
-    )
-
-
-@given(st.integers(1, 12), st.floats(0.05, 1.0))
-def test_step_decay_is_step_lr(every, gamma):
-    close(
-        lambda t: step_decay(t, every=every, gamma=gamma),
-        lambda o: lr_scheduler.StepLR(o, every, gamma),
-        40,
-    )
-
-
-@given(st.floats(0.5, 1.0))
-def test_exponential_is_exponential_lr(gamma):
-    close(lambda t: exponential(t, gamma=gamma), lambda o: lr_scheduler.ExponentialLR(o, gamma), 40)
-
-
-@given(st.integers(10, 60), st.floats(0.15, 0.85), st.floats(1, 50), st.floats(1, 1e5))
-def test_one_cycle_is_one_cycle_lr(steps, rising, div, final_div):
-    close(
-        lambda t: one_cycle(
-            t, steps=steps, rising=rising, div_factor=div, final_div_factor=final_div
-        ),
-        lambda o: lr_scheduler.OneCycleLR(
-            o, 1.0, steps, pct_start=rising, div_factor=div, final_div_factor=final_div
-        ),
-        steps,
-    )
-
-
-@given(st.integers(1, 15), st.integers(1, 15))
-def test_sequential_is_sequential_lr(first, second):
-    close(
-        lambda t: sequential(
+# arguments, ours, torch's
+PAIRS = {
+    "warmup": (
+        {"steps": st.integers(1, 30), "start": st.floats(0.01, 1.0)},
+        lambda t, steps, start: warmup(t, steps=steps, start=start),
+        lambda o, steps, start: lr_scheduler.LinearLR(o, start, total_iters=steps),
+    ),
+    "linear": (
+        {"steps": st.integers(1, 30), "final": st.floats(0.0, 1.0)},
+        lambda t, steps, final: linear(t, steps=steps, final=final),
+        lambda o, steps, final: lr_scheduler.LinearLR(o, 1.0, final, total_iters=steps),
+    ),
+    "step_decay": (
+        {"every": st.integers(1, 12), "gamma": st.floats(0.05, 1.0)},
+        lambda t, every, gamma: step_decay(t, every=every, gamma=gamma),
+        lambda o, every, gamma: lr_scheduler.StepLR(o, every, gamma),
+    ),
+    "exponential": (
+        {"gamma": st.floats(0.5, 1.0)},
+        lambda t, gamma: exponential(t, gamma=gamma),
+        lr_scheduler.ExponentialLR,
+    ),
+    "sequential": (
+        {"first": st.integers(1, 15), "second": st.integers(1, 15)},
+        lambda t, first, second: sequential(
             t,
             parts=[
                 lambda s: warmup(s, steps=first, start=0.1),
@@ -104,7 +62,7 @@ def test_sequential_is_sequential_lr(first, second):
             ],
             milestones=[first, first + second],
         ),
-        lambda o: lr_scheduler.SequentialLR(
+        lambda o, first, second: lr_scheduler.SequentialLR(
             o,
             [
                 lr_scheduler.LinearLR(o, 0.1, total_iters=first),
@@ -113,8 +71,28 @@ def test_sequential_is_sequential_lr(first, second):
             ],
             [first, first + second],
         ),
-        first + second + 8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@given(data=st.data())
+def test_is_torchs(name, data):
+    arguments, ours, theirs = PAIRS[name]
+    options = data.draw(st.fixed_dictionaries(arguments))
+    expected = rates(lambda o: theirs(o, **options), 40)
+    found = [ours(t, **options) for t in range(40)]
+    assert found == pytest.approx(expected, abs=1e-12, rel=1e-10)
+
+
+@given(st.integers(10, 60), st.floats(0.15, 0.85), st.floats(1, 50), st.floats(1, 1e5))
+def test_one_cycle_is_torchs(steps, rising, div, final_div):
+    common = {"div_factor": div, "final_div_factor": final_div}
+    found = [one_cycle(t, steps=steps, rising=rising, **common) for t in range(steps)]
+    expected = rates(
+        lambda o: lr_scheduler.OneCycleLR(o, 1.0, steps, pct_start=rising, **common), steps
     )
+    assert found == pytest.approx(expected, abs=1e-12, rel=1e-10)
 
 
 @given(st.integers(1, 20), st.integers(1, 40), st.floats(0, 1))
@@ -151,11 +129,6 @@ def test_all_stay_where_they_end():
     assert cosine(4, steps=3, final=0.2) == pytest.approx(0.2)
     assert linear(99, steps=3, final=0.2) == pytest.approx(0.2)
     assert one_cycle(999, steps=20) == pytest.approx(1 / (25 * 1e4))
-
-
-def test_cosine_halfway_is_half():
-    assert cosine(50, steps=100) == pytest.approx(0.5)
-    assert cosine(25, steps=100) == pytest.approx((1 + math.sqrt(0.5)) / 2)
 
 
 @pytest.mark.parametrize(
