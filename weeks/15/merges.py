@@ -21,9 +21,11 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from shared.require import require
 
+Token = TypeVar("Token", int, str)
 Pair = tuple[int, int]
 
 
@@ -39,9 +41,9 @@ def printable_bytes() -> dict[int, str]:
     return {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
 
 
-def merge(word: Sequence[int], pair: Pair, new: int) -> tuple[int, ...]:
+def merge(word: Sequence[Token], pair: tuple[Token, Token], new: Token) -> tuple[Token, ...]:
     """The word with every `pair`, from left to right, replaced by the token `new`."""
-    merged: list[int] = []
+    merged: list[Token] = []
     for token in word:
         if merged and (merged[-1], token) == pair:
             merged[-1] = new

@@ -11,14 +11,17 @@ $$\text{count: } n_{ab}, \qquad \text{ratio: } \frac{n_{ab}}{n_a n_b}, \qquad
 The third is the criterion that the paper states, the second its usual short form, the first what
 Hugging Face's trainer does. All three are here. Google's own trainer was never published.
 
+>>> tokenizer = WordPiece(["[UNK]", "un", "##aff", "##able"])
+>>> [tokenizer.vocab[i] for i in tokenizer.encode("Unaffable, unaffably")]
+['un', '##aff', '##able', '[UNK]', '[UNK]']
+
     uv run weeks/15/wordpiece.py                        # Python's manual
     uv run weeks/15/wordpiece.py --vocab-size 4000
 
 Sources: Schuster & Nakajima, "Japanese and Korean voice search" (2012), section 3; Devlin et al.,
-"BERT" (2019), with the published code for words, punctuation and longest match.
+"BERT" (2019), with the published code for longest match.
 """
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -28,50 +31,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import xlogy
 
+from shared.require import require
+from week15.bert_words import basic_words
+
 PREFIX = "##"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Score = Literal["count", "ratio", "likelihood"]
-CJK = (
-    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
-)  # fmt: skip
-
-
-def is_punctuation(char: str) -> bool:
-    """Unicode's punctuation, and every visible ASCII sign that is no letter or digit ($, +, ~)."""
-    ascii_sign = char.isascii() and char.isprintable() and not char.isalnum() and char != " "
-    return ascii_sign or unicodedata.category(char)[0] == "P"
-
-
-def basic_words(
-    text: str, *, lowercase: bool = True, strip_accents: bool | None = None
-) -> list[str]:
-    """BERT's words: cut at white space, each punctuation mark and each Chinese character alone.
-
-    Parameters
-    ----------
-    lowercase
-        Character by character, so that Σ becomes σ at a word's end, too.
-    strip_accents
-        Decompose and drop combining marks; None does what `lowercase` does.
-    """
-    clean = []
-    for char in text:
-        if char in "\t\n\r":
-            clean.append(" ")
-        elif char == "\ufffd" or unicodedata.category(char)[0] == "C":
-            continue  # control, format and private characters vanish: they separate nothing
-        elif any(low <= ord(char) <= high for low, high in CJK):
-            clean.append(f" {char} ")
-        else:
-            clean.append(char)
-    text = "".join(clean)
-    if lowercase if strip_accents is None else strip_accents:
-        text = unicodedata.normalize("NFD", text)
-        text = "".join(char for char in text if unicodedata.category(char) != "Mn")
-    if lowercase:
-        text = "".join(char.lower() for char in text)
-    return "".join(f" {char} " if is_punctuation(char) else char for char in text).split()
 
 
 def spell(word: str) -> list[str]:
@@ -106,8 +71,8 @@ def pair_scores(
     ----------
     Schuster & Nakajima (2012), section 3, for the likelihood.
     """
-    if score not in get_args(Score):
-        raise ValueError(f"score must be one of {', '.join(get_args(Score))}, got {score!r}")
+    scores = get_args(Score)
+    require(score in scores, f"score must be one of {', '.join(scores)}", repr(score))
     if score == "count":
         return n_pair.astype(float)
     if score == "ratio":
@@ -117,6 +82,13 @@ def pair_scores(
     rest = np.maximum(n_left - 2 * n_pair, 0)
     change = np.where(twins, xlogy(rest, rest), apart) - xlogy(n_right, n_right)
     return change + xlogy(n_pair, n_pair) + xlogy(n_tokens, n_tokens) - xlogy(fewer, fewer)
+
+
+def alphabet_of(words: Iterable[str]) -> list[str]:
+    """Every character of the words, then `##` with every character that continues one."""
+    words = list(words)
+    first = {char for word in words for char in word}
+    return sorted(first) + sorted({token for word in words for token in spell(word)[1:]})
 
 
 def learn_pieces(
@@ -137,37 +109,31 @@ def learn_pieces(
     words
         Words and how often each occurs; none may contain `##`.
     alphabet
-        Every character of the words, and `##` with every character that continues one. Of pairs
-        with equal scores, the one with the older tokens goes first (left, then right).
+        See `alphabet_of`. Of pairs with equal scores, the one with the older tokens goes first.
     n_merges
         Merges to make; fewer if the pairs run out.
     min_frequency
         Rarer pairs are not merged, however high they score.
     """
-    if n_merges < 0:
-        raise ValueError(f"n_merges must be at least 0, got {n_merges}")
-    if min_frequency < 1:
-        raise ValueError(f"min_frequency must be at least 1, got {min_frequency}")
-    if bad := [word for word in words if PREFIX in word]:
-        raise ValueError(f"words must not contain {PREFIX!r}, got {bad[0]!r}")
+    require(n_merges >= 0, "n_merges must be at least 0", n_merges)
+    require(min_frequency >= 1, "min_frequency must be at least 1", min_frequency)
+    bad = [word for word in words if PREFIX in word]
+    require(not bad, f"words must not contain {PREFIX!r}", *bad[:1])
     tokens = list(alphabet)
     ids = {token: i for i, token in enumerate(tokens)}
-    if missing := {token for word in words for token in spell(word)} - set(ids):
-        raise ValueError(f"alphabet must hold all characters, but {min(missing)!r} is not in it")
+    missing = sorted({token for word in words for token in spell(word)} - set(ids))
+    require(not missing, f"alphabet must hold all characters, but {missing[:1]} are not in it")
     spelled = [[ids[token] for token in spell(word)] for word in words]
     frequency = list(words.values())
 
     slot: dict[tuple[int, int], int] = {}  # a pair's place in the three arrays
     places: defaultdict[int, set[int]] = defaultdict(set)  # words that (may) hold the pair
-    n_pair, left, right = (np.zeros(1024, dtype=np.int64) for _ in range(3))
+    most = 3 * sum(map(len, spelled))  # each merge in a word shortens it and makes two pairs
+    n_pair, left, right = (np.zeros(most, dtype=np.int64) for _ in range(3))
     n_token = np.zeros(len(tokens) + n_merges, dtype=np.int64)
 
     def add(a: int, b: int, word: int, times: int) -> None:
-        nonlocal n_pair, left, right
         k = slot.setdefault((a, b), len(slot))
-        if k == len(n_pair):
-            n_pair, left, right = (np.resize(array, 2 * k) for array in (n_pair, left, right))
-            n_pair[k:] = 0
         left[k], right[k] = a, b
         n_pair[k] += times
         if times > 0:
@@ -181,9 +147,8 @@ def learn_pieces(
 
     for _ in range(n_merges):
         n, lefts, rights = (array[: len(slot)] for array in (n_pair, left, right))
-        value = pair_scores(
-            n, n_token[lefts], n_token[rights], lefts == rights, int(n_token.sum()), score
-        )
+        singles, n_tokens = (n_token[lefts], n_token[rights]), int(n_token.sum())
+        value = pair_scores(n, *singles, lefts == rights, n_tokens, score)
         value[n < min_frequency] = -np.inf
         if not (value > -np.inf).any():
             break
@@ -234,12 +199,10 @@ class WordPiece:
     ):
         self.vocab = list(vocab)
         self._id = {token: i for i, token in enumerate(self.vocab)}
-        if len(self._id) != len(self.vocab) or "[UNK]" not in self._id:
-            raise ValueError("vocab must hold different tokens and [UNK]")
-        if max_input_chars_per_word < 1:
-            raise ValueError(
-                f"max_input_chars_per_word must be at least 1, got {max_input_chars_per_word}"
-            )
+        known = len(self._id) == len(self.vocab) and "[UNK]" in self._id
+        require(known, "vocab must hold different tokens and [UNK]")
+        most = max_input_chars_per_word
+        require(most >= 1, "max_input_chars_per_word must be at least 1", most)
         self.lowercase, self.strip_accents = lowercase, strip_accents
         self.max_input_chars_per_word = max_input_chars_per_word
         self._longest = max(map(len, self.vocab))
@@ -255,27 +218,16 @@ class WordPiece:
         special_tokens: Sequence[str] = SPECIAL,
         lowercase: bool = True,
     ) -> "WordPiece":
-        """Learn a vocabulary of at most `vocab_size` tokens, special ones and characters included.
-
-        Raises
-        ------
-        ValueError
-            If `vocab_size` has no room for the special tokens and the text's characters.
-        """
+        """Learn at most `vocab_size` tokens, special ones and characters included."""
         words: Counter[str] = Counter()
         for text in texts:
             words.update(basic_words(text, lowercase=lowercase))
-        first = {char for word in words for char in word}
-        alphabet = sorted(first) + sorted({token for word in words for token in spell(word)[1:]})
+        alphabet = alphabet_of(words)
         least = len(special_tokens) + len(alphabet)
-        if vocab_size < least:
-            raise ValueError(
-                f"vocab_size must be at least {least} (special tokens and characters), "
-                f"got {vocab_size}"
-            )
-        made = learn_pieces(
-            words, alphabet, vocab_size - least, score=score, min_frequency=min_frequency
-        )
+        must = f"vocab_size must be at least {least} (special tokens and characters)"
+        require(vocab_size >= least, must, vocab_size)
+        options = {"score": score, "min_frequency": min_frequency}
+        made = learn_pieces(words, alphabet, vocab_size - least, **options)
         return cls([*special_tokens, *alphabet, *made], lowercase=lowercase)
 
     def __len__(self) -> int:
@@ -308,10 +260,8 @@ class WordPiece:
     def decode(self, ids: Iterable[int]) -> str:
         """Words with single spaces: where the text had spaces, WordPiece does not remember."""
         ids = list(ids)
-        if ids and not 0 <= min(ids) <= max(ids) < len(self.vocab):
-            raise ValueError(
-                f"ids must lie between 0 and {len(self.vocab) - 1}, got {min(ids)} to {max(ids)}"
-            )
+        low, high, last = min(ids, default=0), max(ids, default=0), len(self.vocab) - 1
+        require(0 <= low <= high <= last, f"ids must lie between 0 and {last}", f"{low} to {high}")
         return " ".join(self.vocab[i] for i in ids).replace(" " + PREFIX, "")
 
 

@@ -1,8 +1,6 @@
 """WordPiece is that of `tokenizers` and BERT; the likelihood score is a likelihood."""
 
 import unicodedata
-from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import datasets
+from week15.bert_words import basic_words, is_punctuation
 from week15.evidence import wordpiece as evidence
+from week15.merges import merge
 from week15.wordpiece import (
     PREFIX,
     SPECIAL,
     WordPiece,
-    basic_words,
-    is_punctuation,
+    alphabet_of,
     learn_pieces,
     pair_scores,
     spell,
@@ -59,11 +58,6 @@ def hugging_face_words(text, **options):
 
     clean = normalizers.BertNormalizer(**options).normalize_str(text)
     return [word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(clean)]
-
-
-def alphabet_of(words):
-    first = sorted({char for word in words for char in word})
-    return first + sorted({token for word in words for token in spell(word)[1:]})
 
 
 # ---- words
@@ -128,21 +122,14 @@ def test_ascii_signs_are_punctuation():
 # ---- training
 
 
-def test_same_vocabulary_as_tokenizers(tokenizer, documents):
-    alphabet = evidence.alphabet_of(tokenizer)
-    reference = evidence.hugging_face(documents, len(tokenizer), alphabet)
-    assert reference.get_vocab() == {token: i for i, token in enumerate(tokenizer.vocab)}
-
-
 @settings(max_examples=60, deadline=None)
 @given(texts=FEW, room=st.integers(0, 40), min_frequency=st.integers(1, 4))
 def test_same_vocabulary_where_ties_abound(texts, room, min_frequency):
     words = {word for text in texts for word in basic_words(text)}
     size = len(SPECIAL) + len(alphabet_of(words)) + room
     ours = WordPiece.train(texts, size, min_frequency=min_frequency)
-    theirs = evidence.hugging_face(
-        texts, size, evidence.alphabet_of(ours), min_frequency=min_frequency
-    )
+    alphabet = alphabet_of(words)
+    theirs = evidence.hugging_face(texts, size, alphabet, min_frequency=min_frequency)
     assert theirs.get_vocab() == {token: i for i, token in enumerate(ours.vocab)}
 
 
@@ -156,27 +143,19 @@ def test_same_vocabulary_where_ties_abound(texts, room, min_frequency):
 def test_same_pieces_as_a_recount_of_everything(words, n_merges, score, min_frequency):
     alphabet = alphabet_of(words)
     age = {token: i for i, token in enumerate(alphabet)}
-    spelled = {word: spell(word) for word in words}
-    expected = []
+    spelled, expected = [(tuple(spell(word)), n) for word, n in words.items()], []
     for _ in range(n_merges):
-        single, pairs = Counter(), Counter()
-        for word, n in words.items():
-            for token in spelled[word]:
-                single[token] += n
-            for pair in pairwise(spelled[word]):
-                pairs[pair] += n
-        pairs = {pair: n for pair, n in pairs.items() if n >= min_frequency}
-        if not pairs:
+        single, pairs = evidence.counts_of(spelled)
+        value = {pair: n for pair, n in pairs.items() if n >= min_frequency}
+        if score == "ratio":
+            value = {(a, b): n / (single[a] * single[b]) for (a, b), n in value.items()}
+        if not value:
             break
-        value = {
-            (a, b): n if score == "count" else n / (single[a] * single[b])
-            for (a, b), n in pairs.items()
-        }
         a, b = min(value, key=lambda pair: (-value[pair], age[pair[0]], age[pair[1]]))
         token = a + b.removeprefix(PREFIX)
         expected.append(token)
         age[token] = len(age)
-        spelled = {word: evidence.merge(tokens, a, b) for word, tokens in spelled.items()}
+        spelled = [(merge(word, (a, b), token), n) for word, n in spelled]
     found = learn_pieces(words, alphabet, n_merges, score=score, min_frequency=min_frequency)
     assert found == expected
 
@@ -191,24 +170,11 @@ def test_same_pieces_as_a_recount_of_everything(words, n_merges, score, min_freq
 )
 def test_likelihood_score_is_the_change_of_the_likelihood(words):
     segmented = [(spell(word), n) for word, n in words.items()]
-    single, pairs = Counter(), Counter()
-    for tokens, n in segmented:
-        for token in tokens:
-            single[token] += n
-        for pair in pairwise(tokens):
-            pairs[pair] += n
-    a, b = min(pairs)
-    before = evidence.log_likelihood(segmented)
-    after = evidence.log_likelihood([(evidence.merge(t, a, b), n) for t, n in segmented])
-    ours = pair_scores(
-        np.array([pairs[a, b]]),
-        np.array([single[a]]),
-        np.array([single[b]]),
-        np.array([False]),
-        single.total(),
-        "likelihood",
-    )
-    assert ours[0] == pytest.approx(after - before, abs=1e-9)
+    single, pairs = evidence.counts_of(segmented)
+    pair = min(pairs)
+    change = evidence.log_likelihood(evidence.merged(segmented, *pair))
+    change -= evidence.log_likelihood(segmented)
+    assert evidence.gains(single, pairs, [pair])[0] == pytest.approx(change, abs=1e-9)
 
 
 def test_likelihood_of_a_token_with_itself():
@@ -269,9 +235,8 @@ def test_any_vocabulary_any_word(pieces, continuing, word, longest):
 
 def test_a_word_that_cannot_be_finished_is_unknown_as_a_whole():
     found = WordPiece(["[UNK]", "un", "##aff", "##able", "un##"])
-    assert [found.vocab[i] for i in found.encode("unaffable unaffably")] == [
-        "un", "##aff", "##able", "[UNK]",
-    ]  # fmt: skip
+    pieces = [found.vocab[i] for i in found.encode("unaffable unaffably")]
+    assert pieces == ["un", "##aff", "##able", "[UNK]"]
 
 
 def test_longest_match_can_miss_a_segmentation():
@@ -304,22 +269,26 @@ def test_decode_is_that_of_tokenizers(tokenizer):
 # ---- wrong input
 
 
-def test_wrong_input():
-    with pytest.raises(ValueError, match=r"vocab_size must be at least 8 .*got 7"):
-        WordPiece.train(["ab"], 7)
-    with pytest.raises(ValueError, match="n_merges must be at least 0, got -1"):
-        learn_pieces({}, [], -1)
-    with pytest.raises(ValueError, match="min_frequency must be at least 1, got 0"):
-        learn_pieces({}, [], 1, min_frequency=0)
-    with pytest.raises(ValueError, match="words must not contain"):
-        learn_pieces({"a##": 1}, ["a", "###"], 1)
-    with pytest.raises(ValueError, match="alphabet must hold all characters"):
-        learn_pieces({"ab": 1}, ["a", "b"], 1)
-    with pytest.raises(ValueError, match=r"vocab must hold different tokens and \[UNK\]"):
-        WordPiece(["a"])
-    with pytest.raises(ValueError, match=r"vocab must hold different tokens and \[UNK\]"):
-        WordPiece(["[UNK]", "a", "a"])
-    with pytest.raises(ValueError, match="max_input_chars_per_word must be at least 1, got 0"):
-        WordPiece(["[UNK]"], max_input_chars_per_word=0)
-    with pytest.raises(ValueError, match="ids must lie between 0 and 0, got -1 to 3"):
-        WordPiece(["[UNK]"]).decode([3, -1])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: WordPiece.train(["ab"], 7), r"vocab_size must be at least 8 .*got 7"),
+        (lambda: learn_pieces({}, [], -1), "n_merges must be at least 0, got -1"),
+        (
+            lambda: learn_pieces({}, [], 1, min_frequency=0),
+            "min_frequency must be at least 1",
+        ),
+        (lambda: learn_pieces({"a##": 1}, ["a", "###"], 1), "words must not contain '##', got a##"),
+        (lambda: learn_pieces({"ab": 1}, ["a", "b"], 1), r"hold all characters, but \['##b'\]"),
+        (lambda: WordPiece(["a"]), r"vocab must hold different tokens and \[UNK\]"),
+        (lambda: WordPiece(["[UNK]", "a", "a"]), r"vocab must hold different tokens and \[UNK\]"),
+        (
+            lambda: WordPiece(["[UNK]"], max_input_chars_per_word=0),
+            "word must be at least 1",
+        ),
+        (lambda: WordPiece(["[UNK]"]).decode([3, -1]), "ids must lie between 0 and 0, got -1 to 3"),
+    ],
+)
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

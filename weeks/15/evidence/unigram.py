@@ -11,9 +11,10 @@ import numpy as np
 from shared import datasets, plots
 from shared.stats import mean_interval, paired_bootstrap
 from shared.study import PositiveInt, Run, UserError
+from week15.bert_words import basic_words
 from week15.bpe import ByteLevelBPE
 from week15.unigram import SPACE, Lattice, Unigram, m_step, seed_pieces, space_words
-from week15.wordpiece import WordPiece, basic_words
+from week15.wordpiece import WordPiece
 
 NASTY = [
     "",

@@ -1,20 +1,22 @@
 """What is measured about WordPiece: equality with two libraries, and what three scores prefer."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 
-from shared import datasets, plots
-from shared.stats import mean_interval, paired_bootstrap
+from shared import plots
 from shared.study import PositiveInt, Run, UserError
+from week15.bert_words import basic_words
+from week15.evidence.common import Text, training_and_held_out
+from week15.merges import merge
 from week15.wordpiece import (
     PREFIX,
     SPECIAL,
     Score,
     WordPiece,
-    basic_words,
+    alphabet_of,
     learn_pieces,
     pair_scores,
     spell,
@@ -30,6 +32,43 @@ NASTY = [
     "a" * 100 + " " + "a" * 101 + " qqqq\u1e9e",
     "[UNK] ##ing [CLS]",
 ]
+Segmented = Sequence[tuple[Sequence[str], int]]  # words as tokens, and how often each occurs
+OFTEN = 50  # the stopgap: least frequency of a pair
+SETUPS: dict[str, tuple[Score, int]] = {
+    "likelihood": ("likelihood", 1),
+    "count": ("count", 1),
+    f"ratio, pairs\nseen {OFTEN} times": ("ratio", OFTEN),
+    "ratio": ("ratio", 1),
+}
+
+
+def main(run: Run, *, dataset: Text = "pydocs", vocab_size: PositiveInt = 2000) -> None:
+    """Train by three scores, compare with Hugging Face's library, and see what each score prefers.
+
+    Parameters
+    ----------
+    dataset
+        Text to learn from; a fifth of it is held out.
+    vocab_size
+        Tokens in all, at least 500.
+    """
+    if vocab_size < 500:
+        raise UserError(f"vocab_size must be at least 500, got {vocab_size}")
+    train, held_out = training_and_held_out(run, dataset, quick=20)
+    vocab_size = run.budget(quick=min(vocab_size, 600), default=vocab_size)
+    words, tokenizer = count_words(train), WordPiece.train(train, vocab_size)
+    run.metric("vocabulary", len(tokenizer), "tokens", rtol=0)
+    run.metric("least frequency of a pair, as a stopgap", OFTEN, "times", rtol=0)
+
+    check_training(run, tokenizer, words, train)
+    check_encoding(run, tokenizer, [*held_out, *NASTY])
+    check_gain(run, words)
+    compare_scores(run, words, held_out, vocab_size)
+
+
+def count_words(texts: list[str]) -> Counter:
+    """BERT's words."""
+    return Counter(word for text in texts for word in basic_words(text))
 
 
 def hugging_face(texts: list[str], vocab_size: int, alphabet: list[str], **options):
@@ -43,9 +82,8 @@ def hugging_face(texts: list[str], vocab_size: int, alphabet: list[str], **optio
     reference = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     reference.normalizer = normalizers.BertNormalizer()
     reference.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=[*SPECIAL, *alphabet], show_progress=False, **options
-    )
+    options = {"special_tokens": [*SPECIAL, *alphabet], "show_progress": False, **options}
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, **options)
     reference.train_from_iterator(texts, trainer)
     return reference
 
@@ -54,31 +92,22 @@ def hugging_face_encoder(tokenizer: WordPiece):
     """`transformers.BertTokenizer` with our vocabulary."""
     from transformers import BertTokenizer
 
-    return BertTokenizer(
-        vocab={token: i for i, token in enumerate(tokenizer.vocab)},
-        do_lower_case=tokenizer.lowercase,
-        strip_accents=tokenizer.strip_accents,
-    )
+    vocab = {token: i for i, token in enumerate(tokenizer.vocab)}
+    case = {"do_lower_case": tokenizer.lowercase, "strip_accents": tokenizer.strip_accents}
+    return BertTokenizer(vocab=vocab, **case)
 
 
-def alphabet_of(tokenizer: WordPiece) -> list[str]:
-    """The characters of a trained tokenizer, first and continuing."""
-    rest = tokenizer.vocab[len(SPECIAL) :]
-    return [token for token in rest if len(token.removeprefix(PREFIX)) == 1]
-
-
-def check_training(run: Run, tokenizer: WordPiece, train: list[str]) -> None:
-    """The vocabulary that counts give is that of `tokenizers`."""
-    reference = hugging_face(train, len(tokenizer), alphabet_of(tokenizer))
-    theirs = reference.get_vocab()
-    run.check(
-        "vocabulary by counts (ids of our tokens)",
-        np.arange(len(tokenizer)),
-        np.array([theirs.get(token, -1) for token in tokenizer.vocab]),
-        against="tokenizers.WordPieceTrainer",
-        atol=0,
-        why="identical, ties included",
-    )
+def check_training(run: Run, tokenizer: WordPiece, words: Counter, train: list[str]) -> None:
+    """The characters and the merges that counts give are those of `tokenizers`."""
+    equal = run.against("tokenizers", why="identical, ties included")
+    alphabet = alphabet_of(words)
+    base = len(SPECIAL) + len(alphabet)
+    found = hugging_face(train, base, []).get_vocab()  # its own characters, none of them named
+    index = {token: i for i, token in enumerate(tokenizer.vocab)}
+    equal("characters", range(base), sorted(index.get(token, -1) for token in found))
+    theirs = hugging_face(train, len(tokenizer), alphabet).get_vocab()
+    merged = [theirs.get(token, -1) for token in tokenizer.vocab[base:]]
+    equal("merged pieces, in order (as ids)", range(base, len(tokenizer)), merged)
 
 
 def check_encoding(run: Run, tokenizer: WordPiece, texts: list[str]) -> None:
@@ -86,25 +115,13 @@ def check_encoding(run: Run, tokenizer: WordPiece, texts: list[str]) -> None:
     reference = hugging_face_encoder(tokenizer)
     # tokens named in the text are special to transformers, and characters here
     texts = [text.replace("[", "[ ") for text in texts]
-    theirs = [reference.encode(text, add_special_tokens=False) for text in texts]
-    run.check(
-        "ids of text it has not seen",
-        np.array([i for text in texts for i in tokenizer.encode(text)]),
-        np.array([i for ids in theirs for i in ids]),
-        against="transformers.BertTokenizer",
-        atol=0,
-        why="identical",
-    )
-    unknown = np.mean([i == 1 for ids in theirs for i in ids])
-    run.metric("unknown tokens in held-out text", 100 * unknown, "%", rtol=0.5)
+    ours = [i for text in texts for i in tokenizer.encode(text)]
+    theirs = [i for text in texts for i in reference.encode(text, add_special_tokens=False)]
+    equal = run.against("transformers.BertTokenizer", why="identical")
+    equal("ids of text it has not seen", ours, theirs)
 
 
-def word_counts(texts: list[str]) -> Counter:
-    """Of BERT's words."""
-    return Counter(word for text in texts for word in basic_words(text))
-
-
-def log_likelihood(segmented: list[tuple[list[str], int]]) -> float:
+def log_likelihood(segmented: Segmented) -> float:
     """Nats of a text under the unigram model that fits it best, given each word's tokens."""
     counts: Counter = Counter()
     for tokens, n in segmented:
@@ -114,153 +131,114 @@ def log_likelihood(segmented: list[tuple[list[str], int]]) -> float:
     return float((values * np.log(values / values.sum())).sum())
 
 
-def merge(tokens: list[str], a: str, b: str) -> list[str]:
-    """Replace each `a b`, from left to right."""
-    out: list[str] = []
-    for token in tokens:
-        if out and out[-1] == a and token == b:
-            out[-1] = a + b.removeprefix(PREFIX)
-        else:
-            out.append(token)
-    return out
+def merged(segmented: Segmented, a: str, b: str) -> Segmented:
+    """The text after the merge of `a b` is really made."""
+    new = a + b.removeprefix(PREFIX)
+    return [(merge(tokens, (a, b), new), n) for tokens, n in segmented]
 
 
-def check_gain(run: Run, train: list[str]) -> None:
-    """The gain formula against two likelihoods, before and after a merge that is really made."""
-    segmented = [(spell(word), n) for word, n in word_counts(train).items()]
+def counts_of(segmented: Segmented) -> tuple[Counter, Counter]:
+    """Of tokens and of pairs of neighbors."""
     single, pairs = Counter(), Counter()
     for tokens, n in segmented:
         for token in tokens:
             single[token] += n
         for pair in pairwise(tokens):
             pairs[pair] += n
+    return single, pairs
+
+
+def gains(single: Counter, pairs: Counter, chosen: list[tuple[str, str]]) -> np.ndarray:
+    """The likelihood score of chosen pairs."""
+    n_pair = np.array([pairs[pair] for pair in chosen])
+    n_left, n_right = (np.array([single[pair[side]] for pair in chosen]) for side in (0, 1))
+    twins = np.array([a == b for a, b in chosen])
+    return pair_scores(n_pair, n_left, n_right, twins, single.total(), "likelihood")
+
+
+def check_gain(run: Run, words: Counter) -> None:
+    """The gain formula against two likelihoods, before and after a merge that is really made."""
+    segmented = [(spell(word), n) for word, n in words.items()]
+    single, pairs = counts_of(segmented)
     # in a run such as aaa pairs overlap, and a count is not a number of merges
     overlapping = {
         a for tokens, _ in segmented for (a, b), (_, c) in pairwise(pairwise(tokens)) if a == b == c
     }
     chosen = [pair for pair, _ in pairs.most_common() if not set(pair) <= overlapping][::40][:20]
-    ours = pair_scores(
-        np.array([pairs[pair] for pair in chosen]),
-        np.array([single[a] for a, _ in chosen]),
-        np.array([single[b] for _, b in chosen]),
-        np.array([a == b for a, b in chosen]),
-        single.total(),
-        "likelihood",
-    )
     before = log_likelihood(segmented)
-    gains = [
-        log_likelihood([(merge(tokens, a, b), n) for tokens, n in segmented]) - before
-        for a, b in chosen
-    ]
-    run.check(
-        "rise of the log-likelihood by a merge (nats)",
-        ours,
-        np.array(gains),
-        against="the likelihood of the merged text",
-        atol=1e-6,
-        why="differences of sums of about 1e6 nats in float64",
-    )
+    made = [log_likelihood(merged(segmented, *pair)) - before for pair in chosen]
+    why = "differences of sums of about 1e6 nats in float64"
+    exact = run.against("the likelihood of the merged text", kind="theorem", atol=1e-6, why=why)
+    exact("rise of the log-likelihood by a merge (nats)", gains(single, pairs, chosen), made)
 
 
-def compare_scores(run: Run, train: list[str], held_out: list[str], vocab_size: int) -> None:
+def bits_of_documents(encoder: WordPiece, words: Counter, held_out: list[str]) -> np.ndarray:
+    """Bits per character of each held-out text, by token counts of the training text plus one."""
+    counts = np.ones(len(encoder))
+    for word, n in words.items():
+        np.add.at(counts, encoder.encode_word(word), n)
+    bits, found = -np.log2(counts / counts.sum()), []
+    for text in held_out:
+        ids = [i for word in encoder.words(text) for i in encoder.encode_word(word)]
+        found.append(bits[ids].sum() / sum(map(len, encoder.words(text))))
+    return np.array(found)
+
+
+def compare_scores(run: Run, words: Counter, held_out: list[str], vocab_size: int) -> None:
     """What counts, the ratio and the exact likelihood make of the same words."""
-    words = word_counts(train)
-    first = sorted({char for word in words for char in word})
-    alphabet = first + sorted({token for word in words for token in spell(word)[1:]})
-    base = len(SPECIAL) + len(alphabet)
-    sizes = np.unique(np.linspace(base, vocab_size, run.budget(quick=4, default=13)).astype(int))
-    characters = sum(len(word) * n for word, n in words.items())
-    setups: dict[str, tuple[Score, int, str]] = {
-        "likelihood": ("likelihood", 1, plots.GREEN),
-        "count": ("count", 1, plots.BLUE),
-        "ratio, pairs seen 50 times": ("ratio", 50, plots.YELLOW),
-        "ratio": ("ratio", 1, plots.ORANGE),
-    }
-    bits, lengths, early = {}, {}, {}
-    for name, (score, at_least, _) in setups.items():
-        made = learn_pieces(words, alphabet, vocab_size - base, score=score, min_frequency=at_least)
-        curve = []
+    alphabet = alphabet_of(words)
+    base, characters = len(SPECIAL) + len(alphabet), sum(len(w) * n for w, n in words.items())
+    sizes = np.linspace(base, vocab_size, run.budget(quick=3, default=13)).astype(int)
+    letters = np.array([sum(map(len, basic_words(text))) for text in held_out])
+    learned, bits, packed, early = {}, {}, {}, {}
+    for name, (score, least) in SETUPS.items():
+        made = learn_pieces(words, alphabet, vocab_size - base, score=score, min_frequency=least)
+        learned[name], bits[name] = [*SPECIAL, *alphabet, *made], []
         for size in sizes:
-            encoder = WordPiece([*SPECIAL, *alphabet, *made[: size - base]])
+            encoder = WordPiece(learned[name][:size])
             cut = [(list(map(str, encoder.encode_word(word))), n) for word, n in words.items()]
-            curve.append(-log_likelihood(cut) / characters / np.log(2))
-        bits[name] = np.array(curve)
-        lengths[name] = np.array(
-            [
-                sum(len(w) for w in encoder.words(text)) / max(1, len(encoder.encode(text)))
-                for text in held_out
-            ]
-        )
-        texts_with = [sum(n for word, n in words.items() if _spells(word, t)) for t in made[:50]]
-        early[name] = float(np.median(texts_with))
-        run.say(f"first merges by {name}: {' '.join(made[:12])}")
-    for name in ("likelihood", "count", "ratio"):
-        run.metric(f"bits per character by {name}", bits[name][-1], "bits", rtol=0.05)
-        run.metric(f"characters per token by {name}", lengths[name].mean(), "", rtol=0.05)
-    run.metric("occurrences of an early merge, count", early["count"], "", rtol=0.3)
-    run.metric("occurrences of an early merge, ratio", early["ratio"], "", rtol=0.5)
-    gain = paired_bootstrap(lengths["count"], lengths["ratio"], rng=run.rng)
-    shown = {name: mean_interval(values) for name, values in lengths.items()}
-    run.claim(
-        "the ratio without a least frequency merges what is rare",
-        early["ratio"] < 0.1 * early["count"] and gain.low > 0,
-        f"the first 50 merges occur {early['ratio']:.0f} times in the median by ratio, "
-        f"{early['count']:.0f} by count; characters a token on {len(held_out)} held-out documents: "
-        f"{shown['ratio'].mean:.2f} against {shown['count'].mean:.2f}, "
-        f"difference [{gain.low:.2f}, {gain.high:.2f}]",
-        quick=False,
-    )
-    run.claim(
-        "the ratio is not the likelihood",
-        bits["likelihood"][-1] < bits["ratio"][-1],
-        f"bits a character of the training text at {vocab_size:,} tokens: "
-        + ", ".join(f"{name} {values[-1]:.3f}" for name, values in bits.items()),
-        quick=False,
-    )
+            bits[name].append(-log_likelihood(cut) / characters / np.log(2))
+        packed[name] = letters / [len(encoder.encode(text)) for text in held_out]
+        early[name] = [occurrences(token, words) for token in made[:50]]
+        label = name.replace("\n", " ")
+        run.say(f"first merges by {label}: {' '.join(made[:12])}")
+        run.metric(f"bits per character by {label}", bits[name][-1], "bits")
+
+    note = f"of the first 50 merges; by count {np.median(early['count']):.0f}"
+    rare = {"deterministic": True, "unit": "occurrences in the median", "note": note}
+    name = "the ratio without a least frequency merges what is rare"
+    limit = 0.1 * float(np.median(early["count"]))
+    run.claim(name, float(np.median(early["ratio"])), at_most=limit, quick=False, **rare)
+    run.falsifier("plain counts", float(np.median(early["count"])), breaks=name)
+    note = "more by counts than by the ratio, by held-out document"
+    more = {"at_least": 0.0, "unit": "characters per token", "note": note}
+    run.claim("rare pieces pack less", packed["count"] - packed["ratio"], quick=False, **more)
+    _, _, stopgap, ratio = SETUPS
+    run.metric("vocabulary at which the stopgap runs out", len(learned[stopgap]), "tokens", rtol=0)
+    name = "the ratio is not the likelihood"
+    note = "more than by the exact gain at as many tokens, by held-out document"
+    seen = "the order of the scores on the training text"
+    gap = {"at_least": 0.0, "unit": "bits per character", "note": note, "seen_before": seen}
+    for claim, setup in ((name, ratio), (f"{name}, with a least frequency", stopgap)):
+        by_gain = learned["likelihood"][: len(learned[setup])]
+        pair = [bits_of_documents(WordPiece(v), words, held_out) for v in (learned[setup], by_gain)]
+        run.claim(claim, pair[0] - pair[1], quick=False, **gap)
+    draw_scores(run, sizes, bits)
+
+
+def occurrences(token: str, words: Counter) -> int:
+    """Of a token in the words, wherever it may stand."""
+    bare = token.removeprefix(PREFIX)
+    if token == bare:
+        return sum(n for word, n in words.items() if word.startswith(bare))
+    return sum(n for word, n in words.items() if bare in word[1:])
+
+
+def draw_scores(run: Run, sizes: np.ndarray, bits: dict[str, list[float]]) -> None:
+    """Bits per character while the vocabulary grows."""
+    alone = bits["count"][0]
     with run.figure("scores", "Which score makes the text likely?", size=(8.0, 4.2)) as axes:
-        for name, (_, _, color) in setups.items():
-            axes.plot(sizes, bits[name], color=color, label=name.replace(", pairs", ",\npairs"))
-        axes.axhline(bits["count"][0], color=plots.REFERENCE, ls="--", lw=1)
-        axes.text(sizes[-1], bits["count"][0] + 0.02, "characters alone", color=plots.REFERENCE,
-                  ha="right", va="bottom")  # fmt: skip
-        axes.set(xlabel="vocabulary (tokens)", ylabel="bits a character, training text")
-        axes.set_ylim(None, bits["count"][0] + 0.2)
-        plots.label_lines(axes)
-
-
-def _spells(word: str, token: str) -> bool:
-    if token.startswith(PREFIX):
-        return token.removeprefix(PREFIX) in word[1:]
-    return word.startswith(token)
-
-
-def main(
-    run: Run,
-    *,
-    dataset: Literal["pydocs", "tinyshakespeare"] = "pydocs",
-    vocab_size: PositiveInt = 2000,
-) -> None:
-    """Train by three scores, compare with Hugging Face's library, and see what each score prefers.
-
-    Parameters
-    ----------
-    dataset
-        Text to learn from; a fifth of it is held out.
-    vocab_size
-        Tokens in all, at least 500.
-    """
-    if vocab_size < 500:
-        raise UserError(f"vocab_size must be at least 500, got {vocab_size}")
-    if dataset == "pydocs":
-        documents = [document.text for document in datasets.pydocs()]
-    else:
-        documents = datasets.tinyshakespeare().split("\n\n")
-    documents = run.budget(quick=documents[:20], default=documents)
-    vocab_size = run.budget(quick=min(vocab_size, 600), default=vocab_size)
-    held_out, train = documents[::5], [d for i, d in enumerate(documents) if i % 5]
-
-    tokenizer = WordPiece.train(train, vocab_size)
-    check_training(run, tokenizer, train)
-    check_encoding(run, tokenizer, [*held_out, *NASTY])
-    check_gain(run, train)
-    compare_scores(run, train, held_out, vocab_size)
+        labels = {"xlabel": "vocabulary (tokens)", "ylabel": "bits per character, training text"}
+        options = {"reference": {"characters alone": alone}, "ylim": (None, alone + 0.2)}
+        colors = (plots.GREEN, plots.BLUE, plots.YELLOW, plots.ORANGE)
+        plots.curves(axes, sizes, bits, colors=colors, **options, **labels)
