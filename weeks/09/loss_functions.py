@@ -7,6 +7,10 @@ $$\ell(z, y) = \ln \sum_j e^{z_j} - z_y, \qquad \frac{\partial \ell}{\partial z}
 
 Others (hinge, Huber, focal) are shaped for what their gradient does.
 
+>>> loss, gradient = cross_entropy(np.zeros((1, 4)), np.array([2]))  # no idea among four
+>>> print(f"{loss:.4f}", gradient)
+1.3863 [[ 0.25  0.25 -0.75  0.25]]
+
     uv run weeks/09/loss_functions.py
 
 Sources: Huber, "Robust estimation of a location parameter" (1964); Gneiting & Raftery, "Strictly
@@ -16,6 +20,8 @@ equation 5; van den Oord et al., "Contrastive predictive coding" (2018), equatio
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from shared.require import require
 
 Loss = tuple[Float[np.ndarray, ""] | float, Float[np.ndarray, "..."]]
 IGNORE = -100  # torch's label for padding
@@ -42,8 +48,7 @@ def huber(
     prediction: Float[np.ndarray, " n"], target: Float[np.ndarray, " n"], delta: float = 1.0
 ) -> Loss:
     """Half the square up to `delta`, then a straight line: one outlier pulls with delta at most."""
-    if not delta > 0:
-        raise ValueError(f"delta must be greater than 0, got {delta}")
+    require(delta > 0, "delta must be greater than 0", delta)
     error = prediction - target
     pull = np.clip(error, -delta, delta)
     return np.mean(pull * (error - pull / 2)), pull / error.size
@@ -56,8 +61,7 @@ def hinge(margin: Float[np.ndarray, " n"]) -> Loss:
 
 def logistic(margin: Float[np.ndarray, " n"], gamma: float = 0.0) -> Loss:
     """Mean of -(1 - p)^γ ln p, p = σ(m): logistic loss for γ = 0, else the focal loss."""
-    if gamma < 0:
-        raise ValueError(f"gamma must be at least 0, got {gamma}")
+    require(gamma >= 0, "gamma must be at least 0", gamma)
     log_p, log_q = -np.logaddexp(0, -margin), -np.logaddexp(0, margin)
     p, weight = np.exp(log_p), np.exp(gamma * log_q)
     grad = weight * (gamma * p * log_p - np.exp(log_q))
@@ -79,13 +83,10 @@ def cross_entropy(
     """
     n, k = logits.shape
     counted = labels != ignore
-    bad = counted & ((labels < 0) | (labels >= k))
-    if bad.any():
-        raise ValueError(f"labels must lie in 0..{k - 1} or be {ignore}, got {labels[bad][0]}")
-    if not counted.any():
-        raise ValueError(f"labels must hold at least one that is not {ignore}")
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"smoothing must lie in [0, 1], got {smoothing}")
+    bad = labels[counted & ((labels < 0) | (labels >= k))]
+    require(not len(bad), f"labels must lie in 0..{k - 1} or be {ignore}", *bad[:1])
+    require(counted.any(), f"labels must hold at least one that is not {ignore}")
+    require(0 <= smoothing <= 1, "smoothing must lie in [0, 1]", smoothing)
     target = np.full((n, k), smoothing / k)
     target[np.flatnonzero(counted), labels[counted]] += 1 - smoothing
     target[~counted] = 0  # the trap: padding must drop out of the sum and of the count
@@ -95,7 +96,7 @@ def cross_entropy(
 
 
 def kl_divergence(logits: Float[np.ndarray, "n k"], target: Float[np.ndarray, "n k"]) -> Loss:
-    """Mean of D(t‖softmax(z)) over the rows: cross-entropy less what no model can save."""
+    """Mean of D(t‖softmax(z)) over the rows: cross-entropy minus what no model can save."""
     log_p = _log_softmax(logits)
     own = np.where(target > 0, target * np.log(np.where(target > 0, target, 1)), 0).sum()
     grad = np.exp(log_p) * target.sum(axis=1, keepdims=True) - target
@@ -106,8 +107,7 @@ def info_nce(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], temperature: float = 0.1
 ) -> Loss:
     """Which b belongs to this a? Cross-entropy over all n of them; the gradient is for a."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be greater than 0, got {temperature}")
+    require(temperature > 0, "temperature must be greater than 0", temperature)
     loss, grad = cross_entropy(a @ b.T / temperature, np.arange(len(a)))
     return loss, grad @ b / temperature
 

@@ -1,4 +1,4 @@
-"""Checks, claims and figures of loss_functions."""
+"""Every loss and gradient is torch's; what padding, an outlier and a bad score cost."""
 
 import numpy as np
 
@@ -25,41 +25,59 @@ def main(run: Run, *, n: PositiveInt = 40) -> None:
     n
         Examples in each comparison.
     """
-    _check_against_torch(run, n)
+    check_against_torch(run, n)
+    twice_and_padded(run, n)
+    one_outlier(run)
+    honest_forecasts(run)
+    draw(run)
+
+
+def twice_and_padded(run: Run, n: int) -> None:
+    """Probabilities taken for logits, and padding counted in the mean."""
     rng = np.random.default_rng([run.seed, 1])
     labels, logits = rng.integers(0, 10, n), rng.normal(size=(n, 10))
+    least = cross_entropy(np.eye(10)[labels], labels)[0]  # no logit differs by more than 1
+    check = run.against("ln(e + k - 1) - 1", kind="theorem", atol=1e-12, why="float64 rounding")
+    check("softmax twice: the least loss it can reach", least, np.log(np.e + 9) - 1)
+    run.metric("least loss of a softmax twice, 10 classes", least)
 
-    # Softmax twice: probabilities taken for logits, so no logit differs by more than 1.
-    sure = np.eye(10)[labels]
-    run.check("softmax twice: the least loss it can reach", cross_entropy(sure, labels)[0],
-              np.log(np.e + 9) - 1, against="closed form ln(e + k - 1) - 1", atol=1e-12,
-              why="float64 rounding")  # fmt: skip
-    run.metric("least loss of a softmax twice, 10 classes", cross_entropy(sure, labels)[0])
+    few = n // 4
+    padded, grad = cross_entropy(logits, np.where(np.arange(n) < few, labels, IGNORE))
+    shorter = cross_entropy(logits[:few], labels[:few])[0]
+    options = {"kind": "consistency", "atol": 1e-12, "why": "float64 rounding"}
+    run.against("the batch without it", **options)("padding drops out", padded, shorter)
+    note = f"three quarters padding: loss {padded:.2f}, over all {n} places {padded * few / n:.2f}"
+    largest = np.abs(grad[few:]).max()
+    run.claim("padding has no gradient", largest, at_most=0, deterministic=True, note=note)
 
-    padded = np.where(np.arange(n) < n // 4, labels, IGNORE)
-    honest = cross_entropy(logits, padded)[0]
-    shorter = cross_entropy(logits[: n // 4], labels[: n // 4])[0]
-    run.check("padding drops out", honest, shorter, against="the batch without it", atol=1e-12,
-              why="float64 rounding")  # fmt: skip
-    summed, grad = cross_entropy(logits, padded)[0] * (n // 4) / n, cross_entropy(logits, padded)[1]
-    run.claim("padding has no gradient, and counting it only in the mean hides three quarters",
-              bool((grad[n // 4 :] == 0).all()) and abs(summed / honest - (n // 4) / n) < 1e-12,
-              f"loss {honest:.2f}, divided by all {n} places {summed:.2f}")  # fmt: skip
 
-    clean = rng.normal(5.0, 1.0, 99)
-    data = np.append(clean, 1000.0)  # one outlier
-    guesses = np.linspace(0.0, 20.0, 4001)
+def one_outlier(run: Run) -> None:
+    """The best constant for 99 values around 5 and one of 1000."""
+    rng = np.random.default_rng([run.seed, 3])
+    guesses, samples = np.linspace(0.0, 20.0, 4001), run.budget(quick=2, default=10)
+    clean = rng.normal(5.0, 1.0, (samples, 99))
+    data = np.concatenate([clean, np.full((samples, 1), 1000.0)], axis=1)
     best = {
-        loss.__name__: guesses[np.argmin([loss(np.full(100, c), data)[0] for c in guesses])]
+        loss: np.array(
+            [guesses[np.argmin([loss(np.full(100, c), x)[0] for c in guesses])] for x in data]
+        )
         for loss in (squared, absolute, huber)
     }
-    run.claim("one outlier in a hundred moves the squared loss's answer, not the others'",
-              bool(abs(best["squared"] - data.mean()) < 0.01
-                   and abs(best["absolute"] - np.median(data)) < 0.1
-                   and max(abs(best[k] - clean.mean()) for k in ("absolute", "huber")) < 0.5),
-              "best constant for values around 5 and one of 1000: "
-              + ", ".join(f"{k} {v:.2f}" for k, v in best.items()))  # fmt: skip
+    check = run.against("numpy", atol=0.0026, why="half the distance of the guesses")
+    check("the best constant under squared loss is the mean", best[squared], data.mean(1))
+    why = "every value between the two in the middle is best"
+    name = "the best constant under absolute loss is the median"
+    check(name, best[absolute], np.median(data, axis=1), atol=0.1, why=why)
+    moved = {loss: np.abs(found - clean.mean(1)) for loss, found in best.items()}
+    name = "one outlier in a hundred hardly moves the answer of absolute and Huber loss"
+    means = ", ".join(f"{loss.__name__} {found.mean():.2f}" for loss, found in best.items())
+    note = f"best constant for values around 5 and one of 1000: {means}"
+    run.claim(name, np.maximum(moved[absolute], moved[huber]), at_most=0.5, note=note)
+    run.falsifier("squared loss", moved[squared], breaks=name)
 
+
+def honest_forecasts(run: Run) -> None:
+    """The forecast with the best expected score, when it rains on 70 % of days."""
     q, p = np.linspace(0.001, 0.999, 999), 0.7
     rules = {
         "log": -p * np.log(q) - (1 - p) * np.log(1 - q),
@@ -67,15 +85,17 @@ def main(run: Run, *, n: PositiveInt = 40) -> None:
         "absolute": p * (1 - q) + (1 - p) * q,
     }
     said = {name: q[values.argmin()] for name, values in rules.items()}
-    run.claim("log and Brier scores reward the truth, the absolute error rewards bravado",
-              bool(abs(said["log"] - p) < 2e-3 and abs(said["Brier"] - p) < 2e-3
-                   and said["absolute"] > 0.99),
-              "rain falls on 70% of days; best forecast: "
-              + ", ".join(f"{k} {v:.2f}" for k, v in said.items()))  # fmt: skip
-    _draw(run)
+    name = "log and Brier scores reward the truth: largest distance from it"
+    off = max(abs(said["log"] - p), abs(said["Brier"] - p))
+    note = "best forecast when rain falls on 70% of days: "
+    note += ", ".join(f"{k} {v:.2f}" for k, v in said.items())
+    run.claim(name, off, at_most=2e-3, deterministic=True, note=note)
+    run.falsifier("the absolute error", abs(said["absolute"] - p), breaks=name)
+    name = "the absolute error rewards bravado: best forecast"
+    run.claim(name, said["absolute"], at_least=0.99, deterministic=True)
 
 
-def _check_against_torch(run: Run, n: int) -> None:
+def check_against_torch(run: Run, n: int) -> None:
     """Value and gradient of every loss, torch's by autograd."""
     import torch
     import torch.nn.functional as F
@@ -88,48 +108,58 @@ def _check_against_torch(run: Run, n: int) -> None:
     a, b = rng.normal(size=(2, n, 5)) / 3
     t_y, t_labels, t_soft, t_b = (torch.tensor(v) for v in (y, labels, soft, b))
     ones, own = torch.ones(n, dtype=torch.float64), torch.arange(n)
-    pairs = {
-        "squared": (squared(x, y), x, lambda t: F.mse_loss(t, t_y)),
-        "absolute": (absolute(x, y), x, lambda t: F.l1_loss(t, t_y)),
-        "Huber": (huber(x, y, 0.8), x, lambda t: F.huber_loss(t, t_y, delta=0.8)),
-        "hinge": (hinge(x), x, lambda t: F.margin_ranking_loss(t, 0 * t, ones, margin=1.0)),
-        "logistic": (logistic(x), x, lambda t: F.binary_cross_entropy_with_logits(t, ones)),
-        "focal": (logistic(x, 2.0), x,
-                  lambda t: ((1 - torch.sigmoid(t)) ** 2 * -F.logsigmoid(t)).mean()),
-        "cross-entropy": (cross_entropy(z, labels), z, lambda t: F.cross_entropy(t, t_labels)),
-        "label smoothing": (cross_entropy(z, labels, 0.1), z,
-                            lambda t: F.cross_entropy(t, t_labels, label_smoothing=0.1)),
-        "KL divergence": (kl_divergence(z, soft), z,
-                          lambda t: F.kl_div(t.log_softmax(1), t_soft, reduction="batchmean")),
-        "InfoNCE": (info_nce(a, b), a, lambda t: F.cross_entropy(t @ t_b.T / 0.1, own)),
-    }  # fmt: skip
-    for name, ((value, grad), at, theirs) in pairs.items():
+    ours = {
+        "squared": (squared(x, y), x),
+        "absolute": (absolute(x, y), x),
+        "Huber": (huber(x, y, 0.8), x),
+        "hinge": (hinge(x), x),
+        "logistic": (logistic(x), x),
+        "focal": (logistic(x, 2.0), x),
+        "cross-entropy": (cross_entropy(z, labels), z),
+        "label smoothing": (cross_entropy(z, labels, 0.1), z),
+        "KL divergence": (kl_divergence(z, soft), z),
+        "InfoNCE": (info_nce(a, b), a),
+    }
+    theirs = {
+        "squared": lambda t: F.mse_loss(t, t_y),
+        "absolute": lambda t: F.l1_loss(t, t_y),
+        "Huber": lambda t: F.huber_loss(t, t_y, delta=0.8),
+        "hinge": lambda t: F.margin_ranking_loss(t, 0 * t, ones, margin=1.0),
+        "logistic": lambda t: F.binary_cross_entropy_with_logits(t, ones),
+        "focal": lambda t: ((1 - torch.sigmoid(t)) ** 2 * -F.logsigmoid(t)).mean(),
+        "cross-entropy": lambda t: F.cross_entropy(t, t_labels),
+        "label smoothing": lambda t: F.cross_entropy(t, t_labels, label_smoothing=0.1),
+        "KL divergence": lambda t: F.kl_div(t.log_softmax(1), t_soft, reduction="batchmean"),
+        "InfoNCE": lambda t: F.cross_entropy(t @ t_b.T / 0.1, own),
+    }
+    check = run.against("torch.nn.functional, autograd", atol=1e-12, why="float64 rounding")
+    for name, ((value, grad), at) in ours.items():
         t = torch.tensor(at, requires_grad=True)
-        loss = theirs(t)
+        loss = theirs[name](t)
         loss.backward()
-        run.check(f"{name}: value and gradient", np.append(grad, value),
-                  np.append(t.grad.numpy(), loss.item()), against="torch.nn.functional, autograd",
-                  atol=1e-12, why="float64 rounding")  # fmt: skip
+        expected = np.append(t.grad.numpy(), loss.item())
+        check(f"{name}: value and gradient", np.append(grad, value), expected)
 
 
-def _draw(run: Run) -> None:
+def draw(run: Run) -> None:
+    """Losses of a margin, and of an error."""
     margin, error = np.linspace(-3, 3, 400), np.linspace(-3.5, 3.5, 400)
-    nothing = np.zeros(1)
 
     def curve(loss, points, *options):
         return [loss(np.array([p]), *options)[0] for p in points]
 
+    of_margins = {
+        "hinge": curve(hinge, margin),
+        "logistic": curve(logistic, margin),
+        "focal, γ = 2": curve(logistic, margin, 2.0),
+    }
+    losses = (squared, absolute, huber)
+    of_errors = {loss.__name__: curve(loss, error, np.zeros(1)) for loss in losses}
+    colors = (plots.ORANGE, plots.BLUE, plots.GREEN)
     title = "What does a mistake cost? Its slope is what the model feels"
-    with run.figure("shapes", title, columns=2, size=(9.4, 4.2)) as axes:
-        axes[0].step(
-            margin, margin < 0, color=plots.REFERENCE, ls="--", lw=1.2, label="wrong or not"
-        )
-        axes[0].plot(margin, curve(hinge, margin), color=plots.ORANGE, label="hinge")
-        axes[0].plot(margin, curve(logistic, margin), color=plots.BLUE, label="logistic")
-        axes[0].plot(margin, curve(logistic, margin, 2.0), color=plots.GREEN, label="focal, γ = 2")
-        axes[0].set(xlabel="margin $y z$: how right, how sure", ylabel="loss")
-        axes[0].legend(loc="upper right")
-        for loss, color in ((squared, plots.ORANGE), (absolute, plots.BLUE), (huber, plots.GREEN)):
-            axes[1].plot(error, curve(loss, error, nothing), color=color, label=loss.__name__)
-        axes[1].set(xlabel=r"error $\hat y - y$", ylim=(-0.2, 8))
-        axes[1].legend(loc="upper center")
+    with run.figure("shapes", title, columns=2, size=(9.4, 4.2)) as (left, right):
+        left.step(margin, margin < 0, color=plots.REFERENCE, ls="--", label="wrong or not")
+        labels = {"xlabel": "margin $y z$: how right, how sure", "ylabel": "loss"}
+        plots.curves(left, margin, of_margins, colors=colors, ends=False, **labels)
+        labels = {"xlabel": r"error $\hat y - y$", "ylim": (-0.2, 8)}
+        plots.curves(right, error, of_errors, colors=colors, ends=False, **labels)
