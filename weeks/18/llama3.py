@@ -11,6 +11,14 @@ $$h = x + W_o\,\mathrm{attention}\big(\mathrm{norm}(x)\big), \qquad
 
 $$\mathrm{norm}(x) = \frac{x}{\sqrt{\mathrm{mean}(x^2) + \epsilon}} \odot g .$$
 
+>>> model = Llama(LlamaConfig(vocab_size=50, n_kv_heads=2), torch.Generator().manual_seed(0))
+>>> tokens = torch.arange(12)[None]
+>>> model(tokens).shape
+torch.Size([1, 12, 50])
+>>> later = model(tokens, positions=torch.arange(700, 712))
+>>> torch.allclose(model(tokens), later, atol=1e-5)  # only distances count
+True
+
     uv run weeks/18/llama3.py
 
 Sources: Grattafiori et al., "The Llama 3 herd of models" (2024), section 3.2; Zhang & Sennrich,
@@ -27,39 +35,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How LLaMA 3.1 stretches its rotary frequencies to contexts longer than it was trained on.
-
-    Attributes
-    ----------
-    factor
-        Waves longer than `original_max_positions / low_freq_factor` become this much longer.
-    low_freq_factor, high_freq_factor
-        Waves shorter than `original_max_positions / high_freq_factor` stay; between the two the
-        frequencies are interpolated.
-    original_max_positions
-        The context of the first training.
-    """
-
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
-
-    def __post_init__(self):
-        if self.factor < 1:
-            raise ValueError(f"factor must be at least 1, got {self.factor}")
-        if not 0 < self.low_freq_factor < self.high_freq_factor:
-            raise ValueError(
-                "low_freq_factor must be positive and below high_freq_factor = "
-                f"{self.high_freq_factor}, got {self.low_freq_factor}"
-            )
-        if self.original_max_positions < 1:
-            raise ValueError(
-                f"original_max_positions must be at least 1, got {self.original_max_positions}"
-            )
+from shared.require import require
+from week18.rotary import RopeScaling, rope_frequencies, rotate
 
 
 @dataclass(frozen=True)
@@ -76,8 +53,8 @@ class LlamaConfig:
     d_ff
         Width of the gated MLP; if None, 8/3 of d_model, up to the next multiple of 8, so that its
         three matrices weigh what GPT's two of 4 d_model weigh.
-    max_positions
-        Longest context that `forward` accepts.
+    context
+        Most tokens that `forward` accepts.
     tied
         Whether the output head is the embedding.
     """
@@ -89,41 +66,29 @@ class LlamaConfig:
     n_kv_heads: int | None = None
     head_dim: int | None = None
     d_ff: int | None = None
-    max_positions: int = 2048
+    context: int = 2048
     rope_base: float = 500_000.0
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
     tied: bool = False
 
     def __post_init__(self):
-        if self.head_dim is None and self.n_heads > 0 and self.d_model % self.n_heads:
-            raise ValueError(
-                f"n_heads must divide d_model = {self.d_model} where head_dim is not given, "
-                f"got {self.n_heads}"
-            )
-        defaults = {
-            "n_kv_heads": self.n_heads,
-            "head_dim": self.d_model // max(1, self.n_heads),
-            "d_ff": -(-8 * self.d_model // 24) * 8,
-        }
+        d, n = self.d_model, self.n_heads
+        divides = self.head_dim is not None or n < 1 or d % n == 0
+        require(divides, f"n_heads must divide d_model = {d} where head_dim is not given", n)
+        defaults = {"n_kv_heads": n, "head_dim": d // max(1, n), "d_ff": -(-8 * d // 24) * 8}
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff")
-        for name in (*sizes, "max_positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_kv_heads must divide n_heads = {self.n_heads}, got {self.n_kv_heads}"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
-        if self.rope_base <= 0 or self.norm_eps < 0:
-            raise ValueError(
-                "rope_base must be positive and norm_eps not negative, "
-                f"got {self.rope_base} and {self.norm_eps}"
-            )
+        for name in (*sizes, "context"):
+            size = getattr(self, name)
+            require(size >= 1, f"{name} must be at least 1", size)
+        n_kv, dim, base, eps = self.n_kv_heads, self.head_dim, self.rope_base, self.norm_eps
+        require(n % n_kv == 0, f"n_kv_heads must divide n_heads = {n}", n_kv)
+        require(dim % 2 == 0, "head_dim must be even for rotary positions", dim)
+        must = "rope_base must be positive and norm_eps not negative"
+        require(base > 0 and eps >= 0, must, base, eps)
 
 
 @runtime_checkable
@@ -168,41 +133,6 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def rope_frequencies(
-    head_dim: int, *, base: float = 500_000.0, scaling: RopeScaling | None = None
-) -> Float[Tensor, "half_dim"]:
-    r"""Radians a position for each pair of dimensions, $b^{-2i/d}$, stretched if asked.
-
-    A wave that has turned many times within the training context tells near positions apart and
-    stays as it is; one that has not turned once is slowed by `factor`, so that no angle of the
-    longer context is new to the model.
-
-    References
-    ----------
-    Su et al. (2021), eq. 15; the rule of LLaMA 3.1 is in its published code.
-    """
-    if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"head_dim must be even and at least 2, got {head_dim}")
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    frequencies = 1.0 / base**exponents
-    if scaling is None:
-        return frequencies
-    turns = scaling.original_max_positions * frequencies / (2 * math.pi)
-    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    keep = keep.clamp(0, 1)  # 1: fast, kept; 0: slow, stretched
-    return keep * frequencies + (1 - keep) * frequencies / scaling.factor
-
-
-def rotate(
-    x: Float[Tensor, "batch head seq dim"],
-    cos: Float[Tensor, "row 1 seq half_dim"],
-    sin: Float[Tensor, "row 1 seq half_dim"],
-) -> Float[Tensor, "batch head seq dim"]:
-    """Turn dimensions (i, i + dim/2) by their angles: `week13.apply_rope` with a table."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-
-
 class Block(nn.Module):
     """Attention moves information between positions, the gated MLP works on each alone."""
 
@@ -215,7 +145,7 @@ class Block(nn.Module):
         self.q_proj = nn.Linear(d, config.n_heads * size, bias=False)
         self.k_proj = nn.Linear(d, config.n_kv_heads * size, bias=False)
         self.v_proj = nn.Linear(d, config.n_kv_heads * size, bias=False)
-        self.o_proj = nn.Linear(config.n_heads * size, d, bias=False)
+        self.out_proj = nn.Linear(config.n_heads * size, d, bias=False)
         self.gate_proj = nn.Linear(d, config.d_ff, bias=False)
         self.up_proj = nn.Linear(d, config.d_ff, bias=False)
         self.down_proj = nn.Linear(config.d_ff, d, bias=False)
@@ -252,7 +182,7 @@ class Block(nn.Module):
         heads = F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
         )
-        x = x + self.o_proj(heads.transpose(1, 2).flatten(2))
+        x = x + self.out_proj(heads.transpose(1, 2).flatten(2))
         return x + self.mlp(self.mlp_norm(x))
 
     def mlp(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -273,11 +203,7 @@ class Llama(nn.Module):
         if config.tied:
             self.head.weight = self.embed.weight
         self.register_buffer("frequencies", self._exact_frequencies(), persistent=False)
-        for name, p in self.named_parameters():
-            if p.ndim == 2:
-                onto_stream = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = 0.02 / math.sqrt(2 * config.n_layers) if onto_stream else 0.02
-                nn.init.normal_(p, std=std, generator=generator)
+        initialize(self, config.n_layers, generator)
 
     def _exact_frequencies(self) -> Tensor:
         c = self.config
@@ -314,16 +240,14 @@ class Llama(nn.Module):
         Raises
         ------
         ValueError
-            If there are more tokens than `max_positions`, or `mask` does not cover them all.
+            If there are more tokens than `context`, or `mask` does not cover them all.
         """
-        past, n = (cache.length if cache is not None else 0), tokens.shape[1]
-        if past + n > self.config.max_positions:
-            raise ValueError(
-                f"tokens must be at most max_positions = {self.config.max_positions} long, got "
-                f"{past + n}"
-            )
-        if mask is not None and mask.shape[1] != past + n:
-            raise ValueError(f"mask must cover {past + n} tokens, got {mask.shape[1]}")
+        past, n = 0 if cache is None else cache.length, tokens.shape[1]
+        most = self.config.context
+        require(past + n <= most, f"tokens must be at most context = {most} long", past + n)
+        if mask is not None:
+            covered = mask.shape[1]
+            require(covered == past + n, f"mask must cover {past + n} tokens", covered)
         if positions is None:
             positions = torch.arange(past, past + n, device=tokens.device)
         rows = positions.reshape(-1, 1, n, 1).to(self.frequencies.dtype)
@@ -336,6 +260,16 @@ class Llama(nn.Module):
         if cache is not None:
             cache.advance(n)
         return self.head(self.norm(x))
+
+
+def initialize(model: nn.Module, n_layers: int, generator: torch.Generator | None) -> nn.Module:
+    """GPT-2's start: every matrix small, and smaller if it adds to the residual stream."""
+    for name, p in model.named_parameters():
+        if p.ndim == 2:
+            onto_stream = name.endswith(("out_proj.weight", "down_proj.weight"))
+            std = 0.02 / math.sqrt(2 * n_layers) if onto_stream else 0.02
+            nn.init.normal_(p, std=std, generator=generator)
+    return model
 
 
 def allowed_keys(
@@ -351,64 +285,6 @@ def allowed_keys(
         # Padding sees itself: a row without any key would be 0/0.
         allowed = allowed & mask[:, None, None, :] | (key == query)
     return allowed
-
-
-# ---- what it costs
-
-LLAMA_3_1 = {
-    name: LlamaConfig(
-        128_256, d, layers, heads, 8, d_ff=d_ff, max_positions=131_072, rope_scaling=RopeScaling()
-    )
-    for name, d, layers, heads, d_ff in (
-        ("8B", 4096, 32, 32, 14_336),
-        ("70B", 8192, 80, 64, 28_672),
-        ("405B", 16_384, 126, 128, 53_248),
-    )
-}  # Grattafiori et al. (2024), table 3
-
-
-def _matrix_entries(config: LlamaConfig) -> int:
-    """Weights that every token is multiplied by: all but the norms and the look-up table."""
-    attention = 2 * (config.n_heads + config.n_kv_heads) * config.head_dim * config.d_model
-    mlp = 3 * config.d_model * config.d_ff
-    return config.n_layers * (attention + mlp) + config.vocab_size * config.d_model
-
-
-def n_parameters(config: LlamaConfig) -> int:
-    """Trained numbers of a model; a tied head counts once."""
-    gains = (2 * config.n_layers + 1) * config.d_model
-    table = 0 if config.tied else config.vocab_size * config.d_model
-    return _matrix_entries(config) + gains + table
-
-
-def flops_per_token(config: LlamaConfig, context: float, *, backward: bool = False) -> float:
-    """Floating-point operations in matrix products for one token that attends to `context` keys.
-
-    A weight costs a multiplication and an addition; a key costs a score and its share of the
-    average, 2 head_dim operations each, for every query head. Grouping the heads saves bytes here,
-    not operations.
-
-    Parameters
-    ----------
-    context
-        Keys attended to, on average. For a sequence of n tokens, n if the kernel computes the whole
-        square, (n + 1) / 2 if it skips the masked half.
-    backward
-        Add the backward pass: each product gives two, one for each factor's gradient.
-    """
-    attention = 4 * config.n_layers * config.n_heads * config.head_dim * context
-    return (3 if backward else 1) * (2 * _matrix_entries(config) + attention)
-
-
-def cache_bytes(config: LlamaConfig, tokens: int, *, bytes_per_value: int = 2) -> int:
-    """Bytes of the keys and values of `tokens` tokens in all layers (bfloat16 if not said)."""
-    per_layer = 2 * config.n_kv_heads * config.head_dim
-    return tokens * config.n_layers * per_layer * bytes_per_value
-
-
-def weight_bytes(config: LlamaConfig, *, bytes_per_value: int = 2) -> int:
-    """Bytes of all weights, nearly all of which are read for each token that is generated alone."""
-    return n_parameters(config) * bytes_per_value
 
 
 if __name__ == "__main__":

@@ -1,4 +1,17 @@
-"""LLaMA checkpoints in Hugging Face's layout: `config.json` and `model.safetensors`."""
+"""LLaMA checkpoints in Hugging Face's layout: `config.json` and `model.safetensors`.
+
+>>> from tempfile import TemporaryDirectory
+>>> model = Llama(LlamaConfig(vocab_size=13, d_model=12, n_layers=1, n_heads=2))
+>>> with TemporaryDirectory() as folder:
+...     save_pretrained(model, Path(folder) / "model")
+...     again = load_pretrained(Path(folder) / "model")
+>>> torch.equal(again(torch.arange(13)[None]), model(torch.arange(13)[None]))
+True
+>>> hugging_face_name("blocks.0.out_proj.weight")
+'model.layers.0.self_attn.o_proj.weight'
+
+`uv run weeks/18/llama3.py` compares loaded models with those of `transformers`.
+"""
 
 import json
 from pathlib import Path
@@ -8,9 +21,11 @@ import torch
 from torch import Tensor
 
 from shared import artifacts
-from shared.study import UserError
+from shared.errors import UserError
+from shared.require import require
 from shared.tensors import pack
-from week18.llama3 import Llama, LlamaConfig, RopeScaling
+from week18.llama3 import Llama, LlamaConfig
+from week18.rotary import RopeScaling
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -20,7 +35,7 @@ SIZES = {
     "n_kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
     "d_ff": "intermediate_size",
-    "max_positions": "max_position_embeddings",
+    "context": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
     "tied": "tie_word_embeddings",
 }
@@ -28,13 +43,14 @@ SCALING = {
     "factor": "factor",
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
-    "original_max_positions": "original_max_position_embeddings",
+    "original_context": "original_max_position_embeddings",
 }
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 PARTS = {
     "attention_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
-    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj")},
+    "out_proj": "self_attn.o_proj",
     **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
 }
 
@@ -78,31 +94,30 @@ def config_from_hugging_face(content: dict[str, Any]) -> LlamaConfig:
     ValueError
         If it is not that of a LLaMA, or asks for something that `Llama` does not have.
     """
-    if content.get("model_type") != "llama":
-        raise ValueError(f"model_type must be 'llama', got {content.get('model_type')!r}")
+    kind = content.get("model_type")
+    require(kind == "llama", "model_type must be 'llama'", repr(kind))
     for name, plain in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-        if content.get(name, plain) != plain:
-            raise ValueError(f"{name} must be {plain!r}, got {content[name]!r}")
+        got = content.get(name, plain)
+        require(got == plain, f"{name} must be {plain!r}", repr(got))
     rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
     for source in (content, rope):
-        if source.get("partial_rotary_factor", 1.0) != 1.0:
-            got = source["partial_rotary_factor"]
-            raise ValueError(f"partial_rotary_factor must be 1, got {got!r}")
+        part = source.get("partial_rotary_factor", 1.0)
+        require(part == 1, "partial_rotary_factor must be 1", repr(part))
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        raise ValueError(f"rope_type must be 'default' or 'llama3', got {kind!r}")
+    require(kind in ("default", "llama3"), "rope_type must be 'default' or 'llama3'", repr(kind))
     scaling = None
     if kind == "llama3":
         scaling = RopeScaling(**{our: rope[their] for our, their in SCALING.items()})
-    optional = {"n_kv_heads", "head_dim", "max_positions", "norm_eps", "tied"}
+    optional = {"n_kv_heads", "head_dim", "context", "norm_eps", "tied"}
     sizes = {
         our: content[their]
         for our, their in SIZES.items()
         if our not in optional or content.get(their) is not None
     }
+    kinds = {"norm_eps": (float, int), "tied": (bool,)}
     for name, value in sizes.items():
-        if type(value) not in {"norm_eps": (float, int), "tied": (bool,)}.get(name, (int,)):
-            raise ValueError(f"{SIZES[name]} must be a number of its kind, got {value!r}")
+        fits = type(value) in kinds.get(name, (int,))
+        require(fits, f"{SIZES[name]} must be a number of its kind", repr(value))
     base = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
     return LlamaConfig(**{"norm_eps": 1e-6} | sizes, rope_base=base, rope_scaling=scaling)
 
@@ -138,8 +153,7 @@ def load_pretrained(folder: Path) -> Llama:
         artifacts.load(folder)  # ours: every byte is verified
     try:
         content = json.loads(read_text(folder / "config.json"))
-        if not isinstance(content, dict):
-            raise ValueError(f"it must hold an object, got {content!r}")
+        require(isinstance(content, dict), "it must hold an object", repr(content))
         config = config_from_hugging_face(content)
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'} does not say {error.args[0]}") from error
@@ -158,14 +172,12 @@ def load_pretrained(folder: Path) -> Llama:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise UserError(f"{folder} {what} weight {names[0]}{more}")
     for name, p in expected.items():
-        if tensors[name].shape != p.shape:
-            raise UserError(
-                f"{folder}: {name} must have shape {tuple(p.shape)}, got "
-                f"{tuple(tensors[name].shape)}"
-            )
+        shape, must = tuple(p.shape), f"{folder}: {name} must have shape"
+        got = tuple(tensors[name].shape)
+        require(got == shape, f"{must} {shape}", got, error=UserError)
     dtype = tensors["model.embed_tokens.weight"].dtype
-    if dtype not in DTYPES:
-        raise UserError(f"{folder}: weights must be of {_names(DTYPES)}, got {_names([dtype])}")
+    must = f"{folder}: weights must be of {_names(DTYPES)}"
+    require(dtype in DTYPES, must, _names([dtype]), error=UserError)
     model = Llama(config).to(dtype)
     with torch.no_grad():
         for name, p in model.named_parameters():

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from shared.require import require
 from week18.llama3 import Llama
 from week19.paged_cache import PagedKVCache
 
@@ -225,10 +226,8 @@ def generate(
     if (largest := int(padded.tokens.max())) >= config.vocab_size:
         raise ValueError(f"prompts must hold tokens below {config.vocab_size}, got {largest}")
     total = padded.tokens.shape[1] + max_new_tokens - 1  # the last token is never read
-    if total > config.max_positions:
-        raise ValueError(
-            f"prompt and new tokens must fit in max_positions = {config.max_positions}, got {total}"
-        )
+    must = f"prompt and new tokens must fit in context = {config.context}"
+    require(total <= config.context, must, total)
     return _decode(model, padded, max_new_tokens, choose, cache, tuple(stop), generator)
 
 

@@ -16,7 +16,8 @@ from shared.require import require
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.fused import FusedBlock, rotary_table
 from week16.activation_checkpointing import checkpoint
-from week18.llama3 import Cache, RMSNorm, allowed_keys, rope_frequencies, rotate
+from week18.llama3 import Cache, RMSNorm, allowed_keys
+from week18.rotary import rope_frequencies, rotate
 
 __all__ = ["GPT", "Block", "GPTConfig", "attend"]
 

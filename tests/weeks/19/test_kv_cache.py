@@ -156,7 +156,7 @@ def _full_cache():
         (lambda: generate(MODEL, [[29]], 3, choose=greedy), "tokens below 29, got 29"),
         (lambda: generate(MODEL, [[-1]], 3, choose=greedy), "tokens of at least 0, got -1"),
         (lambda: generate(MODEL, [[1]], 0, choose=greedy), "max_new_tokens must be at least 1"),
-        (lambda: generate(MODEL, [[1, 2]], 2048, choose=greedy), "max_positions = 2048, got 2049"),
+        (lambda: generate(MODEL, [[1, 2]], 2048, choose=greedy), "context = 2048, got 2049"),
     ],
 )
 def test_bad_input_is_named(call, message):

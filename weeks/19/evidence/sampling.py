@@ -213,7 +213,7 @@ def train_characters(run: Run, steps: int) -> tuple[Llama, Tensor]:
     losses, control = {}, 0.0
     for shuffled in (False, True):
         config = LlamaConfig(len(alphabet), d_model=96, n_layers=2, n_heads=4, n_kv_heads=2,
-                             max_positions=2 * CONTEXT, rope_base=10_000.0)  # fmt: skip
+                             context=2 * CONTEXT, rope_base=10_000.0)  # fmt: skip
         model = Llama(config, run.generator())
         matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
