@@ -3,7 +3,7 @@
     tiny-gpt bench ablation
 
 Everything is tuned and compared on the training split alone: its last tenth is held out here, the
-validation split of the benchmark is never seen. An ingredient's worth is the loss without it less
+validation split of the benchmark is never seen. An ingredient's worth is the loss without it minus
 the loss with it, seed by seed (the same first weights, the same batches), with Student's interval.
 Where a replacement has a learning rate of its own to be fair to, the best of several stands for it.
 

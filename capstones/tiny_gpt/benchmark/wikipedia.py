@@ -268,7 +268,7 @@ def _facts(row: dict[str, Any]) -> dict[str, str]:
         "bits per byte": str(Interval(**row["bits_per_byte"])),
         "asymptote at the constant rate": f"{fit['E']:.3f} [{low:.3f}, {high:.3f}] nats/token, "
         f"falling as t^-{fit['alpha']:.2f}",
-        "twice as long at that rate, by the fit": f"{now - later:.3f} nats/token less",
+        "twice as long at that rate, by the fit": f"{now - later:.3f} nats/token lower",
         "protocol": f"`{row['signature'].replace('|', chr(92) + '|')}`",
     }
 

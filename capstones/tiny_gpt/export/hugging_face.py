@@ -47,12 +47,11 @@ GPT2_PARTS |= {"qkv": "attn.c_attn", "out_proj": "attn.c_proj", "mlp_norm": "ln_
 GPT2_PARTS |= {"up": "mlp.c_fc", "down": "mlp.c_proj"}
 LLAMA_PARTS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
-    "out_proj": ("o_proj",),
     "up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
 # What LLaMA's configuration calls as ours does.
-LLAMA_SAME = ("vocab_size", "n_layers", "n_heads", "d_model", "n_kv_heads", "d_ff")
+LLAMA_SAME = ("vocab_size", "context", "n_layers", "n_heads", "d_model", "n_kv_heads", "d_ff")
 LLAMA_SAME += ("tied", "rope_base", "norm_eps")
 # Buffers that old writers stored with the weights.
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
@@ -180,7 +179,7 @@ def content_of(config: GPTConfig) -> dict[str, Any]:
         }
     if layout == "llama":
         same = {name: getattr(config, name) for name in LLAMA_SAME}
-        return hugging_face_config(LlamaConfig(**same, max_positions=config.context))
+        return hugging_face_config(LlamaConfig(**same))
     return {
         "architectures": ["TinyGPTForCausalLM"],
         "model_type": "tiny_gpt",
@@ -227,7 +226,7 @@ def _from_llama(content: dict[str, Any]) -> GPTConfig:
     must = f"head_dim must be hidden_size / num_attention_heads = {c.d_model / c.n_heads:g}"
     require(c.head_dim * c.n_heads == c.d_model, must, c.head_dim)
     same = {name: getattr(c, name) for name in LLAMA_SAME}
-    return GPTConfig.of("llama", **same, context=c.max_positions)
+    return GPTConfig.of("llama", **same)
 
 
 def _from_tiny_gpt(content: dict[str, Any]) -> GPTConfig:

@@ -241,10 +241,10 @@ class Decoder:
         attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """All layers; `attend` stores a layer's key and value and answers its queries."""
-        c, batch = self.config, tokens.shape[0]
+        c, batch_size = self.config, tokens.shape[0]
         n_turned, width = c.n_heads + c.n_kv_heads, c.n_heads * c.head_dim
         # Query heads that share a key are queries of one head: nothing is repeated.
-        queries = (batch, c.n_kv_heads, c.n_heads // c.n_kv_heads, c.head_dim)
+        queries = (batch_size, c.n_kv_heads, c.n_heads // c.n_kv_heads, c.head_dim)
         x = torch.embedding(self.embed, tokens)
         if self.previous is not None:
             x += torch.embedding(self.previous, last)
@@ -252,7 +252,7 @@ class Decoder:
             x += position
         for i, layer in enumerate(self.layers):
             u = layer.attention_norm(x)
-            qkv = layer.qkv(u).view(batch, -1, c.head_dim)
+            qkv = layer.qkv(u).view(batch_size, -1, c.head_dim)
             qk, v = qkv.split_with_sizes((n_turned, c.n_kv_heads), 1)
             if c.qk_norm:
                 # Of length 1 now; `turn` makes it a root mean square of 1.
@@ -262,7 +262,7 @@ class Decoder:
                 qk = qk @ turn
             q, k = qk.split_with_sizes((c.n_heads, c.n_kv_heads), 1)
             heads = attend(i, q.view(queries), k, v)
-            layer.out_proj.onto(x, heads.reshape(batch, width))
+            layer.out_proj.onto(x, heads.reshape(batch_size, width))
             h = layer.up(layer.mlp_norm(x))
             if c.mlp == "gelu":
                 h = F.gelu(h, approximate="tanh")

@@ -108,8 +108,3 @@ class GPTConfig:
     def head_dim(self) -> int:
         """Size of one head."""
         return self.d_model // self.n_heads
-
-    @property
-    def max_positions(self) -> int:
-        """The name that week 19's decoding uses for `context`."""
-        return self.context

@@ -27,7 +27,7 @@ QK_EPS = torch.finfo(torch.float32).eps  # what F.rms_norm adds by default
 def rotary_table(
     cos: Float[Tensor, "1 1 seq half_dim"], sin: Float[Tensor, "1 1 seq half_dim"]
 ) -> tuple[Float[Tensor, "seq 1 dim"], Float[Tensor, "seq 1 dim"]]:
-    """Factors of x and of x with its halves swapped whose sum is `week18.llama3.rotate(x)`."""
+    """Factors of x and of x with its halves swapped whose sum is `week18.rotary.rotate(x)`."""
     cos, sin = cos[0, 0, :, None], sin[0, 0, :, None]
     return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
@@ -38,11 +38,11 @@ class FusedBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w_qkv, w_out, w_up, w_down, cos, sin, n_heads, eps, dtype):
         """The next residual stream (batch, seq, d)."""
-        batch, seq, d = x.shape
+        batch_size, seq, d = x.shape
         weights = [w.to(dtype) for w in (w_qkv, w_out, w_up, w_down)]
         u, mean1, rstd1 = torch.native_layer_norm(x, (d,), None, None, eps)
         u = u.to(dtype).view(-1, d)
-        qkv = (u @ weights[0].t()).view(batch, seq, 3 * n_heads, -1).float()
+        qkv = (u @ weights[0].t()).view(batch_size, seq, 3 * n_heads, -1).float()
         qk, v = qkv[:, :, : 2 * n_heads], qkv[:, :, 2 * n_heads :]
         square = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).square_()
         r = square.div_(qk.shape[-1]).add_(QK_EPS).rsqrt_()
@@ -66,7 +66,7 @@ class FusedBlock(torch.autograd.Function):
         """Gradients of x and the four weights."""
         x, mean1, rstd1, u, n, r, q, k, v, heads, lse, o, *rest = ctx.saved_tensors
         middle, mean2, rstd2, u2, h, a, cos, sin, w_qkv, w_out, w_up, w_down = rest
-        batch, seq, d = x.shape
+        batch_size, seq, d = x.shape
         dtype = w_qkv.dtype
         only_input = (True, False, False)
 
@@ -79,14 +79,14 @@ class FusedBlock(torch.autograd.Function):
 
         narrow = g.view(-1, d).to(dtype)
         g_out = narrow.t() @ o
-        dheads = (narrow @ w_out).float().view(batch, seq, -1, n.shape[-1]).transpose(1, 2)
+        dheads = (narrow @ w_out).float().view(batch_size, seq, -1, n.shape[-1]).transpose(1, 2)
         attended = (q, k, v.transpose(1, 2), heads, lse)
         dq, dk, dv = _attention_backward(dheads, *attended, 0.0, True)
         dturned = torch.cat([dq, dk], 1).transpose(1, 2)
         dn = torch.addcmul((dturned * sin).roll(n.shape[-1] // 2, -1), dturned, cos)
         dot = (dn * n).mean(-1, keepdim=True)
         dqk = torch.addcmul(dn, n, dot, value=-1).mul_(r)
-        dqkv = torch.cat([dqk, dv.transpose(1, 2)], 2).to(dtype).view(batch * seq, -1)
+        dqkv = torch.cat([dqk, dv.transpose(1, 2)], 2).to(dtype).view(batch_size * seq, -1)
         g_qkv = dqkv.t() @ u
         du = (dqkv @ w_qkv).float().view_as(x)
         g = g + _layer_norm_backward(du, x, (d,), mean1, rstd1, None, None, only_input)[0]

@@ -157,11 +157,7 @@ def begin(
     model.checkpoint_blocks = settings.checkpoint_activations
     names = ("context", "batch_size", "seed", "packing", "document_mask")
     batches = Batches(data.splits["train"], **{name: getattr(settings, name) for name in names})
-    chosen = precision_for(settings.dtype, model, world.rows(batches(0)), world.device)
-    dtype = world.agreed(chosen.dtype)
-    if settings.dtype == "auto":
-        say(f"precision {chosen.reason}")
-    settings = replace(settings, dtype=NAMES[dtype], compile=_compile(settings, world, say))
+    settings, dtype = _chosen(settings, model, batches, world, say)
     if last is None:
         world.first_only(lambda: _write_new(run, settings))
     epochs = settings.steps / batches.n_windows * settings.batch_size
@@ -186,15 +182,36 @@ def begin(
         micro_batch_size=settings.micro_batch_size,
     )
     if last is not None:
-        try:
-            state.load(last)
-        except BaseException:
-            state.log.close()
-            raise
-        finished = state.step == settings.steps
-        resumed = f"resumed at step {state.step} of {settings.steps}"
-        say(f"{run}: {'it was finished' if finished else resumed}")
+        _go_on(state, last, say)
     return state
+
+
+def _chosen(
+    settings: Settings, model: GPT, batches: Batches, world: World, say: Callable[[str], None]
+) -> tuple[Settings, torch.dtype]:
+    """Settings without an auto: which precision, and whether to compile."""
+    chosen = precision_for(settings.dtype, model, world.rows(batches(0)), world.device)
+    dtype, compiled = world.agreed(chosen.dtype), settings.compile
+    if settings.dtype == "auto":
+        say(f"precision {chosen.reason}")
+    if compiled == "auto":  # it costs about a minute, and halves a step at best
+        sequences = settings.steps * settings.batch_size
+        long = sequences >= (50_000 if world.device.type == "cuda" else 1_000_000)
+        compiled = "on" if long else "off"
+        if long:
+            say(f"compile on: {sequences:,} sequences repay it")
+    return replace(settings, dtype=NAMES[dtype], compile=compiled), dtype
+
+
+def _go_on(state: State, last: Path, say: Callable[[str], None]) -> None:
+    try:
+        state.load(last)
+    except BaseException:
+        state.log.close()
+        raise
+    finished = state.step == state.settings.steps
+    resumed = f"resumed at step {state.step} of {state.settings.steps}"
+    say(f"{state.run}: {'it was finished' if finished else resumed}")
 
 
 def check_splits(data: PreparedData, settings: Settings) -> None:
@@ -235,17 +252,6 @@ def same_run(run: Path, settings: Settings) -> Settings:
                 "choose another --out to begin a new run"
             )
     return replace(before, **{name: getattr(settings, name) for name in FREE})
-
-
-def _compile(settings: Settings, world: World, say: Callable[[str], None]) -> str:
-    """Whether compiling pays: it costs about a minute, and halves a step at best."""
-    if settings.compile != "auto":
-        return settings.compile
-    sequences = settings.steps * settings.batch_size
-    long = sequences >= (50_000 if world.device.type == "cuda" else 1_000_000)
-    if long:
-        say(f"compile on: {sequences:,} sequences repay it")
-    return "on" if long else "off"
 
 
 def _write_new(run: Path, settings: Settings) -> None:
