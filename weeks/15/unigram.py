@@ -8,8 +8,16 @@ $$P(x) = \sum_{s \in S(x)} \prod_{t \in s} p(t), \qquad
 
 Training starts with far too many pieces. EM fits $p$ (how often is each piece used, over all
 segmentations?); pieces that the likelihood would hardly miss are dropped; again, until few enough
-are left. Segmentations are paths through a lattice, so that sums over exponentially many take a
-forward and a backward pass. Left out of SentencePiece: its sparse prior (digamma) in the M step.
+are left. Sums over exponentially many segmentations are two passes over a [lattice](lattice.py).
+Left out of SentencePiece: its sparse prior (digamma) in the M step.
+
+>>> model = Unigram(["a", "b", "c", "ab", "bc"], np.log([0.3, 0.1, 0.1, 0.3, 0.2]))
+>>> for score, pieces in model.n_best("abc", 2):
+...     print(pieces, round(math.exp(score), 3))
+['a', 'bc'] 0.06
+['ab', 'c'] 0.03
+>>> Unigram.train(["low lower lowest", "newer newest"], 15).viterbi("▁lowest")[1]
+['▁low', 'est']
 
     uv run weeks/15/unigram.py                          # Python's manual
     uv run weeks/15/unigram.py --vocab-size 4000
@@ -24,7 +32,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
+
+from shared.require import require
+from week15.lattice import Lattice
 
 SPACE = "▁"  # U+2581 stands for the space before a word, as in SentencePiece
 UNKNOWN_PENALTY = 10.0  # nats below the least likely piece
@@ -33,99 +44,6 @@ UNKNOWN_PENALTY = 10.0  # nats below the least likely piece
 def space_words(text: str) -> list[str]:
     """Words between white space, each with the mark of the space before it."""
     return [SPACE + word for word in text.split()]
-
-
-class Lattice:
-    """All segmentations of many words at once, as edges between the positions in the words.
-
-    An edge is a piece from one position to a later one. Words do not touch, so one pass over
-    position 1, 2, 3, … does all of them together.
-
-    Parameters
-    ----------
-    words
-        Words, not empty, each to be spelled by the pieces in at least one way.
-    pieces
-        The vocabulary, in the order of the probabilities that come later.
-    """
-
-    def __init__(self, words: Sequence[str], pieces: Sequence[str]):
-        ids = {piece: i for i, piece in enumerate(pieces)}
-        longest = max(map(len, pieces), default=0)
-        edges, first = [], 0
-        self._first, self._last = [], []  # each word's nodes at its two ends
-        for word in words:
-            for end in range(1, len(word) + 1):
-                for start in range(max(0, end - longest), end):
-                    if (piece := ids.get(word[start:end])) is not None:
-                        edges.append((end, start, first + start, first + end, piece))
-            self._first.append(first)
-            self._last.append(first + len(word))
-            first += len(word) + 1
-        self.n_nodes = first
-        self._set(np.array(edges, dtype=np.int64).reshape(-1, 5).T, len(pieces))
-
-    def _set(self, edges: Int[np.ndarray, "5 edge"], n_pieces: int) -> None:
-        end, start, self._from, self._to, self._piece = self._edges = edges
-        self.n_pieces = n_pieces
-        self._forward = _groups(end)
-        self._backward = _groups(start)[::-1]
-
-    def keep(self, pieces: Int[np.ndarray, " kept"]) -> None:
-        """Drop all other pieces' edges; piece number `pieces[i]` becomes number i."""
-        number = np.full(self.n_pieces, -1)
-        number[pieces] = np.arange(len(pieces))
-        edges = np.vstack([self._edges[:4], number[self._piece]])
-        self._set(edges[:, edges[4] >= 0], len(pieces))
-
-    def forward(self, log_p: Float[np.ndarray, " piece"]) -> Float[np.ndarray, " node"]:
-        """The log of all paths' total probability from a word's beginning to each node."""
-        alpha = np.full(self.n_nodes, -np.inf)
-        alpha[self._first] = 0.0
-        for edges in self._forward:
-            through = alpha[self._from[edges]] + log_p[self._piece[edges]]
-            np.logaddexp.at(alpha, self._to[edges], through)
-        return alpha
-
-    def backward(self, log_p: Float[np.ndarray, " piece"]) -> Float[np.ndarray, " node"]:
-        """The same from each node to the word's end."""
-        beta = np.full(self.n_nodes, -np.inf)
-        beta[self._last] = 0.0
-        for edges in self._backward:
-            through = beta[self._to[edges]] + log_p[self._piece[edges]]
-            np.logaddexp.at(beta, self._from[edges], through)
-        return beta
-
-    def expected_counts(
-        self, log_p: Float[np.ndarray, " piece"], frequency: Float[np.ndarray, " word"]
-    ) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " piece"]]:
-        r"""Each word's log-likelihood, and how often each piece is used: the E step.
-
-        An edge's share of its word is $\alpha_{\text{from}}\, p(t)\, \beta_{\text{to}} / P(x)$.
-
-        Raises
-        ------
-        ValueError
-            If a word cannot be spelled.
-        """
-        alpha, beta = self.forward(log_p), self.backward(log_p)
-        log_likelihood = alpha[self._last]
-        if np.isneginf(log_likelihood).any():
-            raise ValueError(
-                f"pieces must spell every word, but word {np.isneginf(log_likelihood).argmax()} "
-                "has no segmentation"
-            )
-        length = np.subtract(self._last, self._first) + 1
-        total, weight = np.repeat(log_likelihood, length), np.repeat(frequency, length)
-        inside = alpha[self._from] + log_p[self._piece] + beta[self._to] - total[self._from]
-        share = np.exp(inside) * weight[self._from]
-        return log_likelihood, np.bincount(self._piece, share, minlength=self.n_pieces)
-
-
-def _groups(position: Int[np.ndarray, " edge"]) -> list[np.ndarray]:
-    """Indices of the edges at position 0, at position 1, and so on."""
-    order = np.argsort(position, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(position))[:-1]) if len(order) else []
 
 
 def seed_pieces(words: Mapping[str, int], size: int, *, max_length: int = 16) -> dict[str, int]:
@@ -200,8 +118,8 @@ class Unigram:
 
     def __init__(self, pieces: Sequence[str], log_p: Float[np.ndarray, " piece"]):
         self.scores = dict(zip(pieces, np.asarray(log_p, dtype=float).tolist(), strict=True))
-        if not self.scores or len(self.scores) != len(pieces) or "" in self.scores:
-            raise ValueError(f"pieces must be different and not empty, got {len(pieces)} pieces")
+        distinct = 0 < len(self.scores) == len(pieces) and "" not in self.scores
+        require(distinct, "pieces must be different and not empty", f"{len(pieces)} pieces")
         self.vocab = ["<unk>", *pieces]
         self._id = {piece: i for i, piece in enumerate(self.vocab) if i}
         self._longest = max(map(len, pieces))
@@ -227,23 +145,14 @@ class Unigram:
             Share of the pieces that survives a pruning.
         em_steps
             Steps of EM before each.
-
-        Raises
-        ------
-        ValueError
-            If there is no room for the characters, or an option is out of range.
         """
-        if not 0 < shrinking < 1:
-            raise ValueError(f"shrinking must be between 0 and 1, got {shrinking}")
-        if min(seed_factor, em_steps) < 1:
-            raise ValueError(f"seed_factor, em_steps must be >= 1, got {seed_factor}, {em_steps}")
+        require(0 < shrinking < 1, "shrinking must be between 0 and 1", shrinking)
+        options = f"{seed_factor}, {em_steps}"
+        require(min(seed_factor, em_steps) >= 1, "seed_factor, em_steps must be >= 1", options)
         words = Counter(word for text in texts for word in space_words(text))
         least = len({char for word in words for char in word}) + 1
-        if not words or vocab_size < least:
-            raise ValueError(
-                f"vocab_size must be at least {least} (characters and <unk>) for some text, "
-                f"got {vocab_size} for {len(words)} words"
-            )
+        must = f"vocab_size must be at least {least} (characters and <unk>) for some text"
+        require(words and vocab_size >= least, must, f"{vocab_size} for {len(words)} words")
         frequency = np.array(list(words.values()), dtype=float)
         seeds = seed_pieces(words, seed_factor * vocab_size)
         pieces, log_p = list(seeds), m_step(np.array(list(seeds.values()), dtype=float))
@@ -286,10 +195,8 @@ class Unigram:
                     top, back = best[start][0] + score, start
             best.append((top, back))
         pieces, end = [], len(word)
-        if best[end][0] == -math.inf:
-            raise ValueError(
-                f"word must be spelled by the pieces, got {word!r} without {without!r}"
-            )
+        spelled = best[end][0] > -math.inf
+        require(spelled, "word must be spelled by the pieces", f"{word!r} without {without!r}")
         while end:
             pieces.append(word[best[end][1] : end])
             end = best[end][1]
@@ -297,8 +204,7 @@ class Unigram:
 
     def n_best(self, word: str, n: int) -> list[tuple[float, list[str]]]:
         """The `n` best segmentations with their scores, the best first."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        require(n >= 1, "n must be at least 1", n)
         best: list[list[tuple[float, list[str]]]] = [[(0.0, [])]]
         for end in range(1, len(word) + 1):
             ways = (
@@ -316,8 +222,7 @@ class Unigram:
         ----------
         Kudo (2018), section 3.3; large `alpha` gives Viterbi's choice, `alpha` = 0 any path alike.
         """
-        if alpha < 0:
-            raise ValueError(f"alpha must be at least 0, got {alpha}")
+        require(alpha >= 0, "alpha must be at least 0", alpha)
         total = [0.0]
         for end in range(1, len(word) + 1):
             ways = [total[start] + alpha * score for start, _, score in self._edges(word, end)]
@@ -345,10 +250,8 @@ class Unigram:
     def decode(self, ids: Iterable[int]) -> str:
         """Words with single spaces."""
         ids = list(ids)
-        if ids and not 0 <= min(ids) <= max(ids) < len(self.vocab):
-            raise ValueError(
-                f"ids must lie between 0 and {len(self.vocab) - 1}, got {min(ids)} to {max(ids)}"
-            )
+        low, high, last = min(ids, default=0), max(ids, default=0), len(self.vocab) - 1
+        require(0 <= low <= high <= last, f"ids must lie between 0 and {last}", f"{low} to {high}")
         return "".join(self.vocab[i] for i in ids).replace(SPACE, " ").strip()
 
 

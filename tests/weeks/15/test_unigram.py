@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from shared import datasets
 from week15.evidence import unigram as evidence
-from week15.unigram import (
-    SPACE,
-    Lattice,
-    Unigram,
-    losses,
-    m_step,
-    seed_pieces,
-    space_words,
-)
+from week15.lattice import Lattice
+from week15.unigram import SPACE, Unigram, losses, m_step, seed_pieces, space_words
 
 WORDS = st.lists(st.text("abc", min_size=1, max_size=8), min_size=1, max_size=5, unique=True)
 LONGER = st.sets(st.text("abc", min_size=2, max_size=4), max_size=12)
@@ -28,14 +21,6 @@ def model_of(longer, seed, letters="abc"):
     pieces = [*letters, *sorted(longer)]
     log_p = np.log(np.random.default_rng(seed).dirichlet(np.ones(len(pieces))) + 1e-9)
     return Unigram(pieces, log_p), pieces, log_p
-
-
-def listed(word, model):
-    """All segmentations with their scores."""
-    return [
-        (sum(model.scores[piece] for piece in parts), parts)
-        for parts in evidence.segmentations(word, set(model.scores))
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +46,8 @@ def reference(trained):
 def test_lattice_equals_the_list_of_all_segmentations(words, longer, seed):
     model, pieces, log_p = model_of(longer, seed)
     frequency = np.arange(1.0, len(words) + 1)
-    expected, likelihood = Counter(), []
-    for word, n in zip(words, frequency, strict=True):
-        ways = listed(word, model)
-        total = math.log(sum(math.exp(score) for score, _ in ways))
-        likelihood.append(total)
-        for score, parts in ways:
-            for piece in parts:
-                expected[piece] += n * math.exp(score - total)
+    counted = dict(zip(words, frequency.tolist(), strict=True))
+    likelihood, expected = evidence.summed(counted, model.scores)
     each, counts = Lattice(words, pieces).expected_counts(log_p, frequency)
     np.testing.assert_allclose(each, likelihood, rtol=1e-10)
     np.testing.assert_allclose(counts, [expected[piece] for piece in pieces], atol=1e-9)
@@ -108,25 +87,16 @@ def test_dropping_pieces_equals_a_new_lattice(words, longer, seed):
     lattice = Lattice(words, pieces)
     lattice.keep(kept)
     fresh = Lattice(words, [pieces[i] for i in kept])
-    found = lattice.expected_counts(log_p[kept], np.ones(len(words)))
-    for ours, theirs in zip(
-        found, fresh.expected_counts(log_p[kept], np.ones(len(words))), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    ours, theirs = (x.expected_counts(log_p[kept], np.ones(len(words))) for x in (lattice, fresh))
+    np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), atol=1e-12)
 
 
 def test_long_words_do_not_underflow():
     word = "ab" * 2000
-    each, counts = Lattice([word], ["a", "b", "ab"]).expected_counts(
-        np.log([0.01, 0.01, 1e-4]), np.ones(1)
-    )
+    lattice = Lattice([word], ["a", "b", "ab"])
+    each, counts = lattice.expected_counts(np.log([0.01, 0.01, 1e-4]), np.ones(1))
     assert each[0] == pytest.approx(2000 * math.log(2e-4))
     np.testing.assert_allclose(counts, [1000, 1000, 1000])
-
-
-def test_a_word_that_cannot_be_spelled():
-    with pytest.raises(ValueError, match="pieces must spell every word, but word 1"):
-        Lattice(["a", "ax"], ["a"]).expected_counts(np.zeros(1), np.ones(2))
 
 
 @settings(max_examples=40, deadline=None)
@@ -149,7 +119,7 @@ def test_em_never_loses_likelihood(words, longer, seed):
 @given(word=st.text("abc", min_size=1, max_size=9), longer=LONGER, seed=st.integers(0, 99))
 def test_viterbi_and_n_best_against_the_list(word, longer, seed):
     model, _, _ = model_of(longer, seed)
-    expected = sorted((score for score, _ in listed(word, model)), reverse=True)
+    expected = sorted((score for score, _ in evidence.enumerated(word, model.scores)), reverse=True)
     score, pieces = model.viterbi(word)
     assert score == pytest.approx(expected[0])
     assert "".join(pieces) == word
@@ -163,7 +133,7 @@ def test_samples_follow_the_distribution(alpha):
     model, _, _ = model_of({"ab", "ba", "aba", "bc"}, 4)
     rng, n = np.random.default_rng(0), 1500
     drawn = Counter(tuple(model.sample("ababc", rng, alpha=alpha)) for _ in range(n))
-    ways = listed("ababc", model)
+    ways = evidence.enumerated("ababc", model.scores)
     weights = np.array([math.exp(alpha * score) for score, _ in ways])
     shares = np.array([drawn[tuple(parts)] / n for _, parts in ways])
     assert sum(drawn.values()) == n
@@ -238,27 +208,6 @@ def test_training_reaches_its_size_and_keeps_all_characters(trained, documents):
     assert trained.decode(trained.encode(text)) == text
 
 
-def test_training_beats_the_most_frequent_substrings(trained, documents):
-    """The pruning chooses: the same number of seeds by count alone gives a lower likelihood."""
-    words = evidence.count_words(documents)
-    letters = sum(len(piece) == 1 for piece in trained.scores)
-    seeds = seed_pieces(words, len(trained.scores) - letters)
-    naive = Unigram(list(seeds), m_step(np.array(list(seeds.values()), dtype=float)))
-    assert len(naive.scores) == len(trained.scores)
-    gain = evidence.log_likelihood(trained, words) - evidence.log_likelihood(
-        naive, words, em_steps=5
-    )
-    assert gain > 1.0
-
-
-def test_training_reaches_sentencepiece(trained, documents):
-    """Which cuts the last tenth by probability, not by loss, and so ends lower on small text."""
-    words = evidence.count_words(documents)
-    theirs = evidence.scores_of(evidence.sentencepiece_of(words, 500))
-    ours = evidence.log_likelihood(trained, words)
-    assert ours > 1.01 * evidence.log_likelihood(theirs, words, em_steps=3)  # both negative
-
-
 def test_losses_by_hand():
     """Four uses of ab go to a and b: 4 ln(4/10) against 4 ln(7/14) twice."""
     pieces, counts = ["a", "b", "ab"], np.array([3.0, 3.0, 4.0])
@@ -285,26 +234,36 @@ def test_small_and_repeated_text():
 # ---- wrong input
 
 
-def test_wrong_input(trained):
-    with pytest.raises(ValueError, match=r"vocab_size must be at least 4 .*got 3 for 1 words"):
-        Unigram.train(["ab"], 3)
-    with pytest.raises(ValueError, match="for some text, got 30 for 0 words"):
-        Unigram.train([" "], 30)
-    with pytest.raises(ValueError, match=r"shrinking must be between 0 and 1, got 1.0"):
-        Unigram.train(["ab"], 9, shrinking=1.0)
-    with pytest.raises(ValueError, match="seed_factor, em_steps must be >= 1, got 8, 0"):
-        Unigram.train(["ab"], 9, seed_factor=8, em_steps=0)
-    with pytest.raises(ValueError, match="pieces must be different and not empty, got 2 pieces"):
-        Unigram(["a", "a"], np.zeros(2))
-    with pytest.raises(ValueError, match="pieces must be different and not empty"):
-        Unigram([], np.zeros(0))
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-        trained.n_best("a", 0)
-    with pytest.raises(ValueError, match="alpha must be at least 0, got -1"):
-        trained.sample("a", np.random.default_rng(0), alpha=-1.0)
-    with pytest.raises(ValueError, match="ids must lie between 0 and 499, got -1 to 500"):
-        trained.decode([500, -1])
-    with pytest.raises(ValueError, match="word must be spelled by the pieces"):
-        Unigram(["a", "b"], np.zeros(2)).viterbi("a", without="a")
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda _: Unigram.train(["ab"], 3), r"vocab_size must be at least 4 .*got 3 for 1 words"),
+        (lambda _: Unigram.train([" "], 30), "for some text, got 30 for 0 words"),
+        (lambda _: Unigram.train(["ab"], 9, shrinking=1.0), "shrinking must be between 0 and 1"),
+        (lambda _: Unigram.train(["ab"], 9, em_steps=0), "em_steps must be >= 1, got 10, 0"),
+        (lambda _: Unigram(["a", "a"], np.zeros(2)), "different and not empty, got 2 pieces"),
+        (lambda _: Unigram([], np.zeros(0)), "pieces must be different and not empty"),
+        (lambda model: model.n_best("a", 0), "n must be at least 1, got 0"),
+        (
+            lambda model: model.sample("a", np.random.default_rng(0), alpha=-1.0),
+            "alpha must be at least 0, got -1",
+        ),
+        (lambda model: model.decode([500, -1]), "ids must lie between 0 and 499, got -1 to 500"),
+        (lambda model: Unigram(["a", "b"], np.zeros(2)).viterbi("a", without="a"), "be spelled by"),
+        (
+            lambda _: Lattice(["a", "ax"], ["a"]).expected_counts(np.zeros(1), np.ones(2)),
+            "pieces must spell every word, but word 1",
+        ),
+    ],
+)
+def test_errors_name_the_argument(trained, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(trained)
+
+
+def test_shapes_are_enforced():
     with pytest.raises(TypeError):
         Lattice(["a"], ["a"]).forward(np.zeros((1, 1)))
