@@ -228,7 +228,8 @@ class Evidence:
         outcome = judge(f"falsifier {name!r}", values, claim, alone=self.mode == "quick")
         broken = outcome.pop("verdict") == "fails"
         judged = claim["verdict"] != "not judged"
-        row = {"name": name, "breaks": breaks, **outcome, "note": note, "unit": claim["unit"]}
+        row = {"name": name, "breaks": breaks, **outcome, "note": note}
+        row |= {"unit": claim["unit"], "rtol": claim["rtol"]}
         self.falsifiers.append(row | {"broken": broken if judged else None})
         return broken
 

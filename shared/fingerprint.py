@@ -7,22 +7,21 @@ while it gives the same numbers, changes in imported code are harmless and the r
 from __future__ import annotations
 
 import math
-
-from shared.run import Run
+from typing import Any
 
 __all__ = ["compare", "of"]
 
 
-def of(run: Run) -> dict:
+def of(run: Any) -> dict:
     """The fingerprint of a finished quick run: its numbers, outcomes and tolerance."""
     record = run.record()
     values, slack = {}, {}
-    for kind, field in (("metric", "value"), ("claim", "mean")):
+    for kind, field in (("metric", "value"), ("claim", "mean"), ("falsifier", "mean")):
         for row in record[f"{kind}s"]:
             if row["rtol"] is not None:  # measured times are never compared
                 values[f"{kind} {row['name']}"] = row[field]
-                if kind == "claim" and row["rtol"] > run.tolerance:
-                    slack[f"claim {row['name']}"] = row["rtol"]
+                if kind != "metric" and row["rtol"] > run.tolerance:
+                    slack[f"{kind} {row['name']}"] = row["rtol"]
     return {
         "tolerance": run.tolerance,
         "why": run.tolerance_why,
@@ -51,7 +50,7 @@ def compare(fresh: dict, recorded: dict, *, tolerance: float | None = None) -> l
         return [f"other data: {', '.join(sorted(other))}"]
     found = []
     new, old = fresh["values"], recorded["values"]
-    found += [f"{name} is new" for name in new if name not in old]
+    found += [f"{name} is new" for name in new if name not in old and name[:9] != "falsifier"]
     found += [f"{name} is gone" for name in old if name not in new]
     for name in (name for name in new if name in old):
         allowed = max(recorded["tolerance"], recorded["slack"].get(name, 0.0))

@@ -60,7 +60,8 @@ def restamp(
             else:
                 path = records.record_of(script)
                 record = records.load(path)
-                records.save(record | {"code": records.digest_of(script)}, path)
+                record |= {"code": records.digest_of(script), "fingerprint": after["fingerprint"]}
+                records.save(record, path)
             show(script, found)
     return differing
 

@@ -236,6 +236,10 @@ class Run(Evidence):
         """Print the table and write the record to `runs/`; give whether every check passed."""
         self.seconds = time.perf_counter() - self._start
         record = self.record()
+        if self.mode == "quick":
+            from shared import fingerprint
+
+            record["fingerprint"] = fingerprint.of(self)
         self.out.mkdir(parents=True, exist_ok=True)
         records.save(record, self.out / "record.json")
         report.show(self, record)

@@ -6,8 +6,8 @@ With the transform of algorithm 1 between each product and its sigmoid,
 $$ \hat x = \frac{x - \mu_B}{\sqrt{\sigma_B^2 + \epsilon}}, \qquad y = \gamma \hat x + \beta, $$
 
 and without it. Each net has a learning rate chosen from the same grid, by seeds that take no part
-in the verdict. Counted are the steps to the accuracy that the plain net reaches at best. What
-counts as reproduced stands in the front matter of README.md and is read from there.
+in the verdict. Counted are the steps to the accuracy that the plain net reaches at best. The rules
+stand in the front matter of README.md.
 
     uv run papers/2015-batch-normalization/reproduce.py
 
@@ -16,32 +16,21 @@ Internal Covariate Shift", section 3, algorithm 1; sections 4.1 and 4.2.2.
 """
 
 import itertools
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared import plots
+from shared import papers, plots
 from shared.datasets import digits
 from shared.study import PositiveInt, Run, cli
 from week09.regularization import BatchNorm
 
-README = Path(__file__).with_name("README.md")
 Arm = Literal["plain", "normalized", "affine only"]
 ARMS = ("plain", "normalized", "affine only")
 EVERY, BATCH, N_TRAIN = 20, 60, 1297
-
-
-def front_matter(readme: str) -> dict:
-    """The YAML between the first two lines of three dashes."""
-    parts = readme.split("---\n", 2)
-    if len(parts) < 3 or parts[0]:
-        raise ValueError("readme must start with front matter between two lines '---', got none")
-    return yaml.safe_load(parts[1])
 
 
 class Nets:
@@ -182,42 +171,31 @@ def ratios_by_target(curves: dict, targets: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def judge(ratios: Float[np.ndarray, " seed"], least: float) -> str:
-    """`reproduced` if every seed's ratio exceeds 1 and their geometric mean is at least `least`."""
-    if len(ratios) < 2:
-        raise ValueError(f"ratios must hold at least 2 seeds, got {len(ratios)}")
-    large = np.exp(np.log(ratios).mean()) >= least
-    if large and (ratios > 1).all():
-        return "reproduced"
-    return "inconclusive" if large else "not reproduced"
-
-
 def compare(
     lrs: list[float], tuning: int, seeds: int, steps: int, slack: float, base: int, **kind
 ) -> dict:
     """Tune each arm on seeds of its own, then count steps on fresh ones."""
-    grid, trial = {}, list(range(base + 5000, base + 5000 + tuning))
+    accuracy, loss, trial = {}, {}, list(range(base + 5000, base + 5000 + tuning))
     for arm in ARMS:
-        curves = train(
-            Nets(arm, [lr for lr in lrs for _ in trial], trial * len(lrs), **kind), steps
-        )
-        grid[arm] = (curves.accuracy.reshape(len(lrs), tuning, -1).mean(1),
-                     curves.loss[:, -1].reshape(len(lrs), tuning).mean(1))  # fmt: skip
-    target = np.full(len(lrs), grid["plain"][0].max() - slack)
-    best = {arm: int(steps_to(grid[arm][0], target).argmin()) for arm in ARMS}
+        rates = [lr for lr in lrs for _ in trial]
+        curves = train(Nets(arm, rates, trial * len(lrs), **kind), steps)
+        accuracy[arm] = curves.accuracy.reshape(len(lrs), tuning, -1).mean(1)
+        loss[arm] = curves.loss[:, -1].reshape(len(lrs), tuning)
+    target = np.full(len(lrs), accuracy["plain"].max() - slack)
+    best = {arm: int(steps_to(accuracy[arm], target).argmin()) for arm in ARMS}
     fresh = list(range(base, base + seeds))
-    curves = {arm: train(Nets(arm, [lrs[best[arm]]] * seeds, fresh, **kind), steps).accuracy
-              for arm in ARMS}  # fmt: skip
+    curves = {
+        arm: train(Nets(arm, [lrs[best[arm]]] * seeds, fresh, **kind), steps).accuracy
+        for arm in ARMS
+    }
     goal = curves["plain"].max(1)
     counted = {arm: steps_to(curves[arm], goal - slack) for arm in ARMS}
-    exact = {arm: steps_to(curves[arm], goal) for arm in ARMS}
-    return {"grid": grid, "best": best, "curves": curves, "goal": goal, "steps": counted,
-            "ratio": {arm: counted["plain"] / counted[arm] for arm in ARMS},
-            "exact": exact["plain"] / exact["normalized"]}  # fmt: skip
+    ratio = {arm: counted["plain"] / counted[arm] for arm in ARMS}
+    return {"loss": loss, "best": best, "curves": curves, "goal": goal, "ratio": ratio}
 
 
-def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 1600) -> None:
-    """Count steps with and without normalization, and judge by the front matter's margins.
+def main(run: Run, *, seeds: PositiveInt = 8, steps: PositiveInt = 1600) -> None:
+    """Count steps with and without normalization, and judge by the front matter's rules.
 
     Parameters
     ----------
@@ -226,63 +204,44 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 1600) -> None
     steps
         Longest training, in steps.
     """
-    paper = front_matter(README.read_text(encoding="utf-8"))
-    rules = {rule["name"]: rule for rule in paper["rules"]}
+    paper = papers.load(__file__)
     _check_against_torch(run)
-    seeds = run.budget(quick=2, default=max(seeds, 2), full=max(seeds, 8))
-    steps = run.budget(quick=min(steps, 100), default=steps, full=steps)
-    tuning, slack, lrs = run.budget(quick=1, default=2, full=4), paper["slack"], paper["lrs"]
-    size = "direction only" if seeds < 8 else "all seeds"
-    base = 100 * (run.seed + 1)
-    deep = compare(lrs, tuning, seeds, steps, slack, base)
-    shallow = compare(lrs, tuning, seeds, max(100, steps // 2), slack, base, hidden=(100, 100),
-                      activation="relu")  # fmt: skip
+    seeds = run.budget(quick=2, default=max(seeds, 2), full=max(seeds, 16))
+    steps = run.budget(quick=min(steps, 40), default=steps, full=steps)
+    tuning, lrs = run.budget(quick=1, default=4, full=8), paper.matter["lrs"]
+    options = (lrs, tuning, seeds)
+    slack, base = paper.matter["slack"], 100 * (run.seed + 1)
+    deep = compare(*options, steps, slack, base)
+    relu = {"hidden": (100, 100), "activation": "relu"}
+    shallow = compare(*options, max(40, steps // 2), slack, base, **relu)
 
-    for name, result in (("sigmoid", deep), ("ReLU", shallow)):
-        for arm in ARMS:
-            run.metric(f"{name}, {arm}: learning rate", lrs[result["best"][arm]], rtol=None)
-            run.metric(f"{name}, {arm}: steps", result["steps"][arm].mean(), "steps", rtol=0.2)
-        for arm in ARMS[1:]:
-            run.metric(f"{name}, {arm}: ratio", _mean(result["ratio"][arm]), "×", rtol=0.3)
     # looked at afterwards: how the answer depends on the accuracy counted to; decides nothing
     for target in (0.9, 0.95):
         ratios = ratios_by_target(deep["curves"], np.array([target]))[0]
+        name = f"steps ratio to {target:.0%}, not in the rule"
         if np.isfinite(ratios).all():
-            run.metric(
-                f"steps ratio to {target:.0%}, not in the rule", _mean(ratios), "×", rtol=0.3
-            )
-    edge = [arm for arm in ARMS for r in (deep, shallow) if r["best"][arm] in (0, len(lrs) - 1)]
-    run.claim("no best learning rate lies on the grid's edge", not edge,
-              f"rates {lrs[0]} to {lrs[-1]}; chosen with sigmoids: "
-              + ", ".join(f"{arm} {lrs[deep['best'][arm]]}" for arm in ARMS),
-              quick=False)  # fmt: skip
-    ratio, rule = deep["ratio"]["normalized"], rules["fewer steps"]
-    run.metric("steps ratio, exactly the plain net's best", _mean(deep["exact"]), "×", rtol=None)
+            run.metric(name, _mean(ratios), "×", rtol=0.3)
     run.metric("plain net's best accuracy", 100 * deep["goal"].mean(), "%")
-    run.metric("noise floor: SD of log ratio over seeds", np.log(ratio).std(ddof=1), rtol=None)
-    run.verdict(rule["name"], judge(ratio, rule["least"]),
-                f"{_mean(ratio):.1f} times fewer steps, seeds {_list(ratio)}; asked for: "
-                f"{rule['least']} ({size}, n = {seeds})")  # fmt: skip
-    rule = rules["wider range of learning rates"]
-    width = {arm: usable_range(np.array(lrs), deep["grid"][arm][1]) for arm in ARMS}
-    wider = width["normalized"] / width["plain"]
-    run.metric("usable range, plain", width["plain"], "×", rtol=None)
-    run.metric("usable range, normalized", width["normalized"], "×", rtol=None)
-    run.verdict(rule["name"], "reproduced" if wider >= rule["least"] else "not reproduced",
-                f"usable rates span {width['normalized']:.0f} times with, {width['plain']:.0f} "
-                f"times without: {wider:.0f} times wider, asked for: {rule['least']} "
-                f"({tuning} seeds)")  # fmt: skip
-    rule, relu = rules["little to gain in a shallow ReLU net"], shallow["ratio"]["normalized"]
-    small = _mean(relu) < rule["most"]
-    run.verdict(rule["name"], "reproduced" if small else "not reproduced",
-                f"{_mean(relu):.1f} times fewer steps, seeds {_list(relu)}; asked for: below "
-                f"{rule['most']}")  # fmt: skip
-    margin = rules["fewer steps"]["least"]
+    edge = [arm for arm in ARMS for r in (deep, shallow) if r["best"][arm] in (0, len(lrs) - 1)]
+    note = "chosen: " + ", ".join(f"{arm} {lrs[deep['best'][arm]]}" for arm in ARMS)
+    once = {"deterministic": True, "quick": False, "note": note}
+    run.claim("best learning rates on the grid's edge", len(edge), at_most=0, **once)
+
+    def judge(name: str, ratio: np.ndarray) -> None:
+        paper.judge(run, name, np.log2(ratio), quick=False, note=f"{_mean(ratio):.1f} times")
+
+    judge("fewer steps", deep["ratio"]["normalized"])
     affine = deep["ratio"]["affine only"]
-    run.claim("gain and bias without normalizing fail the rule",
-              judge(affine, margin) != "reproduced",
-              f"{_mean(affine):.1f} times fewer steps, seeds {_list(affine)}",
-              quick=False)  # fmt: skip
+    name, note = "gain and bias without normalizing", f"{_mean(affine):.1f} times"
+    run.falsifier(name, np.log2(affine), breaks="fewer steps", note=note)
+    width = {
+        arm: np.array([usable_range(np.array(lrs), loss) for loss in deep["loss"][arm].T])
+        for arm in ARMS
+    }
+    for arm in ("plain", "normalized"):
+        run.metric(f"usable range, {arm}", _mean(width[arm]), "×", rtol=0.5)
+    judge("wider range of learning rates", width["normalized"] / width["plain"])
+    judge("little to gain in a shallow ReLU net", shallow["ratio"]["normalized"])
     _figure_steps(run, paper, deep, shallow)
     _figure_rates(run, lrs, deep, width)
 
@@ -290,10 +249,6 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 1600) -> None
 def _mean(ratios: np.ndarray) -> float:
     """Geometric: a halving and a doubling cancel."""
     return float(np.exp(np.log(ratios).mean()))
-
-
-def _list(ratios: np.ndarray) -> str:
-    return ", ".join(f"{r:.1f}" for r in ratios)
 
 
 def _check_against_torch(run: Run, steps: int = 10) -> None:
@@ -318,61 +273,52 @@ def _check_against_torch(run: Run, steps: int = 10) -> None:
         loss.backward()
         optimizer.step()
         losses.append((nets.step(x, y)[1].item(), loss.item()))
-    run.check(f"losses of {steps} steps", *np.array(losses).T,
-              against="torch.nn.BatchNorm1d, torch.optim.SGD", atol=1e-4,
-              why="float32 rounding")  # fmt: skip
-    run.check("outputs in use, running statistics", nets.forward(x, training=False)[1],
-              alone.eval()(x[1]), against="torch.nn.BatchNorm1d in eval mode", atol=1e-3,
-              why="float32 rounding over ten steps")  # fmt: skip
+    check = run.against("torch.nn.BatchNorm1d, torch.optim.SGD", atol=1e-3, why="float32 rounding")
+    check(f"losses of {steps} steps", *np.array(losses).T, atol=1e-4)
+    used = nets.forward(x, training=False)[1]
+    check("outputs in use, running statistics", used, alone.eval()(x[1]))
 
 
 COLORS = {"plain": plots.ORANGE, "normalized": plots.BLUE, "affine only": plots.GRAY}
 
 
-def _figure_steps(run: Run, paper: dict, deep: dict, shallow: dict) -> None:
-    with run.figure("steps", "How many fewer steps does normalizing take?", columns=2,
-                    size=(9.4, 4.3), width_ratios=[1.25, 1]) as (left, right):  # fmt: skip
-        for arm, color in COLORS.items():
-            curves = 100 * deep["curves"][arm]
-            x = EVERY * np.arange(1, curves.shape[1] + 1)
-            plots.interval_band(left, x, curves, color=color, label=arm)
-        goal = 100 * (deep["goal"].mean() - paper["slack"])
-        left.axhline(goal, color=plots.REFERENCE, ls="--", lw=1)
-        left.text(1.02 * x[0], goal + 0.25, "counted to here", fontsize=9, color=plots.REFERENCE)
-        left.set(xscale="log", xlabel="steps of SGD", ylim=(80, 100.5),
-                 ylabel="held-out accuracy, %\n(mean, range of seeds)")  # fmt: skip
+def _figure_steps(run: Run, paper: papers.Paper, deep: dict, shallow: dict) -> None:
+    title, layout = "How many fewer steps does normalizing take?", {"width_ratios": [1.25, 1]}
+    with run.figure("steps", title, columns=2, size=(9.4, 4.3), **layout) as (left, right):
+        lines = {arm: 100 * deep["curves"][arm] for arm in COLORS}
+        x = EVERY * np.arange(1, lines["plain"].shape[1] + 1)
+        goal = 100 * (deep["goal"].mean() - paper.matter["slack"])
+        labels = {"xscale": "log", "xlabel": "steps of SGD", "ylim": (80, 100.5)}
+        labels["ylabel"] = "held-out accuracy, %\n(mean, range of seeds)"
+        style = {"colors": list(COLORS.values()), "ends": False}
+        plots.curves(left, x, lines, reference={"counted to here": goal}, **style, **labels)
         left.set_title("Here: 3 × 100 sigmoids on digits", fontsize=11, weight="normal")
-        left.legend(loc="lower right")
-        targets = np.arange(0.80, 0.985, 0.005)
-        for name, result, color in (("3 × 100 sigmoids", deep, plots.BLUE),
-                                    ("2 × 100 ReLU", shallow, plots.GREEN)):  # fmt: skip
-            ratios = ratios_by_target(result["curves"], targets)
-            there = np.isfinite(ratios).all(1)
-            plots.interval_band(right, 100 * targets[there], ratios[there].T, color=color,
-                                label=name)  # fmt: skip
-        for value, text in ((paper["paper_ratio"], "the paper's abstract: 14× (ImageNet)"),
-                            (paper["rules"][0]["least"], "asked for")):  # fmt: skip
-            right.axhline(value, color=plots.REFERENCE, ls="--", lw=1)
-            right.text(80, 1.06 * value, text, fontsize=9, color=plots.REFERENCE)
+        targets, ratios, places = np.arange(0.80, 0.985, 0.005), {}, {}
+        for name, result in (("3 × 100 sigmoids", deep), ("2 × 100 ReLU", shallow)):
+            found = ratios_by_target(result["curves"], targets)
+            there = np.isfinite(found).all(1)
+            ratios[name], places[name] = found[there].T, 100 * targets[there]
+        reference = {"the abstract: 14× (ImageNet)": paper.matter["paper_ratio"], "asked for": 2.0}
+        labels = {"yscale": "log", "xlabel": "held-out accuracy counted to, %"}
+        labels["ylabel"] = "steps without / steps with"
+        style = {"colors": (plots.BLUE, plots.GREEN), "ends": False}
+        plots.curves(right, places, ratios, reference=reference, **style, **labels)
         right.axhline(1, color=plots.GRAY, lw=0.8)
-        right.set(yscale="log", xlabel="held-out accuracy counted to, %",
-                  ylabel="steps without / steps with")  # fmt: skip
         right.set_yticks([0.5, 1, 2, 5, 10, 20], ["½", "1", "2", "5", "10", "20"])
         right.minorticks_off()
         right.set_title("It depends on where one counts to", fontsize=11, weight="normal")
-        right.legend(loc="lower left", fontsize=9)
 
 
 def _figure_rates(run: Run, lrs: list[float], deep: dict, width: dict) -> None:
     with run.figure("rates", "Which learning rates can be used?", size=(7.8, 4.0)) as ax:
-        for arm, color in COLORS.items():
-            loss = np.minimum(deep["grid"][arm][1], 20)
-            ax.plot(lrs, loss, "o-", color=color, label=f"{arm}: usable × {width[arm]:.0f}")
-        ax.axhline(np.log(10), color=plots.REFERENCE, ls="--", lw=1)
-        ax.text(lrs[0], 1.1 * np.log(10), "guessing", color=plots.REFERENCE, fontsize=9)
-        ax.set(xscale="log", yscale="log", xlabel="learning rate",
-               ylabel="held-out log loss at the end, nats\n(above 20 drawn at 20)")  # fmt: skip
-        ax.legend(loc="upper left", bbox_to_anchor=(0.2, 1.0))
+        lines = {
+            f"{arm}: usable × {_mean(width[arm]):.0f}": np.minimum(deep["loss"][arm].T, 20)
+            for arm in COLORS
+        }
+        labels = {"xscale": "log", "yscale": "log", "xlabel": "learning rate"}
+        labels["ylabel"] = "held-out log loss at the end, nats\n(above 20 drawn at 20)"
+        style = {"colors": list(COLORS.values()), "marker": "o", "ends": False}
+        plots.curves(ax, lrs, lines, reference={"guessing": np.log(10)}, **style, **labels)
 
 
 if __name__ == "__main__":

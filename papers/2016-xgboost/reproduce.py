@@ -6,9 +6,8 @@ threshold twice, the rows without a value going right and then left, and keeps t
 $$ \mathrm{gain} = \frac{G_L^2}{H_L + \lambda} + \frac{G_R^2}{H_R + \lambda}
    - \frac{G^2}{H + \lambda} . $$
 
-The naive version here is the same code on a table that stores every entry. So both do the same work
-for an entry, find the same trees, and differ in how many entries there are. What counts as
-reproduced stands in the front matter of README.md and is read from there.
+The naive version here is the same code on a table that stores every entry. Both find the same trees
+and differ in how many entries there are. The rules stand in the front matter of README.md.
 
     uv run papers/2016-xgboost/reproduce.py
 
@@ -16,37 +15,17 @@ Chen and Guestrin (2016), "XGBoost: A scalable tree boosting system", sections 3
 algorithm 3, figures 3 and 5.
 """
 
-import statistics
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Int
 
-from shared import plots
-from shared.stats import mean_interval
+from shared import datasets, papers, plots
 from shared.study import PositiveInt, Run, cli
 from week05.gradient_boosting import GradientBoosting
 
-README = Path(__file__).with_name("README.md")
 ROUNDING = 1e-6
-
-
-def front_matter(readme: str) -> dict:
-    """The YAML between the first two lines of three dashes."""
-    parts = readme.split("---\n", 2)
-    if len(parts) < 3 or parts[0]:
-        raise ValueError("readme must start with front matter between two lines '---', got none")
-    return yaml.safe_load(parts[1])
-
-
-def judge(value: float, least: float, most: float) -> str:
-    """`reproduced` if the value lies between its bounds."""
-    if not least <= most:
-        raise ValueError(f"least must not exceed most, got {least} and {most}")
-    return "reproduced" if least <= value <= most else "not reproduced"
 
 
 # ---- exact greedy trees on stored entries (algorithm 3)
@@ -55,7 +34,7 @@ def judge(value: float, least: float, most: float) -> str:
 class Columns(NamedTuple):
     """The stored entries of a table, feature by feature, each feature's by ascending value.
 
-    feature, row and value have one number an entry; n rows in all.
+    feature, row and value have one number per entry; n rows in all.
     """
 
     feature: Int[np.ndarray, " entry"]
@@ -145,18 +124,17 @@ def grow(
     if split is None:
         return Node(-1, 0.0, False, 0.0, weight, ())
     feature, threshold, default_left, gain = split
-    here = columns.feature == feature
+    stored = columns.feature == feature
     left = np.zeros(columns.n, dtype=bool)
     left[rows] = default_left
-    left[columns.row[here]] = columns.value[here] < threshold
+    left[columns.row[stored]] = columns.value[stored] < threshold
     children = []
     for side in (True, False):
         keep = left[columns.row] == side
         part = Columns(columns.feature[keep], columns.row[keep], columns.value[keep], columns.n)
-        children.append(
-            grow(part, g, h, depth=depth - 1, reg_lambda=reg_lambda, gamma=gamma,
-                 directions=directions, rows=rows[left[rows] == side])
-        )  # fmt: skip
+        options = {"reg_lambda": reg_lambda, "gamma": gamma, "directions": directions}
+        here = rows[left[rows] == side]
+        children.append(grow(part, g, h, depth=depth - 1, rows=here, **options))
     if gain < gamma and all(child.feature < 0 for child in children):
         return Node(-1, 0.0, False, 0.0, weight, ())
     return Node(feature, threshold, default_left, gain, weight, tuple(children))
@@ -203,26 +181,35 @@ def sparse_table(n: int, p: int, density: float, seed: int):
     return X, (signal > np.median(signal)).astype(float)
 
 
-def not_at_random(n: int, seed: int):
-    """Values are missing where the label is 1, rarely otherwise: to be absent says something."""
+def absent(n: int, seed: int, *, at_random: bool = False):
+    """Values are missing mostly where the label is 1: to be absent says something. Or at random."""
     rng = np.random.default_rng(seed)
     y = (rng.random(n) < 0.5).astype(float)
     X = rng.normal(size=(n, 5))
     X += 0.7 * y[:, None]
     # Large values and missing ones belong together, so that absence should go right.
-    X[rng.random((n, 5)) < np.where(y[:, None] == 1, 0.3, 0.02)] = np.nan
+    share = 0.16 if at_random else np.where(y[:, None] == 1, 0.3, 0.02)
+    X[rng.random((n, 5)) < share] = np.nan
     return X, y
 
 
-def measure(X, y, repeats: int, naive: bool) -> tuple[float, int, Node]:
-    """Median seconds of one tree after sorting, the entries visited at the root, and the tree."""
+class Timing(NamedTuple):
+    """Seconds of one tree after sorting, by repeat; entries visited at the root; the tree."""
+
+    seconds: Float[np.ndarray, " repeat"]
+    entries: int
+    tree: Node
+
+
+def measure(X, y, repeats: int, naive: bool) -> Timing:
+    """Time one tree of depth 3, after one to warm up."""
     columns = columns_of(X, naive=naive)
     g, h, seconds = 0.5 - y, np.full(len(y), 0.25), []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         tree = grow(columns, g, h, depth=3)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:]), len(columns.row), tree
+    return Timing(np.array(seconds[1:]), len(columns.row), tree)
 
 
 def auc(y, score) -> float:
@@ -234,8 +221,11 @@ def auc(y, score) -> float:
     return float(ranks / (ones.sum() * (~ones).sum()))
 
 
+DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+
+
 def main(run: Run, *, rows: PositiveInt = 10_000, seeds: PositiveInt = 5) -> None:
-    """Time both versions against the density, and judge by the front matter's margins.
+    """Time both versions against the density, and judge by the front matter's rules.
 
     Parameters
     ----------
@@ -244,68 +234,72 @@ def main(run: Run, *, rows: PositiveInt = 10_000, seeds: PositiveInt = 5) -> Non
     seeds
         Tables for the accuracy comparisons.
     """
-    paper = front_matter(README.read_text(encoding="utf-8"))
-    rules = {rule["name"]: rule for rule in paper["rules"]}
-    rows = run.budget(quick=min(rows, 1000), default=rows, full=4 * rows)
-    seeds = run.budget(quick=min(seeds, 3), default=seeds, full=2 * seeds)
-    repeats = run.budget(quick=1, default=5)
+    paper = papers.load(__file__)
+    rows = run.budget(quick=min(rows, 500), default=rows, full=4 * rows)
+    seeds = run.budget(quick=min(seeds, 2), default=seeds, full=2 * seeds)
     _check_against_xgboost(run, run.budget(quick=3, default=10))
+    _speed(run, paper, rows)
+    _quantiles(run, paper, seeds)
+    _directions(run, paper, seeds)
 
-    # ---- speed
-    densities, times = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01), []
-    for density in run.progress(densities, "density"):
+
+def _speed(run: Run, paper: papers.Paper, rows: int) -> None:
+    repeats, pairs, same = run.budget(quick=2, default=5), [], []
+    for density in run.progress(DENSITIES, "density"):
         X, y = sparse_table(rows, 100, density, run.seed)
-        naive, _, tree = measure(X, y, repeats, naive=True)
-        aware, entries, other = measure(X, y, repeats, naive=False)
-        same = np.abs(predict(tree, np.nan_to_num(X)) - predict(other, X)).max()
-        times.append((naive, aware, entries, same))
-    naive, aware, entries, same = np.array(times).T
-    run.check("naive and aware grow the same trees", same, np.zeros(len(same)),
-              against="each other: the partition is the same", atol=1e-9,
-              why="sums in another order")  # fmt: skip
-    slope = float(np.polyfit(np.log(entries), np.log(aware), 1)[0])
-    ratio = float(naive[4] / aware[4])
-    for density, quotient in zip(densities, naive / aware, strict=True):
-        run.metric(f"naive / aware at {density:.0%} density", quotient, "×", rtol=None)
-    run.metric("log-log slope of time in entries", slope, rtol=None)
-    rule = rules["sparsity-aware is faster"]
-    run.verdict(rule["name"], judge(ratio, rule["least"], np.inf),
-                f"{ratio:.0f} times at 2 % density, asked for: {rule['least']}")  # fmt: skip
-    rule = rules["cost is linear in the entries"]
-    run.verdict(rule["name"], judge(slope, rule["least"], rule["most"]),
-                f"slope {slope:.2f}, asked for: {rule['least']} to {rule['most']}")  # fmt: skip
+        pairs.append([measure(X, y, repeats, naive) for naive in (True, False)])
+        trees = [timing.tree for timing in pairs[-1]]
+        same.append(np.abs(predict(trees[0], np.nan_to_num(X)) - predict(trees[1], X)).max())
+    why = {"kind": "consistency", "atol": 1e-9, "why": "sums in another order"}
+    name, against = "naive and aware grow the same trees", "each other: the partition is the same"
+    run.check(name, same, np.zeros(len(same)), against=against, **why)
+    ratios = {
+        d: naive.seconds / aware.seconds for d, (naive, aware) in zip(DENSITIES, pairs, strict=True)
+    }
+    timed = {"quick": False, "rtol": None}
+    for density in (0.5, 0.02):
+        ratio = np.median(ratios[density])
+        run.metric(f"naive / aware at {density:.0%} density", ratio, "×", rtol=None)
+        run.metric(f"per entry, naive / aware at {density:.0%}", ratio * density, "×", rtol=None)
+    paper.judge(run, "sparsity-aware is faster", ratios[0.02], **timed)
+    run.falsifier("a table without gaps", ratios[1.0], breaks="sparsity-aware is faster")
+    entries = np.array([aware.entries for _, aware in pairs])
+    seconds = np.array([aware.seconds for _, aware in pairs])
+    slopes = np.polyfit(np.log(entries), np.log(seconds), 1)[0]  # one per repeat
+    paper.judge(run, "cost is linear in the entries", slopes, **timed)
+    _figure(run, paper, np.median(ratios[0.02]), entries, pairs)
 
-    # ---- approximate splits
-    rule = rules["few quantiles are enough"]
-    n = run.budget(quick=400, default=4000)
-    bins, scores = (4, 8, 20, 64), {}
+
+def _quantiles(run: Run, paper: papers.Paper, seeds: int) -> None:
+    n, bins, scores = run.budget(quick=300, default=4000), (4, 8, 20, 64), {}
     for count in (*bins, None):
-        scores[count] = np.array([_auc_of_bins(n, count, [run.seed, 3, s]) for s in range(seeds)])
-    loss = mean_interval(scores[None] - scores[rule["bins"]])
-    run.metric("AUC of every value a bin", scores[None].mean(), rtol=0.02)
-    for count in bins:
-        run.metric(f"AUC with {count} bins", scores[count].mean(), rtol=0.02)
-    run.verdict(rule["name"], judge(loss.high, -np.inf, rule["most"]),
-                f"AUC lost with {rule['bins']} bins: {loss}, at most {rule['most']} allowed, "
-                "interval included")  # fmt: skip
+        found = [_auc_of_bins(n, count, [run.seed, 3, s]) for s in range(seeds)]
+        scores[str(count or "every value")] = np.array(found)
+    run.metric("AUC of a bin per value", scores["every value"].mean())
+    for count in (4, 20):
+        run.metric(f"AUC with {count} bins", scores[str(count)].mean())
+    lost = scores["every value"] - scores["20"]
+    paper.judge(run, "few quantiles are enough", lost, quick=False)
+    with run.figure("quantiles", "How many quantiles are as good as every value?") as ax:
+        labels = {"xlabel": "AUC on unseen rows (dots: tables)", "xlim": (0.7, 1.0)}
+        plots.bars(ax, scores, ylabel="bins per feature, proposed once", **labels)
 
-    # ---- the falsifier: directions fixed
-    learned, fixed = [], []
-    for s in range(seeds):
-        X, y = not_at_random(run.budget(quick=400, default=2000), run.seed * 1000 + s)
-        X_new, y_new = not_at_random(2000, run.seed * 1000 + 500 + s)
-        for store, directions in ((learned, ("right", "left")), (fixed, ("left",))):
-            trees = boost(X, y, rounds=5, depth=2, directions=directions)
-            store.append(auc(y_new, margins(trees, X_new)))
-    gap = mean_interval(np.array(learned) - np.array(fixed))
-    run.metric("AUC, default directions learned", np.mean(learned), rtol=0.02)
-    run.metric("AUC, always left", np.mean(fixed), rtol=0.02)
-    run.claim("with the default direction fixed, accuracy falls",
-              bool(gap.low > paper["falsifier"]["margin"]),
-              f"AUC learned minus always left: {gap}, values missing not at random",
-              quick=False)  # fmt: skip
-    _figure(run, paper, densities, naive, aware, entries)
-    _figure_bins(run, bins, scores)
+
+def _directions(run: Run, paper: papers.Paper, seeds: int) -> None:
+    """What it is worth to learn where absent rows go."""
+    n, gaps = run.budget(quick=300, default=2000), {}
+    for at_random in (False, True):
+        scores = []
+        for s in range(seeds):
+            X, y = absent(n, run.seed * 1000 + s, at_random=at_random)
+            X_new, y_new = absent(2000, run.seed * 1000 + 500 + s, at_random=at_random)
+            for directions in (("right", "left"), ("left",)):
+                trees = boost(X, y, rounds=5, depth=2, directions=directions)
+                scores.append(auc(y_new, margins(trees, X_new)))
+        learned, fixed = np.array(scores).reshape(seeds, 2).T
+        gaps[at_random] = learned - fixed
+    paper.judge(run, "learned directions help", gaps[False], quick=False)
+    run.falsifier("values missing at random", gaps[True], breaks="learned directions help")
 
 
 def _auc_of_bins(n: int, bins: int | None, seed: list[int]) -> float:
@@ -320,67 +314,48 @@ def _auc_of_bins(n: int, bins: int | None, seed: list[int]) -> float:
 
 def _check_against_xgboost(run: Run, rounds: int) -> None:
     import xgboost as xgb
-    from sklearn.datasets import load_breast_cancer
 
-    X, y = load_breast_cancer(return_X_y=True)
-    X = X.astype(np.float32).astype(np.float64)
+    table = datasets.bundled("breast_cancer")
+    X, y = table.data.astype(np.float32).astype(np.float64)[::2], table.target[::2]
     X[np.random.default_rng(run.seed).random(X.shape) < 0.3] = np.nan
+    common = {"objective": "binary:logistic", "tree_method": "exact", "max_depth": 3}
+    common |= {"base_score": 0.5, "nthread": 1}
+    check = run.against("xgboost, tree_method=exact", atol=1e-4, why="float32 in xgboost")
     for name, options, theirs in (
         ("λ = 1", {}, {}),
         ("λ = 3, γ = 1", {"reg_lambda": 3.0, "gamma": 1.0}, {"lambda": 3.0, "gamma": 1.0}),
     ):
-        settings = {"objective": "binary:logistic", "tree_method": "exact", "max_depth": 3,
-                    "base_score": 0.5, "nthread": 1, **theirs}  # fmt: skip
-        booster = xgb.train(settings, xgb.DMatrix(X[::2], y[::2]), rounds)
-        trees = boost(X[::2], y[::2].astype(float), rounds=rounds, depth=3, **options)
-        run.check(f"margins, {name}", margins(trees, X[::2]),
-                  booster.predict(xgb.DMatrix(X[::2]), output_margin=True),
-                  against="xgboost, tree_method=exact", atol=1e-4,
-                  why="float32 leaves in xgboost")  # fmt: skip
+        booster = xgb.train(common | theirs, xgb.DMatrix(X, y), rounds)
+        trees = boost(X, y.astype(float), rounds=rounds, depth=3, **options)
+        reference = booster.predict(xgb.DMatrix(X), output_margin=True)
+        check(f"margins, {name}", margins(trees, X), reference)
         frame = booster.trees_to_dataframe()
-        first = frame[(frame.Tree == 0) & (frame.Feature != "Leaf")]
-        run.check(f"gains of the first tree, {name}", np.sort(gains(trees[0])),
-                  np.sort(first.Gain.to_numpy()), against="xgboost's dump", atol=1e-5, rtol=1e-5,
-                  why="float32 gains in xgboost")  # fmt: skip
+        first = frame[(frame.Tree == 0) & (frame.Feature != "Leaf")].Gain.to_numpy()
+        found, tight = np.sort(gains(trees[0])), {"atol": 1e-5, "rtol": 1e-5}
+        check(f"gains of the first tree, {name}", found, np.sort(first), **tight)
 
 
-def _figure(run: Run, paper: dict, densities, naive, aware, entries) -> None:
-    with run.figure("speed", "How much time does it save to visit only what is there?", columns=2,
-                    size=(9.4, 4.2)) as (left, right):  # fmt: skip
-        left.bar([0, 1], [paper["paper_speedup"], naive[4] / aware[4]], width=0.55,
-                 color=[plots.GRAY, plots.BLUE])  # fmt: skip
+def _figure(run: Run, paper: papers.Paper, ratio: float, entries, pairs) -> None:
+    title = "How much time does it save to visit only what is there?"
+    with run.figure("speed", title, columns=2, size=(9.4, 4.2)) as (left, right):
+        values = [paper.matter["paper_speedup"], ratio]
+        bars = left.bar([0, 1], values, width=0.55, color=[plots.GRAY, plots.BLUE])
+        left.bar_label(bars, [f"{value:.0f}×" for value in values], padding=4, weight="bold")
         left.set_xticks([0, 1], ["the paper:\nAllstate-10K", "here:\ngenerated, 2 %"])
-        for x, value in enumerate((paper["paper_speedup"], naive[4] / aware[4])):
-            left.annotate(f"{value:.0f}×", (x, value), (0, 4), textcoords="offset points",
-                          ha="center", weight="bold")  # fmt: skip
-        rule = next(r for r in paper["rules"] if r["name"] == "sparsity-aware is faster")
-        left.axhline(rule["least"], color=plots.REFERENCE, ls="--", lw=1)
+        plots.reference_line(left, paper.rules["sparsity-aware is faster"]["at_least"], "asked for")
         left.margins(y=0.12)
-        left.text(0.5, rule["least"] + 0.8, "asked for", ha="center", fontsize=9)
         left.set(ylabel="naive time / sparsity-aware time")
         left.set_title("50×: read in a copy of the text, § 3.4", fontsize=10.5, weight="normal")
         left.grid(axis="x", visible=False)
-        right.plot(entries, 1e3 * naive, "s-", color=plots.ORANGE, label="naive")
-        right.plot(entries, 1e3 * aware, "o-", color=plots.BLUE, label="aware")
-        line = 1e3 * aware[0] * np.array(entries) / entries[0]
+        for i, (name, color) in enumerate((("naive", plots.ORANGE), ("aware", plots.BLUE))):
+            ms = [1e3 * np.median(pair[i].seconds) for pair in pairs]
+            right.plot(entries, ms, "o-", color=color, label=name)
+        line = ms[0] * entries / entries[0]
         right.plot(entries, line, ":", color=plots.REFERENCE, lw=1.2, label="∝ entries")
-        right.set(xscale="log", yscale="log", xlabel="entries that are there",
-                  ylabel="one tree of depth 3, ms")  # fmt: skip
-        right.set_title("Here: 100 features, density 50 % to 1 %", fontsize=10.5, weight="normal")
+        right.set(xscale="log", yscale="log", xlabel="entries that are there")
+        right.set(ylabel="one tree of depth 3, ms")
+        right.set_title("Here: 100 features, density 100 % to 1 %", fontsize=10.5, weight="normal")
         right.legend(loc="lower right")
-
-
-def _figure_bins(run: Run, bins, scores: dict) -> None:
-    with run.figure("quantiles", "How many quantiles are as good as every value?",
-                    size=(7.6, 3.8)) as ax:  # fmt: skip
-        for count, color in zip((*bins, None), (*[plots.BLUE] * 4, plots.REFERENCE), strict=True):
-            x = bins.index(count) if count else len(bins)
-            interval = mean_interval(scores[count])
-            ax.errorbar(x, interval.mean, interval.high - interval.mean, fmt="o", color=color,
-                        capsize=4, ms=7)  # fmt: skip
-        ax.axhline(scores[None].mean(), color=plots.REFERENCE, ls="--", lw=1)
-        ax.set_xticks(range(len(bins) + 1), [*map(str, bins), "every value"])
-        ax.set(xlabel="bins a feature, proposed once (global)", ylabel="AUC on unseen rows")
 
 
 if __name__ == "__main__":

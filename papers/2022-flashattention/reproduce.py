@@ -6,8 +6,7 @@ $$ \text{accesses} = \Theta\left(\frac{N^2 d^2}{M}\right) \quad\text{instead of}
    \Theta(Nd + N^2) . $$
 
 Both are counted here, load by load and store by store, while the algorithms run; a count is a model
-of slow memory and no clock is read. What counts as reproduced stands in the front matter of
-README.md and is read from there.
+of slow memory and no clock is read. The rules stand in the front matter of README.md.
 
     uv run papers/2022-flashattention/reproduce.py
 
@@ -15,15 +14,13 @@ Dao, Fu, Ermon, Rudra and Ré (2022), "FlashAttention", algorithms 0 to 4, theor
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-from shared import plots
+from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
 from week13.attention import causal_mask
 from week19.evidence.flash_attention import (
@@ -38,43 +35,26 @@ from week19.evidence.flash_attention import (
 )
 from week19.flash_attention import flash_attention, online_update, tile_sizes, tiled_forward
 
-README = Path(__file__).with_name("README.md")
 NUMBERS_PER_KB = 512  # of 2 bytes, as in the paper's experiments
 DIM, HEADS, BATCH = 64, 16, 64  # GPT-2 medium in figure 2; a count is for one head of one text
-
-
-def front_matter(readme: str) -> dict:
-    """The YAML between the first two lines of three dashes."""
-    parts = readme.split("---\n", 2)
-    if len(parts) < 3 or parts[0]:
-        raise ValueError("readme must start with front matter between two lines '---', got none")
-    return yaml.safe_load(parts[1])
-
-
-def judge(value: float, least: float, most: float) -> str:
-    """`reproduced` if the value lies between its bounds; a NaN never does."""
-    if not least <= most:
-        raise ValueError(f"least must not exceed most, got {least} and {most}")
-    return "reproduced" if least <= value <= most else "not reproduced"
 
 
 def errors(dtype: torch.dtype, seed: int) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs and gradients of tiled attention and of torch's, causal and not."""
     g = torch.Generator().manual_seed(seed)
     q, k, v, grad = (torch.randn(2, 2, 133, 32, generator=g).to(dtype) for _ in range(4))
-    ours, theirs = [], []
+    ours, theirs, tiles = [], [], {"tile": (32, 16), "backward_tile": (16, 48)}
     for is_causal in (False, True):
         mask = causal_mask(133, 133) if is_causal else None
-        ours += with_gradients(
-            lambda *x, c=is_causal: flash_attention(
-                *x, is_causal=c, tile=(32, 16), backward_tile=(16, 48)
-            ),
-            (q, k, v),
-            grad,
-        )
-        theirs += with_gradients(
-            lambda *x, m=mask: F.scaled_dot_product_attention(*x, attn_mask=m), (q, k, v), grad
-        )
+
+        def tiled(*x, is_causal=is_causal):
+            return flash_attention(*x, is_causal=is_causal, **tiles)
+
+        def reference(*x, mask=mask):
+            return F.scaled_dot_product_attention(*x, attn_mask=mask)
+
+        ours += with_gradients(tiled, (q, k, v), grad)
+        theirs += with_gradients(reference, (q, k, v), grad)
     return ours, theirs
 
 
@@ -96,140 +76,103 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     seeds
         Draws for the comparison with torch.
     """
-    paper = front_matter(README.read_text(encoding="utf-8"))
-    rules = {rule["name"]: rule for rule in paper["rules"]}
-    seeds = run.budget(quick=min(seeds, 2), default=seeds, full=max(seeds, 8))
-    _judge_exactness(run, paper, rules["exact, not approximate"], seeds)
+    paper = papers.load(__file__)
+    matter = paper.matter
+    _judge_exactness(run, paper, run.budget(quick=2, default=max(seeds, 2), full=max(seeds, 8)))
 
-    # ---- slopes
-    rule_m, rule_n = rules["accesses fall as 1/M"], rules["accesses grow as N²"]
-    sizes = [NUMBERS_PER_KB * kb for kb in rule_m["kilobytes"]] + [NUMBERS_PER_KB * 100]
-    lengths = rule_n["lengths"]
+    # ---- slopes: counts do not depend on the data
+    sizes = [NUMBERS_PER_KB * kb for kb in (*matter["kilobytes"], 100)]
+    lengths = matter["lengths"]
     lengths = run.budget(quick=lengths[:2], default=lengths, full=[*lengths, 2 * lengths[-1]])
     counts = np.array([[flash_accesses(n, fast) for n in lengths] for fast in sizes])
-    run.check("accesses", counts,
-              np.array([[predicted_accesses(n, fast) for n in lengths] for fast in sizes]),
-              against="2Nd(1 + ⌈N/B⌉) + N", why="counted one by one: equal")  # fmt: skip
-    in_m, in_n = slope(sizes[:-1], counts[:-1, -1]), slope(lengths, counts[0])
-    run.metric("slope in M", in_m)
-    run.metric("slope in N at the smallest M", in_n)
+    expected = np.array([[predicted_accesses(n, fast) for n in lengths] for fast in sizes])
+    formula = {"against": "2Nd(1 + ⌈N/B⌉) + N", "kind": "theorem"}
+    run.check("accesses", counts, expected, why="counted one by one: equal", **formula)
     run.metric("slope in N at 100 KB", slope(lengths, counts[-1]))
-    for rule, value in ((rule_m, in_m), (rule_n, in_n)):
-        low, high = rule["exponent"] - rule["margin"], rule["exponent"] + rule["margin"]
-        run.verdict(rule["name"], judge(value, low, high),
-                    f"slope {value:.3f}, asked for: {low:.2f} to {high:.2f}")  # fmt: skip
+    paper.judge(run, "accesses fall as 1/M", slope(sizes[:-1], counts[:-1, -1]), quick=False)
+    paper.judge(run, "accesses grow as N²", slope(lengths, counts[0]), quick=False)
 
     # ---- the ratio
-    ratios = {}
     for name, backward in (("forward", False), ("forward and backward", True)):
-        ours = (
-            standard_accesses(1024, backward=backward),
-            flash_accesses(1024, sizes[-1], backward=backward),
-        )
-        ratios[name] = ours[0] / ours[1]
-        run.metric(f"standard / flash, {name}", ratios[name], "×")
-        rule = rules[f"five times fewer accesses, {name}"]
-        run.verdict(rule["name"], judge(ratios[name], rule["least"], np.inf),
-                    f"{ratios[name]:.2f} times at N = 1024 and M = 100 KB, "
-                    f"asked for: {rule['least']:.0f}")  # fmt: skip
-    gigabytes = np.array(paper["paper_gigabytes"])
+        standard = standard_accesses(1024, backward=backward)
+        tiled = flash_accesses(1024, sizes[-1], backward=backward)
+        paper.judge(run, f"five times fewer accesses, {name}", standard / tiled)
+    gigabytes = matter["paper_gigabytes"]
     run.metric("the paper's ratio", gigabytes[0] / gigabytes[1], "×")
     squares = 2e-9 * BATCH * HEADS * 1024**2  # GB of one pass over all scores
     run.metric("the paper's standard traffic in passes over N²", gigabytes[0] / squares)
-    run.metric("our standard traffic in passes over N²", ours[0] / 1024**2)
+    run.metric("our standard traffic in passes over N²", standard / 1024**2)
 
     # ---- memory
-    rule = rules["extra memory is linear"]
     short = run.budget(quick=[64, 128, 256], default=[128, 256, 512, 1024])
-    kept, largest = np.array([saved_and_largest(flash_attention, n) for n in short]).T
-    steepest = max(slope(short, kept), slope(short, largest))
-    run.metric("slope of kept numbers in N", slope(short, kept))
-    run.verdict(rule["name"], judge(steepest, -np.inf, rule["most"]),
-                f"steepest slope {steepest:.3f}, asked for: at most {rule['most']}")  # fmt: skip
-    _draw_traffic(run, paper, ours)
+    sizes_kept = np.array([saved_and_largest(flash_attention, n) for n in short]).T
+    steepest = max(slope(short, row) for row in sizes_kept)
+    paper.judge(run, "extra memory is linear", steepest)
+    _draw_traffic(run, gigabytes, (standard, tiled))
     _draw_slopes(run, lengths, sizes, counts)
 
 
-def _judge_exactness(run: Run, paper: dict, rule: dict, seeds: int) -> None:
-    """The rule in both precisions, and the falsifier."""
-    passed, worst = True, []
-    for dtype, name in ((torch.float32, "float32"), (torch.float64, "float64")):
-        pairs = [errors(dtype, run.seed * 1000 + s) for s in range(seeds)]
+def _judge_exactness(run: Run, paper: papers.Paper, seeds: int) -> None:
+    """The rule in both precisions, and what the running softmax is for."""
+    for dtype, most in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        name, draws = str(dtype).removeprefix("torch."), range(seeds)
+        pairs = [errors(dtype, run.seed * 1000 + s) for s in draws]
         ours, theirs = (
             torch.cat([x.flatten() for pair in pairs for x in pair[side]]) for side in (0, 1)
         )
-        passed &= run.check(f"outputs and gradients, {name}", ours, theirs,
-                            against="F.scaled_dot_product_attention", atol=rule[f"most_{name}"],
-                            why="rounding; the paper's rule of exactness")  # fmt: skip
-        worst.append(float((ours - theirs).abs().max()))
-    run.verdict(rule["name"], "reproduced" if passed else "not reproduced",
-                f"largest error {worst[0]:.0e} in float32 and {worst[1]:.0e} in float64, "
-                f"{seeds} draws")  # fmt: skip
-    broken = {
-        "intact": online_update, "no maximum": without_maximum, "no rescaling": without_rescaling
-    }  # fmt: skip
-    largest, most = paper["falsifier"]["scores"], rule["most_float32"]
-    by_update = {
-        name: [error_with(f, largest, run.seed * 1000 + s) for s in range(seeds)]
-        for name, f in broken.items()
-    }
-    holds = {
-        name: all(judge(e, 0, most) == "reproduced" for e in values)
-        for name, values in by_update.items()
-    }
-    fails = all(
-        judge(e, 0, most) == "not reproduced"
-        for name in ("no maximum", "no rescaling")
-        for e in by_update[name]
+        exact = {"against": "F.scaled_dot_product_attention", "atol": most, "why": "rounding"}
+        run.check(f"outputs and gradients, {name}", ours, theirs, **exact)
+    scores = paper.matter["scores"]
+
+    def worst(update: Callable) -> np.ndarray:
+        found = [error_with(update, scores, run.seed * 1000 + s) for s in range(seeds)]
+        return np.nan_to_num(found, nan=1e9, posinf=1e9)  # no number at all is as wrong as can be
+
+    rule = "exact, not approximate"
+    paper.judge(run, rule, worst(online_update), note=f"scores up to {scores:.0f}", rtol=0.5)
+    note = "1e9 stands for no number at all"
+    run.falsifier("no running maximum", worst(without_maximum), breaks=rule, note=note)
+    run.falsifier("no rescaling", worst(without_rescaling), breaks=rule)
+
+
+def _draw_traffic(run: Run, gigabytes: list[float], ours: tuple[int, int]) -> None:
+    title = "How much traffic does tiling save, forward and backward?"
+    sides = (
+        (gigabytes, "slow memory read and written, GB", "The paper: A100, 64 texts × 16 heads"),
+        (np.array(ours) / 1e6, "numbers moved for one head, millions", "Here: counted, 100 KB"),
     )
-    run.claim("without the running softmax, exactness fails", holds["intact"] and fails,
-              f"scores up to {largest:.0f}, float32: error {max(by_update['intact']):.0e} intact, "
-              f"{max(by_update['no maximum'])} without a maximum, at least "
-              f"{min(by_update['no rescaling']):.1f} without rescaling")  # fmt: skip
-
-
-def _draw_traffic(run: Run, paper: dict, ours: tuple[int, int]) -> None:
-    with run.figure("traffic", "How much traffic does tiling save, forward and backward?",
-                    columns=2, size=(9.4, 4.1)) as axes:  # fmt: skip
-        here = np.array(ours) / 1e6
-        for ax, values, unit, title in (
-            (axes[0], paper["paper_gigabytes"], "slow memory read and written, GB",
-             "The paper: A100, 64 texts × 16 heads (read in a copy)"),
-            (axes[1], here, "numbers moved for one head, millions",
-             "Here: counted, M = 100 KB"),
-        ):  # fmt: skip
-            ax.bar([0, 1], values, width=0.55, color=[plots.ORANGE, plots.BLUE])
+    with run.figure("traffic", title, columns=2, size=(9.4, 4.1)) as axes:
+        for ax, (values, unit, name) in zip(axes, sides, strict=True):
+            bars = ax.bar([0, 1], values, width=0.55, color=[plots.ORANGE, plots.BLUE])
+            ax.bar_label(bars, [f"{value:.1f}" for value in values], padding=4, weight="bold")
             ax.set_xticks([0, 1], ["standard", "tiled"])
-            for x, value in enumerate(values):
-                ax.annotate(f"{value:.1f}", (x, value), (0, 4), textcoords="offset points",
-                            ha="center", weight="bold")  # fmt: skip
-            ax.text(0.97, 0.9, f"{values[0] / values[1]:.1f} times less", ha="right",
-                    transform=ax.transAxes, fontsize=11)  # fmt: skip
+            place = {"ha": "right", "transform": ax.transAxes, "fontsize": 11}
+            ax.text(0.97, 0.9, f"{values[0] / values[1]:.1f} times less", **place)
             ax.margins(y=0.12)
             ax.set(ylabel=unit)
-            ax.set_title(title, fontsize=10.5, weight="normal")
+            ax.set_title(name, fontsize=10.5, weight="normal")
             ax.grid(axis="x", visible=False)
 
 
 def _draw_slopes(run: Run, lengths, sizes, counts) -> None:
-    with run.figure("slopes", "The N² of the theorem shows only when the fast memory is small",
-                    size=(8.2, 4.4)) as ax:  # fmt: skip
-        colors = (plots.ORANGE, plots.YELLOW, plots.GREEN, plots.SKY, plots.BLUE)
-        for fast, row, color in zip(sizes, counts, colors, strict=True):
+    title = "The N² of the theorem shows only when the fast memory is small"
+    with run.figure("slopes", title, size=(8.2, 4.4)) as ax:
+        lines = {}
+        for fast, row in zip(sizes, counts, strict=True):
             kb, rows = fast // NUMBERS_PER_KB, tile_sizes(fast, DIM)[0]
-            text = f"{kb} KB, {rows} queries: slope {slope(lengths, row):.2f}"
-            ax.plot(lengths, row / 1e6, "o-", color=color, label=text)
+            lines[f"{kb} KB, {rows} queries: slope {slope(lengths, row):.2f}"] = row / 1e6
         n = np.array([lengths[0], lengths[-1]])
-        for power, start in ((2, counts[0, 0]), (1, 4 * n[0] * DIM)):
-            line = start * (n / n[0]) ** power / 1e6
-            ax.plot(n, line, "--" if power == 2 else ":", color=plots.REFERENCE, lw=1.2)
-        ax.annotate("∝ N²", (n[0] * 1.5, 2.9 * counts[0, 0] / 1e6), fontsize=10, ha="right")
-        ax.annotate("all matrices once, ∝ N", (n[-1], line[-1]), (-6, -42), ha="right",
-                    textcoords="offset points", fontsize=10)  # fmt: skip
-        ax.set(xscale="log", yscale="log", xlabel="tokens N", ylabel="numbers moved, millions")
+        for power, first, style in ((2, counts[0, 0], "--"), (1, 4 * n[0] * DIM, ":")):
+            line = first * (n / n[0]) ** power / 1e6
+            ax.plot(n, line, style, color=plots.REFERENCE, lw=1.2)
+        ax.text(n[0] * 1.5, 2.9 * counts[0, 0] / 1e6, "∝ N²", ha="right")
+        ax.text(n[-1], 0.6 * line[-1], "all matrices once, ∝ N", ha="right", va="top")
+        colors = (plots.ORANGE, plots.YELLOW, plots.GREEN, plots.SKY, plots.BLUE)
+        labels = {"xscale": "log", "yscale": "log", "xlabel": "tokens N"}
+        labels["ylabel"] = "numbers moved, millions"
+        plots.curves(ax, lengths, lines, colors=colors, marker="o", **labels)
         ax.set_xticks(lengths, lengths)
         ax.set_xticks([], minor=True)
-        plots.label_lines(ax)
 
 
 if __name__ == "__main__":

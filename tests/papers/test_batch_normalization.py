@@ -77,28 +77,6 @@ def test_ratio_needs_both_to_arrive():
     np.testing.assert_array_equal(ratios, [[2.0], [np.nan]])
 
 
-@pytest.mark.parametrize(
-    ("ratios", "verdict"),
-    [
-        ([2.0, 2.5, 3.0], "reproduced"),
-        ([0.9, 8.0, 9.0], "inconclusive"),
-        ([1.5, 1.9, 2.0], "not reproduced"),
-        ([1.0, 1.0, 1.0], "not reproduced"),  # what a net without the mechanism gets
-    ],
-)
-def test_verdict(ratios, verdict):
-    assert paper.judge(np.array(ratios), 2) == verdict
-
-
-def test_front_matter_carries_the_rules():
-    matter = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
-    assert [r.get("least") for r in matter["rules"]] == [2, 4, None]
-    assert matter["rules"][2]["most"] == 2
-    assert len(matter["lrs"]) == 7
-    with pytest.raises(ValueError, match="must start with front matter"):
-        paper.front_matter("# A page\n")
-
-
 def test_wrong_input():
     with pytest.raises(ValueError, match="arm must be one of plain, normalized, affine only, got"):
         paper.Nets("batch", [0.1], [0])
@@ -106,5 +84,3 @@ def test_wrong_input():
         paper.Nets("plain", [0.1], [0], activation="tanh")
     with pytest.raises(ValueError, match="lrs must have as many entries as seeds, 2, got 1"):
         paper.Nets("plain", [0.1], [0, 1])
-    with pytest.raises(ValueError, match="ratios must hold at least 2 seeds, got 1"):
-        paper.judge(np.ones(1), 2)

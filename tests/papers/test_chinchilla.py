@@ -1,4 +1,4 @@
-"""Rules, bootstrap and tuning of papers/2022-chinchilla."""
+"""Exponents and tuning of papers/2022-chinchilla."""
 
 import importlib.util
 from pathlib import Path
@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from shared.stats import Interval
 
 PAPER = Path(__file__).parents[2] / "papers" / "2022-chinchilla"
 
@@ -23,38 +21,6 @@ def load():
 
 
 paper = load()
-MATTER = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
-RULE = next(rule for rule in MATTER["rules"] if rule["name"] == "the exponent on text")
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "interior", "verdict"),
-    [
-        (0.40, 0.60, True, "reproduced"),
-        (0.30, 0.70, True, "reproduced"),
-        (0.40, 0.60, False, "inconclusive"),
-        (0.40, 0.71, True, "inconclusive"),
-        (0.29, 0.60, True, "inconclusive"),
-        (0.20, 0.90, True, "inconclusive"),
-        (0.71, 0.90, True, "not reproduced"),
-        (0.05, 0.29, True, "not reproduced"),
-    ],
-)
-def test_verdicts(low, high, interior, verdict):
-    assert paper.judge(Interval((low + high) / 2, low, high, 3), RULE, interior) == verdict
-
-
-def test_rule_is_the_planned_one():
-    assert (RULE["least"], RULE["most"], RULE["rival"]) == (0.3, 0.7, 0.73)
-    assert next(iter(MATTER["rules"]))["most"] == 0.01
-
-
-def test_a_rival_within_the_bounds_is_not_excluded():
-    rule = {"least": 0.3, "most": 0.8, "rival": 0.73}
-    assert paper.judge(Interval(0.6, 0.5, 0.75, 3), rule, True) == "inconclusive"
-    assert paper.judge(Interval(0.6, 0.5, 0.7, 3), rule, True) == "reproduced"
-    with pytest.raises(ValueError, match="least must not exceed most, got 1 and 0"):
-        paper.judge(Interval(0.6, 0.5, 0.7, 3), {"least": 1, "most": 0, "rival": 2}, True)
 
 
 def valleys(exponent, shift=0.0):
@@ -80,28 +46,19 @@ def test_one_minimum_outside_spoils_the_verdict():
     assert not paper.isoflop_exponent(budgets, n, loss)[2]
 
 
-def test_bootstrap_is_as_wide_as_the_seeds_scatter():
-    budgets, n, loss = valleys(0.5)
-    rng = np.random.default_rng(0)
-    same = np.stack([loss] * 3)
-    draws = paper.bootstrap_exponents(budgets, n, same, rng=rng, n_resamples=20)
-    np.testing.assert_allclose(draws, 0.5, atol=1e-6)
-    noisy = same + 0.02 * rng.normal(size=same.shape)
-    draws = paper.bootstrap_exponents(budgets, n, noisy, rng=rng, n_resamples=200)
-    alone = [paper.isoflop_exponent(budgets, n, loss + 0.02 * rng.normal(size=loss.shape))[0]
-             for _ in range(300)]  # fmt: skip
-    # the mean of three seeds, resampled: sqrt(2/3) of the standard error, itself 1/sqrt(3)
-    assert 0.2 < draws.std() / np.std(alone) < 0.9
+def test_each_seed_finds_its_own_exponent():
+    losses = [valleys(a) for a in (0.4, 0.5)]
+    budgets, n, _ = losses[0]
+    found = paper.exponents(budgets, n, np.stack([losses[0][2], losses[0][2] + 1]))
+    np.testing.assert_allclose(found, 0.4, atol=1e-6)
 
 
-def test_resampling_draws_whole_values_of_their_own_cell():
-    loss = np.arange(24.0).reshape(3, 2, 4)
-    drawn = np.array([paper.resample_seeds(loss, np.random.default_rng(s)) for s in range(200)])
-    assert drawn.shape == (200, 2, 4)
-    np.testing.assert_allclose(drawn.mean(0), loss.mean(0), atol=1.6)
-    one_seed = paper.resample_seeds(loss[:1], np.random.default_rng(0))
-    np.testing.assert_array_equal(one_seed, loss[0])
-    assert len({tuple(np.round((d - d[0, 0]).ravel(), 9)) for d in drawn}) > 50
+def test_synthetic_valleys_follow_the_law():
+    budgets, n, loss = paper.synthetic_valleys(0.0, np.random.default_rng(0))
+    a, best, interior = paper.isoflop_exponent(budgets, n, loss)
+    assert interior
+    assert a == pytest.approx(0.28 / 0.62, abs=0.01)
+    np.testing.assert_allclose(best, n[:, 2], rtol=0.1)
 
 
 @given(st.integers(-3, 3))
@@ -129,8 +86,3 @@ def test_known_law_is_found_at_small_noise():
     # the falsifier of the estimator: without the pairing of loss and run nothing is found
     blind, _ = paper.fit_law(n_weights, n_tokens, np.random.default_rng(1).permutation(loss))
     assert abs(blind.exponent - 0.28 / 0.62) > 0.02
-
-
-def test_front_matter_is_asked_for():
-    with pytest.raises(ValueError, match="front matter"):
-        paper.front_matter("# No rules")

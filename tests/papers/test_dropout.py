@@ -55,7 +55,6 @@ def test_falsifier_of_p_zero_is_the_plain_net_to_the_bit():
     for _ in range(3):
         losses = [n.step(x, y, torch.Generator().manual_seed(0)) for n in (plain, none)]
         assert torch.equal(*losses)
-    assert paper.judge(np.zeros(5), 0.8) == "not reproduced"
 
 
 def test_thinned_nets_average_to_the_scaled_one_where_it_is_linear():
@@ -113,18 +112,6 @@ def test_averaging_is_of_probabilities():
     torch.testing.assert_close(mean.sum(-1), torch.ones(1, 3))
 
 
-@pytest.mark.parametrize(
-    ("gain", "verdict"),
-    [
-        ([1.0, 1.0, 1.0, 1.0, -1.0], "reproduced"),
-        ([1.0, 1.0, 1.0, -1.0, -1.0], "not reproduced"),
-        ([0.1, 0.1, 0.1, 0.1, -9.0], "not reproduced"),
-    ],
-)
-def test_verdict(gain, verdict):
-    assert paper.judge(np.array(gain), 0.8) == verdict
-
-
 def test_same_seed_same_start_and_same_rows():
     arms = [Arm(0.003), Arm(0.01, dropping=1.0)]
     nets, rows, along = paper.train(arms, [4, 4], 60, 3)
@@ -136,18 +123,8 @@ def test_same_seed_same_start_and_same_rows():
     assert not torch.equal(nets.weights[0][0], nets.weights[0][1])
 
 
-def test_front_matter_carries_the_rules():
-    matter = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
-    assert [r.get("least") for r in matter["rules"]] == [0.8, 0.0, 0.8, None]
-    assert len(matter["lrs"]) == len(matter["penalties"])
-    with pytest.raises(ValueError, match="must start with front matter"):
-        paper.front_matter("# A page\n")
-
-
 def test_wrong_input():
     with pytest.raises(ValueError, match="arms must have as many entries as seeds, 2, got 1"):
         paper.Nets([Arm(0.1)], [0, 1])
     with pytest.raises(ValueError, match="n must be between 1 and 1000, got 1001"):
         paper.draw(1001, [0])
-    with pytest.raises(ValueError, match=r"share must be in \(0, 1\], got 0"):
-        paper.judge(np.ones(3), 0)

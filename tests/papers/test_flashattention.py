@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared import papers
 from week19.evidence.flash_attention import (
     flash_accesses,
     predicted_accesses,
@@ -28,49 +29,20 @@ def load():
 
 
 paper = load()
-MATTER = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
-RULES = {rule["name"]: rule for rule in MATTER["rules"]}
-
-
-def test_rules_are_those_planned():
-    assert RULES["exact, not approximate"]["most_float32"] == 1e-5
-    assert RULES["exact, not approximate"]["most_float64"] == 1e-12
-    assert (RULES["accesses fall as 1/M"]["exponent"], RULES["accesses fall as 1/M"]["margin"]) == (
-        -1,
-        0.1,
-    )
-    assert (RULES["accesses grow as N²"]["exponent"], RULES["accesses grow as N²"]["margin"]) == (
-        2,
-        0.05,
-    )
-    assert RULES["five times fewer accesses, forward"]["least"] == 5
-    assert RULES["extra memory is linear"]["most"] == 1.05
-    kilobytes = RULES["accesses fall as 1/M"]["kilobytes"]
-    assert kilobytes[-1] / kilobytes[0] == 8
-
-
-def test_judge():
-    assert paper.judge(5.0, 5.0, np.inf) == "reproduced"
-    assert paper.judge(4.99, 5.0, np.inf) == "not reproduced"
-    assert paper.judge(1.1, -np.inf, 1.05) == "not reproduced"
-    assert paper.judge(float("nan"), 0, 1) == "not reproduced"
-    with pytest.raises(ValueError, match="least must not exceed most, got 2 and 1"):
-        paper.judge(1, 2, 1)
-    with pytest.raises(ValueError, match="front matter"):
-        paper.front_matter("no matter")
+MATTER = papers.load(PAPER / "reproduce.py").matter
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exactness(dtype):
     ours, theirs = paper.errors(dtype, 5)
-    most = RULES["exact, not approximate"][f"most_{str(dtype).removeprefix('torch.')}"]
+    most = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     assert len(ours) == len(theirs) == 8
     assert max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)) <= most
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_falsifier_fails_where_the_algorithm_passes(seed):
-    most, scores = RULES["exact, not approximate"]["most_float32"], MATTER["falsifier"]["scores"]
+    most, scores = 1e-5, MATTER["scores"]
     assert paper.error_with(online_update, scores, seed) <= most
     assert np.isnan(paper.error_with(without_maximum, scores, seed))
     assert paper.error_with(without_rescaling, scores, seed) > 1e-2

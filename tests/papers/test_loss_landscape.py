@@ -20,10 +20,6 @@ def load():
 paper = load()
 
 
-def rng():
-    return np.random.default_rng(0)
-
-
 def generator():
     return torch.Generator().manual_seed(1)
 
@@ -75,33 +71,3 @@ def test_digits_are_split_once_and_for_all():
     assert float(x.mean()) == pytest.approx(0, abs=1e-5)
     assert float(x.std()) == pytest.approx(1, abs=1e-5)
     assert len(y.unique()) == 10
-
-
-@pytest.mark.parametrize(
-    ("plain", "residual", "verdict"),
-    [
-        ([30.0, 40.0, 50.0], [10.0, 15.0, 20.0], "reproduced"),
-        ([30.0, 40.0, 12.0], [10.0, 10.0, 13.0], "inconclusive"),  # one seed has the other sign
-        ([12.0, 13.0, 14.0], [10.0, 10.0, 10.0], "not reproduced"),
-        ([10.0, 10.0, 10.0], [30.0, 40.0, 50.0], "not reproduced"),
-    ],
-)
-def test_verdict(plain, residual, verdict):
-    found, interval = paper.judge(np.array(plain), np.array(residual), 10.0, rng())
-    assert found == verdict
-    assert interval.mean == pytest.approx(np.mean(plain) - np.mean(residual))
-
-
-def test_margin_must_be_positive():
-    with pytest.raises(ValueError, match="margin must be positive, got 0"):
-        paper.judge(np.ones(3), np.zeros(3), 0, rng())
-
-
-def test_front_matter_carries_the_rules():
-    matter = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
-    assert [rule["margin"] for rule in matter["rules"]] == [10, 10, 0.2, 5]
-    assert matter["threshold"] == 0.05
-    names = {rule["name"] for rule in matter["rules"]}
-    assert set(matter["falsifier"]["rules"]) <= names
-    with pytest.raises(ValueError, match="must start with front matter"):
-        paper.front_matter("# A page\n")

@@ -4,7 +4,6 @@ import importlib.util
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,29 +23,6 @@ def load():
 paper = load()
 
 
-def test_rules_stand_in_the_front_matter():
-    matter = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
-    assert [rule.get("least", rule.get("most")) for rule in matter["rules"]] == [
-        0.05,
-        0.05,
-        0.01,
-        10,
-    ]
-    assert matter["small_learning_rate"] in matter["learning_rates"]
-    with pytest.raises(ValueError, match="readme must start with front matter"):
-        paper.front_matter("# no")
-
-
-def test_judge_wants_every_pair():
-    assert paper.judge(np.array([0.06, 0.07]), least=0.05) == "reproduced"
-    assert paper.judge(np.array([0.04, 0.09]), least=0.05) == "partly"
-    assert paper.judge(np.array([0.01, 0.02]), least=0.05) == "not reproduced"
-    assert paper.judge(np.array([0.001, 0.02]), most=0.01) == "not reproduced"
-    assert paper.judge(np.array([math.nan, 1.0]), least=0.05) == "not reproduced"
-    with pytest.raises(ValueError, match="pairs must be at least 2, got 1"):
-        paper.judge(np.array([1.0]))
-
-
 def test_best_rate_knows_the_edge_and_divergence():
     assert paper.best_rate({0.1: 2.0, 1.0: 1.0, 10.0: math.nan}) == (1.0, True)
     assert paper.best_rate({0.1: 0.5, 1.0: 1.0, 10.0: 3.0}) == (0.1, False)
@@ -54,8 +30,10 @@ def test_best_rate_knows_the_edge_and_divergence():
 
 def batch(seeds=2, n=5, vocab=7):
     g = torch.Generator().manual_seed(0)
-    return (torch.randint(vocab, (seeds, n, paper.CONTEXT), generator=g),
-            torch.randint(vocab, (seeds, n), generator=g))  # fmt: skip
+    return (
+        torch.randint(vocab, (seeds, n, paper.CONTEXT), generator=g),
+        torch.randint(vocab, (seeds, n), generator=g),
+    )
 
 
 def test_model_is_torchs():

@@ -56,8 +56,17 @@ def alone(arm, lr, seed, steps, decay):
 def test_a_run_in_a_stack_is_the_run_alone(arm):
     validation = tokens(99)[:99].view(11, 9)
     lrs, seeds = [0.02, 0.005], [1, 2]
-    losses = paper.train_stack(CONFIG, tokens(), validation, arm=arm, lrs=lrs, seeds=seeds,
-                               steps=6, batch=3, weight_decay=0.1)  # fmt: skip
+    losses = paper.train_stack(
+        CONFIG,
+        tokens(),
+        validation,
+        arm=arm,
+        lrs=lrs,
+        seeds=seeds,
+        steps=6,
+        batch=3,
+        weight_decay=0.1,
+    )
     for loss, lr, seed in zip(losses, lrs, seeds, strict=True):
         model = alone(arm, lr, seed, 6, 0.1)
         with torch.no_grad():
@@ -69,8 +78,17 @@ def test_the_same_model_evaluated_by_week_14():
     stream = tokens(89)
     model = GPT(CONFIG, torch.Generator().manual_seed(1))
     windows = torch.stack([stream[8 * i : 8 * i + 9] for i in range(11)])
-    losses = paper.train_stack(CONFIG, tokens(), windows, arm="adamw", lrs=[1e-12], seeds=[1],
-                               steps=1, batch=3, weight_decay=0.0)  # fmt: skip
+    losses = paper.train_stack(
+        CONFIG,
+        tokens(),
+        windows,
+        arm="adamw",
+        lrs=[1e-12],
+        seeds=[1],
+        steps=1,
+        batch=3,
+        weight_decay=0.0,
+    )
     assert losses[0] == pytest.approx(evaluate(model, stream, window=8), abs=1e-5)
 
 
@@ -125,26 +143,8 @@ def test_steps_ratio(losses, target, ratio):
 
 
 def test_steps_ratio_wants_ascending_budgets():
-    with pytest.raises(ValueError, match=r"budgets must ascend, one a loss, got \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"budgets must ascend, one per loss, got \[2, 1\]"):
         paper.steps_ratio(np.array([1.0, 2.0]), np.array([2, 1]), 1.0)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "verdict"),
-    [
-        ([1.3, 1.4, 1.2], "reproduced"),
-        ([1.1, 1.05, 1.2], "partly"),
-        ([2.0, 2.0, 0.9], "not reproduced"),
-        ([0.0, 0.0, 0.0], "not reproduced"),
-    ],
-)
-def test_judge(ratios, verdict):
-    assert paper.judge(np.array(ratios), 1.2) == verdict
-
-
-def test_judge_wants_a_seed():
-    with pytest.raises(ValueError, match="at least one seed, got none"):
-        paper.judge(np.array([]), 1.2)
 
 
 def test_overhead_by_hand():
@@ -160,11 +160,3 @@ def test_wrong_arms_and_rates_are_refused():
         paper.StackedOptimizer(params, torch.ones(1), "sgd", set())
     with pytest.raises(ValueError, match="lr must be positive, got -1"):
         paper.StackedOptimizer(params, -torch.ones(1), "muon", set())
-
-
-def test_front_matter_carries_the_rules():
-    matter = paper.front_matter((PAPER / "README.md").read_text(encoding="utf-8"))
-    assert [rule["least"] for rule in matter["rules"]] == [1.2, 1.2]
-    assert matter["paper_ratio"] == 2
-    with pytest.raises(ValueError, match="must start with front matter"):
-        paper.front_matter("# A page\n")
