@@ -3,6 +3,17 @@
 The conventions are scikit-learn's, so that its tools (`clone`, `Pipeline`, `GridSearchCV`) work
 with ours: the constructor only stores its arguments, `fit` sets attributes that end in an
 underscore, wrong input raises a `ValueError` that says what came and what was expected.
+
+>>> class Mean(Regressor):
+...     def fit(self, X, y):
+...         self.mean_ = np.mean(y)
+...         return self
+...
+...     def predict(self, X):
+...         return np.full(len(X), self.mean_)
+>>> Mean().fit(np.ones((2, 1)), [1.0, 3.0]).score(np.ones((2, 1)), [1.0, 3.0])
+0.0
+
 Source: Buitinck et al., "API design for machine learning software", ECML PKDD workshop (2013).
 """
 
@@ -12,6 +23,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
+
+from shared.require import require
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -37,8 +50,7 @@ class Estimator:
         valid = inspect.signature(type(self)).parameters
         for key, value in params.items():
             name, _, inner = key.partition("__")
-            if name not in valid:
-                raise ValueError(f"parameter must be one of {sorted(valid)}, got {name!r}")
+            require(name in valid, f"parameter must be one of {sorted(valid)}", repr(name))
             if inner:
                 getattr(self, name).set_params(**{inner: value})
             else:
@@ -69,10 +81,10 @@ class Estimator:
         """X for `predict` or `transform`: the estimator is fitted and X has as many columns."""
         check_is_fitted(self)
         X = check_X(X, allow_nan=self.allow_nan)
-        ours, wanted = X.shape[1], self.n_features_in_
-        if ours != wanted:
-            raise ValueError(f"X has {ours} features, but {type(self).__name__} is expecting "
-                             f"{wanted} features as input")  # fmt: skip
+        # scikit-learn's tools look for these very words, here and below
+        expecting = f"{type(self).__name__} is expecting {self.n_features_in_} features as input"
+        same = X.shape[1] == self.n_features_in_
+        require(same, f"X has {X.shape[1]} features, but {expecting}")
         return X
 
 
@@ -108,12 +120,11 @@ def check_is_fitted(estimator: Estimator) -> None:
 def check_X(X: Any, *, min_samples: int = 1, allow_nan: bool = False) -> Float[np.ndarray, "n p"]:
     """Return X as a float64 matrix, finite, with enough rows and at least one column."""
     X = _numbers("X", X, allow_nan)
-    if X.ndim != 2:
-        raise ValueError(f"X must be a 2D array, got shape {X.shape}. Reshape your data")
-    if len(X) < min_samples:
-        raise ValueError(f"X must have at least {min_samples} samples, got n_samples = {len(X)}")
-    if X.shape[1] == 0:
-        raise ValueError(f"X has 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
+    require(X.ndim == 2, "X must be a 2D array", f"shape {X.shape}. Reshape your data")
+    must = f"X must have at least {min_samples} samples"
+    require(len(X) >= min_samples, must, f"n_samples = {len(X)}")
+    must = f"X has 0 feature(s) (shape={X.shape}) while a minimum of 1 is required."
+    require(X.shape[1] > 0, must)
     return X
 
 
@@ -122,41 +133,51 @@ def check_X_y(
 ) -> tuple[Float[np.ndarray, "n p"], Shaped[np.ndarray, " n"]]:
     """Return X as `check_X` does, and y: labels if `classes`, else finite float64 numbers."""
     X = check_X(X, min_samples=min_samples, allow_nan=allow_nan)
-    if y is None:
-        raise ValueError("fit requires y to be passed, but the target y is None")
+    require(y is not None, "fit requires y to be passed, but the target y is None")
     y = np.asarray(y) if classes and np.asarray(y).dtype.kind != "f" else _numbers("y", y)
-    if y.shape != (len(X),):
-        raise ValueError(f"y should be a 1d array of n_samples = {len(X)}, got shape {y.shape}")
+    must = f"y should be a 1d array of n_samples = {len(X)}"
+    require(y.shape == (len(X),), must, f"shape {y.shape}")
     return X, y
 
 
-def check_classes(y: Shaped[np.ndarray, " n"]) -> tuple[Shaped[np.ndarray, " k"],
-                                                         Int[np.ndarray, " n"]]:  # fmt: skip
+def check_classes(
+    y: Shaped[np.ndarray, " n"],
+) -> tuple[Shaped[np.ndarray, " k"], Int[np.ndarray, " n"]]:
     """Return the sorted labels and each sample's index among them; at least two are needed."""
-    if y.dtype.kind == "f" and (y != np.floor(y)).any():
-        raise ValueError("Unknown label type: y must hold classes, got continuous numbers")
+    continuous = y.dtype.kind == "f" and (y != np.floor(y)).any()
+    require(not continuous, "Unknown label type: y must hold classes", "continuous numbers")
     classes, indices = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"y must have at least 2 classes, got 1 class: {classes[:1]}")
+    require(len(classes) >= 2, "y must have at least 2 classes", f"1 class: {classes[:1]}")
     return classes, indices
+
+
+def check_sample_weight(weight: ArrayLike | None, n: int) -> Float[np.ndarray, " n"]:
+    """One weight per row, at least 0 and not all 0; ones by default."""
+    weight = np.ones(n) if weight is None else np.asarray(weight, dtype=np.float64)
+    right = weight.shape == (n,) and (weight >= 0).all() and 0 < weight.sum() < np.inf
+    must = f"sample_weight must hold {n} numbers >= 0, not all of them zero"
+    require(right, must, f"shape {weight.shape}")
+    return weight
 
 
 def _same_shape(y: ArrayLike, predicted: Shaped[np.ndarray, " n"]):
     y = np.asarray(y)
-    if y.shape != predicted.shape:
-        raise ValueError(f"y must have shape {predicted.shape}, as X has rows, got {y.shape}")
+    require(
+        y.shape == predicted.shape, f"y must have shape {predicted.shape}, as X has rows", y.shape
+    )
     return y, predicted
 
 
 def _numbers(name: str, values: Any, allow_nan: bool = False) -> Float[np.ndarray, "..."]:
-    if hasattr(values, "toarray"):
-        raise TypeError(f"{name} must be a dense array, got sparse {type(values).__name__}")
+    sparse = hasattr(values, "toarray")
+    kind = f"sparse {type(values).__name__}"
+    require(not sparse, f"{name} must be a dense array", kind, error=TypeError)
     array = np.asarray(values)
-    if array.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} must be real, got {array.dtype}")
+    must = f"Complex data not supported: {name} must be real"
+    require(array.dtype.kind != "c", must, array.dtype)
     array = array.astype(np.float64)
     bad = np.isinf(array) if allow_nan else ~np.isfinite(array)
-    if bad.any():
-        raise ValueError(f"Input {name} contains NaN or infinity in {bad.sum()} places, expected "
-                         f"finite numbers{' or NaN' if allow_nan else ''}")  # fmt: skip
+    expected = f"finite numbers{' or NaN' if allow_nan else ''}"
+    found = f"Input {name} contains NaN or infinity in {bad.sum()} places"
+    require(not bad.any(), f"{found}, expected {expected}")
     return array

@@ -1,0 +1,105 @@
+r"""One split of a decision tree: the threshold that leaves the least impurity.
+
+A node with the label shares $p_k$ is impure by Gini's $1 - \sum_k p_k^2$, by the entropy
+$-\sum_k p_k \log_2 p_k$, or, with numbers for labels, by their variance. The split is the pair of
+feature $j$ and threshold $t$ that leaves the least:
+
+$$ \min_{j, t}\; W_L\, I(x_j \le t) + W_R\, I(x_j > t) . $$
+
+>>> X, Y = np.array([[1.0], [2.0], [7.0], [8.0]]), np.array([[0.0], [0.0], [9.0], [9.0]])
+>>> best_split(X, Y, np.ones(4), "squared_error")
+Split(feature=0, threshold=4.5, impurity=0.0)
+
+Source: L. Breiman, J. Friedman, R. Olshen and C. Stone, *Classification and Regression Trees*
+(1984), chapters 4 and 8.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+Criterion = Literal["gini", "entropy", "squared_error"]
+SAME = 1e-7  # values closer than this count as equal, as in scikit-learn
+
+
+class Split(NamedTuple):
+    """Rows with x[feature] <= threshold go left; impurity is what both children keep, weighted."""
+
+    feature: int
+    threshold: float
+    impurity: float
+
+
+def impurity(
+    criterion: Criterion,
+    sums: Float[np.ndarray, "*shape k"],
+    squares: Float[np.ndarray, "*shape"],
+    weight: Float[np.ndarray, "*shape"],
+) -> Float[np.ndarray, "*shape"]:
+    """Impurity of groups of rows from Σ w y, Σ w |y|² and Σ w.
+
+    With labels as unit vectors y, Gini's index *is* the variance, Σ p (1 - p).
+    """
+    p = sums / weight[..., None]
+    if criterion == "entropy":
+        return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), axis=-1)
+    return np.maximum(squares / weight - np.sum(p * p, axis=-1), 0.0)
+
+
+def best_split_by_trial(
+    X: Float[np.ndarray, "n q"],
+    Y: Float[np.ndarray, "n k"],
+    weight: Float[np.ndarray, " n"],
+    criterion: Criterion = "gini",
+    min_samples_leaf: int = 1,
+) -> Split | None:
+    """The definition: try every threshold halfway between two neighbors, n times the work."""
+    tried = []
+    for feature, x in enumerate(X.T):
+        values = np.unique(x)
+        for threshold in (values[1:] + values[:-1]) / 2:
+            sides = np.stack([x <= threshold, x > threshold])
+            if sides.sum(axis=1).min() >= min_samples_leaf:
+                w = sides * weight
+                W = w.sum(axis=1)
+                kept = W @ impurity(criterion, w @ Y, w @ (Y**2).sum(axis=1), W)
+                tried.append(Split(feature, float(threshold), float(kept)))
+    return min(tried, key=lambda split: split.impurity, default=None)
+
+
+def best_split(
+    X: Float[np.ndarray, "n q"],
+    Y: Float[np.ndarray, "n k"],
+    weight: Float[np.ndarray, " n"],
+    criterion: Criterion = "gini",
+    min_samples_leaf: int = 1,
+) -> Split | None:
+    """The split of least impurity over all features and thresholds; None if there is none.
+
+    All thresholds of a feature are tried at once: sort, then running sums give the left child of
+    every cut, and what is missing to the total, the right one. The first of equals wins.
+    """
+    n, least = len(X), min_samples_leaf
+    if n < 2 * least:
+        return None
+    order = np.argsort(X, axis=0, kind="stable")
+    values = np.take_along_axis(X, order, axis=0)
+    w = weight[order]  # (n, q)
+    weighted = w[..., None] * (Y - Y.mean(axis=0) if criterion == "squared_error" else Y)[order]
+    centered = weighted / np.where(w > 0, w, 1.0)[..., None]
+    squares = np.cumsum((weighted * centered).sum(axis=-1), axis=0)
+    sums, W = np.cumsum(weighted, axis=0), np.cumsum(w, axis=0)
+    cut = slice(least - 1, n - least)  # the last row of the left child
+    left = W[cut], sums[cut], squares[cut]
+    right = (total[-1] - part for total, part in zip((W, sums, squares), left, strict=True))
+    kept = sum(Wc * impurity(criterion, sc, qc, Wc) for Wc, sc, qc in (left, tuple(right)))
+    kept[values[least : n - least + 1] - values[cut] <= SAME] = np.inf  # no threshold between
+    feature, position = divmod(int(kept.T.argmin()), len(kept))
+    if not np.isfinite(kept[position, feature]):
+        return None
+    low, high = values[position + least - 1, feature], values[position + least, feature]
+    threshold = low / 2 + high / 2
+    if threshold >= high:  # neighbors in float: halfway rounds up, and would let both go left
+        threshold = low
+    return Split(feature, float(threshold), float(kept[position, feature]))
