@@ -9,6 +9,11 @@ Replace the function by its values at n points, as Euler did in 1744, and it bec
 gradient. This is done here for the fastest slide (a cycloid), the density of largest entropy with
 a given variance (the Gaussian), and the density that maximizes the ELBO (the posterior).
 
+    >>> x = graded(3.0, 41)  # meters to the side; the slide ends 1 m below its start
+    >>> y = minimize_path(slide_time, x, x / 3.0)
+    >>> print(f"{functional(slide_time, x, x / 3.0):.3f} s, {functional(slide_time, x, y):.3f} s")
+    1.428 s, 1.018 s
+
     uv run weeks/02/calculus_of_variations.py
 
 Source: Gelfand and Fomin, *Calculus of Variations* (1963), sections 1 to 4, 12 and 40; Jaynes,
@@ -23,6 +28,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from shared.require import require
 from week02.gradients_and_jacobians import jvp, sqrt
 
 GRAVITY = 9.81  # m/s²
@@ -147,10 +153,9 @@ def minimize_path(
 
 
 def _validate_path(x: np.ndarray, y: np.ndarray) -> None:
-    if len(x) < 3 or not (np.diff(x) > 0).all():
-        raise ValueError(f"x must be at least 3 numbers, strictly increasing, got {x!r}")
-    if not np.isfinite(y[[0, -1]]).all():
-        raise ValueError(f"y must have finite ends, got {y[0]} and {y[-1]}")
+    increasing = len(x) >= 3 and (np.diff(x) > 0).all()
+    require(increasing, "x must be at least 3 numbers, strictly increasing", x)
+    require(np.isfinite(y[[0, -1]]).all(), "y must have finite ends", y[0], y[-1])
 
 
 # ---- the brachistochrone's closed forms
@@ -161,8 +166,7 @@ def cycloid(x_end: float, y_end: float) -> tuple[float, float]:
 
     The bead needs θ √(R/g) seconds.
     """
-    if not (x_end > 0.0 and y_end > 0.0):
-        raise ValueError(f"x_end and y_end must be positive, got {x_end} and {y_end}")
+    require(x_end > 0.0 and y_end > 0.0, "x_end and y_end must be positive", x_end, y_end)
     low, high = 0.0, 2.0 * math.pi
     for _ in range(200):  # (t - sin t)/(1 - cos t) grows from 0 to infinity
         t = 0.5 * (low + high)
@@ -173,8 +177,7 @@ def cycloid(x_end: float, y_end: float) -> tuple[float, float]:
 
 def graded(x_end: float, n: int) -> Float[np.ndarray, "n"]:
     """n points, dense at 0 like k³: even in a cycloid's angle, where y ~ x^(2/3) is steep."""
-    if n < 3:
-        raise ValueError(f"n must be at least 3, got {n}")
+    require(n >= 3, "n must be at least 3", n)
     return x_end * np.linspace(0.0, 1.0, n) ** 3
 
 
@@ -185,8 +188,7 @@ def quadrature(
     low: float, high: float, n: int
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
     """Gauss–Legendre points and weights: ∫ f dx ≈ Σ weights · f(points)."""
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"low must be below high, both finite; got {low} and {high}")
+    require(-math.inf < low < high < math.inf, "low must be below high, both finite", low, high)
     points, weights = np.polynomial.legendre.leggauss(n)
     return low + (high - low) * (points + 1.0) / 2.0, weights * (high - low) / 2.0
 
@@ -222,11 +224,9 @@ def maximize_free_energy(
     ArithmeticError
         If it does not converge, as when no density has such moments.
     """
-    if temperature <= 0.0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    require(temperature > 0.0, "temperature must be positive", temperature)
     p = np.full(len(weights), 1.0 / weights.sum()) if start is None else start
-    if not (p > 0.0).all():
-        raise ValueError(f"start must be positive everywhere, got a smallest value of {p.min()}")
+    require((p > 0.0).all(), "start must be positive everywhere", f"a smallest value of {p.min()}")
     path = [p]
     for _ in range(max_iterations):
         # First variation of ∫ p (reward - τ ln p) - λ·moments, linearized in p: δp/p is ...

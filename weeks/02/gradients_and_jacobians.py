@@ -1,12 +1,21 @@
-r"""Derivatives three ways: by differences, by dual numbers, by a tape.
+r"""Derivatives by dual numbers and by a tape: digits kept, costs counted.
 
 One table holds the partial derivatives of a dozen primitives. The chain rule does the rest, from
-the inputs to the outputs (a column of the Jacobian $J$ a pass) or back (a row a pass):
+the inputs to the outputs (a column of the Jacobian $J$ per pass) or back (a row per pass):
 
 $$\dot y = J \dot x \quad \text{(forward, dual numbers)}, \qquad
   \bar x = J^\top \bar y \quad \text{(reverse, a tape)}.$$
 
-Neither subtracts nearly equal numbers, so neither loses digits; differences $(f(x+h) - f(x))/h$ do.
+Neither subtracts nearly equal numbers, so neither loses digits; `finite_differences` do.
+
+    >>> x = Dual(2.0, 1.0)  # the number 2, which changes at rate 1
+    >>> float((x * x + 3.0 * x).derivative)
+    7.0
+    >>> gradient(lambda v: v[0] * v[1] ** 2, np.array([2.0, 3.0]))
+    array([ 9., 12.])
+    >>> hessian(lambda v: v[0] * v[1] ** 2, np.array([2.0, 3.0]))
+    array([[0., 6.],
+           [6., 4.]])
 
     uv run weeks/02/gradients_and_jacobians.py
 
@@ -15,65 +24,14 @@ Siskind and Pearlmutter, "Perturbation confusion and referential transparency" (
 """
 
 import itertools
-import math
 import operator
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-EPS = float(np.finfo(np.float64).eps)
-
-# ---- finite differences
-
-
-def finite_difference(
-    f: Callable, x: Float[np.ndarray, "n"], *, scheme: str = "central", step: float | None = None
-) -> Float[np.ndarray, "m n"]:
-    """Jacobian by differences, one column for each input.
-
-    Parameters
-    ----------
-    f
-        Takes a list of n numbers, gives a number or a sequence of m.
-    scheme
-        "forward" (error ~ h), "central" (~ h²), or "complex": Im f(x + ih)/h, which subtracts
-        nothing, for f made of functions that know complex numbers.
-    step
-        h, relative to max(1, |x|). By default where truncation and rounding balance:
-        √ε (1.5e-8), ∛ε (6e-6), and for "complex", which has no rounding to fear, 1e-100.
-
-    References
-    ----------
-    Griewank and Walther, section 1.1; Squire and Trapp, "Using complex variables to estimate
-    derivatives of real functions" (SIAM Review, 1998).
-    """
-    steps = {"forward": EPS ** (1 / 2), "central": EPS ** (1 / 3), "complex": 1e-100}
-    if scheme not in steps:
-        raise ValueError(f"scheme must be one of {', '.join(steps)}; got {scheme!r}")
-    if step is not None and not 0 < step < math.inf:
-        raise ValueError(f"step must be positive and finite, got {step}")
-    _validate(x)
-
-    def at(j: int, point: float | complex) -> np.ndarray:
-        moved = list(x.astype(type(point)))
-        moved[j] = point
-        return np.array(_outputs(f(moved)))
-
-    columns = []
-    for j, here in enumerate(x.tolist()):
-        h = (steps[scheme] if step is None else step) * max(1.0, abs(here))
-        right, left = here + h, (here - h if scheme == "central" else here)
-        if scheme == "complex":
-            columns.append(at(j, complex(here, h)).imag / h)
-        elif right == left:  # a step below rounding: f looks constant
-            columns.append(np.zeros_like(at(j, here)))
-        else:  # the step that was really taken, which is not 2h or h: x + h was rounded
-            columns.append((at(j, right) - at(j, left)) / (right - left))
-    return np.array(columns).T
-
+from shared.require import require
 
 # ---- the rules, and the numbers that follow them
 
@@ -92,7 +50,7 @@ RULES: dict[str, tuple[Callable, Callable]] = {
     "tanh": (np.tanh, lambda x, out: (1.0 - out * out,)),
     "sqrt": (np.sqrt, lambda x, out: (0.5 / out,)),
 }
-_levels = itertools.count(3)  # 1 is for `Counted`, 2 for a `Dual` made by hand
+_levels = itertools.count(3)  # 2 is for a `Dual` made by hand, 1 for what is no derivative
 
 
 def apply(name: str, *inputs: Any) -> Any:
@@ -111,7 +69,7 @@ def _level(number: Any) -> int:
 
 
 class Number:
-    """Arithmetic by `apply`, comparisons by value: what `Dual`, `Var` and `Counted` share."""
+    """Arithmetic by `apply`, comparisons by value: what `Dual` and `Var` share."""
 
     __array_ufunc__ = None  # so that array + Number asks Number and not each entry of the array
 
@@ -238,19 +196,6 @@ class Var(Number):
         return self.tape._record(out, [(number.index, partial) for number, partial in active])
 
 
-class Counted(Number):
-    """A number that tallies every operation on it, those of a derivative's arithmetic too."""
-
-    level = 1  # below every derivative, above plain numbers
-
-    def __init__(self, value: Any, tally: Counter):
-        self.value, self.tally = value, tally
-
-    def _apply(self, name, inputs) -> "Counted":
-        self.tally[name] += 1
-        return Counted(RULES[name][0](*(getattr(n, "value", n) for n in inputs)), self.tally)
-
-
 # ---- derivatives
 
 
@@ -310,8 +255,7 @@ def hessian(f: Callable, x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n n"]:
 
 def _gradient(f: Callable, x: Sequence) -> list:
     values, pull_back = vjp(f, x)
-    if len(values) != 1:
-        raise ValueError(f"f must give one number, got {len(values)}; use jacobian_reverse")
+    require(len(values) == 1, "f must give one number (or use jacobian_reverse)", len(values))
     return pull_back([1.0])
 
 
@@ -326,14 +270,14 @@ def _plain(number):
 
 def _outputs(y) -> list:
     found = list(y) if isinstance(y, list | tuple | np.ndarray) else [y]
-    if not found or not all(isinstance(n, Number | int | float | complex) for n in found):
-        raise ValueError(f"f must give a number or a sequence of numbers, got {y!r}")
+    numbers = found and all(isinstance(n, Number | int | float) for n in found)
+    require(numbers, "f must give a number or a sequence of numbers", repr(y))
     return found
 
 
 def _validate(x: np.ndarray) -> None:
-    if len(x) == 0 or not np.isfinite(x).all():
-        raise ValueError(f"x must be a vector of at least one finite number, got {x!r}")
+    finite = len(x) > 0 and np.isfinite(x).all()
+    require(finite, "x must be a vector of at least one finite number", x)
 
 
 if __name__ == "__main__":

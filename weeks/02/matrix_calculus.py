@@ -7,6 +7,12 @@ $$d\ell = \mathrm{tr}(G^\top dX) \quad\Longrightarrow\quad \frac{\partial \ell}{
 Each layer comes as a pair: what it computes, and what it makes of the gradient `dY` that arrives
 from above. The derivations are in matrix_calculus.md.
 
+    >>> P = softmax(np.array([[2.0, 1.0, 0.0]]))
+    >>> P.round(3)
+    array([[0.665, 0.245, 0.09 ]])
+    >>> cross_entropy_backward(np.array([[2.0, 1.0, 0.0]]), np.array([0])).round(3)
+    array([[-0.335,  0.245,  0.09 ]])
+
     uv run weeks/02/matrix_calculus.py
 
 Source: Magnus and Neudecker, *Matrix Differential Calculus*, 3rd ed. (Wiley, 2019), chapters 5
@@ -18,6 +24,8 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from shared.require import require
 
 # ---- linear
 
@@ -45,8 +53,7 @@ def linear_backward(
 def softmax(Z: Float[np.ndarray, "*rows k"]) -> Float[np.ndarray, "*rows k"]:
     """Positive numbers that sum to one along the last axis; a row may hold some -inf, not all."""
     top = Z.max(axis=-1, keepdims=True)
-    if not np.isfinite(top).all():
-        raise ValueError("Z must have a finite largest entry in every row, got inf, nan or -inf")
+    require(np.isfinite(top).all(), "Z must have a finite largest entry in every row", top.ravel())
     E = np.exp(Z - top)  # the shift cancels, and keeps exp from overflowing
     return E / E.sum(axis=-1, keepdims=True)
 
@@ -90,13 +97,10 @@ def cross_entropy_backward(
 
 
 def _validate_targets(Z: np.ndarray, targets: np.ndarray) -> None:
-    if Z.size == 0:
-        raise ValueError(f"Z must have at least one row and one class, got shape {Z.shape}")
-    if targets.min() < 0 or targets.max() >= Z.shape[1]:
-        raise ValueError(
-            f"targets must be between 0 and {Z.shape[1] - 1}, "
-            f"got {targets.min()} to {targets.max()}"
-        )
+    k = Z.shape[1]
+    require(Z.size > 0, "Z must have at least one row and one class", f"shape {Z.shape}")
+    known = ((targets >= 0) & (targets < k)).all()
+    require(known, f"targets must be between 0 and {k - 1}", targets)
 
 
 # ---- normalization
@@ -104,10 +108,8 @@ def _validate_targets(Z: np.ndarray, targets: np.ndarray) -> None:
 
 def _standardize(X: np.ndarray, axis: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """(X - mean)/√(variance + eps) along an axis, and 1/√(variance + eps); variance over n."""
-    if X.shape[axis] == 0:
-        raise ValueError(f"X must not be empty, got shape {X.shape}")
-    if eps <= 0.0:
-        raise ValueError(f"eps must be positive, got {eps}")
+    require(X.shape[axis] > 0, "X must not be empty", f"shape {X.shape}")
+    require(eps > 0.0, "eps must be positive", eps)
     centered = X - X.mean(axis=axis, keepdims=True)
     scale = 1.0 / np.sqrt((centered**2).mean(axis=axis, keepdims=True) + eps)
     return centered * scale, scale
@@ -186,12 +188,11 @@ def attention(
     ValueError
         If a query may attend to nothing.
     """
-    if Q.shape[1] == 0 or len(K) == 0:
-        raise ValueError(f"K must have at least one row and one column, got shape {K.shape}")
+    require(K.size > 0, "K must have at least one row and one column", f"shape {K.shape}")
     scores = Q @ K.T / math.sqrt(Q.shape[1])
     if mask is not None:
-        if not mask.any(axis=1).all():
-            raise ValueError("mask must leave every query a key, got a row without True")
+        open_ = mask.any(axis=1)
+        require(open_.all(), "mask must leave every query a key", f"none in row {open_.argmin()}")
         scores = np.where(mask, scores, -np.inf)
     P = softmax(scores)
     return P @ V, P

@@ -1,7 +1,7 @@
 """Derivatives against torch and on paper, and what the classic mistakes of autodiff break."""
 
 import math
-from collections import Counter
+import operator
 
 import numpy as np
 import pytest
@@ -9,13 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from week02.finite_differences import finite_difference
 from week02.gradients_and_jacobians import (
-    Counted,
     Dual,
     Tape,
     cos,
     exp,
-    finite_difference,
     gradient,
     hessian,
     jacobian_forward,
@@ -31,26 +30,33 @@ from week02.gradients_and_jacobians import (
 WAYS = {"forward": jacobian_forward, "reverse": jacobian_reverse}
 ways = pytest.mark.parametrize("jacobian", WAYS.values(), ids=WAYS)
 ONE = {
-    "exp": (exp, torch.exp), "log": (log, torch.log), "sin": (sin, torch.sin),
-    "cos": (cos, torch.cos), "tanh": (tanh, torch.tanh), "sqrt": (sqrt, torch.sqrt),
-    "neg": (lambda x: -x, lambda x: -x), "cube": (lambda x: x**3, lambda x: x**3),
-    "root": (lambda x: x**-0.5, lambda x: x**-0.5), "base": (lambda x: 2.0**x, lambda x: 2.0**x),
-    "1 - x": (lambda x: 1.0 - x, lambda x: 1.0 - x), "1 / x": (lambda x: 1.0 / x, lambda x: 1 / x),
-    "3 + x": (lambda x: 3.0 + x, lambda x: 3 + x), "x - 3": (lambda x: x - 3.0, lambda x: x - 3),
-    "x / 3": (lambda x: x / 3.0, lambda x: x / 3), "3 x": (lambda x: 3.0 * x, lambda x: 3 * x),
-}  # fmt: skip
-TWO = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b, "pow": lambda a, b: a**b,
-}  # fmt: skip
+    "exp": (exp, torch.exp),
+    "log": (log, torch.log),
+    "sin": (sin, torch.sin),
+    "cos": (cos, torch.cos),
+    "tanh": (tanh, torch.tanh),
+    "sqrt": (sqrt, torch.sqrt),
+}
+PLAIN = {  # the same code on our numbers and on torch's
+    "neg": lambda x: -x,
+    "cube": lambda x: x**3,
+    "root": lambda x: x**-0.5,
+    "base": lambda x: 2.0**x,
+    "1 - x": lambda x: 1.0 - x,
+    "1 / x": lambda x: 1.0 / x,
+    "3 + x": lambda x: 3.0 + x,
+    "x - 3": lambda x: x - 3.0,
+    "x / 3": lambda x: x / 3.0,
+    "3 x": lambda x: 3.0 * x,
+}
+ONE |= {name: (f, f) for name, f in PLAIN.items()}
+TWO = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+TWO["**"] = operator.pow
+INDEX = st.integers(0, 9)
+LINES = st.lists(st.tuples(st.sampled_from([*ONE, *TWO]), INDEX, INDEX), max_size=8)
 
 
-@given(
-    program=st.lists(
-        st.tuples(st.sampled_from([*ONE, *TWO]), st.integers(0, 9), st.integers(0, 9)), max_size=8
-    ),
-    x=st.lists(st.floats(0.4, 1.6), min_size=1, max_size=4),
-)  # fmt: skip
+@given(program=LINES, x=st.lists(st.floats(0.4, 1.6), min_size=1, max_size=4))
 def test_random_programs_equal_torch(program, x):
     def evaluate(v, which):
         done, squash = list(v), (tanh, torch.tanh)[which]
@@ -205,24 +211,6 @@ def test_central_differences_are_exact_for_a_parabola():
     assert J[0, 0] == 6.0
 
 
-def test_cost_of_a_gradient_does_not_grow():
-    def f(v):
-        total = v[0]
-        for a in v:
-            total = total * a + sin(a) / (1.0 + a * a)
-        return total
-
-    def operations(of, n):
-        tally = Counter()
-        of([Counted(1.0 + 0.01 * i, tally) for i in range(n)])
-        return tally.total()
-
-    for n in (1, 10, 100):
-        assert operations(lambda v: vjp(f, v)[1]([1.0]), n) <= 5 * operations(f, n)
-    one = operations(lambda v: jvp(f, v, [1.0] + [0.0] * (len(v) - 1)), 100)
-    assert one <= 4 * operations(f, 100)
-
-
 def test_tape_by_hand():
     tape = Tape()
     x, y = tape.variable(2.0), tape.variable(3.0)
@@ -233,20 +221,38 @@ def test_tape_by_hand():
     assert adjoints[y.index] == 2.0
 
 
-def test_wrong_input():
-    x = np.ones(2)
-    with pytest.raises(ValueError, match="scheme must be one of forward, central, complex"):
-        finite_difference(lambda v: v[0], x, scheme="backward")
-    with pytest.raises(ValueError, match="step must be positive and finite, got -1"):
-        finite_difference(lambda v: v[0], x, step=-1.0)
-    for function in (finite_difference, jacobian_forward, jacobian_reverse, gradient, hessian):
-        with pytest.raises(ValueError, match="x must be a vector of at least one finite number"):
-            function(lambda v: v[0], np.array([np.nan]))
-        with pytest.raises(ValueError, match="x must be a vector of at least one finite number"):
-            function(lambda v: 0.0, np.zeros(0))
-        with pytest.raises(TypeError):
-            function(lambda v: v[0], np.ones((2, 2)))
-    with pytest.raises(ValueError, match="f must give one number, got 2"):
-        gradient(lambda v: v, x)
-    with pytest.raises(ValueError, match="f must give a number or a sequence of numbers"):
-        jacobian_reverse(lambda v: "x", x)
+def text(v):
+    return "x"
+
+
+ONES = np.ones(2)
+POINTED = (finite_difference, jacobian_forward, jacobian_reverse, gradient, hessian)
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (
+            "scheme must be one of forward, central, complex",
+            lambda: finite_difference(sum, ONES, scheme="backward"),
+        ),
+        (
+            "step must be positive and finite, got -1",
+            lambda: finite_difference(sum, ONES, step=-1.0),
+        ),
+        (r"f must give one number .*, got 2", lambda: gradient(lambda v: v, ONES)),
+        ("f must give a number or a sequence of numbers", lambda: jacobian_reverse(text, ONES)),
+    ],
+)
+def test_bad_input_is_named(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("function", POINTED)
+@pytest.mark.parametrize("x", [np.array([np.nan]), np.zeros(0)])
+def test_points_must_be_finite_vectors(function, x):
+    with pytest.raises(ValueError, match="x must be a vector of at least one finite number"):
+        function(sum, x)
+    with pytest.raises(TypeError):
+        function(sum, np.ones((2, 2)))
