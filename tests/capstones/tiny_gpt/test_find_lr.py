@@ -93,7 +93,7 @@ def test_every_trial_reads_the_same_and_leaves_nothing(data, tmp_path, monkeypat
     assert {round(s.matrix_lr / s.lr, 6) for s in seen} == {3}
 
 
-@pytest.mark.parametrize(("optimizer", "start"), [("muon", 1 / 64), ("adamw", 64)])
+@pytest.mark.parametrize(("optimizer", "start"), [("muon", 1 / 16), ("adamw", 16)])
 def test_from_too_low_and_too_high_it_ends_where_training_is_better(data, optimizer, start):
     rates = {"lr": 0.012 * start, "matrix_lr": 0.02 * start}
     began = replace(SMALL, optimizer=optimizer, steps=24, **rates)
