@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from shared import artifacts
 from shared.errors import UserError
-from week18.evidence.llama3 import transformers_twin
-from week18.llama3 import Llama, LlamaConfig, RopeScaling
+from week18.llama3 import Llama, LlamaConfig
 from week18.pretrained import (
     config_from_hugging_face,
     hugging_face_config,
@@ -20,21 +19,18 @@ from week18.pretrained import (
     load_pretrained,
     save_pretrained,
 )
+from week18.rotary import RopeScaling
+from week18.transformers_twin import randomize, transformers_twin
 
-CONFIG = LlamaConfig(
-    13, 18, 2, 6, 2, head_dim=4, d_ff=20, max_positions=64, rope_base=900.0,
-    rope_scaling=RopeScaling(4.0, 1.0, 4.0, 16),
-)  # fmt: skip
+SCALING = RopeScaling(4.0, 1.0, 4.0, 16)
+SIZES = {"head_dim": 4, "d_ff": 20, "context": 64}
+CONFIG = LlamaConfig(13, 18, 2, 6, 2, **SIZES, rope_base=900.0, rope_scaling=SCALING)
 TIED = LlamaConfig(13, 12, 1, 2, tied=True)
 TOKENS = torch.randint(13, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
 def a_model(config=CONFIG, dtype=torch.float32):
-    model = Llama(config, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-    return model.to(dtype)
+    return randomize(Llama(config), std=0.1).to(dtype)
 
 
 def plain_folder(path, config=CONFIG):
@@ -97,7 +93,7 @@ def test_round_trip_through_transformers_is_exact(tmp_path, config, dtype):
 
 
 def test_shards_with_an_index_are_accepted(tmp_path):
-    theirs = transformers_twin(CONFIG)
+    theirs = transformers_twin(a_model())
     theirs.save_pretrained(tmp_path, max_shard_size="2KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     ours = load_pretrained(tmp_path)
@@ -120,38 +116,29 @@ def test_config_round_trip(n_layers, kv, head_dim, scaling, tied):
     assert config_from_hugging_face(written) == config
 
 
-def test_old_configs_are_read(tmp_path):
+OLD = {"vocab_size": 13, "hidden_size": 24, "num_hidden_layers": 2}
+OLD |= {"num_attention_heads": 6, "intermediate_size": 20}
+
+
+def test_old_configs_are_read():
     """Before transformers 5: `rope_theta` and `rope_scaling` at the top, many keys absent."""
-    old = {
-        "model_type": "llama", "vocab_size": 13, "hidden_size": 24, "num_hidden_layers": 2,
-        "num_attention_heads": 6, "intermediate_size": 20, "rope_theta": 900.0,
-        "rope_scaling": {
-            "type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16,
-        },
-    }  # fmt: skip
+    rope = {"type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope |= {"original_max_position_embeddings": 16}
+    old = {"model_type": "llama", **OLD, "rope_theta": 900.0, "rope_scaling": rope}
     config = config_from_hugging_face(old)
-    assert (config.n_kv_heads, config.head_dim, config.max_positions) == (6, 4, 2048)
+    assert (config.n_kv_heads, config.head_dim, config.context) == (6, 4, 2048)
     assert config.rope_base == 900
-    assert config.rope_scaling == CONFIG.rope_scaling
+    assert config.rope_scaling == SCALING
 
 
-def test_absent_keys_mean_what_transformers_says(tmp_path):
+def test_absent_keys_mean_what_transformers_says():
     from transformers import LlamaConfig as TheirConfig
 
-    sizes = {
-        "vocab_size": 13, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6,
-        "intermediate_size": 20,
-    }  # fmt: skip
-    theirs = TheirConfig(**sizes)
-    ours = config_from_hugging_face({"model_type": "llama", **sizes})
-    assert ours.n_kv_heads == theirs.num_key_value_heads
-    assert ours.head_dim == theirs.head_dim
-    assert ours.max_positions == theirs.max_position_embeddings
-    assert ours.norm_eps == theirs.rms_norm_eps
-    assert ours.tied == theirs.tie_word_embeddings
-    assert ours.rope_base == theirs.rope_parameters["rope_theta"]
-    assert ours.rope_scaling is None
+    theirs = hugging_face_config(config_from_hugging_face({"model_type": "llama", **OLD}))
+    defaults = TheirConfig(**OLD).to_dict()
+    names = [name for name in theirs if name in defaults and name != "architectures"]
+    assert {"rms_norm_eps", "head_dim", "max_position_embeddings"} <= set(names)
+    assert {n: theirs[n] for n in names} == {n: defaults[n] for n in names}
 
 
 def test_a_copied_tied_head_and_old_buffers_are_ignored(tmp_path):
@@ -167,37 +154,36 @@ def test_a_copied_tied_head_and_old_buffers_are_ignored(tmp_path):
 
 
 def test_names_cover_every_weight_of_transformers():
-    theirs = {name for name, _ in transformers_twin(CONFIG).named_parameters()}
+    theirs = {name for name, _ in transformers_twin(a_model()).named_parameters()}
     assert {hugging_face_name(name) for name, _ in Llama(CONFIG).named_parameters()} == theirs
 
 
 # ---- what must not, in one line each
 
 
-def test_missing_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "misses weight model.norm.weight"),
+        (
+            lambda t: (t.pop("model.norm.weight"), t.pop("lm_head.weight")),
+            "misses weight lm_head.weight and 1 more",
+        ),
+        (lambda t: t.update({"model.bias": torch.ones(2)}), "has unknown weight model.bias"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(17)}),
+            "model.norm.weight must have shape (18,), got (17,)",
+        ),
+        (
+            lambda t: t.update({name: w.to(torch.int8) for name, w in t.items()}),
+            "weights must be of bfloat16, float16, float32, float64, got int8",
+        ),
+    ],
+)
+def test_wrong_weights(tmp_path, change, message):
     path = plain_folder(tmp_path / "a")
-    rewrite(path, lambda tensors: tensors.pop("model.norm.weight"))
-    assert one_line(path).endswith("misses weight model.norm.weight")
-    rewrite(path, lambda tensors: tensors.pop("lm_head.weight"))
-    assert one_line(path).endswith("misses weight lm_head.weight and 1 more")
-
-
-def test_unknown_weight(tmp_path):
-    path = plain_folder(tmp_path / "a")
-    rewrite(path, lambda tensors: tensors.update({"model.bias": torch.ones(2)}))
-    assert one_line(path).endswith("has unknown weight model.bias")
-
-
-def test_wrong_shape(tmp_path):
-    path = plain_folder(tmp_path / "a")
-    rewrite(path, lambda tensors: tensors.update({"model.norm.weight": torch.ones(17)}))
-    assert one_line(path).endswith("model.norm.weight must have shape (18,), got (17,)")
-
-
-def test_wrong_dtype(tmp_path):
-    path = plain_folder(tmp_path / "a")
-    rewrite(path, lambda t: t.update({name: w.to(torch.int8) for name, w in t.items()}))
-    assert "weights must be of bfloat16, float16, float32, float64, got int8" in one_line(path)
+    rewrite(path, change)
+    assert one_line(path).endswith(message)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 400, -1])

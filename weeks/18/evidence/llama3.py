@@ -45,7 +45,7 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     check_costs(run)
     draw_frequencies(run)
     draw_cache(run)
-    steps = steps or run.budget(quick=3, default=120, full=600)
+    steps = steps or run.budget(quick=3, default=100, full=600)
     seeds = max(2, seeds or run.budget(quick=2, default=4, full=8))
     run.chose(steps=steps, seeds=seeds)
     compare_blocks(run, steps, seeds)
@@ -257,7 +257,7 @@ def draw_frequencies(run: Run) -> None:
     )
     rule("stretching of the kept and the stretched", ends, [1.0, scaling.factor])
     bands = (
-        (1, short, plots.GREEN, 38, 12, "kept: many turns within 8,192 tokens"),
+        (1, short, plots.GREEN, 32, 12, "kept: many turns within 8,192 tokens"),
         (short, long, plots.YELLOW, 54, 4000, "interpolated"),
         (long, 1e8, plots.PINK, 1, 1.2e6, "not one full turn: 8 times longer"),
     )
@@ -290,15 +290,10 @@ def draw_cache(run: Run) -> None:
     weights, ticks = weight_bytes(config) / 2**30, [0.01, 0.1, 1, 10, 100]
     with run.figure("cache", "When does the cache of an 8B model outweigh its weights?") as axes:
         axes.set(xscale="log", yscale="log", xlabel="context of one sequence (tokens)")
-        plots.curves(
-            axes,
-            tokens,
-            sizes,
-            marker="o",
-            ylabel="bfloat16 cache (GiB)",
-            colors=(plots.ORANGE, plots.BLUE, plots.GREEN),
-            reference={f"weights, {weights:.1f} GiB": weights},
-        )
+        colors = (plots.ORANGE, plots.BLUE, plots.GREEN)
+        plots.curves(axes, tokens, sizes, marker="o", colors=colors, ylabel="bfloat16 cache (GiB)")
+        axes.axhline(weights, color=plots.REFERENCE, lw=1, ls="--")
+        axes.text(1024, weights * 1.1, f"weights, {weights:.1f} GiB", color=plots.REFERENCE)
         axes.set_xticks(tokens, [f"{int(t / 1024)}K" for t in tokens])
         axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
         axes.minorticks_off()

@@ -45,10 +45,10 @@ def compare_blocks(run: Run, steps: int, seeds: int) -> None:
             return GPT(gpt, generator)
         return initialize(build(arm, llama, widths[arm]), llama.n_layers, generator)
 
-    def trained(arm: str, seed: int, text: Tensor = training, factor: float = 2.0) -> tuple:
+    def trained(arm: str, seed: int, text: Tensor = training, **other) -> tuple:
         """A model, its losses in training, and its loss on other text."""
         # Twice the rates of week 14: in so few steps both blocks end lower with them.
-        options = {"steps": steps, "batch": 16, "optimizer": "muon", "lr_scale": factor}
+        options = {"steps": steps, "batch": 16, "optimizer": "muon", "lr_scale": 2.0} | other
         model = fresh(arm, seed)
         curve = train(model, text, generator=run.generator(100 + seed), **options)
         return model, curve, loss_by_position(model, valid).mean().item()
@@ -62,8 +62,10 @@ def compare_blocks(run: Run, steps: int, seeds: int) -> None:
     models, curves, final = [], {}, {}
     for seed in run.progress(range(seeds), "training"):
         for arm in (*arms, "shuffled"):
-            kind, text = ("LLaMA", mixed) if arm == "shuffled" else (arm, training)
-            model, curve, loss = trained(kind, seed, text)
+            if arm == "shuffled":
+                model, curve, loss = trained("LLaMA", seed, mixed, steps=max(steps // 3, 3))
+            else:
+                model, curve, loss = trained(arm, seed)
             curves.setdefault(arm, []).append(curve)
             final.setdefault(arm, []).append(loss)
             models += [model] if arm == "LLaMA" else []
@@ -173,11 +175,11 @@ def judge_at_best_rates(run: Run, trained: Callable, final: dict[str, np.ndarray
     """Both blocks at the best of four rates: one more seed chooses them, the others judge."""
     chooser, factors, best, losses = 99, run.budget(quick=(2, 4), default=(1, 2, 4, 8)), {}, {}
     for arm in ("LLaMA", "GPT-2"):
-        tried = {factor: trained(arm, chooser, factor=factor)[-1] for factor in factors}
+        tried = {factor: trained(arm, chooser, lr_scale=float(factor))[-1] for factor in factors}
         best[arm], losses[arm] = min(tried, key=tried.get), final[arm]
         if best[arm] != 2:
             seeds = range(len(final[arm]))
-            again = [trained(arm, seed, factor=best[arm])[-1] for seed in seeds]
+            again = [trained(arm, seed, lr_scale=float(best[arm]))[-1] for seed in seeds]
             losses[arm] = np.array(again)
     note = ", ".join(f"{arm} {losses[arm].mean():.2f} at {best[arm]:g} times" for arm in best)
     name, ahead = "it does so too at the best of four rates", losses["GPT-2"] - losses["LLaMA"]
@@ -201,7 +203,8 @@ def draw_blocks(run: Run, curves: dict, final: dict[str, np.ndarray], letters: f
     with run.figure("blocks", title, **options) as (left, right):
         colors, labels = (plots.ORANGE, plots.BLUE, plots.GRAY), {"xlabel": "training step"}
         labels |= {"ylabel": "training loss (nats/character)", "ylim": (None, 4.2)}
-        x, levels = np.arange(steps - width + 1) + (width - 1) / 2, {"letter frequencies": letters}
+        x = {arm: np.arange(len(runs[0])) + (width - 1) / 2 for arm, runs in smooth.items()}
+        levels = {"letter frequencies": letters}
         plots.curves(left, x, smooth, colors=colors, reference=levels, **labels)
         xlabel = f"loss added when undone (nats/character)\n{len(curves['LLaMA'])} paired seeds"
         plots.bars(right, added, colors=COLORS, xlabel=xlabel)
