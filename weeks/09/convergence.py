@@ -10,6 +10,15 @@ For a function whose curvature lies between $m$ and $L$, with $\kappa = L / m$ a
 
 where $R = \|x_0 - x^*\|$ and $\lambda$ is an eigenvalue of a quadratic's Hessian.
 
+>>> curvatures = np.array([1.0, 100.0])
+>>> lr, momentum, rate = best_parameters("heavy ball", m=1.0, L=100.0)
+>>> points = heavy_ball(curvatures.__mul__, np.ones(2), lr, momentum)
+>>> steps_until(points, lambda x: np.linalg.norm(x) < 1e-6, limit=10_000)
+95
+>>> points = gradient_descent(curvatures.__mul__, np.ones(2), 2 / 101)
+>>> steps_until(points, lambda x: np.linalg.norm(x) < 1e-6, limit=10_000)
+709
+
     uv run weeks/09/convergence.py
 
 Sources: Nesterov, "Introductory Lectures on Convex Optimization" (2004), sections 2.1-2.2;
@@ -23,6 +32,8 @@ from itertools import islice
 
 import numpy as np
 from jaxtyping import Float
+
+from shared.require import require
 
 Gradient = Callable[[np.ndarray], np.ndarray]
 
@@ -40,7 +51,7 @@ def heavy_ball(
     grad: Gradient, x0: Float[np.ndarray, " n"], lr: float, momentum: float
 ) -> Iterator[Float[np.ndarray, " n"]]:
     """x ← x - lr ∇f(x) + momentum (x - previous x), starting at rest (Polyak, 1964)."""
-    _require(lr, momentum)
+    _check(lr, momentum)
 
     def points():
         x = previous = x0
@@ -66,7 +77,7 @@ def nesterov(
     ----------
     Nesterov (2004), section 2.2.1; Beck & Teboulle (2009), equations 4.1-4.3.
     """
-    _require(lr, momentum or 0.0)
+    _check(lr, momentum or 0.0)
 
     def points():
         x = ahead = x0
@@ -122,7 +133,7 @@ def sgd(
     lrs
         Step size of each step; the result has one point more.
     """
-    _require(1.0, momentum)
+    _check(1.0, momentum)
     points = np.empty((len(lrs) + 1, *x0.shape))
     points[0] = x0
     velocity = np.zeros_like(x0)
@@ -156,19 +167,16 @@ def best_parameters(method: str, m: float, L: float) -> tuple[float, float, floa
     ----------
     Lessard, Recht & Packard (2016), section 2.2, proposition 1.
     """
-    if not 0 < m <= L:
-        raise ValueError(f"m and L must satisfy 0 < m <= L, got m = {m} and L = {L}")
+    require(0 < m <= L, "m and L must satisfy 0 < m <= L", f"m = {m}", f"L = {L}")
     root = math.sqrt(L / m)
     if method == "gradient descent":
         return 2 / (L + m), 0.0, (L - m) / (L + m)
     slow = (root - 1) / (root + 1)
     if method == "heavy ball":
         return (2 / (math.sqrt(L) + math.sqrt(m))) ** 2, slow**2, slow
-    if method == "nesterov":
-        return 1 / L, slow, 1 - 1 / root
-    raise ValueError(
-        f"method must be 'gradient descent', 'heavy ball' or 'nesterov', got {method!r}"
-    )
+    must = "method must be 'gradient descent', 'heavy ball' or 'nesterov'"
+    require(method == "nesterov", must, repr(method))
+    return 1 / L, slow, 1 - 1 / root
 
 
 def iteration_matrix(
@@ -191,10 +199,10 @@ def noise_floor(
     ValueError
         If lr is so large that there is none.
     """
-    _require(lr, momentum)
+    _check(lr, momentum)
     limit = 2 * (1 + momentum) / eigenvalues.max()
-    if eigenvalues.min() <= 0 or lr >= limit:
-        raise ValueError(f"lr must be below 2 (1 + momentum) / L = {limit:g}, got {lr}")
+    stable = eigenvalues.min() > 0 and lr < limit
+    require(stable, f"lr must be below 2 (1 + momentum) / L = {limit:g}", lr)
     gain = (1 + momentum) / (1 - momentum)
     return gain * lr * sigma**2 / (eigenvalues * (2 * (1 + momentum) - lr * eigenvalues))
 
@@ -202,7 +210,7 @@ def noise_floor(
 def worst_function(
     n: int, L: float = 1.0
 ) -> tuple[Float[np.ndarray, "{n} {n}"], Float[np.ndarray, "{n}"]]:
-    """A and b of Nesterov's f = xᵀAx/2 - bᵀx: a chain along which news travels one link a step.
+    """A and b of Nesterov's f = xᵀAx/2 - bᵀx: a chain along which news travels one link per step.
 
     From x0 = 0 only the first gradient entry is non-zero, and each later gradient reaches one
     coordinate more: whatever a method does with them, after k steps n - k coordinates are still 0.
@@ -211,8 +219,7 @@ def worst_function(
     ----------
     Nesterov (2004), section 2.1.2.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    require(n >= 1, "n must be at least 1", n)
     chain = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
     return L / 4 * chain, L / 4 * np.eye(n)[0]
 
@@ -239,11 +246,9 @@ def steps_until(
     return next((k for k, x in enumerate(islice(points, limit)) if done(x)), limit)
 
 
-def _require(lr: float, momentum: float) -> None:
-    if not lr > 0:
-        raise ValueError(f"lr must be greater than 0, got {lr}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+def _check(lr: float, momentum: float) -> None:
+    require(lr > 0, "lr must be greater than 0", lr)
+    require(0 <= momentum < 1, "momentum must lie in [0, 1)", momentum)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,13 @@ $$\text{ravine } \tfrac12 (x^2 + 100 y^2), \quad \text{saddle } \tfrac12 (x^2 - 
 with gradients by hand. Every optimizer gets the same number of learning rates to try, on starting
 points that are not the ones it is judged on.
 
+>>> start = torch.tensor([[-2.0, 0.4]], dtype=torch.float64)
+>>> for name in ("SGD", "momentum"):
+...     path = descend(OPTIMIZERS[name], 0.01, ravine_gradient, start, steps=30)
+...     print(f"{name}: from {ravine(path[0]).item():.1f} to {ravine(path[-1]).item():.4f}")
+SGD: from 10.0 to 1.0943
+momentum: from 10.0 to 0.0492
+
     uv run weeks/09/optimization_landscape.py
 
 Sources: Rosenbrock, "An automatic method for finding the greatest or least value of a function"
@@ -25,6 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shared.require import require
 from week09.muon import Muon
 from week09.optimizers import SGD, Adam, Optimizer, RMSProp
 
@@ -116,37 +124,34 @@ class Surface:
 
     Attributes
     ----------
-    minima
-        All points where the least value is taken.
-    least
-        That value.
     window
         x from, x to, y from, y to: what is drawn, and where minima are looked for.
     start
         Where the drawn paths begin.
+    minima, least
+        All points where the least value is taken, and that value.
     """
 
     name: str
     value: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor], Tensor]
-    minima: tuple[tuple[float, float], ...]
-    least: float
     window: tuple[float, float, float, float]
     start: tuple[float, float]
+    minima: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    least: float = 0.0
 
 
 FOUR = ((3.0, 2.0), (-2.805118, 3.131312), (-3.779310, -3.283186), (3.584428, -1.848126))
+TWO = ((0.0, 1.0), (0.0, -1.0))
+VALLEY = (-1.9, 1.6, -0.6, 2.8)
 SURFACES = (
-    Surface("ravine", ravine, ravine_gradient, ((0, 0),), 0.0, (-2.2, 0.6, -0.6, 0.6), (-2, 0.4)),
-    Surface("saddle", saddle, saddle_gradient, ((0, 1), (0, -1)), -0.25, (-1.8, 0.8, -0.7, 1.4),
-            (-1.5, 0.01)),
-    Surface("Rosenbrock", rosenbrock, rosenbrock_gradient, ((1, 1),), 0.0, (-1.9, 1.6, -0.6, 2.8),
-            (-1.2, 1.0)),
-    Surface("Beale", beale, beale_gradient, ((3, 0.5),), 0.0, (-0.5, 4.4, -1.6, 1.6), (0.5, 1.2)),
-    Surface("Himmelblau", himmelblau, himmelblau_gradient, FOUR, 0.0, (-5, 5, -5, 5), (-0.5, -4.2)),
-    Surface("Rastrigin", rastrigin, rastrigin_gradient, ((0, 0),), 0.0, (-4.2, 1.4, -3.2, 2.4),
-            (-3.3, 1.7)),
-)  # fmt: skip
+    Surface("ravine", ravine, ravine_gradient, (-2.2, 0.6, -0.6, 0.6), (-2, 0.4)),
+    Surface("saddle", saddle, saddle_gradient, (-1.8, 0.8, -0.7, 1.4), (-1.5, 0.01), TWO, -0.25),
+    Surface("Rosenbrock", rosenbrock, rosenbrock_gradient, VALLEY, (-1.2, 1.0), ((1.0, 1.0),)),
+    Surface("Beale", beale, beale_gradient, (-0.5, 4.4, -1.6, 1.6), (0.5, 1.2), ((3.0, 0.5),)),
+    Surface("Himmelblau", himmelblau, himmelblau_gradient, (-5, 5, -5, 5), (-0.5, -4.2), FOUR),
+    Surface("Rastrigin", rastrigin, rastrigin_gradient, (-4.2, 1.4, -3.2, 2.4), (-3.3, 1.7)),
+)
 
 # ---- optimizers, and how they are compared
 
@@ -169,8 +174,7 @@ def descend(
     steps: int,
 ) -> Float[Tensor, "points batch 2"]:
     """Paths from each start, the starts included; each start is a parameter of its own."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    require(steps >= 1, "steps must be at least 1", steps)
     params = [start[None].clone() for start in starts]
     optimizer, path = make(params, lr), [starts]
     for _ in range(steps):
@@ -201,8 +205,7 @@ def scatter(
     surface: Surface, n: int, generator: torch.Generator, spread: float = 0.1
 ) -> Float[Tensor, "n 2"]:
     """`n` starting points around the surface's own, `spread` of the window to each side."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    require(n >= 1, "n must be at least 1", n)
     left, right, bottom, top = surface.window
     size = torch.tensor([right - left, top - bottom], dtype=torch.float64)
     noise = 2 * torch.rand(n, 2, generator=generator, dtype=torch.float64) - 1
@@ -217,11 +220,8 @@ def tune(
     steps: int,
 ) -> tuple[int, Float[Tensor, " trials"]]:
     """Index of the learning rate with the least mean score over `starts`, and all mean scores."""
-    scores = [
-        score(surface, descend(make, float(lr), surface.gradient, starts, steps)).mean()
-        for lr in lrs
-    ]
-    scores = torch.stack(scores)
+    paths = (descend(make, float(lr), surface.gradient, starts, steps) for lr in lrs)
+    scores = torch.stack([score(surface, path).mean() for path in paths])
     return int(scores.argmin()), scores
 
 
