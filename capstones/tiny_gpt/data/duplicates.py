@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from tiny_gpt.data.sources import SourceDocument
 from week15.corpus import split_of
-from week15.deduplication import MinHash, choose_bands, fingerprint, jaccard, normalize, shingles
+from week15.deduplication import fingerprint, jaccard, normalize, shingles
+from week15.minhash import MinHash, choose_bands
 
 __all__ = ["Corpus", "Facts", "Measure", "Span", "texts_of"]
 

@@ -16,7 +16,7 @@ from shared.study import PositiveInt, Run
 from week14.ngram import WittenBell
 from week15.corpus import RULES, clean_lines, filter_documents, find_leaks, split_documents
 from week15.deduplication import deduplicate
-from week15.evidence.deduplication import on_disk
+from week15.evidence.common import articles
 from week15.html_text import Block, blocks, is_content, main_text
 from week15.packing import (
     PAD,
@@ -30,15 +30,6 @@ from week15.packing import (
 )
 
 FRACTIONS = {"train": 0.9, "valid": 0.1}
-
-
-def load(run: Run, data: str) -> tuple[list[datasets.Document], str]:
-    """Articles, and where they are from."""
-    if data == "auto" and on_disk("wikipedia", 4):
-        return datasets.wikipedia(run.budget(quick=1, default=4)), "Wikipedia"
-    if data == "auto":
-        run.say("Wikipedia is not on disk (study fetch wikipedia); Python's manual instead")
-    return datasets.pydocs(), "Python's manual"
 
 
 def prose(documents: Sequence[datasets.Document]) -> list[str]:
@@ -562,7 +553,7 @@ def mixing(run: Run, texts: list[str]) -> None:
 
 def show(run: Run, data: str, row_length: int) -> None:
     """Everything, in the order of the pipeline."""
-    documents, source = load(run, data)
+    documents, source = articles(run, data)
     passages = prose(documents)
     extraction(run, passages)
     filters(run, documents, source)
