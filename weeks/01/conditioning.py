@@ -3,12 +3,19 @@ r"""Conditioning: how many digits a least-squares solution loses, and to which m
 With $\kappa = \sigma_1 / \sigma_n$, a relative error $\varepsilon$ in the data may move the
 solution of $\min_x \|Ax - b\|$ by about
 
-$$\frac{\|\Delta x\|}{\|x\|} \lesssim \varepsilon \left(\kappa + \kappa^2 \tan\theta\right),$$
+$$\frac{\|\Delta x\|}{\|x\|}
+  \lesssim \varepsilon \left(\kappa + \frac{\kappa^2 \tan\theta}{\eta}\right), \qquad
+  1 \le \eta = \frac{\|A\| \|x\|}{\|Ax\|} \le \kappa,$$
 
 where $\theta$ is the angle between $b$ and the column space. QR and the SVD do no worse than this.
 The normal equations $A^\top A x = A^\top b$ pay $\kappa^2$ even at $\theta = 0$, because forming
 $A^\top A$ squares the singular values. Errors here are measured against the exact solution,
 computed in fractions: the normal equations are right, only their rounding is not.
+
+    >>> A = np.array([[1.0, 1.0], [1e-9, 0.0], [0.0, 1e-9]])
+    >>> b = np.array([3.0, 1e-9, 2e-9])
+    >>> [solve(A, b).round(4).tolist() for solve in (exact_least_squares, least_squares_qr)]
+    [[1.0, 2.0], [1.0, 2.0]]
 
     uv run weeks/01/conditioning.py
 
@@ -21,13 +28,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from shared import plots
-from week01.matrix_decompositions import (
-    EPS,
-    householder_qr,
-    least_squares,
-    solve_triangular,
-)
+from week01.matrix_decompositions import EPS, householder_qr, solve_triangular
 
 
 def least_squares_qr(
@@ -84,14 +85,6 @@ def exact_singular_values(A: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n"]
             low, high = (low, middle) if count_below(middle) > k else (middle, high)
         found.append(high)
     return np.array(found[::-1])
-
-
-METHODS = {
-    "normal equations": least_squares_normal,
-    "QR": least_squares_qr,
-    "SVD": lambda A, b: least_squares(A, b, rcond=0.0),
-}
-COLORS = {"normal equations": plots.ORANGE, "QR": plots.BLUE, "SVD": plots.GREEN}
 
 
 if __name__ == "__main__":

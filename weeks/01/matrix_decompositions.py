@@ -1,4 +1,4 @@
-r"""QR, eigenvalues and SVD from scratch, and what conditioning does to least squares.
+r"""QR, eigenvalues and SVD from scratch, by reflections and rotations.
 
 Every matrix is a rotation, a stretch along perpendicular axes, and another rotation:
 
@@ -7,6 +7,13 @@ $$A = U \Sigma V^\top, \qquad U^\top U = V^\top V = I, \qquad
 
 QR by reflections, eigenvalues and singular values by Jacobi's rotations. All three only ever
 rotate or reflect, so they never magnify a rounding error. Gram–Schmidt, which subtracts, does.
+
+    >>> A = np.array([[3.0, 0.0], [4.0, 5.0]])
+    >>> U, sigma, Vt = svd_jacobi(A)
+    >>> sigma.round(4), bool(np.allclose((U * sigma) @ Vt, A))
+    (array([6.7082, 2.2361]), True)
+    >>> least_squares(np.array([[1.0], [1.0], [1.0]]), np.array([1.0, 2.0, 6.0]))
+    array([3.])
 
     uv run weeks/01/matrix_decompositions.py
 
@@ -19,6 +26,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+
+from shared.require import require
 
 EPS = float(np.finfo(np.float64).eps)
 MAX_SWEEPS = 60
@@ -73,9 +82,8 @@ def solve_triangular(
         If a diagonal entry of R is zero.
     """
     R, b = _matrix("R", R), _right_side(b, len(R))
-    if not np.all(np.diag(R)):
-        at = int(np.flatnonzero(np.diag(R) == 0)[0])
-        raise ValueError(f"R must have a non-zero diagonal, got R[{at}, {at}] = 0")
+    at = int(np.abs(np.diag(R)).argmin())
+    require(R[at, at] != 0, "R must have a non-zero diagonal", f"R[{at}, {at}] = 0")
     x = np.zeros_like(b)
     for i in reversed(range(len(R))):
         x[i] = (b[i] - R[i, i + 1 :] @ x[i + 1 :]) / R[i, i]
@@ -95,10 +103,9 @@ def eigh_jacobi(
     """
     A, exponent = _scaled(_matrix("A", A))
     n = len(A)
-    if A.shape != (n, n):
-        raise ValueError(f"A must be square, got shape {A.shape}")
-    if np.abs(A - A.T).max() > 1e-10:  # the largest entry is about 1
-        raise ValueError(f"A must be symmetric, got A - Aᵀ up to {np.abs(A - A.T).max():.1e} of A")
+    require(A.shape == (n, n), "A must be square", f"shape {A.shape}")
+    skew = np.abs(A - A.T).max()  # the largest entry of A is about 1
+    require(skew <= 1e-10, "A must be symmetric", f"A - Aᵀ up to {skew:.1e} of A")
     A = (A + A.T) / 2
     V = np.eye(n)
     tolerance = EPS * np.linalg.norm(A) / n
@@ -198,8 +205,7 @@ def least_squares(
     U, sigma, Vt = svd_jacobi(A)
     b = _right_side(b, len(A))
     rcond = max(A.shape) * EPS if rcond is None else rcond
-    if not 0.0 <= rcond < 1.0:
-        raise ValueError(f"rcond must be at least 0 and below 1, got {rcond}")
+    require(0.0 <= rcond < 1.0, "rcond must be at least 0 and below 1", rcond)
     keep = sigma > rcond * sigma[0]
     coordinates = (U[:, keep].T @ b).T / sigma[keep]
     return Vt[keep].T @ coordinates.T
@@ -217,6 +223,15 @@ def classical_gram_schmidt(
         Q[:, j] -= Q[:, :j] @ (Q[:, :j].T @ Q[:, j])
         Q[:, j] /= np.linalg.norm(Q[:, j])
     return Q
+
+
+def with_condition(
+    m: int, n: int, kappa: float, rng: np.random.Generator
+) -> Float[np.ndarray, "m n"]:
+    """A random matrix with singular values from 1 down to 1/kappa, equally spaced in logarithm."""
+    U, _ = householder_qr(rng.normal(size=(m, n)))
+    V, _ = householder_qr(rng.normal(size=(n, n)))
+    return (U * np.geomspace(1.0, 1.0 / kappa, n)) @ V.T
 
 
 def _rotation(
@@ -252,32 +267,22 @@ def _scaled(A: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m n"], int]
 
 def _matrix(name: str, A: ArrayLike) -> Float[np.ndarray, "m n"]:
     A = np.asarray(A, dtype=np.float64)
-    if A.ndim != 2 or A.size == 0:
-        raise ValueError(f"{name} must be a matrix with at least one entry, got shape {A.shape}")
-    if not np.isfinite(A).all():
-        raise ValueError(f"{name} must be finite, got {int((~np.isfinite(A)).sum())} NaN or inf")
-    return A
+    matrix = A.ndim == 2 and A.size > 0
+    require(matrix, f"{name} must be a matrix with at least one entry", f"shape {A.shape}")
+    return _finite(name, A)
 
 
 def _right_side(b: ArrayLike, m: int) -> Float[np.ndarray, "m *k"]:
     b = np.asarray(b, dtype=np.float64)
-    if b.ndim not in (1, 2) or len(b) != m:
-        raise ValueError(f"b must have {m} rows, as many as the matrix, got shape {b.shape}")
-    if not np.isfinite(b).all():
-        raise ValueError(f"b must be finite, got {int((~np.isfinite(b)).sum())} NaN or inf")
-    return b
+    fits = b.ndim in (1, 2) and len(b) == m
+    require(fits, f"b must have {m} rows, as many as the matrix", f"shape {b.shape}")
+    return _finite("b", b)
 
 
-# ---- the experiment
-
-
-def with_condition(
-    m: int, n: int, kappa: float, rng: np.random.Generator
-) -> Float[np.ndarray, "m n"]:
-    """A random matrix with singular values from 1 down to 1/kappa, equally spaced in logarithm."""
-    U, _ = householder_qr(rng.normal(size=(m, n)))
-    V, _ = householder_qr(rng.normal(size=(n, n)))
-    return (U * np.geomspace(1.0, 1.0 / kappa, n)) @ V.T
+def _finite(name: str, A: np.ndarray) -> np.ndarray:
+    bad = int((~np.isfinite(A)).sum())
+    require(bad == 0, f"{name} must be finite", f"{bad} NaN or inf")
+    return A
 
 
 if __name__ == "__main__":

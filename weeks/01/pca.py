@@ -7,6 +7,13 @@ matrix can have (Eckart and Young):
 
 $$\min_{\mathrm{rank}\, B \le k} \|A - B\|_F^2 = \sum_{i > k} \sigma_i^2 .$$
 
+    >>> X = np.array([[2.0, 0.0], [0.0, 1.0], [-2.0, 0.0], [0.0, -1.0]])
+    >>> pca = PCA(1).fit(X)
+    >>> pca.components_.round(3), pca.explained_variance_ratio_.round(3)
+    (array([[1., 0.]]), array([0.8]))
+    >>> pca.transform(np.array([[3.0, 5.0]]))
+    array([[3.]])
+
     uv run weeks/01/pca.py
 
 Source: Eckart and Young (Psychometrika 1, 1936); Bishop, *Pattern Recognition and Machine
@@ -17,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from shared.require import require
 from week01.matrix_decompositions import svd_jacobi
 
 
@@ -57,15 +65,11 @@ class PCA:
         """
         X = _samples(X)
         n_samples, n_features = X.shape
-        if n_samples < 2:
-            raise ValueError(f"X must have at least 2 rows to have a variance, got {n_samples}")
+        require(n_samples >= 2, "X must have at least 2 rows to have a variance", n_samples)
         most = min(n_samples, n_features)
         k = most if self.n_components is None else self.n_components
-        if not 1 <= k <= most:
-            raise ValueError(
-                "n_components must be between 1 and min(n_samples, n_features) = "
-                f"{most}, got {self.n_components}"
-            )
+        limits = f"n_components must be between 1 and min(n_samples, n_features) = {most}"
+        require(1 <= k <= most, limits, k)
         self.mean_ = X.mean(axis=0)
         _, sigma, Vt = svd_jacobi(X - self.mean_)
         variance = sigma**2 / (n_samples - 1)
@@ -85,8 +89,8 @@ class PCA:
         """Coordinates of X along the components, with the mean seen at `fit` taken off."""
         self._check_fitted()
         X = _samples(X)
-        if X.shape[1] != len(self.mean_):
-            raise ValueError(f"X must have {len(self.mean_)} columns as in fit, got {X.shape[1]}")
+        n_features = len(self.mean_)
+        require(X.shape[1] == n_features, f"X must have {n_features} columns as in fit", X.shape[1])
         return (X - self.mean_) @ self.components_.T
 
     def fit_transform(
@@ -101,13 +105,13 @@ class PCA:
         """Points of the original space from coordinates: the nearest ones the components reach."""
         self._check_fitted()
         Z = np.asarray(Z, dtype=np.float64)
-        if Z.ndim != 2 or Z.shape[1] != self.n_components_:
-            raise ValueError(f"Z must have {self.n_components_} columns, got shape {Z.shape}")
+        fits = Z.ndim == 2 and Z.shape[1] == self.n_components_
+        require(fits, f"Z must have {self.n_components_} columns", f"shape {Z.shape}")
         return Z @ self.components_ + self.mean_
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "components_"):
-            raise ValueError("PCA must be fitted before use: call fit(X) first")
+        fitted = hasattr(self, "components_")
+        require(fitted, "PCA must be fitted before use: call fit(X) first")
 
 
 def low_rank(A: Float[np.ndarray, "m n"], rank: int) -> Float[np.ndarray, "m n"]:
@@ -118,27 +122,18 @@ def low_rank(A: Float[np.ndarray, "m n"], rank: int) -> Float[np.ndarray, "m n"]
     Trefethen and Bau, theorems 5.8 and 5.9.
     """
     A = _samples(A, "A")
-    if not 1 <= rank <= min(A.shape):
-        raise ValueError(f"rank must be between 1 and min(A.shape) = {min(A.shape)}, got {rank}")
+    most = min(A.shape)
+    require(1 <= rank <= most, f"rank must be between 1 and min(A.shape) = {most}", rank)
     U, sigma, Vt = svd_jacobi(A)
     return (U[:, :rank] * sigma[:rank]) @ Vt[:rank]
 
 
 def _samples(X: ArrayLike, name: str = "X") -> Float[np.ndarray, "n n_features"]:
     X = np.asarray(X, dtype=np.float64)
-    if X.ndim != 2 or X.size == 0:
-        raise ValueError(f"{name} must be a matrix with at least one entry, got shape {X.shape}")
-    if not np.isfinite(X).all():
-        raise ValueError(f"{name} must be finite, got {int((~np.isfinite(X)).sum())} NaN or inf")
+    matrix, bad = X.ndim == 2 and X.size > 0, int((~np.isfinite(X)).sum())
+    require(matrix, f"{name} must be a matrix with at least one entry", f"shape {X.shape}")
+    require(bad == 0, f"{name} must be finite", f"{bad} NaN or inf")
     return X
-
-
-# ---- the experiment
-
-
-def relative_error(A: Float[np.ndarray, "m n"], B: Float[np.ndarray, "m n"]) -> float:
-    """Distance of B from A in the Frobenius norm, as a share of A's length."""
-    return float(np.linalg.norm(A - B) / np.linalg.norm(A))
 
 
 if __name__ == "__main__":

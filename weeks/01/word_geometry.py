@@ -10,6 +10,13 @@ $$\mathrm{PPMI}_{wc} = \max\left(0, \log \frac{p(w, c)}{p(w)\, p_\alpha(c)}\righ
 Nothing here sees the letters of a word. Whether E knows anything is tested with plurals: how far
 down the list of nearest neighbors of *object* is *objects*?
 
+    >>> texts = [tokenize("The cat sat."), tokenize("The dog sat.")]
+    >>> words = build_vocabulary(texts, min_count=1)
+    >>> words, cooccurrence(texts, words, window=1)[2].tolist()  # beside whom the cat stands
+    (['sat', 'the', 'cat', 'dog'], [1.0, 1.0, 0.0, 0.0])
+    >>> ppmi(cooccurrence(texts, words, window=1), alpha=1.0)[2].round(3).tolist()
+    [0.693, 0.693, 0.0, 0.0]
+
     uv run weeks/01/word_geometry.py
 
 Source: Levy, Goldberg and Dagan, "Improving distributional similarity with lessons learned from
@@ -23,6 +30,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.require import require
 from week01.matrix_decompositions import svd_jacobi
 
 
@@ -33,8 +41,7 @@ def tokenize(text: str) -> list[str]:
 
 def build_vocabulary(documents: Sequence[Sequence[str]], min_count: int) -> list[str]:
     """Words that occur at least `min_count` times, the most frequent first, ties by alphabet."""
-    if min_count < 1:
-        raise ValueError(f"min_count must be at least 1, got {min_count}")
+    require(min_count >= 1, "min_count must be at least 1", min_count)
     counts = Counter(word for document in documents for word in document)
     return sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
 
@@ -46,10 +53,9 @@ def cooccurrence(
 
     Words outside the vocabulary keep their place in the text, but are not counted.
     """
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
-    if len(set(vocabulary)) < len(vocabulary):
-        raise ValueError("vocabulary must hold each word once, got repeated words")
+    require(window >= 1, "window must be at least 1", window)
+    once = len(set(vocabulary)) == len(vocabulary)
+    require(once, "vocabulary must hold each word once", "repeated words")
     index = {word: i for i, word in enumerate(vocabulary)}
     counts = np.zeros((len(vocabulary), len(vocabulary)))
     for document in documents:
@@ -77,10 +83,9 @@ def ppmi(
     ----------
     Levy, Goldberg and Dagan (2015), equations 2 and 3.
     """
-    if (counts < 0).any() or not np.isfinite(counts).all():
-        raise ValueError(f"counts must be finite and at least 0, got a minimum of {counts.min()}")
-    if not 0.0 < alpha <= 1.0:
-        raise ValueError(f"alpha must be above 0 and at most 1, got {alpha}")
+    valid = (counts >= 0).all() and np.isfinite(counts).all()
+    require(valid, "counts must be finite and at least 0", f"a minimum of {counts.min()}")
+    require(0.0 < alpha <= 1.0, "alpha must be above 0 and at most 1", alpha)
     if counts.sum() == 0:
         return np.zeros_like(counts)
     joint = counts / counts.sum()
@@ -105,8 +110,8 @@ def truncated_svd(
     ----------
     Golub and Van Loan, *Matrix Computations* (2013), section 10.4; Trefethen and Bau, lecture 36.
     """
-    if not 1 <= k <= min(A.shape):
-        raise ValueError(f"k must be between 1 and min(A.shape) = {min(A.shape)}, got {k}")
+    most = min(A.shape)
+    require(1 <= k <= most, f"k must be between 1 and min(A.shape) = {most}", k)
     if A.shape[0] < A.shape[1]:
         V, sigma, Ut = truncated_svd(A.T, k, rng, tol)
         return Ut.T, sigma, V.T
@@ -141,44 +146,12 @@ def cosine_similarity(E: Float[np.ndarray, "word dim"]) -> Float[np.ndarray, "wo
 
 def nearest_neighbors(E: Float[np.ndarray, "word dim"], word: int, k: int) -> Int[np.ndarray, "k"]:
     """Rows with the largest cosine to row `word`, itself left out, the nearest first."""
-    if not 0 <= word < len(E):
-        raise ValueError(f"word must be between 0 and {len(E) - 1}, got {word}")
-    if not 1 <= k < len(E):
-        raise ValueError(f"k must be between 1 and {len(E) - 1}, got {k}")
+    last = len(E) - 1
+    require(0 <= word <= last, f"word must be between 0 and {last}", word)
+    require(1 <= k <= last, f"k must be between 1 and {last}", k)
     similarity = cosine_similarity(E)[word]
     similarity[word] = -np.inf
     return np.argsort(-similarity, kind="stable")[:k]
-
-
-# ---- the experiment
-
-GROUPS = {
-    "numbers": ("integer", "float", "floating", "complex", "numeric", "precision"),
-    "errors": ("exception", "exceptions", "raise", "except", "try", "finally"),
-    "coroutines": ("async", "await", "coroutine", "generator", "yield"),
-    "matching": ("pattern", "patterns", "subject", "capture", "succeeds", "fails"),
-    "modules": ("module", "modules", "import", "package", "relative"),
-    "classes": ("class", "classes", "metaclass", "instance", "base"),
-    "debugging": ("breakpoint", "breakpoints", "debugger", "stack"),
-}
-
-
-def plural_ranks(
-    E: Float[np.ndarray, "word dim"], vocabulary: Sequence[str]
-) -> Int[np.ndarray, "pair"]:
-    """Rank of word + "s" among the neighbors of word, and the other way round; 1 is nearest."""
-    index = {word: i for i, word in enumerate(vocabulary)}
-    pairs = [(i, index[w + "s"]) for w, i in index.items() if w + "s" in index]
-    similarity = cosine_similarity(E)
-    np.fill_diagonal(similarity, -np.inf)
-    return np.array(
-        [
-            1 + (similarity[a] > similarity[a, b]).sum()
-            for i, j in pairs
-            for a, b in ((i, j), (j, i))
-        ],
-        dtype=int,
-    )
 
 
 if __name__ == "__main__":

@@ -6,24 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import TruncatedSVD
 
+from week01.evidence.word_geometry import plural_ranks
 from week01.word_geometry import (
     build_vocabulary,
     cooccurrence,
     cosine_similarity,
     nearest_neighbors,
-    plural_ranks,
     ppmi,
     tokenize,
     truncated_svd,
 )
 
 seeds = st.integers(0, 2**32 - 1)
+RNG = np.random.default_rng(0)
 documents = st.lists(st.lists(st.sampled_from("abcdx"), max_size=12), max_size=4)
 
 
 def test_tokenize():
-    assert tokenize("The range() of a `for`-loop, 3 TIMES.") == ["the", "range", "of", "for",
-                                                                 "loop", "times"]  # fmt: skip
+    words = ["the", "range", "of", "for", "loop", "times"]
+    assert tokenize("The range() of a `for`-loop, 3 TIMES.") == words
     assert tokenize("") == []
 
 
@@ -56,10 +57,11 @@ def test_cooccurrence_equals_enumeration(texts, window):
 def test_ppmi_worked_example():
     # Jurafsky and Martin, Speech and Language Processing (3rd ed. draft), figures 6.10 to 6.12:
     # cherry, strawberry, digital, information against computer, data, result, pie, sugar
-    counts = np.array([[2, 8, 9, 442, 25], [0, 0, 1, 60, 19], [1670, 1683, 85, 5, 4],
-                       [3325, 3982, 378, 5, 13.0]])  # fmt: skip
-    expected = np.array([[0, 0, 0, 4.38, 3.30], [0, 0, 0, 4.10, 5.51], [0.18, 0.01, 0, 0, 0],
-                         [0.02, 0.09, 0.28, 0, 0]])  # fmt: skip
+    cherry, strawberry = [2, 8, 9, 442, 25], [0, 0, 1, 60, 19]
+    digital, information = [1670, 1683, 85, 5, 4], [3325, 3982, 378, 5, 13]
+    counts = np.array([cherry, strawberry, digital, information], dtype=float)
+    fruits = [[0, 0, 0, 4.38, 3.30], [0, 0, 0, 4.10, 5.51]]
+    expected = [*fruits, [0.18, 0.01, 0, 0, 0], [0.02, 0.09, 0.28, 0, 0]]
     np.testing.assert_allclose(ppmi(counts, alpha=1.0) / np.log(2), expected, atol=0.006)
 
 
@@ -128,20 +130,19 @@ def test_plural_ranks():
     assert plural_ranks(E, ["cat", "cats", "dog", "fish"]).tolist() == [1, 2]
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match=r"min_count must be at least 1, got 0"):
-        build_vocabulary([], 0)
-    with pytest.raises(ValueError, match=r"window must be at least 1, got 0"):
-        cooccurrence([["a"]], ["a"], 0)
-    with pytest.raises(ValueError, match=r"vocabulary must hold each word once"):
-        cooccurrence([["a"]], ["a", "a"], 1)
-    with pytest.raises(ValueError, match=r"counts must be finite and at least 0"):
-        ppmi(np.array([[-1.0]]))
-    with pytest.raises(ValueError, match=r"alpha must be above 0 and at most 1, got 2"):
-        ppmi(np.array([[1.0]]), alpha=2.0)
-    with pytest.raises(ValueError, match=r"k must be between 1 and min\(A.shape\) = 2, got 3"):
-        truncated_svd(np.eye(2), 3, np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"word must be between 0 and 1, got 2"):
-        nearest_neighbors(np.eye(2), 2, 1)
-    with pytest.raises(ValueError, match=r"k must be between 1 and 1, got 2"):
-        nearest_neighbors(np.eye(2), 0, 2)
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("min_count must be at least 1, got 0", lambda: build_vocabulary([], 0)),
+        ("window must be at least 1, got 0", lambda: cooccurrence([["a"]], ["a"], 0)),
+        ("must hold each word once", lambda: cooccurrence([["a"]], ["a", "a"], 1)),
+        ("counts must be finite and at least 0", lambda: ppmi(np.array([[-1.0]]))),
+        ("alpha must be above 0 and at most 1, got 2", lambda: ppmi(np.eye(1), alpha=2.0)),
+        (r"k must be between 1 and min\(A.shape\) = 2", lambda: truncated_svd(np.eye(2), 3, RNG)),
+        ("word must be between 0 and 1, got 2", lambda: nearest_neighbors(np.eye(2), 2, 1)),
+        ("k must be between 1 and 1, got 2", lambda: nearest_neighbors(np.eye(2), 0, 2)),
+    ],
+)
+def test_bad_input_is_named(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()

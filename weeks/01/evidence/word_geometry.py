@@ -1,23 +1,77 @@
-"""Checks, claims and figures of word_geometry."""
+"""What `word_geometry.py` is measured by: scikit-learn, plurals, and text that was shuffled."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.text import Text
+from sklearn.decomposition import TruncatedSVD
 
 from shared import datasets, plots
-from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
 from week01.pca import PCA
 from week01.word_geometry import (
-    GROUPS,
     build_vocabulary,
     cooccurrence,
+    cosine_similarity,
     nearest_neighbors,
-    plural_ranks,
     ppmi,
     tokenize,
     truncated_svd,
 )
+
+GROUPS = {
+    "numbers": ("integer", "float", "floating", "complex", "numeric", "precision"),
+    "errors": ("exception", "exceptions", "raise", "except", "try", "finally"),
+    "coroutines": ("async", "await", "coroutine", "generator", "yield"),
+    "matching": ("pattern", "patterns", "subject", "capture", "succeeds", "fails"),
+    "modules": ("module", "modules", "import", "package", "relative"),
+    "classes": ("class", "classes", "metaclass", "instance", "base"),
+    "debugging": ("breakpoint", "breakpoints", "debugger", "stack"),
+}
+NEAR = "a word's plural is among its nearest 10 %"
+
+
+def main(
+    run: Run, *, k: PositiveInt = 50, min_count: PositiveInt = 10, seeds: PositiveInt = 5
+) -> None:
+    """Embed the words of Python's language reference and test them on plurals.
+
+    Parameters
+    ----------
+    k
+        Numbers in each word's vector.
+    min_count
+        Rarer words are left out.
+    seeds
+        Random samples of 80 % of the documents, each with a shuffled control.
+    """
+    documents = [tokenize(document.text) for document in datasets.pydocs()]
+    min_count = run.budget(quick=max(min_count, 40), default=min_count)
+    k = run.budget(quick=min(k, 10), default=k)
+    vocabulary = build_vocabulary(documents, min_count)
+    words = sum(map(len, documents))
+    run.say(f"{len(documents)} documents, {words:,} words, {len(vocabulary)} in the vocabulary")
+    E = _check_against_sklearn(run, ppmi(cooccurrence(documents, vocabulary, 5)), k)
+    for word in ("function", "exception", "async", "float", "import", "breakpoint", "true"):
+        if word in vocabulary:
+            near = nearest_neighbors(E, vocabulary.index(word), 6)
+            run.say(f"{word:>11}: {', '.join(vocabulary[i] for i in near)}")
+    _plurals(run, documents, min_count, k, run.budget(quick=2, default=seeds, full=4 * seeds))
+    _map(run, E, vocabulary)
+
+
+def plural_ranks(
+    E: Float[np.ndarray, "word dim"], vocabulary: Sequence[str]
+) -> Int[np.ndarray, "pair"]:
+    """Rank of word + "s" among the neighbors of word, and the other way round; 1 is nearest."""
+    index = {word: i for i, word in enumerate(vocabulary)}
+    pairs = [(i, index[w + "s"]) for w, i in index.items() if w + "s" in index]
+    both = [pair for i, j in pairs for pair in ((i, j), (j, i))]
+    similarity = cosine_similarity(E)
+    np.fill_diagonal(similarity, -np.inf)
+    return np.array([1 + (similarity[a] > similarity[a, b]).sum() for a, b in both], dtype=int)
 
 
 def _shuffled(documents: list[list[str]], rng: np.random.Generator) -> list[list[str]]:
@@ -28,26 +82,23 @@ def _shuffled(documents: list[list[str]], rng: np.random.Generator) -> list[list
 
 
 def _check_against_sklearn(run: Run, table: np.ndarray, k: int) -> np.ndarray:
-    from sklearn.decomposition import TruncatedSVD
-
     U, sigma, Vt = truncated_svd(table, k, run.rng)
     E = U * sigma
     model = TruncatedSVD(k, algorithm="arpack", tol=0.0, random_state=run.seed)
     reference = model.fit_transform(table)
     why = "triplets accepted at a residual of 1e-10 σ_max, divided by the gap to the next σ"
-    against = "sklearn TruncatedSVD (ARPACK)"
-    run.check("singular values", sigma, model.singular_values_, against=against, rtol=1e-10,
-              why="Rayleigh quotients: the square of the vectors' error")  # fmt: skip
-    run.check("inner products of the embeddings", E @ E.T, reference @ reference.T,
-              against=against, atol=1e-6, why=why)  # fmt: skip
-    run.check("the subspace, V Vᵀ", Vt.T @ Vt, model.components_.T @ model.components_,
-              against=against, atol=1e-7, why=why)  # fmt: skip
+    equal = run.against("sklearn TruncatedSVD (ARPACK)", atol=1e-6, why=why)
+    squared = "Rayleigh quotients: the square of the vectors' error"
+    theirs = model.singular_values_
+    equal("singular values", sigma, theirs, rtol=1e-10, atol=0.0, why=squared)
+    equal("inner products of the embeddings", E @ E.T, reference @ reference.T)
+    theirs = model.components_.T @ model.components_
+    equal("the subspace, V Vᵀ", Vt.T @ Vt, theirs, atol=1e-7)
     return E
 
 
 def _plurals(run: Run, documents: list[list[str]], min_count: int, k: int, seeds: int) -> None:
     medians: dict[str, list[float]] = {}
-    pairs = 0
     for seed in run.progress(range(seeds), "resampled texts"):
         rng = np.random.default_rng([run.seed, seed])
         drawn = rng.choice(len(documents), int(0.8 * len(documents)), replace=False)
@@ -57,35 +108,23 @@ def _plurals(run: Run, documents: list[list[str]], min_count: int, k: int, seeds
             counts = cooccurrence(text, vocabulary, 5)
             table = ppmi(counts)
             U, sigma, _ = truncated_svd(table, k, rng, tol=1e-2)
-            for step, E in (
-                ("counts", counts),
-                ("PPMI", table),
-                (f"PPMI + SVD, {k} numbers", U * sigma),
-            ):
-                ranks = plural_ranks(E, vocabulary)
-                medians.setdefault(step + name, []).append(np.median(ranks) / len(vocabulary))
-        pairs = len(ranks) // 2
-    real, shuffled = (
-        medians[f"PPMI + SVD, {k} numbers"],
-        medians[f"PPMI + SVD, {k} numbers, shuffled text"],
-    )
-    run.say(f"about {pairs} singular and plural pairs, e.g. object and objects")
-    for name, values in medians.items():
-        run.metric(f"plural's place, {name}", 100 * np.mean(values), "%", rtol=0.5)
-    run.claim(
-        "a word's plural is among its nearest 10 %; in shuffled text it is nowhere near",
-        max(real) < 0.1 and min(shuffled) > 0.25,
-        f"median place, % of the vocabulary: {mean_interval(100 * np.array(real))}; "
-        f"shuffled {mean_interval(100 * np.array(shuffled))}",
-    )
-    run.claim(
-        "weighting by PPMI brings plurals nearer than raw counts, in every resampled text",
-        bool((np.array(medians["PPMI"]) < medians["counts"]).all()),
-        f"median place: counts {mean_interval(100 * np.array(medians['counts']))} %, "
-        f"PPMI {mean_interval(100 * np.array(medians['PPMI']))} %",
-    )
+            for step, E in (("counts", counts), ("PPMI", table), ("PPMI + SVD", U * sigma)):
+                place = 100 * np.median(plural_ranks(E, vocabulary)) / len(vocabulary)
+                medians.setdefault(step + name, []).append(float(place))
+    for name in ("counts", "PPMI", "PPMI + SVD", "PPMI + SVD, shuffled text"):
+        run.metric(f"plural's place, {name}", np.mean(medians[name]), "%")
+    real, shuffled = medians["PPMI + SVD"], medians["PPMI + SVD, shuffled text"]
+    note = f"{k} numbers, samples of 80 % that overlap"
+    rule = {"unit": "% of the vocabulary", "note": note, "quick": False}
+    run.claim(NEAR, real, at_most=10, **rule)
+    run.falsifier("shuffled text", shuffled, breaks=NEAR)
+    name = "in shuffled text a word's plural is beyond its nearest 25 %"
+    run.claim(name, shuffled, at_least=25, **rule)
+    lead = np.subtract(medians["counts"], medians["PPMI"])
+    name = "weighting by PPMI brings plurals nearer than raw counts"
+    run.claim(name, lead, at_least=0, **(rule | {"note": "pairs of the same text"}))
     order = list(medians)
-    title = "How near is a word's plural?"
+    title = f"How near is a word's plural? (SVD: {k} numbers)"
     with run.figure("plurals", title, size=(8.0, 3.7)) as ax:
         for row, name in enumerate(order[::-1]):
             color = plots.GRAY if "shuffled" in name else plots.BLUE
@@ -111,10 +150,9 @@ def _place_labels(ax: Axes, points: np.ndarray, labels: list[str], colors: list[
         for dx, dy in places:
             ha = "left" if dx > 1 else "right" if dx < -1 else "center"
             line = {"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0}
-            text = ax.annotate(
-                label, point, (dx, dy), textcoords="offset points", color=color, fontsize=9,
-                ha=ha, va="center", arrowprops=line if np.hypot(dx, dy) > 15 else None,
-            )  # fmt: skip
+            style = {"textcoords": "offset points", "color": color, "fontsize": 9, "va": "center"}
+            arrow = line if np.hypot(dx, dy) > 15 else None
+            text = ax.annotate(label, point, (dx, dy), ha=ha, arrowprops=arrow, **style)
             text.update_positions(ax.figure.canvas.get_renderer())
             x0, y0, x1, y1 = Text.get_window_extent(text).extents  # without the line
             if not any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in taken):
@@ -142,41 +180,10 @@ def _map(run: Run, E: np.ndarray, vocabulary: list[str]) -> None:
         colors = [color for _, _, color in words]
         ax.scatter(*points.T, s=20, c=colors)
         ax.margins(0.1)
-        ax.set(xlabel=f"component 1 ({share[0]:.0%} of the variance)",
-               ylabel=f"component 2 ({share[1]:.0%})")  # fmt: skip
+        ax.set_xlabel(f"component 1 ({share[0]:.0%} of the variance)")
+        ax.set_ylabel(f"component 2 ({share[1]:.0%})")
         for group, color in dict.fromkeys((group, color) for _, group, color in words):
             ax.plot([], [], "o", color=color, label=group)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=7, handletextpad=0.1,
-                  columnspacing=1.0)  # fmt: skip
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 7}
+        ax.legend(handletextpad=0.1, columnspacing=1.0, **below)
         _place_labels(ax, points, [word for word, _, _ in words], colors)
-
-
-def main(
-    run: Run, *, k: PositiveInt = 50, min_count: PositiveInt = 10, seeds: PositiveInt = 5
-) -> None:
-    """Embed the words of Python's language reference and test them on plurals.
-
-    Parameters
-    ----------
-    k
-        Numbers in each word's vector.
-    min_count
-        Rarer words are left out.
-    seeds
-        Random samples of 80 % of the documents, each with a shuffled control.
-    """
-    documents = [tokenize(document.text) for document in datasets.pydocs()]
-    min_count, k = (
-        run.budget(quick=max(min_count, 20), default=min_count),
-        run.budget(quick=min(k, 20), default=k),
-    )
-    vocabulary = build_vocabulary(documents, min_count)
-    run.say(f"{len(documents)} documents, {sum(map(len, documents)):,} words, "
-            f"{len(vocabulary)} of them in the vocabulary")  # fmt: skip
-    E = _check_against_sklearn(run, ppmi(cooccurrence(documents, vocabulary, 5)), k)
-    for word in ("function", "exception", "async", "float", "import", "breakpoint", "true"):
-        if word in vocabulary:
-            near = nearest_neighbors(E, vocabulary.index(word), 6)
-            run.say(f"{word:>11}: {', '.join(vocabulary[i] for i in near)}")
-    _plurals(run, documents, min_count, k, run.budget(quick=2, default=seeds, full=4 * seeds))
-    _map(run, E, vocabulary)

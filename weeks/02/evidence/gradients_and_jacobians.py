@@ -199,7 +199,7 @@ def _figure_step(run: Run, steps: np.ndarray, errors: dict) -> None:
         signs = {"forward": r"$\sqrt{\varepsilon}$", "central": r"$\sqrt[3]{\varepsilon}$"}
         for scheme, text in signs.items():
             ax.axvline(STEPS[scheme], color=colors[scheme], linestyle="--", linewidth=1.2)
-            ax.text(STEPS[scheme] * 1.3, 3e-15, text, color=colors[scheme])
+            ax.text(STEPS[scheme] / 1.4, 3e-14, text, color=colors[scheme], ha="right")
         ax.text(3e-12, 1e-2, "rounding: ε/h", color=plots.REFERENCE)
         ax.text(4e-6, 6e-4, "forward: h", color=plots.ORANGE, ha="right")
         ax.text(1.5e-3, 1e-7, "central: h²", color=plots.BLUE)
@@ -261,7 +261,7 @@ def show_local_maps(run: Run) -> None:
     with run.figure("local_maps", "What does a derivative look like?", **layout) as (left, right):
         left.contour(fine, fine, height, levels=15, colors=plots.SKY, linewidths=1.0)
         left.quiver(*places.T, *arrows.T, color=plots.BLUE, width=0.006, scale=14, pivot="mid")
-        left.set_title("the gradient of a height: across its contours", fontsize=11)
+        left.set_title("gradient: across the contours", fontsize=11)
         left.set(xlabel="x", ylabel="y", aspect="equal", xlim=(-2, 2), ylim=(-2, 2))
 
         for c in np.linspace(-2.0, 2.0, 17):
@@ -276,7 +276,7 @@ def show_local_maps(run: Run) -> None:
             right.plot(*linear, color=plots.ORANGE, linewidth=1.4, zorder=3)
         right.plot([], [], color=plots.ORANGE, label="Jacobian")
         right.fill([], [], color=plots.BLUE, alpha=0.22, label="image of a circle")
-        right.set_title("the Jacobian of a map: circles to ellipses", fontsize=11)
+        right.set_title("Jacobian: circles to ellipses", fontsize=11)
         right.set(xlabel="first output", ylabel="second output", aspect="equal")
         right.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.14))
 
