@@ -23,7 +23,8 @@ from torch import Tensor
 from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
 from week13.attention import causal_mask
-from week19.evidence.flash_attention import (
+from week19.flash_attention import flash_attention, online_update, tiled_forward
+from week19.flash_measures import (
     flash_accesses,
     predicted_accesses,
     saved_and_largest,
@@ -33,7 +34,7 @@ from week19.evidence.flash_attention import (
     without_maximum,
     without_rescaling,
 )
-from week19.flash_attention import flash_attention, online_update, tile_sizes, tiled_forward
+from week19.slow_memory import tile_sizes
 
 NUMBERS_PER_KB = 512  # of 2 bytes, as in the paper's experiments
 DIM, HEADS, BATCH = 64, 16, 64  # GPT-2 medium in figure 2; a count is for one head of one text

@@ -19,7 +19,7 @@ import torch
 
 from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
-from week19.evidence import speculative_decoding as evidence
+from week19 import markov_texts, speakers
 from week19.speculative_decoding import (
     acceptance_rate,
     expected_tokens,
@@ -43,40 +43,41 @@ def long_run_rate(target: torch.Tensor, draft: torch.Tensor) -> float:
 def markov(run: Run, seed: int, gammas: list[int], chains: int) -> dict:
     """One pair of models: tokens per run beside the formula, and distances from the law."""
     generator = run.generator(100 + seed)
-    target = evidence.random_table(STATES, generator, 1.0)
-    draft = evidence.mixed_with_noise(target, 0.6, generator)
+    target = markov_texts.random_table(STATES, generator, 1.0)
+    draft = markov_texts.mixed_with_noise(target, 0.6, generator)
     alpha, found = long_run_rate(target, draft), {"measured": [], "formula": []}
     for gamma in gammas:
-        runs = evidence.simulate(target, draft, 40, gamma, chains // 20, generator).tokens_a_run
+        runs = markov_texts.simulate(target, draft, 40, gamma, chains // 20, generator).tokens_a_run
         later = runs[2:][runs[2:] > 0]  # the first runs all start from state 0
         found["measured"].append(float(later.mean()))
         found["formula"].append(expected_tokens(alpha, gamma))
     small = [table[:8, :8] / table[:8, :8].sum(-1, keepdim=True) for table in (target, draft)]
-    law = evidence.pair_law(small[0])
-    floor = evidence.sampling_floor(law, chains, run.rng)
-    for name, rule in (("right", verify), ("swapped", evidence.swapped)):
-        texts = evidence.simulate(*small, 2, 4, chains, generator, rule).texts
-        found[name] = evidence.total_variation(texts, law) / floor
+    law = markov_texts.pair_law(small[0])
+    floor = markov_texts.sampling_floor(law, chains, run.rng)
+    for name, rule in (("right", verify), ("swapped", markov_texts.swapped)):
+        texts = markov_texts.simulate(*small, 2, 4, chains, generator, rule).texts
+        found[name] = markov_texts.total_variation(texts, law) / floor
     return found
 
 
 def speak(run: Run, seed: int, gammas: list[int], n_prompts: int, length: int) -> dict:
     """One pair of GPTs: greedy text, and characters per pass beside the formula."""
-    speakers = evidence.train_speakers(run, seed, share=0.5)
-    prompts = evidence.prompts_from(speakers.held_out, n_prompts)
-    draft = speakers.drafts["small GPT"]
-    greedy = [with_temperature(model, 0) for model in (speakers.target, draft)]
+    steps = run.budget(quick=(15, 15), default=(150, 125))
+    found = speakers.train_speakers(run.seed + 10 * seed, steps=steps)
+    prompts, target = speakers.prompts_from(found.held_out, n_prompts), found.target
+    draft = found.drafts["small GPT"]
+    greedy = [with_temperature(model, 0) for model in (target, draft)]
     equal = [
         speculative_generate(*greedy, prompt, length, gamma=4).tokens.tolist()
         == generate(greedy[0], prompt, length).tokens.tolist()
         for prompt in prompts[:4]
     ]
-    sampled = [with_temperature(model) for model in (speakers.target, draft)]
+    sampled = [with_temperature(model) for model in (target, draft)]
     plain = [
         generate(sampled[0], prompt, length, generator=run.generator(200 + seed)).tokens
         for prompt in prompts
     ]
-    alpha = evidence.rate_on(speakers.target, draft, plain, len(prompts[0]))
+    alpha = speakers.rate_on(target, draft, plain, len(prompts[0]))
     measured = []
     for gamma in gammas:
         written = (
@@ -106,8 +107,13 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     seeds = run.budget(quick=2, default=seeds, full=max(seeds, 8))
     gammas = run.budget(quick=[2], default=paper.matter["gammas"])
     chains = run.budget(quick=2000, default=40_000)
-    evidence.check_by_enumeration(run)
-    evidence.check_assisted_generation(run)
+    laws = {"against": "the target's own law, all texts enumerated", "kind": "theorem"}
+    laws |= {"atol": 1e-12, "why": "float64 rounding of sums of products"}
+    for gamma in (1, 2, 3):
+        name = f"law of {gamma + 1} tokens, {gamma} guesses"
+        run.check(name, *markov_texts.enumerated_laws(gamma, run.generator(gamma)), **laws)
+    same = {"against": "transformers, assistant_model", "why": "identical"}
+    run.check("greedy text with a draft model", *speakers.assisted_greedy(run.seed), **same)
 
     chains_of = [markov(run, seed, gammas, chains) for seed in range(2 * seeds)]
     off = [deviations(found).max() for found in chains_of]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from shared import papers
-from week19.evidence.flash_attention import (
+from week19.flash_attention import online_update
+from week19.flash_measures import (
     flash_accesses,
     predicted_accesses,
     slope,
@@ -16,7 +17,6 @@ from week19.evidence.flash_attention import (
     without_maximum,
     without_rescaling,
 )
-from week19.flash_attention import online_update
 
 PAPER = Path(__file__).parents[2] / "papers" / "2022-flashattention"
 

@@ -9,6 +9,15 @@ $$ m' = \max(m, \max_j s_j), \quad \ell' = e^{m - m'} \ell + \sum_j e^{s_j - m'}
 absorbs a block of keys at a time. For the backward pass only $L = m + \ln \ell$ is kept, one number
 a query: from it every probability comes back as $p_{ij} = e^{s_{ij} - L_i}$.
 
+>>> q, k, v = torch.randn(3, 1, 2, 50, 8, generator=torch.Generator().manual_seed(0))
+>>> memory = SlowMemory()
+>>> out = flash_attention(q, k, v, is_causal=True, tile=(16, 16), memory=memory)
+>>> theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+>>> torch.allclose(out, theirs, atol=1e-6)
+True
+>>> memory.accesses  # numbers loaded and stored
+6372
+
 Reduced: this is the algorithm in PyTorch, with a counter where a GPU has its slow memory. It saves
 traffic and memory, not time; `flash_triton.py` is the forward pass as one kernel.
 
@@ -27,63 +36,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared.require import require
+from week19.slow_memory import SlowMemory
+
 Rows = Float[Tensor, "*head query"]
 State = tuple[Tensor, Tensor, Tensor]  # m, ℓ and a
-
-# ---- the two memories
-
-
-class SlowMemory:
-    """Counts the numbers that pass between slow memory (HBM) and fast memory (SRAM).
-
-    Whatever a kernel would have to fetch goes through `load`, what it writes back through `store`.
-    """
-
-    def __init__(self):
-        self.loads = 0
-        self.stores = 0
-
-    @property
-    def accesses(self) -> int:
-        """Numbers read and written so far."""
-        return self.loads + self.stores
-
-    def load(self, tile: Float[Tensor, "*tile"]) -> Float[Tensor, "*tile"]:
-        """Read a tile."""
-        self.loads += tile.numel()
-        return tile
-
-    def store(self, target: Float[Tensor, "*tile"], values: Float[Tensor, "*tile"]) -> None:
-        """Write values into their place, rounded to its dtype."""
-        self.stores += values.numel()
-        target.copy_(values)
-
-
-def tile_sizes(fast: int, dim: int, *, backward: bool = False) -> tuple[int, int]:
-    """Query and key tile that fit in a fast memory of `fast` numbers, for one head.
-
-    All keys are read once for each tile of queries, so that tile is made as large as it goes and
-    the inner one small. Forward, q, a (`large` × dim each), k, v (`small` × dim), the scores and
-    m, ℓ must fit; backward, k, v and their gradients are the large ones.
-
-    Raises
-    ------
-    ValueError
-        If not even one row fits.
-    """
-    if dim < 1:
-        raise ValueError(f"dim must be at least 1, got {dim}")
-    small = max(1, min(16, fast // (8 * dim)))
-    if backward:
-        large = (fast - small * (3 * dim + 2)) // (4 * dim + 2 * small)
-    else:
-        large = (fast - 2 * small * dim) // (2 * dim + small + 2)
-    if large < 1:
-        raise ValueError(
-            f"fast must hold a row of every matrix, got {fast} numbers for dim = {dim}"
-        )
-    return (small, large) if backward else (large, small)
-
 
 # ---- forward
 
@@ -215,8 +172,9 @@ def tiled_backward(
                 scores = _hide_future(scores, rows, cols, n_keys - n)
             p = torch.exp(scores - lse_i[..., None])
             ds = p * (do_i @ v_j.transpose(-2, -1) - delta_i[..., None])
-            dv_j += _sum_to(p.transpose(-2, -1) @ do_i, dv_j)
-            dk_j += _sum_to(scale * (ds.transpose(-2, -1) @ q_i), dk_j)
+            # what broadcasting had spread, the query heads of a group, is added up
+            dv_j += (p.transpose(-2, -1) @ do_i).sum_to_size(dv_j.shape)
+            dk_j += scale * (ds.transpose(-2, -1) @ q_i).sum_to_size(dk_j.shape)
             dq_i = memory.load(dq[..., rows, :])
             memory.store(dq[..., rows, :], dq_i + scale * (ds @ k_j))
         memory.store(dk[..., cols, :], dk_j)
@@ -275,8 +233,8 @@ def flash_attention(
     """
     validate_shapes(q, k, v, is_causal)
     for name, sizes in (("tile", tile), ("backward_tile", backward_tile or tile)):
-        if len(sizes) != 2 or min(sizes) < 1:
-            raise ValueError(f"{name} must be two sizes of at least 1, got {sizes}")
+        two = len(sizes) == 2 and min(sizes) >= 1
+        require(two, f"{name} must be two sizes of at least 1", sizes)
     batch, heads, n, dim = q.shape
     kv_heads = k.shape[1]
     options = {
@@ -290,45 +248,6 @@ def flash_attention(
         grouped, k[:, :, None], v[:, :, None], options, backward_tile or tile
     )
     return out.reshape(batch, heads, n, v.shape[-1])
-
-
-# ---- what it is compared with
-
-
-def standard_forward(
-    q: Float[Tensor, "query dim"],
-    k: Float[Tensor, "key dim"],
-    v: Float[Tensor, "key value_dim"],
-    memory: SlowMemory,
-) -> tuple[Float[Tensor, "query value_dim"], Float[Tensor, "query key"]]:
-    """Three kernels, each of which writes its result: scores, softmax, product (algorithm 0)."""
-    scores, p = q.new_empty(len(q), len(k)), q.new_empty(len(q), len(k))
-    out = q.new_empty(len(q), v.shape[1])
-    memory.store(scores, memory.load(q) @ memory.load(k).T / math.sqrt(q.shape[1]))
-    memory.store(p, memory.load(scores).softmax(dim=1))
-    memory.store(out, memory.load(p) @ memory.load(v))
-    return out, p
-
-
-def standard_backward(
-    q: Float[Tensor, "query dim"],
-    k: Float[Tensor, "key dim"],
-    v: Float[Tensor, "key value_dim"],
-    p: Float[Tensor, "query key"],
-    grad: Float[Tensor, "query value_dim"],
-    memory: SlowMemory,
-) -> tuple[Float[Tensor, "query dim"], Float[Tensor, "key dim"], Float[Tensor, "key value_dim"]]:
-    """Five kernels, with the stored probabilities (algorithm 3)."""
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    dp, ds = torch.empty_like(p), torch.empty_like(p)
-    scale = 1 / math.sqrt(q.shape[1])
-    memory.store(dv, memory.load(p).T @ memory.load(grad))
-    memory.store(dp, memory.load(grad) @ memory.load(v).T)
-    weights, inner = memory.load(p), memory.load(dp)
-    memory.store(ds, weights * (inner - (weights * inner).sum(dim=1, keepdim=True)))
-    memory.store(dq, scale * memory.load(ds) @ memory.load(k))
-    memory.store(dk, scale * memory.load(ds).T @ memory.load(q))
-    return dq, dk, dv
 
 
 # ---- helpers
@@ -346,11 +265,6 @@ def _hide_future(scores: Tensor, rows: slice, cols: slice, past: int) -> Tensor:
     return scores.masked_fill(key > query[:, None], -torch.inf)
 
 
-def _sum_to(x: Tensor, like: Tensor) -> Tensor:
-    """Add up what broadcasting had spread: the query heads of a group."""
-    return x.sum_to_size(like.shape)
-
-
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
@@ -362,27 +276,18 @@ def validate_shapes(
     is_causal: bool,
 ) -> None:
     """Raise a ValueError that names what does not fit."""
-    if q.shape[-1] != k.shape[-1] or q.shape[0] != k.shape[0]:
-        raise ValueError(
-            f"q and k must agree in batch and dim, got {tuple(q.shape)} and {tuple(k.shape)}"
-        )
-    if v.shape[:-1] != k.shape[:-1]:
-        raise ValueError(
-            f"v must have the batch, heads and length of k {tuple(k.shape[:-1])}, "
-            f"got {tuple(v.shape[:-1])}"
-        )
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"the heads of k must divide those of q, got {k.shape[1]} and {q.shape[1]}"
-        )
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    if k.shape[2] == 0:
-        raise ValueError("k must have at least one key, got none")
-    if is_causal and q.shape[2] > k.shape[2]:
-        raise ValueError(
-            f"causal queries must be at most as many as keys = {k.shape[2]}, got {q.shape[2]}"
-        )
+    agree = q.shape[-1] == k.shape[-1] and q.shape[0] == k.shape[0]
+    require(agree, "q and k must agree in batch and dim", tuple(q.shape), tuple(k.shape))
+    must = f"v must have the batch, heads and length of k {tuple(k.shape[:-1])}"
+    require(v.shape[:-1] == k.shape[:-1], must, tuple(v.shape[:-1]))
+    heads, kv_heads, n, n_keys = q.shape[1], k.shape[1], q.shape[2], k.shape[2]
+    divides = kv_heads > 0 and heads % kv_heads == 0
+    require(divides, "the heads of k must divide those of q", kv_heads, heads)
+    same = q.dtype == k.dtype == v.dtype
+    require(same, "q, k and v must have one dtype", f"{q.dtype}, {k.dtype}, {v.dtype}")
+    require(n_keys > 0, "k must have at least one key, got none")
+    must = f"causal queries must be at most as many as keys = {n_keys}"
+    require(not is_causal or n <= n_keys, must, n)
 
 
 if __name__ == "__main__":

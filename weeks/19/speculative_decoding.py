@@ -13,6 +13,16 @@ depends on $q$: with guesses kept independently at rate $\alpha$, a pass of the 
 $$1 + \alpha + \dots + \alpha^\gamma = \frac{1 - \alpha^{\gamma + 1}}{1 - \alpha}
   \quad \text{tokens}, \qquad \alpha = 1 - \mathrm{TV}(p, q).$$
 
+>>> p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.3, 0.5])
+>>> acceptance_rate(p, q), residual(p, q)  # what is missing is drawn after a rejection
+(tensor(0.7000), tensor([1., 0., 0.]))
+>>> expected_tokens(alpha=0.7, gamma=3)  # 1 + 0.7 + 0.49 + 0.343
+2.533
+>>> model = with_temperature(lambda tokens: torch.eye(3)[(tokens + 1) % 3], 0)  # 0, 1, 2, 0, …
+>>> text = speculative_generate(model, model, torch.tensor([0]), 6, gamma=2)
+>>> text.tokens.tolist(), text.target_passes
+([0, 1, 2, 0, 1, 2, 0], 2)
+
     uv run weeks/19/speculative_decoding.py
 
 Source: Leviathan, Kalman & Matias, "Fast inference from transformers via speculative decoding"
@@ -25,6 +35,8 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from shared.require import require
 
 # Probabilities of the next token after each one of a sequence (its batch is 1).
 NextToken = Callable[[Int[Tensor, "1 seq"]], Float[Tensor, "1 seq vocab"]]
@@ -59,16 +71,14 @@ def acceptance_rate(
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:
-    """Tokens a pass of the target if each guess is kept independently with probability alpha.
+    """Tokens per pass of the target if each guess is kept independently with probability alpha.
 
     References
     ----------
     Leviathan et al. (2023), equation 1.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
-    if gamma < 0:
-        raise ValueError(f"gamma must be at least 0, got {gamma}")
+    require(0 <= alpha <= 1, "alpha must lie in [0, 1]", alpha)
+    require(gamma >= 0, "gamma must be at least 0", gamma)
     return float(sum(alpha**i for i in range(gamma + 1)))
 
 
@@ -79,8 +89,7 @@ def expected_speedup(alpha: float, gamma: int, cost: float) -> float:
     ----------
     Leviathan et al. (2023), theorem 3.8.
     """
-    if cost < 0:
-        raise ValueError(f"cost must be at least 0, got {cost}")
+    require(cost >= 0, "cost must be at least 0", cost)
     return expected_tokens(alpha, gamma) / (gamma * cost + 1)
 
 
@@ -115,28 +124,20 @@ def verify(
     ----------
     Leviathan et al. (2023), algorithm 1.
     """
-    if p.shape[1] != q.shape[1] + 1 or q.shape[1] != guesses.shape[1]:
-        raise ValueError(
-            f"p must have one row more than the {guesses.shape[1]} guesses and q as many, got "
-            f"{p.shape[1]} and {q.shape[1]}"
-        )
-    of_guess = guesses[..., None]
-    ratio_kept = (
-        _uniform(guesses.shape, p, generator) * q.gather(-1, of_guess)[..., 0]
-        < (p[:, :-1].gather(-1, of_guess)[..., 0])
-    )  # u < p/q without the division; strict, so that p = 0 is never kept
-    kept = _leading(ratio_kept)
+    n = guesses.shape[1]
+    must = f"p must have one row more than the {n} guesses and q as many"
+    require(p.shape[1] == n + 1 and q.shape[1] == n, must, p.shape[1], q.shape[1])
+    p_guess, q_guess = (x[:, :n].gather(-1, guesses[..., None])[..., 0] for x in (p, q))
+    u = torch.rand(guesses.shape, generator=generator, dtype=p.dtype, device=p.device)
+    # u < p/q without the division; strict, so that p = 0 is never kept
+    kept = leading(u * q_guess < p_guess)
     padded = torch.cat([q, torch.zeros_like(p[:, :1])], dim=1)  # after the last guess r = p
     row = kept[:, None, None].expand(-1, 1, p.shape[-1])
     left = residual(p.gather(1, row)[:, 0], padded.gather(1, row)[:, 0])
     return kept, torch.multinomial(left, 1, generator=generator)[:, 0]
 
 
-def _uniform(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
-
-
-def _leading(kept: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:
+def leading(kept: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:
     """How many entries are True before the first False."""
     return kept.long().cumprod(dim=1).sum(dim=1)
 
@@ -153,7 +154,7 @@ class Generation:
     tokens
         Prompt and continuation.
     target_passes
-        Runs of the target model; without a draft there would be one a token.
+        Runs of the target model; without a draft there would be one per token.
     kept
         Guesses kept in each of them.
     """
@@ -172,8 +173,7 @@ def with_temperature(
     With both models at temperature 0 the rules above turn into: keep a guess if it is the target's
     own choice, else take that choice. Greedy decoding is no special case.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    require(temperature >= 0, "temperature must be at least 0", temperature)
 
     def probabilities(tokens: Int[Tensor, "1 seq"]) -> Float[Tensor, "1 seq vocab"]:
         logits = logits_of(tokens)
@@ -194,7 +194,7 @@ def generate(
     generator: torch.Generator | None = None,
 ) -> Generation:
     """Continue `prompt` by `length` tokens the ordinary way, a pass of the target for each."""
-    _require(prompt, length)
+    _check(prompt, length)
     found = Generation(prompt.clone())
     for _ in range(length):
         p = target(found.tokens[None])[0, -1]
@@ -224,15 +224,14 @@ def speculative_generate(
     length
         Tokens to add; the last pass guesses no more than are still wanted.
     gamma
-        Guesses a pass.
+        Guesses per pass.
 
     References
     ----------
     Leviathan et al. (2023), algorithm 1.
     """
-    _require(prompt, length)
-    if gamma < 1:
-        raise ValueError(f"gamma must be at least 1, got {gamma}")
+    _check(prompt, length)
+    require(gamma >= 1, "gamma must be at least 1", gamma)
     found = Generation(prompt.clone())
     end = len(prompt) + length
     while len(found.tokens) < end:
@@ -251,11 +250,9 @@ def speculative_generate(
     return found
 
 
-def _require(prompt: Tensor, length: int) -> None:
-    if len(prompt) == 0:
-        raise ValueError("prompt must hold at least one token, got none")
-    if length < 0:
-        raise ValueError(f"length must be at least 0, got {length}")
+def _check(prompt: Tensor, length: int) -> None:
+    require(len(prompt) > 0, "prompt must hold at least one token, got none")
+    require(length >= 0, "length must be at least 0", length)
 
 
 if __name__ == "__main__":
