@@ -25,7 +25,6 @@ def main(run: Run, *, seeds: PositiveInt = 5) -> None:
     X, labels = images.reshape(len(images), -1)[:n], labels[:n]
     _check_against_sklearn(run, X)
     _digits_map(run, X, labels)
-    _reconstructions(run, X, labels)
     _uncentered(run, X)
     _correlation_control(run, X, run.budget(quick=2, default=seeds, full=4 * seeds))
     _photograph(run, (5, 20, 80))
@@ -62,28 +61,6 @@ def _digits_map(run: Run, X: np.ndarray, labels: np.ndarray) -> None:
             ax.text(*place, str(digit), color="white", fontsize=13, **style)
         ax.set(xlabel=f"component 1 ({share[0]:.0f} % of the variance)")
         ax.set(ylabel=f"component 2 ({share[1]:.0f} %)", aspect="equal", adjustable="datalim")
-
-
-def _reconstructions(run: Run, X: np.ndarray, labels: np.ndarray) -> None:
-    chosen = [int(np.flatnonzero(labels == d)[7]) for d in range(10)]
-    pca = PCA().fit(X)
-    Z = pca.transform(X[chosen])
-    ranks = (1, 4, 16, 32, 64)
-    tiles = np.full((10 * len(ranks), 100), np.nan)  # 8 by 8 pixels and a white margin each
-    for i, k in enumerate(ranks):
-        for d, image in enumerate(pca.inverse_transform(Z * (np.arange(Z.shape[1]) < k))):
-            tiles[10 * i + 1 : 10 * i + 9, 10 * d + 1 : 10 * d + 9] = image.reshape(8, 8)
-    shares = [pca.explained_variance_ratio_[:k].sum() for k in ranks]
-    title = "How many of 64 components until a digit can be read?"
-    with run.figure("reconstruction", title, size=(8.0, 4.3)) as ax:
-        ax.imshow(tiles, cmap="gray_r", vmin=0, vmax=16)
-        pairs = zip(ranks, shares, strict=True)
-        names = [f"{k} component{'s' * (k > 1)},\n{s:.0%} of variance" for k, s in pairs]
-        ax.set_yticks(10 * np.arange(len(ranks)) + 4.5, names)
-        ax.tick_params(length=0)
-        ax.set_xticks([])
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
 
 
 def _correlation_control(run: Run, X: np.ndarray, seeds: int) -> None:

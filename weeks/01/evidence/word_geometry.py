@@ -128,7 +128,7 @@ def _plurals(run: Run, documents: list[list[str]], min_count: int, k: int, seeds
     with run.figure("plurals", title, size=(8.0, 3.7)) as ax:
         for row, name in enumerate(order[::-1]):
             color = plots.GRAY if "shuffled" in name else plots.BLUE
-            values = 100 * np.array(medians[name])
+            values = np.array(medians[name])
             ax.plot(values, np.full(len(values), row), "o", color=color, alpha=0.5)
             ax.plot(values.mean(), row, "|", color=color, markersize=18, markeredgewidth=2.5)
         ax.axvline(50, color=plots.REFERENCE, linestyle="--", linewidth=1.2)
