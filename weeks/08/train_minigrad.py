@@ -9,6 +9,10 @@ $$ |L_t^{\text{minigrad}} - L_t^{\text{torch}}| \le 10^{-8} \text{ in float64}, 
 under SGD with momentum and under Adam, with the gradients and weights after the last step. Then
 both learn MNIST's handwritten digits in float32.
 
+>>> model = make_mlp(8, width=16, generator=np.random.default_rng(0))
+>>> predict(model, Tensor(np.zeros((3, 1, 8, 8), np.float32))).shape
+(3, 10)
+
     uv run weeks/08/train_minigrad.py
 
 MNIST is not downloaded by itself: without its files the run takes scikit-learn's 8 × 8 digits.
@@ -23,7 +27,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
-from shared.study import Run, UserError
 from week08.minigrad import DataLoader, Tensor, TensorDataset, nn, no_grad, optim
 from week08.minigrad import functional as F
 
@@ -172,27 +175,6 @@ def learn(
         after_epoch=lambda _: accuracies.append(accuracy(model, test_images)),
     )
     return Trained(model, losses, accuracies)
-
-
-def load(run: Run) -> tuple[str, Images, Images]:
-    """MNIST if its files are there, else the bundled digits: name, training and test images."""
-    from shared import datasets
-
-    try:
-        mnist = datasets.mnist()
-    except UserError as error:
-        run.say(f"No MNIST ({error}); scikit-learn's 8 × 8 digits take its place")
-        digits = datasets.digits()
-        order = np.random.default_rng(0).permutation(len(digits.labels))
-        pixels = (digits.images * (255 / 16)).round().astype(np.uint8)[order]
-        labels, n = digits.labels[order], 1437
-        return "digits", as_images(pixels[:n], labels[:n]), as_images(pixels[n:], labels[n:])
-    n, m = run.budget(quick=(2000, 1000), default=(60_000, 10_000))
-    return (
-        "MNIST",
-        as_images(mnist.train_images[:n], mnist.train_labels[:n]),
-        as_images(mnist.test_images[:m], mnist.test_labels[:m]),
-    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ weights kept, and a checkpoint from which the run goes on as if it had never sto
 DataLoader, BatchNorm1d, Dropout, AdamW, clip_grad_norm_ and the schedule do, and takes the same
 steps. Data: scikit-learn's 1,797 digits of 8 × 8 pixels.
 
+>>> [round(warmup_cosine(step, total=8, warmup=3), 3) for step in range(8)]
+[0.25, 0.5, 0.75, 1.0, 0.905, 0.655, 0.345, 0.095]
+
     uv run weeks/08/training_loop.py
 
 Source: I. Goodfellow, Y. Bengio and A. Courville, *Deep Learning* (2016), sections 7.8 (early
@@ -33,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from shared import artifacts
+from shared.require import require
 
 # ---- the data
 
@@ -41,8 +45,7 @@ class Table(Dataset):
     """Rows and their labels: all that a DataLoader asks of a dataset is a length and an item."""
 
     def __init__(self, x: Float[Tensor, "n features"], y: Int[Tensor, " n"]):
-        if len(x) == 0:
-            raise ValueError("x must hold at least one row, got none")
+        require(len(x) > 0, "x must hold at least one row", "none")
         self.x, self.y = x, y
 
     def __len__(self) -> int:
@@ -58,8 +61,8 @@ def split(
     x: Float[Tensor, "n features"], y: Int[Tensor, " n"], *, parts: tuple[int, ...], seed: int
 ) -> list[Table]:
     """Cut the rows, in a random order, into disjoint tables of `parts` rows."""
-    if sum(parts) != len(x) or min(parts) < 1:
-        raise ValueError(f"parts must be positive and sum to {len(x)} rows, got {parts}")
+    fits = sum(parts) == len(x) and min(parts) >= 1
+    require(fits, f"parts must be positive and sum to {len(x)} rows", parts)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     return [Table(x[rows], y[rows]) for rows in order.split(list(parts))]
 
@@ -73,8 +76,7 @@ def make_loaders(
     stream whenever it is iterated, even unshuffled: one more validation, and every dropout mask
     after it is another.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    require(batch_size >= 1, "batch_size must be at least 1", batch_size)
     own = [torch.Generator().manual_seed(seed + i) for i in range(2)]
     return (
         DataLoader(train, batch_size=batch_size, shuffle=True, generator=own[0]),
@@ -98,8 +100,7 @@ def make_model(features: int, classes: int, *, width: int = 128, dropout: float 
 
 def warmup_cosine(step: int, *, total: int, warmup: int) -> float:
     """Factor of the learning rate: a line up to 1 over `warmup` steps, half a cosine down to 0."""
-    if not 0 <= warmup < total:
-        raise ValueError(f"warmup must be between 0 and total - 1 = {total - 1}, got {warmup}")
+    require(0 <= warmup < total, f"warmup must be between 0 and total - 1 = {total - 1}", warmup)
     if step < warmup:
         return (step + 1) / (warmup + 1)  # never 0: a first step of length zero would be lost
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (total - warmup))))
@@ -247,10 +248,8 @@ def fit(
     folder
         Where a checkpoint is written after each epoch.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience must be at least 1, got {patience}")
+    require(epochs >= 1, "epochs must be at least 1", epochs)
+    require(patience is None or patience >= 1, "patience must be at least 1", patience)
     while training.epoch < epochs and (patience is None or training.waited < patience):
         training.losses += train_epoch(
             training.model, training.loader, training.optimizer, training.scheduler, clip=clip

@@ -6,9 +6,10 @@ A small subset of torch under torch's names, checked against torch operation by 
 """
 
 from week08.minigrad import functional, nn, optim
+from week08.minigrad.arithmetic import where
 from week08.minigrad.autograd import grad, no_grad, set_grad_enabled
 from week08.minigrad.data import DataLoader, TensorDataset
-from week08.minigrad.tensor import Tensor, cat, stack, where
+from week08.minigrad.tensor import Tensor, cat, stack
 
 __all__ = [
     "DataLoader",

@@ -4,6 +4,13 @@ An operation records a `Node` whose edges lead to where its inputs came from. Ea
 the rule that turns the gradient of the output into the gradient of that input: a vector-Jacobian
 product. The rules are written in `Tensor` operations, so they can be recorded like any other;
 that is all there is to higher derivatives.
+
+>>> from week08.minigrad import Tensor
+>>> x = Tensor(2.0, requires_grad=True)
+>>> (slope,) = grad(x**3, x, create_graph=True)
+>>> (curvature,) = grad(slope, x)
+>>> slope.item(), curvature.item()  # 3x² and 6x
+(12.0, 12.0)
 """
 
 from collections.abc import Callable, Iterator, Sequence

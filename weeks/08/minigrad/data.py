@@ -1,4 +1,9 @@
-"""Examples in batches, under the names of torch.utils.data."""
+"""Examples in batches, under the names of torch.utils.data.
+
+>>> rows = TensorDataset(Tensor([[1.0], [2.0], [3.0]]), Tensor([0, 1, 0]))
+>>> [len(x) for x, y in DataLoader(rows, batch_size=2)]
+[2, 1]
+"""
 
 from collections.abc import Iterator, Sized
 

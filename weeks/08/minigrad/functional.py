@@ -1,6 +1,9 @@
 """Functions on tensors under the names of torch.nn.functional.
 
 Most are compositions of `Tensor` operations, so their gradients need no rule of their own.
+
+>>> cross_entropy(Tensor([[0.0, math.log(3)]]), Tensor([1]))  # -log(3/4)
+tensor(0.28768212)
 """
 
 import math
@@ -8,7 +11,10 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from week08.minigrad.tensor import Tensor, _apply, _scatter, _view, _wrap
+from week08.minigrad.array import wrap
+from week08.minigrad.operations import apply, apply_view
+from week08.minigrad.tensor import Tensor
+from week08.minigrad.views import scatter
 
 Pair = int | tuple[int, int]
 Generator = np.random.Generator | None
@@ -33,7 +39,7 @@ def dropout(
     if generator is None:
         raise ValueError("generator must be given: dropout draws no hidden random numbers")
     kept = (generator.random(x.shape, dtype=np.float32) >= p).astype(x.dtype)
-    return x * _wrap(kept / (1 - p))
+    return x * wrap(kept / (1 - p))
 
 
 # ---- losses
@@ -100,7 +106,7 @@ def _windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Ten
         every = np.lib.stride_tricks.sliding_window_view(a, kernel, axis=(2, 3))
         return every[:, :, ::down, ::across]
 
-    return _view("Windows", forward, x, lambda g: _add_windows(g, shape, stride))
+    return apply_view("Windows", forward, x, lambda g: _add_windows(g, shape, stride))
 
 
 def _add_windows(windows: Tensor, shape: tuple[int, ...], stride: tuple[int, int]) -> Tensor:
@@ -116,7 +122,7 @@ def _add_windows(windows: Tensor, shape: tuple[int, ...], stride: tuple[int, int
         return out
 
     rule = (lambda g: _windows(g, tuple(kernel), stride),)
-    return _apply("AddWindows", forward, (windows,), rule)
+    return apply("AddWindows", forward, (windows,), rule)
 
 
 def conv2d(
@@ -132,7 +138,7 @@ def conv2d(
     (n, c, height, width), (top, left) = x.shape, _pair(padding, "padding", 0)
     if top or left:
         inside = (..., slice(top, top + height), slice(left, left + width))
-        x = _scatter(x, inside, (n, c, height + 2 * top, width + 2 * left))
+        x = scatter(x, inside, (n, c, height + 2 * top, width + 2 * left))
     windows = _windows(x, weight.shape[2:], _pair(stride, "stride", 1)).permute(0, 2, 3, 1, 4, 5)
     rows, columns = windows.shape[1:3]
     # Each window a row (im2col): one matrix product does it all.

@@ -1,9 +1,13 @@
 """Layers with parameters, under the names of torch.nn; so are their state_dict's keys and shapes.
 
-    model = Sequential(Linear(784, 256, generator=rng), ReLU(), Linear(256, 10, generator=rng))
-
 Initial values are torch's in distribution. A layer that draws any takes a NumPy Generator;
 without one it draws from a fresh generator that nobody can repeat.
+
+>>> layer = Linear(2, 1, generator=np.random.default_rng(0))
+>>> [(name, p.shape) for name, p in layer.named_parameters()]
+[('weight', (1, 2)), ('bias', (1,))]
+>>> layer(Tensor([[1.0, 2.0]])).shape
+(1, 1)
 """
 
 import math

@@ -1,4 +1,12 @@
-"""Optimizers under the names, and with the defaults, of torch.optim."""
+"""Optimizers under the names, and with the defaults, of torch.optim.
+
+>>> x = Tensor(1.0, requires_grad=True)
+>>> optimizer = SGD([x], lr=0.1)
+>>> (x * x).backward()
+>>> optimizer.step()  # 1 - 0.1 · 2
+>>> x.detach()
+tensor(0.8)
+"""
 
 import math
 from collections.abc import Iterable
