@@ -7,7 +7,13 @@ $\log_2 e$ first. Only the forward pass is here; gradients are those of `flash_a
 The module can be imported anywhere. The kernel needs an NVIDIA or AMD GPU, or no GPU at all with
 `TRITON_INTERPRET=1` in the environment *before* the import, which runs it slowly in NumPy.
 
-P. Tillet, H. T. Kung and D. Cox (2019), "Triton"; Dao (2023), "FlashAttention-2", algorithm 1.
+>>> q = torch.zeros(1, 1, 3, 12)
+>>> flash_attention_triton(q, q, q)
+Traceback (most recent call last):
+ValueError: dim must be a power of two of at least 16, got 12
+
+`uv run weeks/19/flash_attention.py` is the same in PyTorch. P. Tillet, H. T. Kung and D. Cox
+(2019), "Triton"; Dao (2023), "FlashAttention-2", algorithm 1.
 """
 
 import math
@@ -15,6 +21,9 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from shared.require import require
+from week19.flash_attention import validate_shapes
 
 try:
     import triton
@@ -28,9 +37,20 @@ if triton is not None:
 
     @triton.jit
     def _forward_kernel(
-        q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, n, n_keys, group, log2_scale,
-        IS_CAUSAL: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    ):  # fmt: skip
+        q_ptr,
+        k_ptr,
+        v_ptr,
+        out_ptr,
+        lse_ptr,
+        n,
+        n_keys,
+        group,
+        log2_scale,
+        IS_CAUSAL: tl.constexpr,
+        DIM: tl.constexpr,
+        ROWS: tl.constexpr,
+        COLS: tl.constexpr,
+    ):
         """One tile of queries; q is (heads, n, DIM), k and v are (heads / group, n_keys, DIM)."""
         # In 64 bits: heads × n × DIM passes 2³¹ at lengths that attention is made for.
         head = tl.program_id(1).to(tl.int64)
@@ -65,9 +85,8 @@ if triton is not None:
             m = new_m
         out = (mixed / total[:, None]).to(out_ptr.dtype.element_ty)
         tl.store(out_ptr + q_at, out, mask=rows[:, None] < n)
-        tl.store(
-            lse_ptr + head * n + rows, (m + tl.log2(total)) / 1.4426950408889634, mask=rows < n
-        )
+        lse = (m + tl.log2(total)) / 1.4426950408889634
+        tl.store(lse_ptr + head * n + rows, lse, mask=rows < n)
 
 
 def flash_attention_triton(
@@ -88,24 +107,21 @@ def flash_attention_triton(
     ValueError
         If dim or a tile is not a power of two of at least 16, or shapes do not fit.
     """
-    from week19.flash_attention import validate_shapes
-
-    if triton is None:
-        raise RuntimeError("triton is not installed; flash_attention.py runs everywhere")
     validate_shapes(q, k, v, is_causal)
     batch, heads, n, dim = q.shape
-    if v.shape[-1] != dim:
-        raise ValueError(f"v must have the dim of q = {dim}, got {v.shape[-1]}")
+    require(v.shape[-1] == dim, f"v must have the dim of q = {dim}", v.shape[-1])
     for name, size in (("dim", dim), ("tile[0]", tile[0]), ("tile[1]", tile[1])):
-        if size < 16 or size & (size - 1):  # what tl.dot multiplies
-            raise ValueError(f"{name} must be a power of two of at least 16, got {size}")
+        fits = size >= 16 and size & (size - 1) == 0  # what tl.dot multiplies
+        require(fits, f"{name} must be a power of two of at least 16", size)
+    missing = "triton is not installed; flash_attention.py runs everywhere"
+    require(triton is not None, missing, error=RuntimeError)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out, lse = torch.empty_like(q), q.new_empty((batch, heads, n), dtype=torch.float32)
     scale = 1 / math.sqrt(dim) if scale is None else scale
     if q.numel():
         # Heads of all batches in one row: head h of batch b reads key head (b·heads + h) // group.
-        _forward_kernel[(triton.cdiv(n, tile[0]), batch * heads)](
-            q, k, v, out, lse, n, k.shape[2], heads // k.shape[1], scale * LOG2_E,
-            IS_CAUSAL=is_causal, DIM=dim, ROWS=tile[0], COLS=tile[1],
-        )  # fmt: skip
+        grid = (triton.cdiv(n, tile[0]), batch * heads)
+        lengths = (n, k.shape[2], heads // k.shape[1], scale * LOG2_E)
+        sizes = {"IS_CAUSAL": is_causal, "DIM": dim, "ROWS": tile[0], "COLS": tile[1]}
+        _forward_kernel[grid](q, k, v, out, lse, *lengths, **sizes)
     return out, lse
