@@ -11,6 +11,13 @@ so that it stays where it is when documents are added, and copies stay together.
 The rules are those of C4 and Gopher; what is reduced: some thousand documents instead of billions,
 and the language is guessed from stop words.
 
+>>> lines = ["Home", "The cat sat on the mat and slept.", "We use cookies on this site."]
+>>> kept, removed = clean_lines("\n".join(lines))
+>>> kept, removed["no end mark"], removed["site notice"]
+('The cat sat on the mat and slept.', ['Home'], ['We use cookies on this site.'])
+>>> [split_of(f"document {i}", {"train": 0.9, "valid": 0.1}) for i in range(4)]
+['train', 'valid', 'train', 'train']
+
     uv run weeks/15/corpus.py
     uv run weeks/15/corpus.py --data pydocs
 
@@ -29,6 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from shared.require import require
 from week15.deduplication import deduplicate, normalize, shingles
 
 # ---- lines
@@ -195,11 +203,12 @@ def split_of(text: str, fractions: Mapping[str, float], *, salt: str = "") -> st
     salt
         Another salt gives another, independent split.
     """
-    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise ValueError(f"fractions must be at least 0 and add up to 1, got {dict(fractions)}")
+    shares = [*fractions.values()]
+    valid = shares and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9
+    require(valid, "fractions must be at least 0 and add up to 1", dict(fractions))
     data = (salt + "\0" + normalize(text)).encode("utf-8", "surrogatepass")
     u = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") / 2**64
-    edges = itertools.accumulate(fractions.values())
+    edges = itertools.accumulate(shares)
     inside = (name for name, edge in zip(fractions, edges, strict=True) if u < edge)
     return next(inside, next(name for name in reversed(fractions) if fractions[name]))
 
@@ -213,8 +222,8 @@ def split_documents(
 ) -> dict[str, list[int]]:
     """Indices of each split; with `leader` (see `deduplicate`) a group stays together."""
     leader = range(len(documents)) if leader is None else leader
-    if len(leader) != len(documents):
-        raise ValueError(f"leader must have {len(documents)} entries, got {len(leader)}")
+    n = len(documents)
+    require(len(leader) == n, f"leader must have {n} entries", len(leader))
     splits: dict[str, list[int]] = {name: [] for name in fractions}
     for i, first in enumerate(leader):
         splits[split_of(documents[first], fractions, salt=salt)].append(i)

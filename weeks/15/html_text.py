@@ -5,6 +5,12 @@ and has few, so two numbers decide, those of the block and of its neighbors:
 
 $$\text{words} \quad\text{and}\quad \text{link density} = \text{words in links} / \text{words} .$$
 
+>>> page = "<ul><li><a href=/>Home</a></ul><h1>Minima</h1><p>" + "A minimum is a fair draw. " * 4
+>>> [(block.n_words, block.link_density) for block in blocks(page)]
+[(1, 1.0), (1, 0.0), (24, 0.0)]
+>>> main_text(page).split("\n")[0]  # short, but prose follows
+'Minima'
+
 Source: Kohlschütter, Fankhauser & Nejdl, "Boilerplate detection using shallow text features"
 (2010), algorithm 2, a decision tree learned from 621 labeled news pages.
 """
@@ -13,16 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-# fmt: off
-INLINE = frozenset((
-    "a", "abbr", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font",
-    "i", "ins", "kbd", "label", "mark", "q", "s", "samp", "small", "span", "strike", "strong",
-    "sub", "sup", "time", "tt", "u", "var", "wbr",
-))
-HIDDEN = frozenset((
-    "script", "style", "noscript", "template", "svg", "head", "iframe", "object", "select",
-))
-# fmt: on
+_INLINE = """a abbr b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small
+span strike strong sub sup time tt u var wbr"""
+_HIDDEN = "script style noscript template svg head iframe object select"
+INLINE, HIDDEN = frozenset(_INLINE.split()), frozenset(_HIDDEN.split())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,14 @@ $$p_i = \frac{n_i^{1/T}}{\sum_j n_j^{1/T}} ,$$
 
 so that a source of n_i tokens is read p_i N / n_i times in N tokens of training.
 
+>>> packed = pack_best_fit([np.array([5, 6, 7]), np.array([8])], length=6, separator=0)
+>>> packed.tokens.tolist(), packed.segments.tolist(), packed.positions.tolist()
+([[5, 6, 7, 0, 8, 0]], [[0, 0, 0, 0, 1, 1]], [[0, 1, 2, 3, 0, 1]])
+>>> bool(attention_mask(packed.segments)[0, 4, :4].any())  # 8 sees nothing of the first
+False
+>>> mixture_weights(np.array([900, 100]), temperature=2.0).round(3).tolist()
+[0.75, 0.25]
+
 Sources: Ding et al., "Fewer truncations improve language modeling" (2024), section 2; Raffel et
 al., "Exploring the limits of transfer learning" (2020), section 3.5.2; Platanios et al.,
 "Competence-based curriculum learning" (2019), equation 7.
@@ -18,6 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
+
+from shared.require import require
 
 PAD = -1  # as segment: no document
 
@@ -104,8 +114,7 @@ def pack_best_fit(documents: Sequence[Tokens], length: int, separator: int) -> P
 
 
 def _with_separator(documents: Sequence[Tokens], length: int, separator: int) -> list[Tokens]:
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
+    require(length >= 1, "length must be at least 1", length)
     return [np.append(document, separator) for document in documents]
 
 
@@ -140,10 +149,9 @@ def mixture_weights(
     sizes: Int[np.ndarray, " sources"], temperature: float
 ) -> Float[np.ndarray, " sources"]:
     """p_i ∝ n_i^(1/T): 1 as large as they are, ∞ all alike; sizes in tokens."""
-    if temperature <= 0 or np.isnan(temperature):
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    if not len(sizes) or sizes.min() < 1:
-        raise ValueError(f"sizes must be at least 1 token each, got {sizes.tolist()}")
+    require(temperature > 0, "temperature must be above 0", temperature)
+    there = len(sizes) and sizes.min() >= 1
+    require(there, "sizes must be at least 1 token each", sizes.tolist())
     logits = np.log(sizes) / temperature
     weights = np.exp(logits - logits.max())  # 1e12 to the power of 1/0.01 would overflow
     return weights / weights.sum()
@@ -168,8 +176,8 @@ def draw_sources(
     ----------
     Steele, Lea & Flood, "Fast splittable pseudorandom number generators" (2014): SplitMix64.
     """
-    if len(steps) and steps.min() < 0:
-        raise ValueError(f"steps must be at least 0, got {steps.min()}")
+    least = steps.min() if len(steps) else 0
+    require(least >= 0, "steps must be at least 0", least)
     start = mix(np.array([seed % 2**64], dtype=np.uint64))
     state = start + (steps.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     uniform = (mix(state) >> np.uint64(11)) * 2.0**-53
@@ -193,10 +201,9 @@ def curriculum_pool(
     ----------
     Platanios et al. (2019), equation 7: c(t) = min(1, √(t (1 - c₀²)/T + c₀²)).
     """
-    if not 0 < start <= 1:
-        raise ValueError(f"start must be above 0 and at most 1, got {start}")
-    if n_steps < 1 or step < 0:
-        raise ValueError(f"step must be at least 0 of n_steps >= 1, got {step} of {n_steps}")
+    require(0 < start <= 1, "start must be above 0 and at most 1", start)
+    possible = n_steps >= 1 and step >= 0
+    require(possible, "step must be at least 0 of n_steps >= 1", f"{step} of {n_steps}")
     share = min(1.0, np.sqrt(step * (1 - start**2) / n_steps + start**2))
     order = np.argsort(difficulty, kind="stable")
     return order[: max(1, round(share * len(order)))] if len(order) else order

@@ -1,34 +1,31 @@
-"""A byte-level BPE as the file `tokenizer.json` that Hugging Face's libraries read."""
+"""A byte-level BPE as the file `tokenizer.json` that Hugging Face's libraries read.
+
+>>> from tokenizers import Tokenizer
+>>> ours = ByteLevelBPE([(b"l", b"o"), (b"lo", b"w")], special_tokens=["<|endoftext|>"])
+>>> theirs = Tokenizer.from_str(tokenizer_json(ours))
+>>> theirs.encode("low<|endoftext|>").ids == ours.encode("low<|endoftext|>", allowed_special="all")
+True
+
+Source: the library `tokenizers`, its format for BPE.
+"""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from shared.artifacts import write_atomic
-from shared.study import UserError
+from shared.errors import UserError
 from week15.bpe import GPT2_PATTERN, ByteLevelBPE
 from week15.merges import printable_bytes
 
 
 def save_tokenizer(tokenizer: ByteLevelBPE, path: Path) -> None:
-    """Write `tokenizer` so that `tokenizers` and `transformers` make the same ids of every text.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be written.
-    """
+    """Write `tokenizer` so that `tokenizers` and `transformers` make the same ids of every text."""
     write_atomic(Path(path), tokenizer_json(tokenizer))
 
 
 def load_tokenizer(path: Path) -> ByteLevelBPE:
-    """Read what `save_tokenizer` wrote, or another byte-level BPE with the same order of ids.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, or is no byte-level BPE of this form.
-    """
+    """Read what `save_tokenizer` wrote, or another byte-level BPE with the same order of ids."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -86,13 +83,7 @@ def tokenizer_json(tokenizer: ByteLevelBPE) -> str:
 
 
 def tokenizer_from_json(text: str, name: str) -> ByteLevelBPE:
-    """The tokenizer of a file's text; `name` says in errors where the text is from.
-
-    Raises
-    ------
-    UserError
-        If it is no byte-level BPE of this form.
-    """
+    """The tokenizer of a file's text; `name` says in errors where the text is from."""
     byte_of = {char: byte for byte, char in printable_bytes().items()}
     try:
         content = json.loads(text)
