@@ -24,16 +24,14 @@ from torch import Tensor
 from shared import datasets, papers, plots
 from shared.study import PositiveInt, Run, cli
 from week09.lanczos import hessian_operator, ritz
-from week09.loss_landscape import (
+from week09.loss_landscape import plane, random_direction, rescale
+from week09.vector_networks import (
     DeepNet,
     Params,
     cross_entropy_of,
     descend,
     flatten,
     parameters,
-    plane,
-    random_direction,
-    rescale,
     unflatten,
 )
 

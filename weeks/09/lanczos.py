@@ -8,6 +8,14 @@ $$ H v = \nabla_\theta \bigl( v^\top \nabla_\theta L(\theta) \bigr), $$
 and a few dozen products are enough for the largest and smallest eigenvalue, the trace, and the
 shape of the whole spectrum. Every function works on a batch of matrices at once.
 
+>>> values = torch.linspace(-1, 10, 50, dtype=torch.float64)
+>>> hessians = hessian_operator(lambda t: (values * t**2).sum() / 2, torch.zeros(1, 50).double())
+>>> found, weights = ritz(hessians, torch.ones(1, 50, dtype=torch.float64), steps=20)
+>>> found[0, [0, -1]].round(decimals=2)  # the ends of 50 eigenvalues by 20 products
+tensor([-1., 10.], dtype=torch.float64)
+
+    uv run weeks/09/loss_landscape.py
+
 Sources: B. Pearlmutter, *Fast Exact Multiplication by the Hessian* (Neural Computation 6, 1994);
 G. Golub and G. Meurant, *Matrices, Moments and Quadrature* (2010), chapters 4 and 6;
 M. Hutchinson (1990); B. Ghorbani, S. Krishnan and Y. Xiao, *An Investigation into Neural Net
@@ -20,6 +28,8 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from shared.require import require
 
 # Takes and returns Float[Tensor, "batch p"]: row b is multiplied by the b-th symmetric matrix.
 Operator = Callable[[Tensor], Tensor]
@@ -45,7 +55,7 @@ def hessian_operator(
     (gradient,) = torch.autograd.grad(losses.sum(), points, create_graph=True)
 
     def multiply(v: Tensor) -> Tensor:
-        # The graph of the gradient is built once and walked once a product.
+        # The graph of the gradient is built once and walked once per product.
         (product,) = torch.autograd.grad(gradient, points, v, retain_graph=True)
         return product
 
@@ -61,9 +71,9 @@ def power_iteration(
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch p"]]:
     """The eigenvalue of largest magnitude, with its sign, and its eigenvector.
 
-    The error shrinks by |λ₂ / λ₁| a step in the vector and by its square in the value.
+    The error shrinks by |λ₂ / λ₁| per step in the vector and by its square in the value.
     """
-    _check_steps(steps)
+    require(steps >= 1, "steps must be at least 1", steps)
     v = start / start.norm(dim=1, keepdim=True)
     value = torch.zeros(len(start), dtype=start.dtype)
     for _ in range(steps):
@@ -101,11 +111,9 @@ def lanczos(
     Golub & Meurant (2010), section 4.1.
     """
     batch, p = start.shape
-    if not 1 <= steps <= p:
-        raise ValueError(f"steps must be between 1 and p = {p}, got {steps}")
+    require(1 <= steps <= p, f"steps must be between 1 and p = {p}", steps)
     norms = start.norm(dim=1)
-    if not (norms > 0).all():
-        raise ValueError("start must have no row of zeros, got one")
+    require((norms > 0).all(), "start must have no row of zeros", "one")
     basis = torch.zeros(batch, steps, p, dtype=start.dtype)
     diagonal = torch.zeros(batch, steps, dtype=start.dtype)
     off_diagonal = torch.zeros(batch, steps - 1, dtype=start.dtype)
@@ -190,8 +198,7 @@ def spectral_density(
     ----------
     Ghorbani, Krishnan & Xiao (2019), algorithm 1.
     """
-    if not width > 0:
-        raise ValueError(f"width must be positive, got {width}")
+    require(width > 0, "width must be positive", width)
     z = (grid - values[..., None]) / width
     bumps = torch.exp(-0.5 * z**2) / (width * math.sqrt(2 * math.pi))
     return (weights[..., None] * bumps).sum(1).mean(0)
@@ -202,8 +209,3 @@ def _orthogonal_to(basis: Float[Tensor, "batch k p"], v: Float[Tensor, "batch p"
     for _ in range(2):
         v = v - torch.einsum("bk,bkp->bp", torch.einsum("bkp,bp->bk", basis, v), basis)
     return v
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
