@@ -9,6 +9,12 @@ $$ \tilde x = \frac{m \odot x}{1 - p}, \; m_i \sim \mathrm{Bernoulli}(1 - p); \q
    \frac{\partial L}{\partial x} = \frac{1}{\sigma}\big(g - \overline{g}
    - \hat x\, \overline{g \hat x}\big), \; \hat x = \frac{x - \mu}{\sigma} . $$
 
+>>> p = torch.tensor([0.5])
+>>> dropout(torch.ones(1, 2, 4), p, torch.Generator().manual_seed(0)).unique()
+tensor([0., 2.])
+>>> layer_norm(torch.tensor([[[1.0, 3.0]]]), torch.ones(1, 1, 2), torch.zeros(1, 1, 2))
+tensor([[[-1.0000,  1.0000]]])
+
 Every tensor has a leading `run` axis of independent networks: all seeds and settings of the
 ablation train at once (stacked_mlp.py), and runs never meet.
 Reduced: scikit-learn's 8 by 8 digits, 200 of them to learn from, a fifth of the labels wrong.
@@ -26,6 +32,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.require import require
+
 # ---- the ingredients; a leading `run` axis holds independent networks
 
 
@@ -42,8 +50,7 @@ def dropout(
     ----------
     Srivastava et al. (2014), section 4; the scaling during training, section 10.
     """
-    if not ((p >= 0) & (p < 1)).all():
-        raise ValueError(f"p must lie in [0, 1), got {p.tolist()}")
+    require(((p >= 0) & (p < 1)).all(), "p must lie in [0, 1)", p.tolist())
     p = p[:, None, None]
     keep = torch.rand(x.shape, generator=generator, dtype=x.dtype) >= p
     return x * (keep / (1 - p))
@@ -113,10 +120,16 @@ class BatchNorm:
     Ioffe & Szegedy (2015), algorithms 1 and 2.
     """
 
-    def __init__(self, runs: int, features: int, *, momentum: float = 0.1, eps: float = 1e-5,
-                 dtype: torch.dtype = torch.float32):  # fmt: skip
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must lie in (0, 1], got {momentum}")
+    def __init__(
+        self,
+        runs: int,
+        features: int,
+        *,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        dtype: torch.dtype = torch.float32,
+    ):
+        require(0 < momentum <= 1, "momentum must lie in (0, 1]", momentum)
         self.momentum, self.eps = momentum, eps
         shape = (runs, 1, features)
         self.gain = torch.ones(shape, dtype=dtype, requires_grad=True)
@@ -132,9 +145,8 @@ class BatchNorm:
             x_hat = (x - self.running_mean) * (self.running_var + self.eps).rsqrt()
             return x_hat * self.gain + self.bias
         if update:
-            if x.shape[1] < 2:
-                raise ValueError("x must have at least 2 rows in training, got 1: a batch of one "
-                                 "has no variance")  # fmt: skip
+            why = "a batch of one has no variance"
+            require(x.shape[1] > 1, f"x must have at least 2 rows in training: {why}", len(x[0]))
             with torch.no_grad():
                 self.running_mean.lerp_(x.mean(1, keepdim=True), self.momentum)
                 # the trap: x̂ divides by the biased variance, what is remembered is unbiased
@@ -146,8 +158,8 @@ def smooth_labels(
     labels: Int[Tensor, "run batch"], n_classes: int, epsilon: Float[Tensor, " run"]
 ) -> Float[Tensor, "run batch classes"]:
     """One-hot rows mixed with the uniform distribution: 1 - ε + ε/k for the label, else ε/k."""
-    if not ((epsilon >= 0) & (epsilon <= 1)).all():
-        raise ValueError(f"epsilon must lie in [0, 1], got {epsilon.tolist()}")
+    inside = ((epsilon >= 0) & (epsilon <= 1)).all()
+    require(inside, "epsilon must lie in [0, 1]", epsilon.tolist())
     epsilon = epsilon[:, None, None]
     return (1 - epsilon) * F.one_hot(labels, n_classes).to(epsilon.dtype) + epsilon / n_classes
 
@@ -161,8 +173,7 @@ def clip_by_norm(
     ----------
     Pascanu et al. (2013), algorithm 1.
     """
-    if not (max_norm > 0).all():
-        raise ValueError(f"max_norm must be positive, got {max_norm.tolist()}")
+    require((max_norm > 0).all(), "max_norm must be positive", max_norm.tolist())
     norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return [g * factor.view(-1, *[1] * (g.ndim - 1)) for g in grads]
@@ -172,8 +183,7 @@ def clip_by_value(
     grads: list[Float[Tensor, "run *_"]], limit: Float[Tensor, " run"]
 ) -> list[Float[Tensor, "run *_"]]:
     """Cut every entry to [-limit, limit] by itself: this turns the direction, scaling does not."""
-    if not (limit > 0).all():
-        raise ValueError(f"limit must be positive, got {limit.tolist()}")
+    require((limit > 0).all(), "limit must be positive", limit.tolist())
     limits = [limit.view(-1, *[1] * (g.ndim - 1)) for g in grads]
     return [g.clamp(-c, c) for g, c in zip(grads, limits, strict=True)]
 
@@ -182,18 +192,15 @@ def max_norm(
     weight: Float[Tensor, "run fan_in fan_out"], limit: Float[Tensor, " run"]
 ) -> Float[Tensor, "run fan_in fan_out"]:
     """Project each unit's incoming weights, a column, onto the ball of radius limit."""
-    if not (limit > 0).all():
-        raise ValueError(f"limit must be positive, got {limit.tolist()}")
+    require((limit > 0).all(), "limit must be positive", limit.tolist())
     norm = weight.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return weight * (limit[:, None, None] / norm).clamp(max=1.0)
 
 
 def early_stopping(losses: Float[np.ndarray, " evaluation"], patience: int) -> int:
     """Index of the best loss seen when `patience` evaluations in a row have not beaten it."""
-    if patience < 1:
-        raise ValueError(f"patience must be at least 1, got {patience}")
-    if not len(losses):
-        raise ValueError("losses must not be empty")
+    require(patience >= 1, "patience must be at least 1", patience)
+    require(len(losses), "losses must not be empty")
     best = 0
     for i, loss in enumerate(losses):
         if loss < losses[best]:
@@ -204,9 +211,13 @@ def early_stopping(losses: Float[np.ndarray, " evaluation"], patience: int) -> i
 
 
 def sgd_step(
-    weight: Float[Tensor, "*shape"], grad: Float[Tensor, "*shape"], *, lr: float,
-    l2: float = 0.0, decay: float = 0.0,
-) -> Float[Tensor, "*shape"]:  # fmt: skip
+    weight: Float[Tensor, "*shape"],
+    grad: Float[Tensor, "*shape"],
+    *,
+    lr: float,
+    l2: float = 0.0,
+    decay: float = 0.0,
+) -> Float[Tensor, "*shape"]:
     """The next weight: with `l2` the penalty is in the gradient, with `decay` beside it."""
     return (1 - lr * decay) * weight - lr * (grad + l2 * weight)
 

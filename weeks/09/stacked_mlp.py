@@ -1,7 +1,22 @@
-"""Many small networks trained at once, each with its own ingredients of `regularization.py`.
+r"""Many small networks trained at once, each with its own ingredients of `regularization.py`.
 
 Every tensor has a leading `run` axis: a seed, a setting, a learning rate. One `bmm` serves them all
 and nothing passes between them, so that an ablation with hundreds of trainings is one training.
+
+$$ h^{(r)}_{l+1} = \mathrm{ReLU}\bigl(h^{(r)}_l W^{(r)}_l + b^{(r)}_l\bigr), \; r = 1, \dots, R $$
+
+>>> model = StackedMLP((4, 8, 3), seeds=[0, 1])
+>>> x, y = torch.ones(2, 5, 4), torch.zeros(2, 5, dtype=torch.int64)
+>>> model.forward(x).shape
+torch.Size([2, 5, 3])
+>>> settings = Settings.of([{"lr": 0.1}, {"lr": 0.1, "dropout": 0.5}])  # one for each run
+>>> states = [{} for _ in model.parameters()]
+>>> train_step(model, x, y, settings, states, torch.Generator().manual_seed(0)).shape
+torch.Size([2])
+
+    uv run weeks/09/regularization.py
+
+Source: He et al., "Delving deep into rectifiers" (2015), for the first weights.
 """
 
 import copy
@@ -12,6 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.require import require
 from week09.regularization import (
     BatchNorm,
     adam_step,
@@ -37,14 +53,14 @@ class Settings:
 
     @classmethod
     def of(cls, rows: list[dict[str, float]]) -> "Settings":
-        """One dictionary a run; what it does not name is off."""
+        """One dictionary for each run; what it does not name is off."""
         off = {"clip": float("inf"), "max_norm": float("inf")}
         names = [field.name for field in fields(cls)]
         for row in rows:
-            if unknown := set(row) - set(names):
-                raise ValueError(f"rows must name only {names}, got {sorted(unknown)}")
-        return cls(*(torch.tensor([float(row.get(n, off.get(n, 0.0))) for row in rows])
-                     for n in names))  # fmt: skip
+            unknown = sorted(set(row) - set(names))
+            require(not unknown, f"rows must name only {names}", unknown)
+        columns = [[float(row.get(n, off.get(n, 0.0))) for row in rows] for n in names]
+        return cls(*map(torch.tensor, columns))
 
 
 class StackedMLP:
@@ -61,10 +77,9 @@ class StackedMLP:
     """
 
     def __init__(self, sizes: tuple[int, ...], seeds: list[int], norm: str = "none"):
-        if norm not in ("none", "batch", "layer"):
-            raise ValueError(f"norm must be none, batch or layer, got {norm!r}")
-        if len(sizes) < 2:
-            raise ValueError(f"sizes must hold at least 2 widths, got {sizes}")
+        known = norm in ("none", "batch", "layer")
+        require(known, "norm must be none, batch or layer", repr(norm))
+        require(len(sizes) > 1, "sizes must hold at least 2 widths", sizes)
         self.norm, runs = norm, len(seeds)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.weights, self.biases, self.norms = [], [], []
@@ -136,8 +151,8 @@ def train_step(
     nothing = torch.zeros_like(settings.lr)
     for i, (param, grad, state) in enumerate(zip(params, grads, states, strict=True)):
         is_weight = i < len(model.weights)
-        adam_step(param, grad, state, lr=settings.lr, l2=settings.l2 if is_weight else nothing,
-                  decay=settings.decay if is_weight else nothing)  # fmt: skip
+        l2, decay = (settings.l2, settings.decay) if is_weight else (nothing, nothing)
+        adam_step(param, grad, state, lr=settings.lr, l2=l2, decay=decay)
     if settings.max_norm.isfinite().any():
         with torch.no_grad():
             for weight in model.weights[:-1]:
