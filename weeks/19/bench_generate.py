@@ -8,9 +8,11 @@ import time
 
 import torch
 
-from week19.evidence.kv_cache import hugging_face_twin, small_llama, transformers_greedy
+from shared.require import require
+from week18.transformers_twin import transformers_twin
 from week19.kv_cache import generate
 from week19.sampling import greedy
+from week19.twins import small_llama, transformers_greedy
 
 NEW_TOKENS, PROMPT = 256, [3, 1, 4, 1, 5, 9, 2, 6]
 
@@ -23,10 +25,9 @@ def bench(repeats: int = 5) -> dict:
     repeats
         How often each is timed, in turns; one more round of both warms up.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    require(repeats >= 1, "repeats must be at least 1", repeats)
     model = small_llama(0, std=0.1, vocab_size=256, d_model=128, n_layers=2)
-    twin = hugging_face_twin(model)
+    twin = transformers_twin(model)
 
     def ours():
         steps = generate(model, [PROMPT], NEW_TOKENS, choose=greedy)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from shared import datasets, plots
 from shared.study import Run
-from week09.muon import Muon
-from week09.optimizers import AdamW
-from week14.minimal_gpt import GPT, GPTConfig, next_token_loss, random_batch
+from week14.minimal_gpt import GPT, GPTConfig
 from week14.ngram import encode_characters
 from week18.llama3 import Block, Llama, LlamaConfig, initialize
+from week18.training import train
 
 CONTEXT = 48
 WITHOUT = {
@@ -49,8 +48,10 @@ def compare_blocks(run: Run, steps: int, seeds: int) -> None:
 
     def trained(arm: str, seed: int, text: Tensor = training, **other) -> tuple:
         """A model, its losses in training, and its loss on other text."""
-        model, generator = fresh(arm, seed), run.generator(100 + seed)
-        curve = train(model, text, generator=generator, **{"steps": steps, **other})
+        # Twice the rates of week 14: in so few steps both blocks end lower with them.
+        options = {"steps": steps, "batch_size": 16, "context": CONTEXT, "lr_scale": 2.0} | other
+        model = fresh(arm, seed)
+        curve = train(model, text, generator=run.generator(100 + seed), **options)
         return model, curve, loss_by_position(model, valid).mean().item()
 
     sizes = [n_weights(fresh(arm)) / target for arm in arms]
@@ -131,37 +132,6 @@ def equally_large(arm: str, config: LlamaConfig, target: int) -> int:
     """The width of the MLP that brings an arm nearest to `target` parameters."""
     two, four = (n_weights(build(arm, config, d)) for d in (2, 4))
     return max(2, 2 + round((target - two) / ((four - two) / 2)))
-
-
-def train(
-    model: nn.Module,
-    tokens: Int[Tensor, " n"],
-    *,
-    steps: int,
-    generator: torch.Generator,
-    lr_scale: float = 2.0,
-) -> list[float]:
-    """Week 14's loop for any of the models; the loss of each step.
-
-    Its rates are doubled: in so few steps both blocks end lower with them.
-    """
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    of_blocks = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in of_blocks]
-    adamw = {"lr": 1.2e-2 * lr_scale, "betas": (0.9, 0.95), "weight_decay": 0.0}
-    optimizers = [Muon(matrices, lr=0.02 * lr_scale), AdamW(rest, **adamw)]
-    peaks, losses = [o.lr for o in optimizers], []
-    for step in range(steps):
-        x, y = random_batch(tokens, 16, CONTEXT, generator)
-        loss = next_token_loss(model(x), y)
-        for o, lr in zip(optimizers, peaks, strict=True):
-            o.zero_grad()
-            o.lr = lr * (1 - step / steps)
-        loss.backward()
-        for o in optimizers:
-            o.step()
-        losses.append(loss.item())
-    return losses
 
 
 @torch.no_grad()
