@@ -9,6 +9,11 @@ so more trees help only down to $\rho \sigma^2$, and bootstrap and feature sampl
 lower $\rho$. A bootstrap sample leaves out a row with probability $(1 - 1/n)^n \to e^{-1}$: the
 trees that never saw a row (out of bag, OOB) test it for free.
 
+>>> X = np.arange(20.0)[:, None]
+>>> forest = RandomForestClassifier(25).fit(X, X[:, 0] > 8)
+>>> forest.oob_score_, forest.predict([[3.0], [15.0]]).tolist()
+(0.95, [False, True])
+
     uv run weeks/05/random_forest.py
 
 Source: L. Breiman, *Random Forests* (Machine Learning 45, 2001); Hastie, Tibshirani and Friedman,
@@ -16,73 +21,56 @@ Source: L. Breiman, *Random Forests* (Machine Learning 45, 2001); Hastie, Tibshi
 """
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from week04.estimator import (
-    Classifier,
-    Estimator,
-    Regressor,
-    check_classes,
-    check_X,
-    check_X_y,
-)
+from shared.require import require
+from week04.estimator import Classifier, Estimator, Regressor, check_classes, check_X, check_X_y
 from week05.decision_tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 
 def bootstrap_counts(n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
     """How often each of n rows is drawn in n draws with replacement."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    require(n >= 1, "n must be at least 1", n)
     return np.bincount(rng.integers(0, n, n), minlength=n)
 
 
+@dataclass(eq=False, repr=False)
 class _Forest(Estimator):
     """What both kinds of forest share; parameters as in `RandomForestClassifier`."""
 
-    def __init__(
-        self,
-        n_estimators: int = 100,
-        *,
-        max_features: int | float | Literal["sqrt"] = "sqrt",
-        max_depth: int | None = None,
-        min_samples_leaf: int = 1,
-        bootstrap: bool = True,
-        random_state: int = 0,
-    ):
-        self.n_estimators = n_estimators
-        self.max_features = max_features
-        self.max_depth = max_depth
-        self.min_samples_leaf = min_samples_leaf
-        self.bootstrap = bootstrap
-        self.random_state = random_state
+    n_estimators: int = 100
+    _: KW_ONLY
+    max_features: int | float | Literal["sqrt"] = "sqrt"
+    max_depth: int | None = None
+    min_samples_leaf: int = 1
+    bootstrap: bool = True
+    random_state: int = 0
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> "_Forest":
         """Grow the trees, and let every row be judged by those that have not seen it."""
-        if self.n_estimators < 1:
-            raise ValueError(f"n_estimators must be at least 1, got {self.n_estimators}")
+        require(self.n_estimators >= 1, "n_estimators must be at least 1", self.n_estimators)
         classes = isinstance(self, Classifier)
         X, y = check_X_y(X, y, classes=classes)
         n, self.n_features_in_ = X.shape
-        m = self._features_per_node()
+        options = {"max_depth": self.max_depth, "min_samples_leaf": self.min_samples_leaf}
+        options |= {"max_features": self._features_per_node()}
+        codes, k = y, 1
         if classes:
             self.classes_, codes = check_classes(y)
             k = len(self.classes_)
-        else:
-            codes, k = y, 1
         kind = DecisionTreeClassifier if classes else DecisionTreeRegressor
         rng = np.random.default_rng(self.random_state)
         self.trees_, votes, judges = [], np.zeros((n, k)), np.zeros(n)
         for _ in range(self.n_estimators):
             counts = bootstrap_counts(n, rng) if self.bootstrap else np.ones(n, dtype=int)
+            tree = kind(**options, random_state=int(rng.integers(2**31)))
             # Drawn twice counts twice: weights do what copies of the rows would.
-            tree = kind(
-                max_features=m, max_depth=self.max_depth, min_samples_leaf=self.min_samples_leaf,
-                random_state=int(rng.integers(2**31)),
-            ).fit(X, codes, sample_weight=counts)  # fmt: skip
+            tree.fit(X, codes, sample_weight=counts)
             self.trees_.append(tree)
             out = counts == 0
             if out.any():
@@ -117,16 +105,16 @@ class _Forest(Estimator):
 
     def _features_per_node(self) -> int:
         p, wanted = self.n_features_in_, self.max_features
-        if wanted == "sqrt":
-            return max(1, math.isqrt(p))
-        if isinstance(wanted, float) and 0 < wanted <= 1:
-            return max(1, int(wanted * p))
-        if isinstance(wanted, int) and 1 <= wanted <= p:
+        share = isinstance(wanted, float) and 0 < wanted <= 1
+        number = isinstance(wanted, int) and 1 <= wanted <= p
+        must = f"max_features must be 'sqrt', a share in (0, 1] or between 1 and {p}"
+        require(wanted == "sqrt" or share or number, must, repr(wanted))
+        if number:
             return wanted
-        raise ValueError(f"max_features must be 'sqrt', a share in (0, 1] or between 1 and {p}, "
-                         f"got {wanted!r}")  # fmt: skip
+        return max(1, int(wanted * p) if share else math.isqrt(p))
 
 
+@dataclass(eq=False, repr=False)
 class RandomForestClassifier(_Forest, Classifier):
     """Trees that vote with the label shares of their leaves.
 
@@ -166,23 +154,11 @@ class RandomForestClassifier(_Forest, Classifier):
         return self.classes_[votes.argmax(axis=1)]
 
 
+@dataclass(eq=False, repr=False)
 class RandomForestRegressor(_Forest, Regressor):
     """Trees whose predictions are averaged; as the classifier, but a node sees all features."""
 
-    def __init__(
-        self,
-        n_estimators: int = 100,
-        *,
-        max_features: int | float | Literal["sqrt"] = 1.0,
-        max_depth: int | None = None,
-        min_samples_leaf: int = 1,
-        bootstrap: bool = True,
-        random_state: int = 0,
-    ):
-        super().__init__(
-            n_estimators, max_features=max_features, max_depth=max_depth,
-            min_samples_leaf=min_samples_leaf, bootstrap=bootstrap, random_state=random_state,
-        )  # fmt: skip
+    max_features: int | float | Literal["sqrt"] = 1.0
 
     def predict(self, X: ArrayLike) -> Float[np.ndarray, " n"]:
         """The mean of the trees."""
@@ -206,8 +182,7 @@ def permutation_importance(
     ----------
     Breiman (2001), section 10.
     """
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be at least 1, got {n_repeats}")
+    require(n_repeats >= 1, "n_repeats must be at least 1", n_repeats)
     X = check_X(X)
     whole, falls = model.score(X, y), np.empty((X.shape[1], n_repeats))
     for j in range(X.shape[1]):
