@@ -8,7 +8,13 @@ $$s = \frac{1}{t^{\alpha}} \sum_{i=1}^{t} \ln p(x_i \mid x_{<i}),$$
 
 since without the division by $t^\alpha$ short texts win: every further token costs.
 
-Source: Wu et al., "Google's neural machine translation system" (2016), section 7, whose length
+>>> first = torch.tensor([0.6, 0.4]).log()  # greedy starts with 0
+>>> then = torch.tensor([[0.5, 0.5], [0.99, 0.01]]).log()  # but after 1 the best is near certain
+>>> [beam_search(first, lambda _, t: then[t], 2, n_beams=n)[0].tokens for n in (1, 2)]
+[(0, 0), (1, 0)]
+
+`uv run weeks/19/sampling.py` compares it with an enumeration of all texts and with transformers.
+Wu et al., "Google's neural machine translation system" (2016), section 7, whose length
 penalty is a shifted power; the plain power is transformers', as are the rules of stopping.
 """
 
@@ -20,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.require import require
 from week18.llama3 import Llama
 from week19.kv_cache import KVCache
 
@@ -62,8 +69,7 @@ def beam_search(
         Tokens that finish a text.
     """
     for name, value in (("max_new_tokens", max_new_tokens), ("n_beams", n_beams)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        require(value >= 1, f"{name} must be at least 1", value)
     vocab = len(logits)
     beams: list[tuple[int, ...]] = [()]
     sums, log_p = torch.zeros(1, device=logits.device), logits.log_softmax(-1)[None]
@@ -103,7 +109,7 @@ def beam_search(
 def cached_step(
     model: Llama, prompt: Int[Tensor, "seq"], max_new_tokens: int
 ) -> tuple[Float[Tensor, "vocab"], Step]:
-    """The first logits after the prompt, and a step for `beam_search` that reads one token a beam.
+    """The logits after the prompt, and a step for `beam_search` that reads one token per beam.
 
     The prompt is read once, and the cache's rows follow the beams.
     """

@@ -9,6 +9,17 @@ $$\text{bytes} = 2\, L\, H_{kv}\, d\, T\, b .$$
 `KVCache` keeps a batch of week 18's `Llama` in one piece of memory; `PagedKVCache`, in
 `paged_cache.py`, cuts memory into blocks that sequences take from a pool and share.
 
+>>> from week18.llama3 import LlamaConfig
+>>> model = Llama(LlamaConfig(vocab_size=50), torch.Generator().manual_seed(0))
+>>> tokens, cache = torch.arange(8)[None], KVCache.for_model(model, batch=1, max_length=8)
+>>> parts = [model(part, cache=cache) for part in tokens.split([5, 1, 1, 1], dim=1)]
+>>> torch.allclose(torch.cat(parts, dim=1), model(tokens), atol=1e-5)
+True
+>>> cache_bytes(n_layers=2, n_kv_heads=4, head_dim=16, n_tokens=8, bytes_per_number=4)
+8192
+>>> cache.nbytes
+8192
+
     uv run weeks/19/kv_cache.py
 
 Sources: Shazeer, "Fast transformer decoding" (2019), section 2.3; Pope et al., "Efficiently
@@ -36,11 +47,11 @@ Tokens = Sequence[int] | Int[Tensor, "seq"]
 def cache_bytes(
     *, n_layers: int, n_kv_heads: int, head_dim: int, n_tokens: int, bytes_per_number: int = 2
 ) -> int:
-    """Bytes of the keys and values of `n_tokens` tokens: two numbers a layer, head and dimension.
+    """Bytes of the keys and values of `n_tokens` tokens: two numbers per layer, head and dimension.
 
     References
     ----------
-    Kwon et al. (2023), section 3: 800 kB a token for OPT-13B.
+    Kwon et al. (2023), section 3: 800 kB per token for OPT-13B.
     """
     return 2 * n_layers * n_kv_heads * head_dim * n_tokens * bytes_per_number
 
@@ -76,8 +87,7 @@ class KVCache:
         shape = (n_layers, batch, n_kv_heads, max_length, head_dim)
         names = ("n_layers", "batch", "n_kv_heads", "max_length", "head_dim")
         for name, size in zip(names, shape, strict=True):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+            require(size >= 1, f"{name} must be at least 1", size)
         self.max_length, self.length = max_length, 0
         # A buffer born in inference mode could not be written outside it.
         with torch.inference_mode(False):
@@ -117,14 +127,12 @@ class KVCache:
             If they do not fit, or belong to another batch or model.
         """
         start, end = self.length, self.length + k.shape[2]
-        if end > self.max_length:
-            raise ValueError(f"cache holds at most max_length = {self.max_length}, got {end}")
+        most = self.max_length
+        require(end <= most, f"cache holds at most max_length = {most}", end)
         keys, values = self._k[layer, :, :, :end], self._v[layer, :, :, :end]
-        if k.shape[0] != keys.shape[0] or k.shape[1] != keys.shape[1]:
-            # A batch of one would otherwise be broadcast over every row without a word.
-            raise ValueError(
-                f"k must have (batch, kv_head) = {tuple(keys.shape[:2])}, got {tuple(k.shape[:2])}"
-            )
+        # A batch of one would otherwise be broadcast over every row without a word.
+        rows, got = tuple(keys.shape[:2]), tuple(k.shape[:2])
+        require(got == rows, f"k must have (batch, kv_head) = {rows}", got)
         keys[:, :, start:] = k.detach()
         values[:, :, start:] = v.detach()
         return keys, values
@@ -135,15 +143,15 @@ class KVCache:
 
     def crop(self, length: int) -> None:
         """Forget all tokens after the first `length`: the roll-back of speculative decoding."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"length must be between 0 and {self.length}, got {length}")
+        fits = 0 <= length <= self.length
+        require(fits, f"length must be between 0 and {self.length}", length)
         self.length = length  # what lies beyond is overwritten before it is read
 
     def select(self, rows: Int[Tensor, "row"]) -> None:
         """Row i becomes what row `rows[i]` was: beams that survive, in their new order."""
         batch = self._k.shape[1]
-        if len(rows) == 0 or int(rows.min()) < 0 or int(rows.max()) >= batch:
-            raise ValueError(f"rows must lie in 0..{batch - 1}, got {rows.tolist()}")
+        inside = len(rows) > 0 and int(rows.min()) >= 0 and int(rows.max()) < batch
+        require(inside, f"rows must lie in 0..{batch - 1}", rows.tolist())
         if len(rows) != batch:
             self._k, self._v = self._k[:, rows], self._v[:, rows]
             return
@@ -176,11 +184,11 @@ class LeftPadded:
 def left_pad(prompts: Sequence[Tokens] | Int[Tensor, "batch seq"]) -> LeftPadded:
     """Pad on the left: the next token of every row then belongs in the same column."""
     rows = [torch.as_tensor(prompt, dtype=torch.long).cpu() for prompt in prompts]
-    if not rows or any(row.ndim != 1 or len(row) == 0 for row in rows):
-        shapes = [tuple(row.shape) for row in rows]
-        raise ValueError(f"prompts must each hold at least one token, got shapes {shapes}")
-    if (least := min(int(row.min()) for row in rows)) < 0:
-        raise ValueError(f"prompts must hold tokens of at least 0, got {least}")
+    shapes = [tuple(row.shape) for row in rows]
+    full = rows and all(row.ndim == 1 and len(row) > 0 for row in rows)
+    require(full, "prompts must each hold at least one token", f"shapes {shapes}")
+    least = min(int(row.min()) for row in rows)
+    require(least >= 0, "prompts must hold tokens of at least 0", least)
     tokens = pad_sequence(rows, batch_first=True, padding_value=-1, padding_side="left")
     mask = tokens >= 0
     return LeftPadded(tokens, mask, (mask.cumsum(1) - 1).clamp(min=0))
@@ -196,7 +204,7 @@ def generate(
     stop: Collection[int] = (),
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Iterator[Int[Tensor, "batch"]]:
-    """Continue each prompt, yielding one token a row as soon as it is known.
+    """Continue each prompt, yielding one token per row as soon as it is known.
 
     The prompts are read in one pass (prefill), then one token at a time (decode).
 
@@ -220,11 +228,10 @@ def generate(
         If a prompt is empty or holds tokens outside the vocabulary, or the text would be longer
         than the model's positions.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    require(max_new_tokens >= 1, "max_new_tokens must be at least 1", max_new_tokens)
     padded, config = left_pad(prompts), model.config
-    if (largest := int(padded.tokens.max())) >= config.vocab_size:
-        raise ValueError(f"prompts must hold tokens below {config.vocab_size}, got {largest}")
+    largest, vocab_size = int(padded.tokens.max()), config.vocab_size
+    require(largest < vocab_size, f"prompts must hold tokens below {vocab_size}", largest)
     total = padded.tokens.shape[1] + max_new_tokens - 1  # the last token is never read
     must = f"prompt and new tokens must fit in context = {config.context}"
     require(total <= config.context, must, total)
@@ -268,9 +275,6 @@ def _decode(model, padded, max_new_tokens, choose, cache, stop, generator):
         if endings is not None and ended.all():
             return
         first = end if cache else 0
-
-
-# ---- the experiment
 
 
 if __name__ == "__main__":

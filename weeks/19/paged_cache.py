@@ -5,8 +5,16 @@ a few tokens when it needs one, so that at most its last block is partly empty, 
 a common beginning share its blocks. Reduced: vLLM's kernel reads the blocks where they lie, this
 gathers them before each attention.
 
-Source: Kwon et al., "Efficient memory management for large language model serving with
-PagedAttention" (2023), sections 4.1 to 4.4.
+>>> from week18.llama3 import LlamaConfig
+>>> pool = PagedKVCache(Llama(LlamaConfig(vocab_size=50)), n_blocks=6, block_size=4)
+>>> a = pool.add()
+>>> pool.batch([a], new=6).advance(6)  # a model's call stores the tokens and advances
+>>> b = pool.fork(a)
+>>> pool.n_free, pool.blocks(a) == pool.blocks(b)  # two blocks, shared by both
+(4, True)
+
+`uv run weeks/19/kv_cache.py` measures both caches. Kwon et al., "Efficient memory management for
+large language model serving with PagedAttention" (2023), sections 4.1 to 4.4.
 """
 
 from collections import Counter
@@ -16,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shared.require import require
 from week18.llama3 import Llama
 
 
@@ -32,16 +41,11 @@ class PagedKVCache:
         Gives sizes, dtype and device.
     n_blocks, block_size
         The pool: blocks, and tokens in each.
-
-    References
-    ----------
-    Kwon et al. (2023), sections 4.2 (tables) and 4.4 (sharing).
     """
 
     def __init__(self, model: Llama, *, n_blocks: int, block_size: int = 16):
         for name, value in (("n_blocks", n_blocks), ("block_size", block_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            require(value >= 1, f"{name} must be at least 1", value)
         config, weight = model.config, model.embed.weight
         slots = (config.n_layers, n_blocks * block_size, config.n_kv_heads, config.head_dim)
         with torch.inference_mode(False):
@@ -101,10 +105,8 @@ class PagedKVCache:
 
     def crop(self, sequence: int, length: int) -> None:
         """Forget a sequence's tokens after the first `length`, and its blocks after those."""
-        if not 0 <= length <= self.length(sequence):
-            raise ValueError(
-                f"length must be between 0 and {self._lengths[sequence]}, got {length}"
-            )
+        now = self.length(sequence)
+        require(0 <= length <= now, f"length must be between 0 and {now}", length)
         table, kept = self._tables[sequence], -(-length // self.block_size)
         for block in reversed(table[kept:]):
             self._release(block)
@@ -119,16 +121,12 @@ class PagedKVCache:
         ValueError
             If the pool has too few free blocks; nothing is changed then.
         """
-        if not sequences or len(set(sequences)) != len(sequences):
-            raise ValueError(f"sequences must be different, and at least one, got {sequences}")
-        if new < 1:
-            raise ValueError(f"new must be at least 1, got {new}")
-        missing = self._blocks_to_get(sequences, new)
-        if missing > len(self._free):
-            raise ValueError(
-                f"{new} tokens for {len(sequences)} sequences need {missing} blocks, got "
-                f"{len(self._free)} free of {self.n_blocks}"
-            )
+        different = len(set(sequences)) == len(sequences) > 0
+        require(different, "sequences must be different, and at least one", sequences)
+        require(new >= 1, "new must be at least 1", new)
+        missing, free = self._blocks_to_get(sequences, new), len(self._free)
+        must = f"{new} tokens for {len(sequences)} sequences need {missing} blocks"
+        require(missing <= free, must, f"{free} free of {self.n_blocks}")
         for i in sequences:
             self._reserve(i, new)
         return PagedBatch(self, sequences, new)
@@ -139,8 +137,8 @@ class PagedKVCache:
         return self._next
 
     def _known(self, sequence: int) -> int:
-        if sequence not in self._tables:
-            raise ValueError(f"sequence must be one of {sorted(self._tables)}, got {sequence}")
+        known = self._tables
+        require(sequence in known, f"sequence must be one of {sorted(known)}", sequence)
         return sequence
 
     def _unfinished_block(self, sequence: int) -> int | None:
@@ -217,10 +215,8 @@ class PagedBatch:
     ) -> tuple[Float[Tensor, "batch kv_head key dim"], Float[Tensor, "batch kv_head key dim"]]:
         """Write the new tokens into their blocks; gather all, padded on the left."""
         expected = (len(self._sequences), self._new)
-        if (k.shape[0], k.shape[2]) != expected:
-            raise ValueError(
-                f"k must have (batch, new) = {expected}, got {(k.shape[0], k.shape[2])}"
-            )
+        got = (k.shape[0], k.shape[2])
+        require(got == expected, f"k must have (batch, new) = {expected}", got)
         written = self._slots[:, self.length :]
         self._pool._k[layer, written] = k.detach().transpose(1, 2)
         self._pool._v[layer, written] = v.detach().transpose(1, 2)

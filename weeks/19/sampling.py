@@ -8,6 +8,15 @@ independent $E_i \sim \mathrm{Exp}(1)$,
 
 $$P\Big(i = \arg\max_j \frac{p_j}{E_j}\Big) = \frac{p_i}{\sum_j p_j} .$$
 
+>>> logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+>>> keep_top_p(logits, 0.75).exp()  # 0.5 + 0.3 crosses 0.75
+tensor([[0.5000, 0.3000, 0.0000, 0.0000]])
+>>> keep_min_p(logits, 0.2).exp()  # 0.1 and more
+tensor([[0.5000, 0.3000, 0.1500, 0.0000]])
+>>> choose, history = Sampler(temperature=0.8, top_p=0.75), torch.zeros(1, 1, dtype=torch.long)
+>>> sum(int(choose(logits, history, torch.Generator().manual_seed(s))) for s in range(100))
+37
+
     uv run weeks/19/sampling.py
 
 Sources: Fan et al., "Hierarchical neural story generation" (2018), section 5.1 (top-k); Holtzman
@@ -24,6 +33,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from shared.require import require
 
 NEVER = -math.inf
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -43,8 +54,7 @@ def penalize_repetition(
     ----------
     Keskar et al. (2019), section 4.1.
     """
-    if penalty <= 0:
-        raise ValueError(f"penalty must be positive, got {penalty}")
+    require(penalty > 0, "penalty must be positive", penalty)
     penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
     return torch.where(_counts(logits, history) > 0, penalized, logits)
 
@@ -78,15 +88,13 @@ def apply_temperature(
     logits: Float[Tensor, "batch vocab"], temperature: float
 ) -> Float[Tensor, "batch vocab"]:
     """Divide by the temperature: towards 0 the likeliest always wins, towards ∞ all are equal."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    require(0 < temperature < math.inf, "temperature must be positive and finite", temperature)
     return logits / temperature
 
 
 def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
     """Remove all but the k likeliest tokens; those that tie with the last stay too."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    require(k >= 1, "k must be at least 1", k)
     last = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
     return logits.masked_fill(logits < last, NEVER)
 
@@ -104,8 +112,7 @@ def keep_top_p(
     ----------
     Holtzman et al. (2020), eq. 2.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be between 0 and 1, got {p}")
+    require(0 <= p <= 1, "p must be between 0 and 1", p)
     _check_least(min_tokens_to_keep)
     ascending, order = logits.sort()
     goes = ascending.softmax(-1).cumsum(-1) <= 1 - p
@@ -124,8 +131,7 @@ def keep_min_p(
     ----------
     Nguyen et al. (2024), section 3.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be between 0 and 1, got {p}")
+    require(0 <= p <= 1, "p must be between 0 and 1", p)
     _check_least(min_tokens_to_keep)
     threshold = logits.amax(-1, keepdim=True) + (math.log(p) if p > 0 else NEVER)
     goes = logits < threshold
@@ -144,8 +150,7 @@ def keep_typical(
     ----------
     Meister et al. (2023), eq. 10.
     """
-    if not 0 < mass < 1:
-        raise ValueError(f"mass must be between 0 and 1, got {mass}")
+    require(0 < mass < 1, "mass must be between 0 and 1", mass)
     _check_least(min_tokens_to_keep)
     log_p = logits.log_softmax(-1)
     entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)  # 0 · ln 0 is 0
@@ -158,8 +163,7 @@ def keep_typical(
 
 
 def _check_least(min_tokens_to_keep: int) -> None:
-    if min_tokens_to_keep < 1:
-        raise ValueError(f"min_tokens_to_keep must be at least 1, got {min_tokens_to_keep}")
+    require(min_tokens_to_keep >= 1, "min_tokens_to_keep must be at least 1", min_tokens_to_keep)
 
 
 # ---- the draw
@@ -180,15 +184,15 @@ def draw(
     """Draw a token for each row with probability softmax(logits).
 
     One generator serves the batch in one call, and a row's token then depends on how many rows
-    stand before it. With a sequence of generators, one a row, it depends on its own alone: a row
+    stand before it. With a sequence of generators, one per row, it depends on its own alone: a row
     gets in any batch what it would get by itself.
     """
     # A softmax in half precision would round each probability to two or three digits.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     noise = torch.empty_like(logits)
     if isinstance(generator, Sequence):
-        if len(generator) != len(logits):
-            raise ValueError(f"generator must be one a row, {len(logits)}, got {len(generator)}")
+        n, rows = len(generator), len(logits)
+        require(n == rows, f"generator must be one per row, {rows}", n)
         for row, own in zip(noise, generator, strict=True):
             row.exponential_(generator=own)
     else:
@@ -226,8 +230,8 @@ class Sampler:
     min_tokens_to_keep: int = 1
 
     def __post_init__(self):
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be at least 0 and finite, got {self.temperature}")
+        t = self.temperature
+        require(0 <= t < math.inf, "temperature must be at least 0 and finite", t)
         trial = torch.zeros(1, 2)
         self.process(trial, torch.zeros(1, 1, dtype=torch.long))  # complains of a bad setting now
 
@@ -263,9 +267,6 @@ class Sampler:
         """The next token of each row."""
         logits = self.process(logits, history)
         return greedy(logits) if self.temperature == 0 else draw(logits, generator)
-
-
-# ---- the experiment
 
 
 if __name__ == "__main__":
