@@ -32,6 +32,7 @@ def main(run: Run, *, n: PositiveInt = 6, seeds: PositiveInt = 5) -> None:
     seeds
         Random matrices for each setting.
     """
+    n = run.budget(quick=min(n, 4), default=n)
     seeds = run.budget(quick=2, default=seeds, full=4 * seeds)
     A, b = run.rng.normal(size=(4 * n, n)), run.rng.normal(size=4 * n)
     why = "κ is about 2: only rounding"
@@ -42,7 +43,7 @@ def main(run: Run, *, n: PositiveInt = 6, seeds: PositiveInt = 5) -> None:
     errors = least_squares_errors(run, n, seeds, kappas)
     digits_kept(run, errors, kappas)
     growth(run, errors, kappas)
-    graded(run, run.budget(quick=min(n, 4), default=n), 2 * seeds)
+    graded(run, n, 2 * seeds)
 
 
 def least_squares_errors(run: Run, n: int, seeds: int, kappas: np.ndarray) -> np.ndarray:
@@ -86,11 +87,15 @@ def digits_kept(run: Run, errors: np.ndarray, kappas: np.ndarray) -> None:
     run.metric("normal equations, error at κ = 1e9", np.median(normal), rtol=None)
     run.metric("QR, error at κ = 1e9", np.median(qr), rtol=None)
     run.metric("QR, error at κ = 1e9 and 45°", np.median(errors[1, :, at, 1]), rtol=None)
-    rule = {"each": True, "unit": "digits", "rtol": 0.2}
+    rule = {
+        "each": True,
+        "unit": "digits",
+        "rtol": None,
+    }  # what rounding leaves is the machine's own
     run.claim(KEEP, -np.log10(np.r_[qr, svd]), at_least=5, **rule)
     run.falsifier("the normal equations", -np.log10(normal), breaks=KEEP)
     name = "b in the column space, κ = 1e9: the normal equations keep less than one digit"
-    run.claim(name, -np.log10(normal), at_most=1, **(rule | {"rtol": None}))
+    run.claim(name, -np.log10(normal), at_most=1, **rule)
 
 
 def growth(run: Run, errors: np.ndarray, kappas: np.ndarray) -> None:
@@ -129,7 +134,6 @@ def graded(run: Run, n: int, seeds: int) -> None:
     run.metric(name, theirs.max(), rtol=None)
     rule = {"unit": "digits", "note": f"{seeds} matrices {n}×{n}, the worst of each"}
     run.claim(JACOBI, -np.log10(ours), at_least=13, each=True, rtol=0.1, **rule)
-    run.falsifier("numpy.linalg.svd", -np.log10(theirs), breaks=JACOBI)
     name = "numpy.linalg.svd keeps less than one digit of the smallest"
     run.claim(name, -np.log10(theirs), at_most=1, quick=False, rtol=None, **rule)
     title = "How exact are the small singular values of a badly scaled matrix?"

@@ -161,12 +161,12 @@ def _show_jacobians(run: Run) -> None:
     zero("a shift of a column before batch norm changes nothing", np.abs(flat[2]).max(), 0.0)
 
 
-def _train(seed: int, steps: int, softmax_gradient, *, shuffled: bool = False):
+def _train(data: datasets.Digits, seed: int, steps: int, gradient, *, shuffled: bool = False):
     """Softmax regression on digits, full batch; losses (train) and accuracy (held out)."""
-    data = datasets.digits()
+    images, labels = data
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(data.labels))
-    X, y = data.images.reshape(-1, 64)[order] / 16.0, data.labels[order]
+    order = rng.permutation(len(labels))
+    X, y = images.reshape(-1, 64)[order] / 16.0, labels[order]
     X, X_test, y, y_test = X[:600], X[600:], y[:600], y[600:]
     if shuffled:
         y = rng.permutation(y)
@@ -178,7 +178,7 @@ def _train(seed: int, steps: int, softmax_gradient, *, shuffled: bool = False):
         dP = np.zeros_like(P)
         picked = np.arange(len(y)), y
         dP[picked] = -1.0 / (len(y) * np.maximum(P[picked], 1e-12))
-        _, dW, db = linear_backward(softmax_gradient(dP, P), X, W)
+        _, dW, db = linear_backward(gradient(dP, P), X, W)
         W, b = W - 0.5 * dW, b - 0.5 * db
     accuracy = float((linear(X_test, W, b).argmax(axis=1) == y_test).mean())
     return losses, accuracy
@@ -191,9 +191,10 @@ def _show_diagonal(run: Run, seeds: int, steps: int) -> None:
         "diagonal only": (softmax_backward_diagonal, False),
         "labels shuffled": (softmax_backward, True),
     }
-    losses, accuracy = {}, {}
+    data, losses, accuracy = datasets.digits(), {}, {}
     for name, (gradient, shuffled) in settings.items():
-        runs = [_train(run.seed + s, steps, gradient, shuffled=shuffled) for s in range(seeds)]
+        options = {"shuffled": shuffled}
+        runs = [_train(data, run.seed + s, steps, gradient, **options) for s in range(seeds)]
         losses[name] = np.array([r[0] for r in runs])
         accuracy[name] = np.array([r[1] for r in runs])
     full, diagonal, control = accuracy.values()

@@ -73,14 +73,17 @@ def rejection_beta(rng: np.random.Generator, n: int, envelope: float) -> np.ndar
 
 
 def uniform(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Proposals on [0, 1)."""
     return rng.random(n)
 
 
 def below_100(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Bytes below 100, drawn again where they would bias."""
     return d.sample_below(rng, n, 100, bits=8)
 
 
 def byte_modulo(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Bytes below 100 as they are often drawn."""
     return rng.integers(256, size=n) % 100
 
 
@@ -169,6 +172,7 @@ def p_value(sample, parameters, reference, rng: np.random.Generator, draws: int)
 
 
 def figure_fit(run: Run, draws: int) -> None:
+    """Histograms of eight samplers beside their densities."""
     title = f"Do {draws:,} draws of each sampler follow scipy's density (line)?"
     with run.figure("samplers", title, rows=2, columns=4, size=(8.6, 4.6)) as axes:
         for ax, (name, sampler) in zip(axes.flat, good_samplers().items(), strict=False):
