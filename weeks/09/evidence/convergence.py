@@ -306,7 +306,7 @@ def upper_bounds(k: np.ndarray) -> dict[str, np.ndarray]:
 def huber_gaps(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient descent's gap after n steps on the Huber function made for n, and the theorem's."""
     gaps = []
-    for n in steps:
+    for n in steps.tolist():
         knee = 1 / (2 * n + 1)
         grad = partial(np.clip, a_min=-knee, a_max=knee)
         x = abs(take(gradient_descent(grad, np.ones(1), 1.0), n)[-1, 0])

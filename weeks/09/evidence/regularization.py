@@ -286,7 +286,7 @@ def decay_under_adam(run: Run) -> None:
         left[name] = weight.numpy()
     theory = (1 - lr * strength) ** steps
     # without the smallest scales, where the penalty is no smaller than the gradient
-    decades = np.log10(scales[3:])
+    decades = np.log10(scales[3:].numpy())
     coupled, decoupled = (np.polyfit(decades, values.T[3:], 1)[0] for values in left.values())
     options = {"note": "rise per decade of gradient", "rtol": 0.01}
     name = "Adam with L2 leaves more of weights with larger gradients"
