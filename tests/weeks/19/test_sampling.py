@@ -6,13 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from week18.transformers_twin import transformers_twin
 from week19 import sampling
 from week19.beam_search import beam_search, cached_step
-from week19.evidence.kv_cache import small_llama
 from week19.sampling import Sampler, draw, greedy
+from week19.twins import small_llama, transformers_beams
 
 SMALL = st.integers(-3, 3).map(float) | st.floats(-8, 8, width=32)
 
@@ -37,26 +39,38 @@ def same(ours, theirs):
 # ---- filters
 
 
-@given(logits=logits_batches(), k=st.integers(1, 15))
-def test_top_k_equals_transformers(logits, k):
-    from transformers import TopKLogitsWarper
-
-    same(sampling.keep_top_k(logits, k), TopKLogitsWarper(k)(history_for(logits), logits))
+def top_k(logits, share, least):
+    k = 1 + int(14 * share)
+    return sampling.keep_top_k(logits, k), hf.TopKLogitsWarper(k)
 
 
-@given(logits=logits_batches(), p=st.floats(0, 1), least=st.integers(1, 4))
-def test_top_p_equals_transformers(logits, p, least):
-    from transformers import TopPLogitsWarper
+def top_p(logits, share, least):
+    ours = sampling.keep_top_p(logits, share, min_tokens_to_keep=least)
+    return ours, hf.TopPLogitsWarper(share, min_tokens_to_keep=least)
 
-    theirs = TopPLogitsWarper(p, min_tokens_to_keep=least)(history_for(logits), logits)
-    same(sampling.keep_top_p(logits, p, min_tokens_to_keep=least), theirs)
+
+def typical(logits, share, least):
+    mass = 0.05 + 0.9 * share
+    ours = sampling.keep_typical(logits, mass, min_tokens_to_keep=least)
+    return ours, hf.TypicalLogitsWarper(mass, min_tokens_to_keep=least)
+
+
+def repetition_penalty(logits, share, least):
+    penalty = 0.5 + 1.5 * share
+    ours = sampling.penalize_repetition(logits, history_for(logits), penalty)
+    return ours, hf.RepetitionPenaltyLogitsProcessor(penalty)
+
+
+@pytest.mark.parametrize("both", [top_k, top_p, typical, repetition_penalty])
+@given(logits=logits_batches(), share=st.floats(0, 1), least=st.integers(1, 4))
+def test_equals_transformers(both, logits, share, least):
+    ours, theirs = both(logits, share, least)
+    same(ours, theirs(history_for(logits), logits))
 
 
 @given(logits=logits_batches(), p=st.sampled_from([0, 0.01, 0.1, 0.7, 1]), least=st.integers(1, 4))
 def test_min_p_equals_transformers(logits, p, least):
-    from transformers import MinPLogitsWarper
-
-    theirs = MinPLogitsWarper(p, min_tokens_to_keep=least)(history_for(logits), logits)
+    theirs = hf.MinPLogitsWarper(p, min_tokens_to_keep=least)(history_for(logits), logits)
     ours = sampling.keep_min_p(logits, p, min_tokens_to_keep=least)
     probabilities = logits.softmax(-1)
     edge = (probabilities / probabilities.amax(-1, keepdim=True) - p).abs() < 1e-6
@@ -66,39 +80,12 @@ def test_min_p_equals_transformers(logits, p, least):
     torch.testing.assert_close(ours.sort().values, theirs.sort().values, rtol=0, atol=1e-6)
 
 
-@given(logits=logits_batches(), mass=st.floats(0.05, 0.95), least=st.integers(1, 3))
-def test_typical_equals_transformers(logits, mass, least):
-    from transformers import TypicalLogitsWarper
-
-    theirs = TypicalLogitsWarper(mass, min_tokens_to_keep=least)(history_for(logits), logits)
-    same(sampling.keep_typical(logits, mass, min_tokens_to_keep=least), theirs)
-
-
-@given(logits=logits_batches(), penalty=st.floats(0.5, 2))
-def test_repetition_penalty_equals_transformers(logits, penalty):
-    from transformers import RepetitionPenaltyLogitsProcessor
-
+def test_sampler_applies_transformers_order():
+    logits = 3 * torch.randn(32, 40, generator=torch.Generator().manual_seed(0))
     history = history_for(logits)
-    theirs = RepetitionPenaltyLogitsProcessor(penalty)(history, logits)
-    same(sampling.penalize_repetition(logits, history, penalty), theirs)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_sampler_applies_transformers_order(seed):
-    import transformers as hf
-
-    logits = 3 * torch.randn(32, 40, generator=torch.Generator().manual_seed(seed))
-    history = history_for(logits, seed)
-    chain = hf.LogitsProcessorList(
-        [
-            hf.RepetitionPenaltyLogitsProcessor(1.4),
-            hf.TemperatureLogitsWarper(0.6),
-            hf.TopKLogitsWarper(20),
-            hf.TopPLogitsWarper(0.9),
-            hf.MinPLogitsWarper(0.03),
-            hf.TypicalLogitsWarper(0.8),
-        ]
-    )
+    filters = [hf.TopKLogitsWarper(20), hf.TopPLogitsWarper(0.9), hf.MinPLogitsWarper(0.03)]
+    first = [hf.RepetitionPenaltyLogitsProcessor(1.4), hf.TemperatureLogitsWarper(0.6)]
+    chain = hf.LogitsProcessorList([*first, *filters, hf.TypicalLogitsWarper(0.8)])
     sampler = Sampler(0.6, top_k=20, top_p=0.9, min_p=0.03, typical=0.8, repetition_penalty=1.4)
     same(sampler.process(logits, history), chain(history, logits))
 
@@ -157,20 +144,6 @@ def test_nothing_is_changed_in_place(logits):
 # ---- draws
 
 
-def test_draws_follow_the_softmax():
-    from scipy.stats import chisquare
-
-    logits = torch.tensor([[1.0, 0.0, -1.0, -math.inf, 2.0]])
-    expected = 20_000 * logits.double().softmax(-1)[0]
-    p_values = []
-    for seed in range(5):
-        tokens = draw(logits.expand(20_000, -1), torch.Generator().manual_seed(seed))
-        counts = torch.bincount(tokens, minlength=5)
-        assert counts[3] == 0
-        p_values.append(chisquare(counts[counts > 0], expected[expected > 0]).pvalue)
-    assert min(p_values) > 1e-3
-
-
 def test_half_precision_draws_rare_tokens():
     logits = torch.tensor([[0.0, -6.0]])
     n = 200_000
@@ -222,7 +195,7 @@ def test_low_temperature_is_greedy_and_top_k_one_too():
             "min_tokens_to_keep must be at least 1, got 0",
         ),
         (lambda z: sampling.penalize_repetition(z, z[:, :1].long(), 0.0), "penalty must be posi"),
-        (lambda z: draw(z, [torch.Generator()]), "generator must be one a row, 2, got 1"),
+        (lambda z: draw(z, [torch.Generator()]), "generator must be one per row, 2, got 1"),
         (lambda z: Sampler(temperature=-1.0), "temperature must be at least 0"),
         (lambda z: Sampler(top_k=0), "k must be at least 1, got 0"),
         (lambda z: Sampler(top_p=2.0), "p must be between 0 and 1, got 2"),
@@ -260,8 +233,8 @@ def test_enough_beams_find_the_best_of_all_texts(seed, n, penalty):
         texts.add(text[: text.index(0) + 1] if 0 in text else text)
     scores = {text: log_p(text) / len(text) ** penalty for text in texts}
     best = max(scores, key=scores.get)
-    found = beam_search(first, step, n, n_beams=4**3, length_penalty=penalty,
-                        early_stopping="never", stop=(0,))  # fmt: skip
+    options = {"n_beams": 4**3, "length_penalty": penalty, "early_stopping": "never"}
+    found = beam_search(first, step, n, stop=(0,), **options)
     assert found[0].score == pytest.approx(scores[best], abs=1e-5)
     assert scores[found[0].tokens] == pytest.approx(scores[best], abs=1e-5)
     assert len({h.tokens for h in found}) == len(found)
@@ -299,8 +272,8 @@ def test_length_penalty_chooses_between_short_and_long():
         return table[tokens]
 
     short = beam_search(first, step, 2, n_beams=4, length_penalty=0.0, stop=(0,))[0]
-    long = beam_search(first, step, 2, n_beams=4, length_penalty=2.0, early_stopping="never",
-                       stop=(0,))[0]  # fmt: skip
+    options = {"n_beams": 4, "length_penalty": 2.0, "early_stopping": "never"}
+    long = beam_search(first, step, 2, stop=(0,), **options)[0]
     assert short.tokens == (0,)
     assert long.tokens == (1, 0)
 
@@ -309,8 +282,8 @@ def test_ended_beams_are_replaced():
     """Both best first tokens end the text; the best text of all starts with the third."""
     first = torch.tensor([0.5, 0.3, 0.2]).log()
     table = torch.tensor([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3], [0.98, 0.01, 0.01]]).log()
-    found = beam_search(first, lambda parents, tokens: table[tokens], 2, n_beams=2,
-                        length_penalty=2.0, early_stopping="never", stop=(0, 1))  # fmt: skip
+    options = {"n_beams": 2, "length_penalty": 2.0, "early_stopping": "never", "stop": (0, 1)}
+    found = beam_search(first, lambda parents, tokens: table[tokens], 2, **options)
     assert found[0].tokens == (2, 0)
 
 
@@ -334,22 +307,16 @@ def test_cached_beams_are_uncached_beams():
 @pytest.mark.parametrize("early", [False, True, "never"])
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_beam_search_equals_transformers(early, penalty):
-    from week19.evidence.kv_cache import hugging_face_twin
-
+    """With two ways to stop; the evidence has one."""
     model = small_llama(3, vocab_size=11, d_model=16)
-    twin = hugging_face_twin(model)
+    twin, options = transformers_twin(model), {"length_penalty": penalty, "early_stopping": early}
     for start in range(3):
         prompt = torch.tensor([start, 4, 9])
         logits, step = cached_step(model, prompt, 8)
-        best = beam_search(logits, step, 8, n_beams=3, length_penalty=penalty,
-                           early_stopping=early, stop=(5, 7))[0]  # fmt: skip
-        out = twin.generate(
-            prompt[None], attention_mask=torch.ones(1, 3, dtype=torch.long), max_new_tokens=8,
-            num_beams=3, length_penalty=penalty, early_stopping=early, do_sample=False,
-            eos_token_id=[5, 7], pad_token_id=5, return_dict_in_generate=True, output_scores=True,
-        )  # fmt: skip
-        assert out.sequences[0, 3:].tolist()[: len(best.tokens)] == list(best.tokens)
-        assert best.score == pytest.approx(out.sequences_scores.item(), abs=1e-5)
+        best = beam_search(logits, step, 8, n_beams=3, stop=(5, 7), **options)[0]
+        score, tokens = transformers_beams(twin, [start, 4, 9], 8, [5, 7], num_beams=3, **options)
+        assert tokens[: len(best.tokens)] == list(best.tokens)
+        assert best.score == pytest.approx(score, abs=1e-5)
 
 
 def test_beam_search_names_bad_input():
