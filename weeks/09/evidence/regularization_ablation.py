@@ -142,7 +142,8 @@ def it_trains(run: Run, task: Task, losses: np.ndarray) -> None:
     fallen, frozen = (losses[-20:, k].mean(0) / losses[:5, k].mean(0) for k in (0, 1))
     run.claim("it trains", fallen, at_most=0.2, **options)
     run.falsifier("learning rate 0", frozen, breaks="it trains")
-    shuffled = Task(2 * task.seeds, 0.9, run.seed + 1)  # nine tenths wrong at random: no signal is left
+    # nine tenths wrong at random: no signal is left
+    shuffled = Task(2 * task.seeds, 0.9, run.seed + 1)
     blind, *_ = shuffled.train([{}], "none", len(losses))
     name = "from random labels it learns nothing: test accuracy"
     options = {"unit": "%", "quick": False, "note": "chance 10 %", "rtol": 0.1}
