@@ -14,6 +14,7 @@ from shared.study import PositiveInt, Run
 from week18.llama3 import Llama
 from week18.transformers_twin import transformers_twin
 from week19.characters import manual, trained_model
+from week19.evidence.threads import one_thread
 from week19.kv_cache import KVCache, PagedKVCache, cache_bytes, generate
 from week19.sampling import greedy
 from week19.twins import small_llama, transformers_greedy
@@ -271,12 +272,13 @@ def decode_flops(model: Llama, tokens: int) -> tuple[int, int]:
     return 2 * weights * tokens + pair * tokens**2, 2 * weights + pair * tokens
 
 
+@one_thread()
 @torch.inference_mode()
 def draw_speed(run: Run, longest: int) -> None:
     """Seconds of one more token at growing lengths, with and without the cache."""
     model = small_llama(run.seed, std=0.05, vocab_size=256, d_model=256, n_layers=4)
     lengths = sorted({max(2, longest // 2**i) for i in range(7)})
-    repeats = run.budget(quick=2, default=15)
+    repeats = run.budget(quick=2, default=30)
     flops, predicted, seconds = [], [], []
     for n in lengths:
         tokens = torch.randint(256, (1, n), generator=run.generator(n))

@@ -1,6 +1,5 @@
 """Filters and beams against transformers and enumeration; what each way of choosing writes."""
 
-import contextlib
 import itertools
 
 import numpy as np
@@ -17,6 +16,7 @@ from week18.transformers_twin import transformers_twin
 from week19 import sampling
 from week19.beam_search import beam_search, cached_step
 from week19.characters import WINDOW, Text, manual, trained_model
+from week19.evidence.threads import one_thread
 from week19.kv_cache import generate
 from week19.sampling import Sampler, draw, greedy
 from week19.twins import small_llama, transformers_beams
@@ -41,17 +41,6 @@ def main(run: Run, *, steps: PositiveInt = 200, tokens: PositiveInt = 240) -> No
     draw_filters(run, model, text.held_out)
     top_p_off_by_one(run, model, text.held_out)
     draw_loops(run, model, text.held_out, run.budget(quick=24, default=tokens))
-
-
-@contextlib.contextmanager
-def one_thread():
-    """Products this small are slower on several threads, and far slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---- checks

@@ -57,7 +57,7 @@ def main(run: Run, *, seeds: PositiveInt = 8, length: PositiveInt = 100) -> None
     seeds = run.budget(quick=3, default=max(seeds, 2))
     check_markov(run, seeds)
     judge_rules(run, seeds)
-    speakers = train_speakers(run.seed, steps=run.budget(quick=(4, 4), default=(300, 250)))
+    speakers = train_speakers(run.seed, steps=run.budget(quick=(4, 4), default=(240, 200)))
     speak(run, speakers, run.budget(quick=min(length, 12), default=length))
 
 
@@ -136,7 +136,7 @@ def judge_rules(run: Run, seeds: int) -> None:
 def speak(run: Run, speakers: Speakers, length: int) -> None:
     """Two small GPTs and a table: identical greedy text, characters per pass, and authors."""
     target, drafts, held_out, _ = speakers
-    prompts = prompts_from(held_out, run.budget(quick=2, default=10))
+    prompts = prompts_from(held_out, run.budget(quick=2, default=8))
     greedy = [with_temperature(model, 0) for model in (target, drafts["small GPT"])]
     ours = [speculative_generate(*greedy, prompt, length, gamma=4).tokens for prompt in prompts]
     alone = [generate(greedy[0], prompt, length).tokens for prompt in prompts]
@@ -149,7 +149,7 @@ def speak(run: Run, speakers: Speakers, length: int) -> None:
     for name, draft in drafts.items():
         rates = [rates_on(target, draft, text, len(prompts[0])) for text in texts]
         alpha = float(torch.cat(rates).mean())
-        for gamma in run.budget(quick=(2,), default=(1, 2, 4, 8)):
+        for gamma in run.budget(quick=(2,), default=(2, 4)):
             passes = 0
             for i, prompt in enumerate(prompts):
                 options = {"gamma": gamma, "generator": run.generator(50 + i)}
