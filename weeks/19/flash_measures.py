@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -59,7 +60,7 @@ def predicted_accesses(n: int, fast: int) -> int:
     return 2 * n * DIM + n + 2 * n * DIM * tiles
 
 
-def slope(x: Sequence[float], y: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+def slope(x: ArrayLike, y: ArrayLike) -> float:
     """Of log y in log x, by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
