@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import ArrayLike
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from week19.flash_attention import Rows, State, flash_attention, online_update
 from week19.slow_memory import SlowMemory, standard_backward, standard_forward, tile_sizes
 
+Numbers = Sequence[float] | Shaped[np.ndarray, " n"]
 DIM = 64  # of a head, as in the paper's figure 2
 
 
@@ -60,7 +60,7 @@ def predicted_accesses(n: int, fast: int) -> int:
     return 2 * n * DIM + n + 2 * n * DIM * tiles
 
 
-def slope(x: ArrayLike, y: ArrayLike) -> float:
+def slope(x: Numbers, y: Numbers) -> float:
     """Of log y in log x, by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
