@@ -229,7 +229,7 @@ class Evidence:
         broken = outcome.pop("verdict") == "fails"
         judged = claim["verdict"] != "not judged"
         row = {"name": name, "breaks": breaks, **outcome, "note": note}
-        row |= {"unit": claim["unit"], "rtol": claim["rtol"]}
+        row |= {key: claim[key] for key in ("unit", "rtol", "each")}
         self.falsifiers.append(row | {"broken": broken if judged else None})
         return broken
 

@@ -50,6 +50,9 @@ class Interval:
             return f"{self.mean:.6g} ± {width:g} (n = {self.n})"
         # Digits below the first one of the uncertainty would only look exact.
         decimals = max(0, -math.floor(math.log10(width)))
+        if decimals > 6:
+            digits = max(0, decimals + math.floor(math.log10(max(abs(self.mean), width))))
+            return f"{self.mean:.{digits}e} ± {width:.0e} (n = {self.n})"
         if math.isclose(below, above, rel_tol=1e-6):
             return f"{self.mean:.{decimals}f} ± {width:.{decimals}f} (n = {self.n})"
         decimals += 1  # the two sides differ by less than they measure

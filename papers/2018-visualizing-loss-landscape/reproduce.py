@@ -229,7 +229,7 @@ def _rescaled(run: Run, net, data, rows: int) -> None:
 
 def _figure(run: Run, matter: dict, depth: int, ratios: dict, measured: dict) -> None:
     radii, arms = matter["radii"], ((False, plots.ORANGE), (True, plots.BLUE))
-    title = "How mixed is the curvature? |λmin / λmax| on slices through the minimum"
+    title = "How mixed is the curvature around the end of training?"
     with run.figure("ratios", title, 2, 2, size=(7.0, 6.4)) as axes:
         for row, radius in enumerate(radii):
             for column, skip in enumerate((False, True)):

@@ -270,7 +270,7 @@ def draw(run: Run, paper: papers.Paper, budgets, n_weights, loss, best, found: I
         right.set(xscale="log", xlabel="N (weights)", ylabel="loss (nats/character)")
         right.set_xlim(None, 3.2 * n_weights.max())
         plain_ticks(right.xaxis, (1e3, 2e3, 5e3, 1e4, 2e4, 5e4))
-        title = "Here: one point per seed, one parabola per budget"
+        title = "Here: points are seeds"
         right.set_title(title, fontsize=10.5, weight="normal")
 
 
