@@ -1,25 +1,28 @@
-"""How good is a clustering? By itself (silhouette), or beside another one (adjusted Rand index)."""
+"""How good is a clustering? By itself (silhouette), or beside another one (adjusted Rand index).
+
+>>> X, labels = np.array([[0.0], [1.0], [9.0], [11.0]]), np.array([0, 0, 1, 1])
+>>> round(silhouette(X, labels), 3), adjusted_rand_index(labels, np.array(["b", "b", "a", "a"]))
+(0.841, 1.0)
+
+Source: P. Rousseeuw, *Silhouettes* (J. Computational and Applied Mathematics 20, 1987); L. Hubert
+and P. Arabie, *Comparing Partitions* (Journal of Classification 2, 1985).
+"""
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from shared.require import require
 from week05.kmeans import squared_distances
 
 
 def silhouette(X: Float[np.ndarray, "n d"], labels: Shaped[np.ndarray, " n"]) -> float:
     """Mean of (b - a) / max(a, b), where a is a point's mean distance to the rest of its cluster
     and b to the nearest other one; 0 for a cluster of one.
-
-    References
-    ----------
-    Rousseeuw, "Silhouettes", J. Computational and Applied Mathematics 20 (1987).
     """
     clusters, indices = np.unique(labels, return_inverse=True)
-    if not 2 <= len(clusters) <= len(X) - 1:
-        raise ValueError(
-            f"labels must name between 2 and n_samples - 1 = {len(X) - 1} clusters, got"
-            f" {len(clusters)}"
-        )
+    most = len(X) - 1
+    must = f"labels must name between 2 and n_samples - 1 = {most} clusters"
+    require(2 <= len(clusters) <= most, must, len(clusters))
     one_hot = np.eye(len(clusters))[indices]
     sizes, rows = one_hot.sum(axis=0), np.arange(len(X))
     centered = X - X.mean(axis=0)
@@ -37,14 +40,8 @@ def silhouette(X: Float[np.ndarray, "n d"], labels: Shaped[np.ndarray, " n"]) ->
 
 
 def adjusted_rand_index(a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"]) -> float:
-    """Agreement of two clusterings on pairs of points: 1 if the same, 0 on average by chance.
-
-    References
-    ----------
-    Hubert & Arabie, "Comparing partitions", Journal of Classification 2 (1985), eq. 5.
-    """
-    if len(a) != len(b) or len(a) < 2:
-        raise ValueError(f"a and b must both have n >= 2 labels, got {len(a)} and {len(b)}")
+    """Agreement on pairs of points: 1 if the same, 0 on average by chance (Hubert, eq. 5)."""
+    require(len(a) == len(b) >= 2, "a and b must both have n >= 2 labels", len(a), len(b))
     rows, columns = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
     table = np.zeros((rows.max() + 1, columns.max() + 1))
     np.add.at(table, (rows, columns), 1.0)

@@ -7,10 +7,16 @@ component to its share of the data, with $n_j = \sum_i r_{ij}$:
 $$\pi_j = \frac{n_j}{n}, \qquad \mu_j = \frac1{n_j} \sum_i r_{ij} x_i, \qquad
   \Sigma_j = \frac1{n_j} \sum_i r_{ij} (x_i - \mu_j)(x_i - \mu_j)^\top .$$
 
+>>> X = np.array([[0.0], [1.0], [9.0], [11.0]])
+>>> model = GaussianMixture(2, random_state=0).fit(X)
+>>> print(np.sort(model.means_[:, 0]).round(6), model.weights_)
+[ 0.5 10. ] [0.5 0.5]
+
 Source: Dempster, Laird & Rubin (1977), title in `kmeans.py`; Bishop, *Pattern Recognition and
 Machine Learning* (2006), section 9.2.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +24,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
+from shared.require import require
 from week04.estimator import Estimator, check_X
 from week05.kmeans import KMeans
 
@@ -96,6 +103,7 @@ def m_step(
     return Mixture(sizes / sizes.sum(), means, covariances)
 
 
+@dataclass(eq=False, repr=False)
 class GaussianMixture(Estimator):
     """Mixture of Gaussians with full covariances, by EM.
 
@@ -104,11 +112,11 @@ class GaussianMixture(Estimator):
     n_components
         Number of Gaussians k.
     tol
-        Stop when the mean log-likelihood rises by less, in nats a point.
+        Stop when the mean log-likelihood rises by less, in nats per point.
     reg_covar
         Added to the diagonal of every covariance, in squared units of X.
     max_iter
-        Steps a start.
+        Steps per start.
     n_init
         Starts with different seeds, of which the likeliest is kept.
     init_params
@@ -134,38 +142,29 @@ class GaussianMixture(Estimator):
     Bishop (2006), sections 9.2.2 and 9.4.
     """
 
-    kind = "clusterer"
+    n_components: int = 1
+    tol: float | int = 1e-3
+    reg_covar: float | int = 1e-6
+    max_iter: int = 100
+    n_init: int = 1
+    init_params: str = "kmeans"
+    init: Mixture | None = None
+    random_state: int | None = None
 
-    def __init__(
-        self,
-        n_components: int = 1,
-        tol: float | int = 1e-3,
-        reg_covar: float | int = 1e-6,
-        max_iter: int = 100,
-        n_init: int = 1,
-        init_params: str = "kmeans",
-        init: Mixture | None = None,
-        random_state: int | None = None,
-    ):
-        self.n_components, self.tol, self.reg_covar = n_components, tol, reg_covar
-        self.max_iter, self.n_init, self.init_params = max_iter, n_init, init_params
-        self.init, self.random_state = init, random_state
+    kind = "clusterer"
 
     def fit(self, X: ArrayLike, y: object = None) -> "GaussianMixture":
         """Find the parameters; y is ignored."""
         X = check_X(X, min_samples=2)
         n, k = len(X), self.n_components
-        if not 1 <= k <= n:
-            raise ValueError(f"n_components must be between 1 and n_samples = {n}, got {k}")
-        if self.reg_covar < 0:
-            raise ValueError(f"reg_covar must be at least 0, got {self.reg_covar}")
-        if self.init_params not in ("kmeans", "random_from_data"):
-            raise ValueError(
-                f"init_params must be kmeans or random_from_data, got {self.init_params!r}"
-            )
+        require(1 <= k <= n, f"n_components must be between 1 and n_samples = {n}", k)
+        require(self.reg_covar >= 0, "reg_covar must be at least 0", self.reg_covar)
+        known = self.init_params in ("kmeans", "random_from_data")
+        must = "init_params must be kmeans or random_from_data"
+        require(known, must, repr(self.init_params))
         for name in ("n_init", "max_iter"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(value >= 1, f"{name} must be at least 1", value)
         rng = np.random.default_rng(self.random_state)
         runs = [self._run(X, self._start(X, rng)) for _ in range(1 if self.init else self.n_init)]
         mixture, path, self.converged_ = max(runs, key=lambda result: result[1][-1])
@@ -186,8 +185,7 @@ class GaussianMixture(Estimator):
             return m_step(X, np.eye(k)[labels], self.reg_covar)
         mixture = Mixture(*(np.asarray(part, dtype=np.float64) for part in self.init))
         shapes, wanted = tuple(part.shape for part in mixture), ((k,), (k, d), (k, d, d))
-        if shapes != wanted:
-            raise ValueError(f"init must have the shapes {wanted}, got {shapes}")
+        require(shapes == wanted, f"init must have the shapes {wanted}", shapes)
         return mixture
 
     def _run(

@@ -10,6 +10,11 @@ and fits weights, means and covariances to them. That is expectation maximizatio
 log-likelihood never falls. Where it starts decides where either ends. k-means stands here, EM in
 gaussian_mixture.py, and what tells a good clustering in clustering_scores.py.
 
+>>> X = np.array([[0.0], [1.0], [9.0], [11.0]])
+>>> model = KMeans(2, random_state=0).fit(X)
+>>> print(np.sort(model.cluster_centers_[:, 0]), model.inertia_)
+[ 0.5 10. ] 2.5
+
     uv run weeks/05/kmeans.py
 
 Source: Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 28 (1982); Arthur
@@ -17,10 +22,13 @@ Source: Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theo
 Rubin, "Maximum likelihood from incomplete data via the EM algorithm", J. R. Stat. Soc. B 39 (1977).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from shared.require import require
 from week04.estimator import Estimator, check_X
 
 
@@ -37,26 +45,15 @@ def kmeans_plus_plus(
 ) -> Float[np.ndarray, "k d"]:
     """Draw centers from the points, each with probability ∝ squared distance to those drawn.
 
-    Parameters
-    ----------
-    X
-        The points.
-    n_clusters
-        Centers to draw.
-    rng
-        Where the draws come from.
-    n_trials
-        Candidates for each center, of which the best stays; 1 is the paper's algorithm.
+    Of `n_trials` candidates for each center the best stays; 1 is the paper's algorithm.
 
     References
     ----------
     Arthur & Vassilvitskii (2007), section 2.2; several trials: section 4.
     """
-    n = len(X)
-    if not 1 <= n_clusters <= n:
-        raise ValueError(f"n_clusters must be between 1 and n_samples = {n}, got {n_clusters}")
-    if n_trials < 1:
-        raise ValueError(f"n_trials must be at least 1, got {n_trials}")
+    n, must = len(X), f"n_clusters must be between 1 and n_samples = {len(X)}"
+    require(1 <= n_clusters <= n, must, n_clusters)
+    require(n_trials >= 1, "n_trials must be at least 1", n_trials)
     chosen = [int(rng.integers(n))]
     nearest = squared_distances(X, X[chosen])[:, 0]
     for _ in range(1, n_clusters):
@@ -103,6 +100,7 @@ def inertia(
     return float(((X - centers[labels]) ** 2).sum())
 
 
+@dataclass(eq=False, repr=False)
 class KMeans(Estimator):
     """k-means by Lloyd's algorithm, the best of several starts.
 
@@ -111,12 +109,12 @@ class KMeans(Estimator):
     n_clusters
         Number of centers k.
     init
-        ``"k-means++"`` (greedy, 2 + ⌊ln k⌋ trials a center), ``"random"`` points, or the initial
+        ``"k-means++"`` (greedy, 2 + ⌊ln k⌋ trials per center), ``"random"`` points, or the initial
         centers (k, n_features).
     n_init
         Starts, of which the one with the least inertia is kept; given centers are tried once.
     max_iter
-        Steps a start.
+        Steps per start.
     tol
         Stop when the centers move by less: Σ |shift|² ≤ tol · mean variance of the features.
     random_state
@@ -136,34 +134,29 @@ class KMeans(Estimator):
     Bishop, *Pattern Recognition and Machine Learning* (2006), section 9.1.
     """
 
-    kind = "clusterer"
+    n_clusters: int = 8
+    init: str | ArrayLike = "k-means++"
+    n_init: int = 1
+    max_iter: int = 300
+    tol: float | int = 1e-4
+    random_state: int | None = None
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        init: str | ArrayLike = "k-means++",
-        n_init: int = 1,
-        max_iter: int = 300,
-        tol: float | int = 1e-4,
-        random_state: int | None = None,
-    ):
-        self.n_clusters, self.init, self.n_init = n_clusters, init, n_init
-        self.max_iter, self.tol, self.random_state = max_iter, tol, random_state
+    kind = "clusterer"
 
     def fit(self, X: ArrayLike, y: object = None) -> "KMeans":
         """Find the centers; y is ignored."""
         X = check_X(X)
         n, k = len(X), self.n_clusters
-        if not 1 <= k <= n:
-            raise ValueError(f"n_clusters must be between 1 and n_samples = {n}, got {k}")
+        require(1 <= k <= n, f"n_clusters must be between 1 and n_samples = {n}", k)
         for name in ("n_init", "max_iter"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(value >= 1, f"{name} must be at least 1", value)
         mean, rng = X.mean(axis=0), np.random.default_rng(self.random_state)
         threshold = self.tol * X.var(axis=0).mean()
         centered = X - mean  # |x|² - 2 x·c + |c|² cancels less near the origin
-        runs = [self._run(centered, self._start(X, rng) - mean, threshold)
-                for _ in range(self.n_init if isinstance(self.init, str) else 1)]  # fmt: skip
+        n_starts = self.n_init if isinstance(self.init, str) else 1
+        starts = [self._start(X, rng) for _ in range(n_starts)]
+        runs = [self._run(centered, start - mean, threshold) for start in starts]
         best = min(runs, key=lambda result: result[2][-1])
         centers, self.labels_, self.inertias_ = best
         self.cluster_centers_ = centers + mean
@@ -177,14 +170,14 @@ class KMeans(Estimator):
         k = self.n_clusters
         if not isinstance(self.init, str):
             centers = np.asarray(self.init, dtype=np.float64)
-            if centers.shape != (k, X.shape[1]):
-                raise ValueError(f"init must have shape {(k, X.shape[1])}, got {centers.shape}")
+            wanted = (k, X.shape[1])
+            require(centers.shape == wanted, f"init must have shape {wanted}", centers.shape)
             return centers
+        known = self.init in ("k-means++", "random")
+        require(known, "init must be k-means++, random or an array", repr(self.init))
         if self.init == "k-means++":
             return kmeans_plus_plus(X, k, rng, n_trials=2 + int(np.log(k)))
-        if self.init == "random":
-            return X[rng.choice(len(X), k, replace=False)]
-        raise ValueError(f"init must be k-means++, random or an array, got {self.init!r}")
+        return X[rng.choice(len(X), k, replace=False)]
 
     def _run(
         self, X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"], threshold: float | int

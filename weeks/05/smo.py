@@ -9,16 +9,23 @@ $$\delta = \frac{e_i - e_j}{K_{ii} + K_{jj} - 2 K_{ij}}, \qquad
 
 cut off where a box constraint stops it, with errors $e_i = y_i - \sum_j \alpha_j y_j K_{ij}$.
 
+>>> X, y = np.array([[0.0], [4.0]]), np.array([-1.0, 1.0])
+>>> found = smo(kernel_matrix(X, X, "linear"), y, C=10.0)
+>>> print(found.alpha, found.bias)  # the margin is 4 wide: w = 1/2, ½ |w|² = 1/8
+[0.125 0.125] -1.0
+
 Source: Platt (1998); Fan, Chen & Lin (2005); Keerthi et al., "Improvements to Platt's SMO
 algorithm", Neural Computation 13 (2001), for the stopping rule. Titles stand in `svm.py`.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from shared.require import require
 
 KERNELS = ("linear", "poly", "rbf")
 SELECTIONS = ("maximal violating pair", "second order")
@@ -35,19 +42,11 @@ def kernel_matrix(
 ) -> Float[np.ndarray, "m n"]:
     """Dot products of the rows of A and B in the kernel's feature space.
 
-    Parameters
-    ----------
-    A, B
-        One sample a row.
-    kernel
-        ``"linear"`` x·z, ``"poly"`` (γ x·z + coef0)^degree or ``"rbf"`` exp(-γ |x - z|²).
-    gamma, degree, coef0
-        γ is in inverse squared units of the features.
+    They are ``"linear"`` x·z, ``"poly"`` (γ x·z + coef0)^degree or ``"rbf"`` exp(-γ |x - z|²), with
+    γ in inverse squared units of the features.
     """
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}")
-    if not 0 < gamma < np.inf:
-        raise ValueError(f"gamma must be a positive number, got {gamma}")
+    require(kernel in KERNELS, f"kernel must be one of {', '.join(KERNELS)}", repr(kernel))
+    require(0 < gamma < np.inf, "gamma must be a positive number", gamma)
     products = A @ B.T
     if kernel == "linear":
         return products
@@ -63,13 +62,11 @@ class Solution(NamedTuple):
 
     Attributes
     ----------
-    alpha : (n,)
+    alpha
         The dual variables, exactly 0 or C at the bounds.
-    errors : (n,)
-        y_i - Σ_j α_j y_j K_ij, the labels less the outputs without bias.
-    bias : float
-    n_iter : int
-    violation : float
+    errors
+        y_i - Σ_j α_j y_j K_ij, the labels minus the outputs without bias.
+    violation
         max(errors over I_up) - min(errors over I_low): 0 or less if and only if α is optimal.
     """
 
@@ -83,70 +80,41 @@ class Solution(NamedTuple):
 def movable(
     alpha: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], C: float | int
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Where y_i α_i may grow (I_up) and where it may shrink (I_low).
-
-    References
-    ----------
-    Fan, Chen & Lin (2005), eq. 4.
-    """
+    """Where y_i α_i may grow (I_up) and where it may shrink (I_low); Fan et al. (2005), eq. 4."""
     below, above = alpha < C, alpha > 0
     return np.where(y > 0, below, above), np.where(y > 0, above, below)
 
 
-def smo(
+def smo_steps(
     K: Float[np.ndarray, "n n"],
     y: Float[np.ndarray, " n"],
     C: float | int,
     *,
     tol: float | int = 1e-3,
-    max_iter: int = 1_000_000,
     selection: str = "second order",
-    watch: Callable | None = None,
-) -> Solution:
-    """Solve the dual of the soft-margin support vector machine by two-variable steps.
+) -> Iterator[tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], float]]:
+    """Yield α, the errors and the violation, from α = 0 on, each step in the same arrays.
 
     Parameters
     ----------
-    K
-        Kernel matrix of the samples, symmetric and positive semi-definite.
-    y
-        Labels -1 and +1, both present.
-    C
-        Upper bound of every α: the price of a unit of slack.
     tol
         Stop once no pair violates the optimality conditions by more, in units of the output.
-    max_iter
-        Steps after which to stop regardless, with a warning.
     selection
         How the second variable is chosen: the most violating, or the one whose step gains most.
-    watch
-        Called as ``watch(alpha, errors)`` before each step.
 
     References
     ----------
     Fan, Chen & Lin (2005), algorithm 2 with WSS 1 and WSS 2; the closed-form step is Platt (1998),
     eqs. 16-18.
     """
-    n = len(y)
-    if K.shape != (n, n):
-        raise ValueError(f"K must have shape ({n}, {n}) as y has {n} labels, got {K.shape}")
-    if set(np.unique(y)) != {-1.0, 1.0}:
-        raise ValueError(f"y must hold the labels -1 and 1, both of them, got {np.unique(y)}")
-    for name, value in (("C", C), ("tol", tol), ("max_iter", max_iter)):
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} must be a positive number, got {value}")
-    if selection not in SELECTIONS:
-        raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}")
-    alpha, errors, diagonal = np.zeros(n), y.astype(np.float64), K.diagonal()
-    for n_iter in range(max_iter + 1):
+    alpha, errors, diagonal = np.zeros(len(y)), y.astype(np.float64), K.diagonal()
+    while True:
         up, low = movable(alpha, y, C)
         i = int(np.argmax(np.where(up, errors, -np.inf)))
         gaps = np.where(low, errors[i] - errors, -np.inf)
-        violation = float(gaps.max())
-        if watch is not None:
-            watch(alpha, errors)
-        if violation <= tol or n_iter == max_iter:
-            break
+        yield alpha, errors, float(gaps.max())
+        if gaps.max() <= tol:
+            return
         # |φ(x_i) - φ(x_j)|²; it is zero for twins, whose step is then as long as the box allows.
         curvature = np.maximum(K[i, i] + diagonal - 2 * K[i], 1e-12)
         if selection == "second order":
@@ -162,6 +130,43 @@ def smo(
         alpha[i] = (C if y[i] > 0 else 0.0) if step == room_i else alpha[i] + y[i] * step
         alpha[j] = (0.0 if y[j] > 0 else C) if step == room_j else alpha[j] - y[j] * step
         errors -= step * (K[i] - K[j])
+
+
+def smo(
+    K: Float[np.ndarray, "n n"],
+    y: Float[np.ndarray, " n"],
+    C: float | int,
+    *,
+    tol: float | int = 1e-3,
+    max_iter: int = 1_000_000,
+    selection: str = "second order",
+) -> Solution:
+    """Solve the dual of the soft-margin support vector machine by two-variable steps.
+
+    Parameters
+    ----------
+    K
+        Kernel matrix of the samples, symmetric and positive semi-definite.
+    y
+        Labels -1 and +1, both present.
+    C
+        Upper bound of every α: the price of a unit of slack.
+    max_iter
+        Steps after which to stop regardless, with a warning.
+    tol, selection
+        See `smo_steps`.
+    """
+    n = len(y)
+    require(K.shape == (n, n), f"K must have shape ({n}, {n}) as y has {n} labels", K.shape)
+    both = set(np.unique(y)) == {-1.0, 1.0}
+    require(both, "y must hold the labels -1 and 1, both of them", np.unique(y))
+    for name, value in (("C", C), ("tol", tol), ("max_iter", max_iter)):
+        require(0 < value < np.inf, f"{name} must be a positive number", value)
+    require(selection in SELECTIONS, f"selection must be one of {SELECTIONS}", repr(selection))
+    steps = smo_steps(K, y, C, tol=tol, selection=selection)
+    for n_iter, (alpha, errors, violation) in enumerate(steps):  # noqa: B007
+        if n_iter == max_iter:
+            break
     if violation > tol:
         warnings.warn(
             f"smo stopped at max_iter = {max_iter} with violation {violation:.2g} > tol = {tol}",

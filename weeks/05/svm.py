@@ -11,6 +11,11 @@ Sequential minimal optimization solves it for two $\alpha$ at a time, which has 
 $\alpha$ end at 0: the classifier $\mathrm{sign}(\sum_i \alpha_i y_i k(x_i, x) + b)$ rests on the
 others, the support vectors. The solver stands in smo.py.
 
+>>> X, y = np.array([[0.0], [1.0], [3.0], [4.0]]), np.array(["left", "left", "right", "right"])
+>>> machine = SVC(C=1e6, kernel="linear").fit(X, y)
+>>> machine.support_.tolist(), machine.decision_function([[1.0], [3.0]]).round(6).tolist()
+([1, 2], [-1.0, 1.0])
+
     uv run weeks/05/svm.py
 
 Source: Cortes & Vapnik, "Support-vector networks", Machine Learning 20 (1995); Platt, "Fast
@@ -19,15 +24,18 @@ second order information", JMLR 6 (2005), the algorithm of LIBSVM.
 """
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
+from shared.require import require
 from week04.estimator import Classifier, check_classes, check_X_y
 from week05.smo import kernel_matrix, objectives, smo
 
 
+@dataclass(eq=False, repr=False)
 class SVC(Classifier):
     """Kernel support vector classifier; several classes by one machine for each pair.
 
@@ -42,8 +50,8 @@ class SVC(Classifier):
     tol, max_iter, selection
         As in `smo`.
     decision_function_shape
-        With three classes or more, ``"ovr"`` gives one column a class (votes, ties broken by
-        confidence) and ``"ovo"`` one a pair.
+        With three classes or more, ``"ovr"`` gives one column per class (votes, ties broken by
+        confidence) and ``"ovo"`` one per pair.
 
     Attributes
     ----------
@@ -62,21 +70,15 @@ class SVC(Classifier):
     sections 7.1.1 to 7.1.3.
     """
 
-    def __init__(
-        self,
-        C: float | int = 1.0,
-        kernel: str = "rbf",
-        degree: float | int = 3,
-        gamma: float | int | str = "scale",
-        coef0: float | int = 0.0,
-        tol: float | int = 1e-3,
-        max_iter: int = 1_000_000,
-        selection: str = "second order",
-        decision_function_shape: str = "ovr",
-    ):
-        self.C, self.kernel, self.degree, self.gamma, self.coef0 = C, kernel, degree, gamma, coef0
-        self.tol, self.max_iter, self.selection = tol, max_iter, selection
-        self.decision_function_shape = decision_function_shape
+    C: float | int = 1.0
+    kernel: str = "rbf"
+    degree: float | int = 3
+    gamma: float | int | str = "scale"
+    coef0: float | int = 0.0
+    tol: float | int = 1e-3
+    max_iter: int = 1_000_000
+    selection: str = "second order"
+    decision_function_shape: str = "ovr"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> "SVC":
         """Train one machine for each pair of classes.
@@ -85,10 +87,8 @@ class SVC(Classifier):
         """
         X, y = check_X_y(X, y, classes=True)
         self.classes_, indices = check_classes(y)
-        if self.decision_function_shape not in ("ovr", "ovo"):
-            raise ValueError(
-                f"decision_function_shape must be ovr or ovo, got {self.decision_function_shape!r}"
-            )
+        shape = self.decision_function_shape
+        require(shape in ("ovr", "ovo"), "decision_function_shape must be ovr or ovo", repr(shape))
         self.n_features_in_ = X.shape[1]
         self._gamma = self._resolve_gamma(X)
         K = self._kernel(X, X)
@@ -97,10 +97,8 @@ class SVC(Classifier):
         for row, (a, b) in zip(coefficients, self._pairs, strict=True):
             chosen = np.concatenate([np.flatnonzero(indices == a), np.flatnonzero(indices == b)])
             signs = np.where(indices[chosen] == a, 1.0, -1.0)
-            solution = smo(
-                K[np.ix_(chosen, chosen)], signs, self.C, tol=self.tol, max_iter=self.max_iter,
-                selection=self.selection,
-            )  # fmt: skip
+            options = {"tol": self.tol, "max_iter": self.max_iter, "selection": self.selection}
+            solution = smo(K[np.ix_(chosen, chosen)], signs, self.C, **options)
             row[chosen] = signs * solution.alpha
             solutions.append(solution)
             duals.append(objectives(solution.alpha, solution.errors, signs, self.C)[1])
@@ -117,19 +115,21 @@ class SVC(Classifier):
 
     def decision_function(self, X: ArrayLike) -> Float[np.ndarray, "n *columns"]:
         """Signed outputs, ±1 on the margins: (n,) for two classes, else as the shape asks."""
-        X = self._check_fitted_X(X)
-        outputs = self._kernel(X, self.support_vectors_) @ self.dual_coef_.T + self.intercept_
+        outputs = self._outputs(X)
         if len(self.classes_) == 2:
             return outputs[:, 0]
         return outputs if self.decision_function_shape == "ovo" else self._by_class(outputs)
 
     def predict(self, X: ArrayLike) -> Shaped[np.ndarray, " n"]:
         """Class by the sign of the output, or by the vote of the pairs (first class if tied)."""
-        X = self._check_fitted_X(X)
-        outputs = self._kernel(X, self.support_vectors_) @ self.dual_coef_.T + self.intercept_
+        outputs = self._outputs(X)
         if len(self.classes_) == 2:
             return self.classes_[(outputs[:, 0] > 0).astype(int)]
         return self.classes_[self._votes(outputs).argmax(axis=1)]
+
+    def _outputs(self, X: ArrayLike) -> Float[np.ndarray, "n n_pairs"]:
+        X = self._check_fitted_X(X)
+        return self._kernel(X, self.support_vectors_) @ self.dual_coef_.T + self.intercept_
 
     def _votes(self, outputs: Float[np.ndarray, "n n_pairs"]) -> Int[np.ndarray, "n n_classes"]:
         votes = np.zeros((len(outputs), len(self.classes_)), dtype=np.int64)
@@ -150,8 +150,8 @@ class SVC(Classifier):
 
     def _resolve_gamma(self, X: Float[np.ndarray, "n n_features"]) -> float:
         if isinstance(self.gamma, str):
-            if self.gamma not in ("scale", "auto"):
-                raise ValueError(f"gamma must be a number, scale or auto; got {self.gamma!r}")
+            known = self.gamma in ("scale", "auto")
+            require(known, "gamma must be a number, scale or auto", repr(self.gamma))
             variance = X.var() if self.gamma == "scale" else 1.0
             return 1.0 / (X.shape[1] * variance) if variance > 0 else 1.0
         return float(self.gamma)

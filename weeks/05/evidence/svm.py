@@ -1,4 +1,4 @@
-"""Checks, claims and figures of svm."""
+"""What `svm.py` is measured by: LIBSVM, optimality conditions, and machines that fail."""
 
 import warnings
 
@@ -7,20 +7,37 @@ from jaxtyping import Float, Int, Shaped
 from matplotlib.axes import Axes
 
 from shared import datasets, plots
-from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
-from week05.smo import SELECTIONS, kernel_matrix, objectives, smo
+from week05.smo import SELECTIONS, kernel_matrix, objectives, smo, smo_steps
 from week05.svm import SVC
 
-LIBSVM = "sklearn.svm.SVC (LIBSVM)"
-NAMES = {"linear": "linear", "rbf": "RBF", "poly": "cubic"}
+KERNELS = {"linear": "linear", "rbf": "RBF", "poly": "cubic"}
+NARROW = "on unseen data an RBF kernel that is too narrow is hardly better than the commoner class"
+STALLED = "SMO is not there after as many steps on measurements that are not scaled"
+CHANCE = "with permuted labels digits are told apart as by chance, 1 in 10"
 
 
-def breast_cancer() -> tuple[Float[np.ndarray, "n p"], Int[np.ndarray, " n"]]:
-    """The 569 tumours, 30 measurements each, as they come; 1 is benign."""
-    from sklearn.datasets import load_breast_cancer
+def main(run: Run, *, seeds: PositiveInt = 10) -> None:
+    """Check SMO against LIBSVM, look at margins and at convergence, and overfit on purpose.
 
-    return load_breast_cancer(return_X_y=True)
+    Parameters
+    ----------
+    seeds
+        Repetitions of each claim that involves chance.
+    """
+    seeds = run.budget(quick=2, default=seeds, full=3 * seeds)
+    table = datasets.bundled("breast_cancer")
+    raw, y = table.data, table.target  # 30 measurements of 569 tumors; 1 is benign
+    X = standardized(raw)
+    images, labels = datasets.digits()
+    digits = images.reshape(len(images), -1).astype(float)
+    check_against_libsvm(run, X, y, digits, labels)
+    check_optimality(run, X, y)
+    show_margins(run)
+    show_convergence(run, X, y, seeds)
+    show_memorizing(run, raw, y, seeds)
+    unscaled_features(run, raw, y)
+    permuted_labels(run, digits, labels, seeds)
 
 
 def standardized(X: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
@@ -38,59 +55,45 @@ def moons(n: int, seed: int) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, 
 # ---- checks
 
 
-def check_against_sklearn(run: Run) -> None:
+def check_against_libsvm(run: Run, X, y, digits, labels) -> None:
     """Same optimum, support vectors, outputs and labels as LIBSVM, on three data sets."""
-    X, y = breast_cancer()
-    X = standardized(X)
-    for kernel in NAMES:
-        _check_one(run, f"breast cancer, {NAMES[kernel]}", X[:400], y[:400], X[400:], kernel=kernel)
-    _check_one(run, "moons, RBF, C = 100", *moons(300, 0), moons(200, 1)[0], C=100.0)
-    images, digits = datasets.digits()
-    X, n = images.reshape(len(images), -1).astype(float), run.budget(quick=500, default=1200)
-    _check_one(run, "digits, RBF, 45 pairs", X[:n], digits[:n], X[n:])
-    _check_one(run, "digits, linear, 45 pairs", X[:n], digits[:n], X[n:], kernel="linear")
-
-
-def _check_one(
-    run: Run,
-    name: str,
-    X: Float[np.ndarray, "n p"],
-    y: Shaped[np.ndarray, " n"],
-    unseen: Float[np.ndarray, "m p"],
-    **options,
-) -> None:
     from sklearn.svm import SVC as Reference
 
-    options |= {"tol": 1e-6, "decision_function_shape": "ovo"}
-    ours, reference = SVC(**options).fit(X, y), Reference(**options).fit(X, y)
-    run.check(f"{name}: dual objective", ours.dual_objective_,
-              dual_objectives_of(reference, X, y), against=LIBSVM, rtol=1e-6,
-              why="both stop at violations of 1e-6; LIBSVM's kernel is float32")  # fmt: skip
-    run.check(f"{name}: support vectors", ours.support_, reference.support_, against=LIBSVM,
-              why="the same rows, exactly")  # fmt: skip
-    run.check(f"{name}: outputs on unseen data", ours.decision_function(unseen),
-              reference.decision_function(unseen), against=LIBSVM, atol=1e-4,
-              why="LIBSVM rounds its kernel to float32: 6e-8, times Σ α")  # fmt: skip
-    run.check(f"{name}: predicted classes", ours.predict(unseen), reference.predict(unseen),
-              against=LIBSVM, why="the same labels, exactly")  # fmt: skip
-    if name.startswith("breast"):
-        run.metric(f"{name}: support vectors of 400 samples", len(ours.support_))
+    n, m = run.budget(quick=120, default=400), run.budget(quick=150, default=1200)
+    moon = *moons(run.budget(quick=80, default=300), 0), moons(200, 1)[0]
+    cases = {
+        f"breast cancer, {name}": (X[:n], y[:n], X[n:], {"kernel": kernel})
+        for kernel, name in KERNELS.items()
+    }
+    cases["moons, RBF, C = 100"] = (*moon, {"C": 100.0})
+    cases["digits, RBF, 45 pairs"] = (digits[:m], labels[:m], digits[m:], {})
+    cases["digits, linear, 45 pairs"] = (digits[:m], labels[:m], digits[m:], {"kernel": "linear"})
+    why = "both stop at violations of 1e-6; LIBSVM rounds its kernel to float32: 6e-8, times Σ α"
+    equal = run.against("sklearn.svm.SVC (LIBSVM)", why=why)
+    for name, (A, b, unseen, options) in cases.items():
+        options |= {"tol": 1e-6, "decision_function_shape": "ovo"}
+        ours, theirs = SVC(**options).fit(A, b), Reference(**options).fit(A, b)
+        outputs = (model.decision_function(unseen) for model in (ours, theirs))
+        duals = ours.dual_objective_, dual_objectives_of(theirs)
+        equal(f"{name}: dual objective", *duals, rtol=1e-6)
+        equal(f"{name}: support vectors", ours.support_, theirs.support_)
+        equal(f"{name}: outputs on unseen data", *outputs, atol=1e-4)
+        equal(f"{name}: predicted classes", ours.predict(unseen), theirs.predict(unseen))
+        if name in ("breast cancer, linear", "breast cancer, RBF"):
+            run.metric(f"{name}: support vectors of 400 samples", len(ours.support_))
 
 
-def dual_objectives_of(
-    machine: object, X: Float[np.ndarray, "n p"], y: Shaped[np.ndarray, " n"]
-) -> Float[np.ndarray, " n_pairs"]:
+def dual_objectives_of(machine) -> Float[np.ndarray, " n_pairs"]:
     """Dual objective of every pair's machine in a fitted `sklearn.svm.SVC`.
 
     Row a of its `dual_coef_` holds, for the support vectors of class b > a, those of machine
     (a, b); for those of class b <= a, of machine (b, a + 1).
     """
-    kernel = kernel_matrix(
-        machine.support_vectors_, machine.support_vectors_, machine.kernel,
-        gamma=machine._gamma, degree=machine.degree, coef0=machine.coef0,
-    )  # fmt: skip
+    options = {"gamma": machine._gamma, "degree": machine.degree, "coef0": machine.coef0}
+    vectors, n_classes = machine.support_vectors_, len(machine.classes_)
+    kernel = kernel_matrix(vectors, vectors, machine.kernel, **options)
     start = np.concatenate([[0], np.cumsum(machine.n_support_)])
-    found, n_classes = [], len(machine.classes_)
+    found = []
     for a in range(n_classes):
         for b in range(a + 1, n_classes):
             first, second = slice(start[a], start[a + 1]), slice(start[b], start[b + 1])
@@ -100,27 +103,23 @@ def dual_objectives_of(
     return np.array(found)
 
 
-def check_optimality(run: Run) -> None:
+def check_optimality(run: Run, X, y) -> None:
     """The Karush-Kuhn-Tucker conditions, sample by sample, and the duality gap."""
-    X, y = breast_cancer()
-    X, y, C = standardized(X), np.where(y == 1, 1.0, -1.0), 1.0
+    n = run.budget(quick=150, default=len(X))
+    X, y, C = X[:n], np.where(y[:n] == 1, 1.0, -1.0), 1.0
     K = kernel_matrix(X, X, "rbf", gamma=1 / X.shape[1])
     alpha, errors, bias, _, _ = smo(K, y, C, tol=1e-9)
     margin = y * (K @ (alpha * y) + bias)
-    broken = np.select(
-        [alpha == 0, alpha == C], [np.maximum(0, 1 - margin), np.maximum(0, margin - 1)],
-        np.abs(margin - 1),
-    )  # fmt: skip
+    outside, inside = np.maximum(0, 1 - margin), np.maximum(0, margin - 1)
+    broken = np.select([alpha == 0, alpha == C], [outside, inside], np.abs(margin - 1))
     why = "tol = 1e-9 on pairs of samples, and rounding of 569 terms"
-    run.check("KKT: margin is ≥ 1, = 1, ≤ 1 at α = 0, between, C", broken, np.zeros_like(broken),
-              against="Karush-Kuhn-Tucker conditions", atol=3e-9, why=why)  # fmt: skip
-    run.check("KKT: Σ α y", alpha @ y, 0.0, against="dual constraint", atol=1e-11,
-              why="rounding: each step adds and takes the same")  # fmt: skip
+    equal = run.against("Karush-Kuhn-Tucker conditions", kind="theorem", atol=3e-9, why=why)
+    equal("KKT: margin is ≥ 1, = 1, ≤ 1 at α = 0, between, C", broken, np.zeros(n))
+    equal("KKT: Σ α y", alpha @ y, 0.0, atol=1e-11)
     primal, dual = objectives(alpha, errors, y, C)
-    run.check("duality gap", dual, primal, against="strong duality", rtol=1e-7,
-              why="at most n C tol = 6e-7 off")  # fmt: skip
-    at_bound = int((alpha == C).sum())
-    run.say(f"breast cancer, RBF: {int((alpha > 0).sum())} support vectors, {at_bound} at C")
+    why = "at most n C tol = 6e-7 off"
+    equal = run.against("strong duality", kind="theorem", rtol=1e-7, why=why)
+    equal("duality gap", dual, primal)
 
 
 # ---- figures and claims
@@ -130,208 +129,146 @@ def show_margins(run: Run) -> None:
     """Six machines on the same moons: three prices of slack, three kernels."""
     X, y = moons(120, 3)
     X = standardized(X)
-    settings = [
-        ("RBF, C = 0.1", SVC(C=0.1, gamma=1.0)),
-        ("RBF, C = 1", SVC(C=1.0, gamma=1.0)),
-        ("RBF, C = 1000", SVC(C=1000.0, gamma=1.0)),
-        ("linear, C = 1", SVC(kernel="linear")),
-        ("cubic, C = 1", SVC(kernel="poly", gamma=1.0, coef0=1.0)),
-        ("RBF, γ = 30", SVC(gamma=30.0)),
-    ]
-    with run.figure(
-        "margins", "Where does the boundary run, and on which points (ringed) does it rest?",
-        rows=2, columns=3, size=(8.0, 5.9), sharex=True, sharey=True,
-    ) as axes:  # fmt: skip
-        for ax, (name, machine) in zip(axes.flat, settings, strict=True):
-            _draw_machine(ax, machine.fit(X, y), X, y)
+    settings = {
+        "RBF, C = 0.1": SVC(C=0.1, gamma=1.0),
+        "RBF, C = 1": SVC(C=1.0, gamma=1.0),
+        "RBF, C = 1000": SVC(C=1000.0, gamma=1.0),
+        "linear, C = 1": SVC(kernel="linear"),
+        "cubic, C = 1": SVC(kernel="poly", gamma=1.0, coef0=1.0),
+        "RBF, γ = 30": SVC(gamma=30.0),
+    }
+    title = "Where does the boundary run, and on which points (ringed) does it rest?"
+    layout = {"rows": 2, "columns": 3, "size": (8.0, 5.9), "sharex": True, "sharey": True}
+    with run.figure("margins", title, **layout) as axes:
+        for ax, (name, machine) in zip(axes.flat, settings.items(), strict=True):
+            draw_machine(ax, machine.fit(X, y), X, y)
             ax.set_title(f"{name}: {len(machine.support_)} of {len(X)}", fontsize=10.5)
-            run.metric(f"moons, {name}: support vectors", len(machine.support_))
         for ax in axes[:, 0]:
             ax.set_ylabel("second feature (s.d.)")
         for ax in axes[1]:
             ax.set_xlabel("first feature (s.d.)")
 
 
-def _draw_machine(
+def draw_machine(
     ax: Axes, machine: SVC, X: Float[np.ndarray, "n 2"], y: Int[np.ndarray, " n"]
 ) -> None:
-    low, high = X.min(axis=0) - 0.5, X.max(axis=0) + 0.5
-    grid = np.meshgrid(np.linspace(low[0], high[0], 160), np.linspace(low[1], high[1], 160))
-    height = machine.decision_function(np.column_stack([g.ravel() for g in grid]))
-    height = height.reshape(grid[0].shape)
-    ax.contourf(*grid, height, [-np.inf, 0, np.inf], colors=["#DDEBF5", "#FAE5D8"])
-    ax.contour(*grid, height, [-1, 0, 1], colors=plots.REFERENCE, linewidths=[0.9, 1.8, 0.9],
-               linestyles=["--", "-", "--"])  # fmt: skip
-    held = np.isin(np.arange(len(X)), machine.support_)
+    """The boundary, both margins, and the points, support vectors ringed."""
+    across, up = np.linspace(X.min(axis=0) - 0.5, X.max(axis=0) + 0.5, 160).T
+    grid = np.stack(np.meshgrid(across, up), axis=-1)
+    height = machine.decision_function(grid.reshape(-1, 2)).reshape(160, 160)
+    ax.contourf(across, up, height, [-np.inf, 0, np.inf], colors=["#DDEBF5", "#FAE5D8"])
+    style = {"linewidths": [0.9, 1.8, 0.9], "linestyles": ["--", "-", "--"]}
+    ax.contour(across, up, height, [-1, 0, 1], colors=plots.REFERENCE, **style)
+    held, ring = np.isin(np.arange(len(X)), machine.support_), {"edgecolor": "#111111"}
     for label, color in ((0, plots.BLUE), (1, plots.ORANGE)):
         ax.scatter(*X[(y == label) & ~held].T, s=9, color=color, alpha=0.55, linewidths=0)
-        ax.scatter(*X[(y == label) & held].T, s=26, facecolor=color, edgecolor="#111111",
-                   linewidths=0.9)  # fmt: skip
-    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        ax.scatter(*X[(y == label) & held].T, s=26, facecolor=color, linewidths=0.9, **ring)
     ax.grid(False)
 
 
-def show_convergence(run: Run, seeds: int) -> None:
+def show_convergence(run: Run, X, y, seeds: int) -> None:
     """Primal and dual approach each other; the second-order choice takes fewer steps."""
-    X, y = breast_cancer()
-    X, y, C = standardized(X), np.where(y == 1, 1.0, -1.0), 10.0
+    n = run.budget(quick=100, default=len(X))
+    X, y, C = X[:n], np.where(y[:n] == 1, 1.0, -1.0), 10.0
     K = kernel_matrix(X, X, "rbf", gamma=1 / X.shape[1])
-    paths = {}
+    paths, why = {}, "rounding of a sum of 569 terms of size 10"
+    source = "each step maximizes over two variables"
+    equal = run.against(source, kind="theorem", atol=1e-10, why=why)
     for selection in SELECTIONS:
-        path = []
-
-        def watch(alpha, errors, path=path):
-            path.append(objectives(alpha, errors, y, C))
-
-        smo(K, y, C, tol=1e-6, selection=selection, watch=watch)
-        primal, dual = np.array(path).T
+        steps = smo_steps(K, y, C, tol=1e-6, selection=selection)
+        primal, dual = np.array([objectives(alpha, e, y, C) for alpha, e, _ in steps]).T
         # A larger primal than one seen before proves nothing: the best so far is the certificate.
         paths[selection] = np.minimum.accumulate(primal), dual
-        worst = max(0.0, float((dual[:-1] - dual[1:]).max()))
-        run.check(f"the dual never falls, {selection}", worst, 0.0, atol=1e-10,
-                  against="each step maximizes over two variables",
-                  why="rounding of a sum of 569 terms of size 10")  # fmt: skip
+        equal(f"the dual never falls, {selection}", max(0.0, (dual[:-1] - dual[1:]).max()), 0.0)
     ratios = []
     for seed in range(seeds):
-        rows = np.random.default_rng([run.seed, seed]).permutation(len(X))[: len(X) // 2]
+        rows = np.random.default_rng([run.seed, seed]).permutation(n)[: n // 2]
         steps = [smo(K[np.ix_(rows, rows)], y[rows], C, selection=s).n_iter for s in SELECTIONS]
         ratios.append(steps[1] / steps[0])
-    ratio = mean_interval(ratios)
-    run.metric("steps of second order / maximal violating pair", ratio.mean)
-    run.claim("choosing the second variable by its gain saves steps", ratio.high < 1,
-              f"steps, relative to the maximal violating pair: {ratio}")  # fmt: skip
-    _draw_convergence(run, paths)
+    run.metric("steps of second order / maximal violating pair", np.mean(ratios))
+    name, note = "choosing the second variable by its gain saves steps", "relative to the other"
+    run.claim(name, ratios, at_most=1, unit="of the steps", note=note, quick=False)
+    draw_convergence(run, paths)
 
 
-def _draw_convergence(run: Run, paths: dict) -> None:
-    colors = {SELECTIONS[0]: plots.ORANGE, SELECTIONS[1]: plots.BLUE}
-    with run.figure(
-        "convergence", "How does SMO know that it has arrived? Primal and dual meet",
-        columns=2, size=(8.0, 4.0),
-    ) as (left, right):  # fmt: skip
-        primal, dual = paths[SELECTIONS[1]]
-        optimum, steps = dual[-1], np.arange(len(dual))
-        left.fill_between(steps, dual, primal, color=plots.GRAY, alpha=0.18, linewidth=0)
-        left.plot(steps, primal, color=plots.PINK)
-        left.plot(steps, dual, color=plots.GREEN)
+def draw_convergence(run: Run, paths: dict) -> None:
+    """The objectives of the second-order choice, and the gap of both choices, by step."""
+    title = "How does SMO know that it has arrived? Primal and dual meet"
+    with run.figure("convergence", title, columns=2, size=(8.6, 4.0)) as (left, right):
+        primal, dual = paths["second order"]
+        optimum, shown = dual[-1], min(len(dual), 400)
+        x = np.arange(shown)
+        left.fill_between(x, dual[:shown], primal[:shown], color=plots.GRAY, alpha=0.18, lw=0)
+        lines = {"primal (best so far)": primal[:shown], "dual": dual[:shown]}
+        labels = {"xlabel": "step", "ylabel": "objective", "ylim": (0, 3 * optimum)}
+        colors = (plots.PINK, plots.GREEN)
+        plots.curves(left, x, lines, colors=colors, ends=False, **labels)
         left.axhline(optimum, color=plots.REFERENCE, linewidth=0.9, linestyle=":")
-        shown = min(len(dual) - 1, 400)
-        left.set(xlim=(0, shown), ylim=(0, 3 * optimum))
-        left.text(shown * 0.3, optimum * 1.75, "primal (best so far)", color=plots.PINK)
-        left.text(shown * 0.3, optimum * 0.6, "dual", color=plots.GREEN)
-        left.text(shown * 0.12, optimum * 1.12, "gap", color="#666666")
-        left.set(xlabel="step", ylabel="objective")
-        for selection, (primal, dual) in paths.items():
-            gap = np.maximum(primal - dual, 1e-300) / optimum
-            right.semilogy(gap, color=colors[selection])
-            run.metric(f"steps to tol = 1e-6, {selection}", len(gap) - 1)
-            at = int(len(gap) * 0.55)
-            first = selection == SELECTIONS[0]
-            right.annotate(
-                "maximal\nviolating\npair" if first else "second\norder", (at, gap[at]),
-                (10, 4) if first else (-10, -6), textcoords="offset points", va="bottom" if first
-                else "top", ha="left" if first else "right", color=colors[selection],
-            )  # fmt: skip
-        right.set(xlabel="step", ylabel="duality gap / optimum")
-        right.set_xlim(0, max(len(gap) for gap, _ in paths.values()) * 1.12)
+        gaps = {name: np.maximum(p - d, 1e-300) / optimum for name, (p, d) in paths.items()}
+        x = {name: np.arange(len(gap)) for name, gap in gaps.items()}
+        labels = {"xlabel": "step", "ylabel": "duality gap / optimum", "yscale": "log"}
+        plots.curves(right, x, gaps, colors=(plots.ORANGE, plots.BLUE), ends=False, **labels)
 
 
-def show_memorizing(run: Run, seeds: int) -> None:
+def show_memorizing(run: Run, X, y, seeds: int) -> None:
     """Failure on display: with a γ too large each training point is an island."""
     gammas = np.logspace(-4, 2, run.budget(quick=4, default=13))
-    X, y = breast_cancer()
+    size = run.budget(quick=80, default=300)
     rows = []
     for seed in range(seeds):
         order = np.random.default_rng([run.seed, seed]).permutation(len(X))
-        train, test = order[:300], order[300:]
+        train, test = order[:size], order[size:]
         mean, scale = X[train].mean(axis=0), X[train].std(axis=0)
         A, B = (X[train] - mean) / scale, (X[test] - mean) / scale
         machines = [SVC(C=10.0, gamma=float(g)).fit(A, y[train]) for g in gammas]
-        rows.append([(m.score(A, y[train]), m.score(B, y[test]), len(m.support_) / len(A))
-                     for m in machines])  # fmt: skip
-    training, test, share = np.array(rows).transpose(2, 0, 1)
-    at = int(test.mean(axis=0).argmax())
+        accuracy = [(m.score(A, y[train]), m.score(B, y[test])) for m in machines]
+        rows.append(np.c_[accuracy, [len(m.support_) / size for m in machines]])
+    seen, unseen, share = np.array(rows).transpose(2, 0, 1)
     majority = max(y.mean(), 1 - y.mean())
-    last = mean_interval(test[:, -1])
-    run.metric("best test accuracy over γ", test[:, at].mean())
-    run.metric("test accuracy at γ = 100", last.mean)
-    run.metric("share of samples that are support vectors at γ = 100", share[:, -1].mean())
-    run.claim(
-        "an RBF kernel that is too narrow is right on all it has seen and knows nothing else",
-        bool((training[:, -1] == 1).all() and last.high < majority + 0.05),
-        f"γ = 100: training accuracy {training[:, -1].min():.3f} at least, test {last}; always "
-        f"saying benign gives {majority:.3f}",
-    )
-    with run.figure(
-        "memorizing", "When does the RBF kernel stop learning and start memorizing?"
-    ) as ax:
-        for values, color, label, place in (
-            (training, plots.ORANGE, "training accuracy", (0.45, 1.02)),
-            (test, plots.BLUE, "test accuracy", (1.5, 0.7)),
-            (share, plots.GRAY, "share of samples that\nare support vectors", (1.4e-4, 0.47)),
-        ):
-            plots.interval_band(ax, gammas, values, color=color, label=label)
-            ax.text(*place, label, color="#666666" if color == plots.GRAY else color)
-        ax.axhline(majority, color=plots.REFERENCE, linestyle=":", linewidth=1)
-        ax.text(gammas[0], majority + 0.015, "always “benign”", color=plots.REFERENCE)
+    run.metric("test accuracy at γ = 100", unseen[:, -1].mean())
+    name = "an RBF kernel that is too narrow is right on all that it has seen"
+    run.claim(name, seen[:, -1], at_least=1, note="γ = 100", quick=False)
+    note = f"γ = 100; always saying benign gives {majority:.3f}"
+    above, best = unseen - majority, unseen.mean(axis=0).argmax()
+    run.claim(NARROW, above[:, -1], at_most=0.05, unit="above it", note=note, quick=False)
+    run.falsifier("the best γ", above[:, best], breaks=NARROW)
+    lines = {"training accuracy": seen, "test accuracy": unseen, "support vectors": share}
+    title = "When does the RBF kernel stop learning and start memorizing?"
+    with run.figure("memorizing", title) as ax:
+        labels = {"xlabel": "γ (per squared standard deviation)", "xscale": "log"}
+        labels |= {"ylabel": f"share (mean and range, {seeds} splits)", "ylim": (0, 1.08)}
+        reference = {"always “benign”": majority}
+        colors = (plots.ORANGE, plots.BLUE, plots.GRAY)
+        plots.curves(ax, gammas, lines, colors=colors, reference=reference, **labels)
         ax.axvline(1 / X.shape[1], color=plots.REFERENCE, linestyle="--", linewidth=1)
         ax.text(1.15 / X.shape[1], 0.02, "γ = 1 / 30, “scale”", color=plots.REFERENCE, fontsize=10)
-        ax.set(xscale="log", xlabel="γ (per squared standard deviation)", ylim=(0, 1.08))
-        ax.set_ylabel(f"share (mean and range, {len(test)} splits)")
 
 
-def unscaled_features(run: Run) -> None:
+def unscaled_features(run: Run, X, y) -> None:
     """Raw measurements from 0.001 to 4,000 make a valley that two-variable steps cannot leave."""
-    X, y = breast_cancer()
-    limit = run.budget(quick=3000, default=50_000)
+    limit = run.budget(quick=500, default=50_000)
+    X, y = X[:: run.budget(quick=4, default=1)], y[:: run.budget(quick=4, default=1)]
     scaled = SVC(kernel="linear").fit(standardized(X), y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it does not converge is the point
         raw = SVC(kernel="linear", max_iter=limit).fit(X, y)
     run.metric("linear SVM on scaled measurements: steps", scaled.n_iter_[0], rtol=0.05)
     run.metric("linear SVM on raw measurements: violation left", raw.violation_[0], rtol=None)
-    run.claim(
-        "features that are not scaled stall SMO",
-        bool(raw.n_iter_[0] == limit and scaled.n_iter_[0] < limit),
-        f"scaled: {scaled.n_iter_[0]:,} steps; raw: not there after {limit:,}, violation "
-        f"{raw.violation_[0]:.2g}, tol 0.001",
-    )
+    note = f"the violation after {limit:,} steps; scaled: {scaled.n_iter_[0]:,} steps"
+    options = {"deterministic": True, "note": note, "rtol": None}
+    run.claim(STALLED, raw.violation_[0], at_least=1e-3, **options)
+    run.falsifier("standardized measurements", scaled.violation_[0], breaks=STALLED)
 
 
-def permuted_labels(run: Run, seeds: int) -> None:
+def permuted_labels(run: Run, X, y: Shaped[np.ndarray, " n"], seeds: int) -> None:
     """Control: labels dealt at random leave nothing to learn."""
-    images, labels = datasets.digits()
-    X, n = images.reshape(len(images), -1).astype(float), run.budget(quick=300, default=600)
-    accuracies = []
+    n, accuracies = run.budget(quick=100, default=600), {"permuted": [], "true": []}
     for seed in range(seeds):
         rng = np.random.default_rng([run.seed, 100, seed])
         order = rng.permutation(len(X))
         train, test = order[:n], order[n:]
-        accuracies.append(SVC().fit(X[train], rng.permutation(labels[train]))
-                          .score(X[test], labels[test]))  # fmt: skip
-    real = SVC().fit(X[train], labels[train]).score(X[test], labels[test])
-    chance = mean_interval(accuracies)
-    run.metric("digits: test accuracy", real)
-    run.claim(
-        "control: with permuted labels digits are told apart as by chance, 1 in 10",
-        chance.low < 0.1 < chance.high < 0.5 * real,
-        f"test accuracy {chance}; with the true labels {real:.3f}",
-    )
-
-
-def main(run: Run, *, seeds: PositiveInt = 10) -> None:
-    """Check SMO against LIBSVM, look at margins and at convergence, and overfit on purpose.
-
-    Parameters
-    ----------
-    seeds
-        Repetitions of each claim that involves chance.
-    """
-    seeds = run.budget(quick=3, default=seeds, full=3 * seeds)
-    check_against_sklearn(run)
-    check_optimality(run)
-    show_margins(run)
-    show_convergence(run, seeds)
-    show_memorizing(run, seeds)
-    unscaled_features(run)
-    permuted_labels(run, seeds)
+        for name, labels in (("permuted", rng.permutation(y[train])), ("true", y[train])):
+            accuracies[name].append(SVC().fit(X[train], labels).score(X[test], y[test]))
+    options = {"note": "test accuracy", "quick": False}
+    run.claim(CHANCE, accuracies["permuted"], at_least=0.05, at_most=0.15, **options)
+    run.falsifier("true labels", accuracies["true"], breaks=CHANCE)
