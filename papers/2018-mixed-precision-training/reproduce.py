@@ -27,15 +27,9 @@ from torch import Tensor
 from shared import datasets, papers, plots
 from shared.study import PositiveInt, Run, cli
 from week14.ngram import encode_characters
-from week16.mixed_precision import (
-    FP16,
-    LossScaler,
-    Policy,
-    gradients,
-    round_to,
-    stored,
-    train,
-)
+from week16.float_formats import FP16, round_to
+from week16.loss_scaling import LossScaler
+from week16.mixed_precision import Policy, gradients, stored, train
 
 CONTEXT, WIDTH = 8, 64
 ARMS = {

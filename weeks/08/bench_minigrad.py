@@ -64,8 +64,10 @@ def bench(repeats: int = 60) -> dict:
             torch.tensor,
         ),
     }
-    batches = {name: [(wrap(x), wrap(y)) for x, y in zip(images, labels, strict=True)]
-               for name, (_, wrap) in sides.items()}  # fmt: skip
+    batches = {
+        name: [(wrap(x), wrap(y)) for x, y in zip(images, labels, strict=True)]
+        for name, (_, wrap) in sides.items()
+    }
     seconds, losses = {"ours": [], "theirs": []}, {"ours": [], "theirs": []}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

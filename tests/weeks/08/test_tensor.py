@@ -74,7 +74,7 @@ OPERATIONS = {
     "rows by matrix": (lambda m, a, b: a @ b, (2, 5, 3, 4), (4, 2)),
     "matrix by batch": (lambda m, a, b: a @ b @ b[0, :, 0], (3, 4), (2, 4, 4)),
     "clone and cast": (lambda m, a: a.clone() + there_and_back(m, a), (3,)),
-}  # fmt: skip
+}
 
 
 def lift(module, array):
@@ -162,9 +162,10 @@ def programs(draw):
     steps = draw(
         st.lists(
             st.tuples(st.integers(0, 99), st.integers(0, 20), st.integers(0, 20)),
-            min_size=1, max_size=12,
+            min_size=1,
+            max_size=12,
         )
-    )  # fmt: skip
+    )
     return leaves, steps, draw(st.integers(0, 2**32 - 1))
 
 
