@@ -9,6 +9,11 @@ $$ \chi = \sigma_w^2 \; \mathbb{E}\left[f'(\sqrt{q}\, z)^2\right], \qquad z \sim
 where $q$ is the variance of what enters $f$. For the sigmoid with $\sigma_w = 1$ that is about
 1/18, for ReLU with $\sigma_w^2 = 2$ it is 1.
 
+>>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))
+array([0. , 0.5, 1. ])
+>>> gradient_factors(ACTIVATIONS["ReLU"], weight_variance=2.0, depth=3).round(6)
+array([1., 1., 1.])
+
     uv run weeks/07/activations.py
 
 Source: X. Glorot, Y. Bengio, *Understanding the difficulty of training deep feedforward neural
@@ -186,9 +191,7 @@ class SwiGLU:
         da, db = gated_backward(a, b, dh)
         rows, da_rows, db_rows, dy_rows = (v.reshape(-1, v.shape[-1]) for v in (x, da, db, dy))
         hidden = (silu(a) * b).reshape(-1, a.shape[-1])
-        gradients = {
-            "gate": rows.T @ da_rows, "up": rows.T @ db_rows, "down": hidden.T @ dy_rows
-        }  # fmt: skip
+        gradients = {"gate": rows.T @ da_rows, "up": rows.T @ db_rows, "down": hidden.T @ dy_rows}
         return da @ self.gate.T + db @ self.up.T, gradients
 
 

@@ -9,6 +9,14 @@ The chain rule gives $\partial L/\partial Z = (P - Y)/n$, and from it every othe
 matrix products a layer. Mini-batches and momentum, $v \leftarrow \mu v + g$ and
 $\theta \leftarrow \theta - \eta v$, with a rate that falls to zero on a straight line, do the rest.
 
+>>> net = MLP(np.array([[1.0, -1.0]]), np.zeros(2), np.eye(2), np.zeros(2))
+>>> X = np.log([[3.0]])  # H = (ln 3, 0): the second unit is off
+>>> predict_proba(net, X).round(6)
+array([[0.75, 0.25]])
+>>> loss, gradients = loss_and_gradients(net, X, np.array([0]))
+>>> gradients.b2.round(6), gradients.b1.round(6)
+(array([-0.25,  0.25]), array([-0.25,  0.  ]))
+
     uv run weeks/07/numpy_mlp.py
 
 Source: D. Rumelhart, G. Hinton and R. Williams, *Learning representations by back-propagating

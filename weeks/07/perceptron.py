@@ -10,6 +10,14 @@ If some unit vector separates all $(x, 1)$ with margin $\gamma$, and none is lon
 number of mistakes is at most $R^2/\gamma^2$, whatever the order and the dimension. If none does,
 as for exclusive or, the mistakes never end.
 
+>>> X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+>>> conjunction = np.array([-1, -1, -1, 1])
+>>> learned = fit(X, conjunction)
+>>> learned.converged, learned.mistakes, round(novikoff_bound(X, conjunction))
+(True, 18, 51)
+>>> fit(X, np.array([-1, 1, 1, -1])).converged  # exclusive or
+False
+
     uv run weeks/07/perceptron.py
 
 Source: F. Rosenblatt, *The Perceptron* (Psychological Review 65, 1958); A. Novikoff, *On

@@ -10,6 +10,12 @@ them: $n$ units, error $O(1/n^2)$. Depth does not add pieces, it multiplies them
 times has $2^k$ of them with $2k$ ReLUs, and one hidden layer needs $2^k$. With tents,
 $x^2$ costs $O(\log 1/\varepsilon)$ units.
 
+>>> net = sawtooth(3)
+>>> net.n_units, count_pieces(net)
+(6, 8)
+>>> square(2)(np.array([0.0, 0.25, 0.5, 1.0]))  # exact at multiples of 1/4
+array([0.    , 0.0625, 0.25  , 1.    ])
+
     uv run weeks/07/universal_approximation.py
 
 Source: G. Cybenko, *Approximation by superpositions of a sigmoidal function* (1989), theorem 2;

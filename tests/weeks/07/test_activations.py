@@ -21,15 +21,18 @@ from week07.evidence.activations import (
     cross_entropy,
     evaluate,
     train,
-)  # fmt: skip
+)
 
 NAMES = list(ACTIVATIONS)
 FAR = np.array([-1000.0, -100.0, -40.0, -20.0, -1e-17, 0.0, 1e-17, 20.0, 40.0, 100.0, 1000.0])
 
 
 def numbers(kind=np.float64, width=64):
-    return arrays(kind, array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4),
-                  elements=st.floats(-1000, 1000, width=width))  # fmt: skip
+    return arrays(
+        kind,
+        array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4),
+        elements=st.floats(-1000, 1000, width=width),
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,8 +118,13 @@ def test_the_tanh_form_is_near_gelu_and_is_not_it():
 # ---- SwiGLU
 
 
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.sampled_from([(), (3,), (2, 4)]),
-       st.integers(0, 10**6))  # fmt: skip
+@given(
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.sampled_from([(), (3,), (2, 4)]),
+    st.integers(0, 10**6),
+)
 def test_swiglu_equals_autograd(d, hidden, out, batch, seed):
     rng = np.random.default_rng(seed)
     G, U, D = (
@@ -181,7 +189,7 @@ def test_sigmoid_factor_moves_with_the_variance():
         (lambda: a.gaussian_mean_square(a.relu, nodes=1), "nodes must be at least 2, got 1"),
         (lambda: a.gradient_factors(ACTIVATIONS["tanh"], 1.0, 0), "depth must be at least 1"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -193,8 +201,9 @@ def test_wrong_input(call, message):
 @pytest.mark.parametrize("name", [*NAMES, GATED, BARE])
 def test_stack_gradients_are_the_losses_differences(name):
     rng = np.random.default_rng(3)
-    stack = Stack(name, [5, 6, 6, 3], [np.random.default_rng(s) for s in (1, 2)], bias=0.1,
-                  dtype=np.float64)  # fmt: skip
+    stack = Stack(
+        name, [5, 6, 6, 3], [np.random.default_rng(s) for s in (1, 2)], bias=0.1, dtype=np.float64
+    )
     x, labels = rng.normal(size=(1, 8, 5)), rng.integers(0, 3, 8)
     logits, inputs, before = stack.forward(x)
     gW, gb, _ = stack.backward(cross_entropy(logits, labels)[1], inputs, before)

@@ -8,16 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from week07.backprop_from_scratch import (
-    Add,
-    Conv1d,
-    Embedding,
     Graph,
-    LayerNorm,
-    Linear,
-    Multiply,
-    ReLU,
-    Sigmoid,
-    Tanh,
     chain,
     cross_entropy,
     gradient_check,
@@ -25,6 +16,7 @@ from week07.backprop_from_scratch import (
     squared_error,
 )
 from week07.evidence.backprop_from_scratch import OverwritingGraph, both_gradients, random_network
+from week07.layers import Add, Conv1d, Embedding, LayerNorm, Linear, Multiply, ReLU, Sigmoid, Tanh
 
 sizes, seeds = st.integers(1, 6), st.integers(0, 999)
 
@@ -91,8 +83,9 @@ def test_layer_norm_pushes_neither_along_ones_nor_along_itself(seed):
     np.testing.assert_allclose((dx * y).sum(axis=1), 0, atol=1e-8)
 
 
-@given(n=sizes, channels=sizes, out=sizes, size=st.integers(1, 4), extra=st.integers(0, 5),
-       seed=seeds)  # fmt: skip
+@given(
+    n=sizes, channels=sizes, out=sizes, size=st.integers(1, 4), extra=st.integers(0, 5), seed=seeds
+)
 def test_conv1d(n, channels, out, size, extra, seed):
     rng = np.random.default_rng(seed)
     layer = Conv1d(rng.normal(size=(out, channels, size)), rng.normal(size=out))

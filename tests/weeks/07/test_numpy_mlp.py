@@ -55,9 +55,15 @@ def test_steps_equal_torch(momentum, batch_size):
     net, X, y = draw(1)
     leaves = in_torch(net)
     losses = train(
-        net, X, y, epochs=3, batch_size=batch_size, lr=0.2, momentum=momentum,
+        net,
+        X,
+        y,
+        epochs=3,
+        batch_size=batch_size,
+        lr=0.2,
+        momentum=momentum,
         rng=np.random.default_rng(5),
-    )  # fmt: skip
+    )
     sgd = torch.optim.SGD(leaves, lr=0.2, momentum=momentum)
     decay = torch.optim.lr_scheduler.LinearLR(sgd, 1.0, 0.0, total_iters=len(losses))
     rng, reference = np.random.default_rng(5), []

@@ -46,9 +46,15 @@ def test_same_average_as_sklearn(n, d, epochs, seed):
     y[:2] = [1, -1]
     ours = fit(X, y, max_epochs=epochs)
     theirs = SGDClassifier(
-        loss="perceptron", penalty=None, learning_rate="constant", eta0=1.0, average=True,
-        shuffle=False, tol=None, max_iter=len(ours.mistakes_per_epoch),
-    ).fit(X, y)  # fmt: skip
+        loss="perceptron",
+        penalty=None,
+        learning_rate="constant",
+        eta0=1.0,
+        average=True,
+        shuffle=False,
+        tol=None,
+        max_iter=len(ours.mistakes_per_epoch),
+    ).fit(X, y)
     expected = np.append(theirs.coef_[0], theirs.intercept_)
     np.testing.assert_allclose(ours.average, expected, atol=1e-9)
 

@@ -26,8 +26,9 @@ X = np.linspace(0, 1, 4097)
 def random_network(sizes, seed):
     rng = np.random.default_rng(seed)
     pairs = list(pairwise(sizes))
-    return ReLUNetwork([rng.normal(size=(m, n)) for n, m in pairs],
-                       [rng.normal(size=m) for _, m in pairs])  # fmt: skip
+    return ReLUNetwork(
+        [rng.normal(size=(m, n)) for n, m in pairs], [rng.normal(size=m) for _, m in pairs]
+    )
 
 
 @given(st.lists(st.integers(1, 5), min_size=0, max_size=3), st.integers(0, 10**6))
@@ -143,7 +144,7 @@ def test_shapes_have_about_as_many_parameters(n_hidden, n_parameters):
         (lambda: shape_of(0, 100), "n_hidden must be at least 1"),
         (lambda: shape_of(3, 5), "n_parameters enough for width 1"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -203,9 +203,15 @@ def check_against_torch(run: Run) -> None:
             worst["slopes"].append((slope(x), t.grad.numpy()))
         for what, pairs in worst.items():
             ours, theirs = (np.stack([pair[i] for pair in pairs]) for i in (0, 1))
-            run.check(f"{what} of nine activations, {kind.__name__}", ours, theirs,
-                      against="torch.nn.functional and autograd", atol=tolerance, rtol=tolerance,
-                      why="a few roundings of numbers near 1")  # fmt: skip
+            run.check(
+                f"{what} of nine activations, {kind.__name__}",
+                ours,
+                theirs,
+                against="torch.nn.functional and autograd",
+                atol=tolerance,
+                rtol=tolerance,
+                why="a few roundings of numbers near 1",
+            )
     rng = np.random.default_rng(run.seed)
     G, U, D = rng.normal(size=(5, 7)), rng.normal(size=(5, 7)), rng.normal(size=(7, 3))
     x, dy = rng.normal(size=(4, 6, 5)), rng.normal(size=(4, 6, 3))
@@ -216,17 +222,26 @@ def check_against_torch(run: Run) -> None:
     out.backward(torch.tensor(dy))
     dx, gradients = layer.backward(x, dy)
     ours = [layer.forward(x), dx, *(gradients[k] for k in ("gate", "up", "down"))]
-    run.check("SwiGLU: output and four gradients", np.concatenate([v.ravel() for v in ours]),
-              np.concatenate([v.detach().numpy().ravel() for v in
-                              (out, *(t.grad for t in tensors))]),
-              against="torch.nn.functional.silu and autograd", atol=1e-11,
-              why="float64 rounding of sums of 24 products")  # fmt: skip
+    run.check(
+        "SwiGLU: output and four gradients",
+        np.concatenate([v.ravel() for v in ours]),
+        np.concatenate([v.detach().numpy().ravel() for v in (out, *(t.grad for t in tensors))]),
+        against="torch.nn.functional.silu and autograd",
+        atol=1e-11,
+        why="float64 rounding of sums of 24 products",
+    )
     # F.silu has no β; autograd of its definition does
     t = torch.linspace(-5, 5, 101, dtype=torch.float64, requires_grad=True)
     (t * torch.sigmoid(1.702 * t)).sum().backward()
     slope = ACTIVATIONS["SiLU"].slope(t.detach().numpy(), 1.702)
-    run.check("slope of Swish, β = 1.702", slope, t.grad, against="torch.autograd", atol=1e-14,
-              why="float64 rounding")  # fmt: skip
+    run.check(
+        "slope of Swish, β = 1.702",
+        slope,
+        t.grad,
+        against="torch.autograd",
+        atol=1e-14,
+        why="float64 rounding",
+    )
 
 
 def check_training(run: Run) -> None:
@@ -258,9 +273,14 @@ def check_training(run: Run) -> None:
                 optimizer.step()
                 theirs.append(loss.item())
         ours += train(stack, X, y, lrs, _rngs(run, 4, range(2)), 5).T.ravel().tolist()
-    run.check("losses of five steps, three stacks of two networks", np.array(ours),
-              np.array(theirs), against="torch autograd + torch.optim.SGD", rtol=1e-9,
-              why="float64 rounding, amplified by five steps")  # fmt: skip
+    run.check(
+        "losses of five steps, three stacks of two networks",
+        np.array(ours),
+        np.array(theirs),
+        against="torch autograd + torch.optim.SGD",
+        rtol=1e-9,
+        why="float64 rounding, amplified by five steps",
+    )
 
 
 # ---- the functions
@@ -269,8 +289,15 @@ def check_training(run: Run) -> None:
 def draw_functions(run: Run) -> None:
     """Small multiples: each function and its slope."""
     x = np.linspace(-4, 4, 801)
-    with run.figure("functions", "Nine activations (blue) and their slopes (orange)", rows=2,
-                    columns=5, size=(9.6, 4.5), sharex=True, sharey=True) as axes:  # fmt: skip
+    with run.figure(
+        "functions",
+        "Nine activations (blue) and their slopes (orange)",
+        rows=2,
+        columns=5,
+        size=(9.6, 4.5),
+        sharex=True,
+        sharey=True,
+    ) as axes:
         for ax, (name, (value, slope)) in zip(axes.flat, ACTIVATIONS.items(), strict=False):
             ax.axhline(0, color="#bbbbbb", lw=0.8)
             d = slope(x)
@@ -299,10 +326,17 @@ def vanishing_gradients(run: Run, seeds: int) -> None:
     X, y = X[:100].astype(np.float64), y[:100]
     curves = {}
     for name, variance, color in (
-        ("ReLU", 2.0, plots.BLUE), ("tanh", 1.0, plots.GREEN), ("sigmoid", 1.0, plots.ORANGE),
-    ):  # fmt: skip
-        stack = Stack(name, [64, *[width] * depth, 10], _rngs(run, 5, range(seeds)),
-                      variance=variance, dtype=np.float64)  # fmt: skip
+        ("ReLU", 2.0, plots.BLUE),
+        ("tanh", 1.0, plots.GREEN),
+        ("sigmoid", 1.0, plots.ORANGE),
+    ):
+        stack = Stack(
+            name,
+            [64, *[width] * depth, 10],
+            _rngs(run, 5, range(seeds)),
+            variance=variance,
+            dtype=np.float64,
+        )
         logits, inputs, before = stack.forward(X[None])
         _, gradient = cross_entropy(logits, y)
         deltas = stack.backward(gradient, inputs, before)[2][:depth]
@@ -321,13 +355,19 @@ def vanishing_gradients(run: Run, seeds: int) -> None:
         run.metric(f"{name}: decades a layer, measured", interval.mean, rtol=None)
         run.metric(f"{name}: decades a layer, theory", predicted, rtol=0.02)
     sigmoid = curves["sigmoid"][0][:, 0]
-    run.metric("sigmoid: gradient in layer 1 over that in layer 20, root mean square",
-               float(np.sqrt(np.median(sigmoid))), rtol=None)  # fmt: skip
+    run.metric(
+        "sigmoid: gradient in layer 1 over that in layer 20, root mean square",
+        float(np.sqrt(np.median(sigmoid))),
+        rtol=None,
+    )
     close = all(abs(i.mean - p) < 0.05 for i, p in rates.values())
-    run.claim("gradients shrink by the factor that the slopes predict: within 0.05 decades a layer",
-              close and rates["sigmoid"][0].low > 1.0 > 0.1 > rates["ReLU"][0].high,
-              "; ".join(f"{n} {i} against {p:.3f}" for n, (i, p) in rates.items())
-              + f"; width {width}, {depth} layers", quick=False)  # fmt: skip
+    run.claim(
+        "gradients shrink by the factor that the slopes predict: within 0.05 decades a layer",
+        close and rates["sigmoid"][0].low > 1.0 > 0.1 > rates["ReLU"][0].high,
+        "; ".join(f"{n} {i} against {p:.3f}" for n, (i, p) in rates.items())
+        + f"; width {width}, {depth} layers",
+        quick=False,
+    )
     layers = np.arange(1, depth + 1)
     with run.figure("vanishing", "What reaches the first layer of twenty?", size=(8.2, 4.3)) as ax:
         for name, (measured, theory, color) in curves.items():
@@ -336,12 +376,22 @@ def vanishing_gradients(run: Run, seeds: int) -> None:
             ax.plot(layers, rms.mean(0), "o", color=color, ms=5)
             ax.plot(layers, np.sqrt(theory), color=plots.REFERENCE, lw=1.2, ls="--")
             y = np.sqrt(theory[4])
-            ax.annotate(name, (5, y), (0, 9 if name == "ReLU" else -18),
-                        textcoords="offset points", color=color, weight="bold",
-                        ha="left" if name == "sigmoid" else "center")  # fmt: skip
-        ax.set(yscale="log", xlabel="layer, counted from the input (dashed: theory)",
-               ylabel="gradient, relative to the last layer's", xticks=[1, 5, 10, 15, 20],
-               ylim=(None, 30))  # fmt: skip
+            ax.annotate(
+                name,
+                (5, y),
+                (0, 9 if name == "ReLU" else -18),
+                textcoords="offset points",
+                color=color,
+                weight="bold",
+                ha="left" if name == "sigmoid" else "center",
+            )
+        ax.set(
+            yscale="log",
+            xlabel="layer, counted from the input (dashed: theory)",
+            ylabel="gradient, relative to the last layer's",
+            xticks=[1, 5, 10, 15, 20],
+            ylim=(None, 30),
+        )
 
 
 # ---- the ablation
@@ -362,9 +412,12 @@ def ablation(run: Run, seeds: int, steps: int) -> None:
         # mean loss, not accuracy: finer, and diverged runs are infinite
         loss = np.minimum(loss, np.log(10) * 2).reshape(len(trial), -1).mean(axis=0)
         curve[name], best[name] = loss, float(lrs[loss.argmin()])
-    run.claim("every best learning rate lies inside the grid",
-              all(lrs[0] < lr < lrs[-1] for lr in best.values()),
-              ", ".join(f"{n} {lr:.2g}" for n, lr in best.items()), quick=False)  # fmt: skip
+    run.claim(
+        "every best learning rate lies inside the grid",
+        all(lrs[0] < lr < lrs[-1] for lr in best.values()),
+        ", ".join(f"{n} {lr:.2g}" for n, lr in best.items()),
+        quick=False,
+    )
     shared = {}
     for name in run.progress(names, "fresh seeds"):
         rates = np.repeat([best[name], best["sigmoid"]], seeds)
@@ -382,16 +435,22 @@ def ablation(run: Run, seeds: int, steps: int) -> None:
         quick=False,
     )
     modern = ("GELU", "SiLU", GATED, "leaky ReLU", "ELU", "tanh")
-    run.claim("tuned alike, six others are within 3 points of ReLU, intervals included",
-              all(gap[n].low > -3 and gap[n].high < 3 for n in modern),
-              ", ".join(f"{n} {gap[n]}" for n in modern), quick=False)  # fmt: skip
+    run.claim(
+        "tuned alike, six others are within 3 points of ReLU, intervals included",
+        all(gap[n].low > -3 and gap[n].high < 3 for n in modern),
+        ", ".join(f"{n} {gap[n]}" for n in modern),
+        quick=False,
+    )
     at_one = {n: float(100 * (shared[n].mean() - accuracy[n].mean())) for n in names}
     worst = min(at_one, key=at_one.get)
     run.metric("points lost at the sigmoid's rate, at most", -at_one[worst], rtol=None)
-    run.claim("at the sigmoid's rate the order turns: others lose more than 20 points",
-              at_one[worst] < -20,
-              f"{worst} loses {-at_one[worst]:.0f} points, ReLU {-at_one['ReLU']:.0f}, "
-              f"tanh {-at_one['tanh']:.0f}", quick=False)  # fmt: skip
+    run.claim(
+        "at the sigmoid's rate the order turns: others lose more than 20 points",
+        at_one[worst] < -20,
+        f"{worst} loses {-at_one[worst]:.0f} points, ReLU {-at_one['ReLU']:.0f}, "
+        f"tanh {-at_one['tanh']:.0f}",
+        quick=False,
+    )
     _control(run, depth, best["ReLU"], steps, data)
     _gates_need_norms(run, depth, seeds, X, y)
     _draw_ablation(run, names, lrs, curve, best, accuracy)
@@ -402,15 +461,18 @@ def _control(run: Run, depth: int, lr: float, steps: int, data) -> None:
     X, y, X_test, y_test = data
     mixed = y[np.random.default_rng([run.seed, 6]).permutation(len(y))]
     stack, losses = _fit(run, "ReLU", depth, [lr] * 3, range(3), steps, data=data)
-    control, _ = _fit(run, "ReLU", depth, [lr] * 3, range(3), steps,
-                      data=(X, mixed, X_test, y_test))  # fmt: skip
+    control, _ = _fit(
+        run, "ReLU", depth, [lr] * 3, range(3), steps, data=(X, mixed, X_test, y_test)
+    )
     learned, chance = (evaluate(s, X_test, y_test)[1] for s in (stack, control))
     fall = losses[:10].mean() - losses[-10:].mean()
-    run.claim("it learns, and not from shuffled labels",
-              bool(fall > 10 * losses[-10:].std() and learned.min() > 0.8 and chance.max() < 0.25),
-              f"loss falls by {fall:.2f}, its noise {losses[-10:].std():.2f}; accuracy "
-              f"{learned.mean():.2f} against {chance.mean():.2f} in the control, 3 seeds",
-              quick=False)  # fmt: skip
+    run.claim(
+        "it learns, and not from shuffled labels",
+        bool(fall > 10 * losses[-10:].std() and learned.min() > 0.8 and chance.max() < 0.25),
+        f"loss falls by {fall:.2f}, its noise {losses[-10:].std():.2f}; accuracy "
+        f"{learned.mean():.2f} against {chance.mean():.2f} in the control, 3 seeds",
+        quick=False,
+    )
 
 
 def _gates_need_norms(run: Run, depth: int, seeds: int, X, y) -> None:
@@ -434,8 +496,12 @@ def _gates_need_norms(run: Run, depth: int, seeds: int, X, y) -> None:
 
 def _draw_ablation(run, names, lrs, curve, best, accuracy) -> None:
     order = sorted(names, key=lambda n: accuracy[n].mean())
-    special = {"sigmoid": plots.ORANGE, "softplus": plots.YELLOW, "tanh": plots.GREEN,
-               "ReLU": plots.BLUE}  # fmt: skip
+    special = {
+        "sigmoid": plots.ORANGE,
+        "softplus": plots.YELLOW,
+        "tanh": plots.GREEN,
+        "ReLU": plots.BLUE,
+    }
     with run.figure(
         "ablation",
         "Four layers, each activation at its own best learning rate",
@@ -448,8 +514,15 @@ def _draw_ablation(run, names, lrs, curve, best, accuracy) -> None:
             left.plot(wrong, np.full(len(wrong), i), "o", color=color, alpha=0.35, mec="none")
             log = mean_interval(np.log(np.maximum(wrong, 0.1)))
             low, middle, high = np.exp([log.low, log.mean, log.high])
-            left.errorbar(middle, i, xerr=[[middle - low], [high - middle]], fmt="D", ms=6,
-                          color=color, capsize=4)  # fmt: skip
+            left.errorbar(
+                middle,
+                i,
+                xerr=[[middle - low], [high - middle]],
+                fmt="D",
+                ms=6,
+                color=color,
+                capsize=4,
+            )
         left.set_yticks(range(len(order)), order)
         left.set(xscale="log", xlabel="test error, % (diamond: geometric mean, 95 %)")
         left.set_xticks([1, 2, 5, 10, 20, 50, 90], ["1", "2", "5", "10", "20", "50", "guess"])
@@ -459,14 +532,23 @@ def _draw_ablation(run, names, lrs, curve, best, accuracy) -> None:
         left.grid(axis="y", visible=False)
         for name in [n for n in names if n not in special] + [*special]:
             color = special.get(name, "#c4c4c4")
-            right.plot(lrs, curve[name], color=color, lw=2 if name in special else 1.3,
-                       zorder=3 if name in special else 2,
-                       label=name if name in special else f"_{name}")  # fmt: skip
+            right.plot(
+                lrs,
+                curve[name],
+                color=color,
+                lw=2 if name in special else 1.3,
+                zorder=3 if name in special else 2,
+                label=name if name in special else f"_{name}",
+            )
             right.plot(best[name], curve[name].min(), "o", color=color, zorder=4)
         right.axhline(np.log(10), color=plots.REFERENCE, ls="--", lw=1)
         right.text(lrs[0], np.log(10) * 1.06, "guessing", fontsize=9, color=plots.REFERENCE)
-        right.set(xscale="log", yscale="log", xlabel="learning rate (dot: the best; gray: other)",
-                  ylabel="validation loss (nats)")  # fmt: skip
+        right.set(
+            xscale="log",
+            yscale="log",
+            xlabel="learning rate (dot: the best; gray: other)",
+            ylabel="validation loss (nats)",
+        )
         ends = {"sigmoid": (0, 0), "softplus": (0, 0), "tanh": (0, 0), "ReLU": (0, 0)}
         for name in ends:
             i = int(np.argmin(curve[name]))
@@ -506,16 +588,24 @@ def dead_relus(run: Run, seeds: int, steps: int) -> None:
     down = mean_interval(results[-1.0][1] - results[1.0][1])
     run.metric(f"dead ReLUs, learning rate {lrs[1]:.2g}", low.mean(), "%", rtol=None)
     run.metric(f"dead ReLUs, learning rate {lrs[-2]:.2g}", high.mean(), "%", rtol=None)
-    run.claim("a large learning rate kills ReLUs, and so does a negative bias",
-              growth.low > 5 and down.low > 0,
-              f"learning rate {lrs[-2]:.2g} against {lrs[1]:.2g}: {growth} points more dead units; "
-              f"bias -1 against 1, at {lrs[1]:.2g}: {down} points more", quick=False)  # fmt: skip
-    with run.figure("dead", "What kills a ReLU: long steps and a negative bias",
-                    size=(7.8, 4.1)) as ax:  # fmt: skip
+    run.claim(
+        "a large learning rate kills ReLUs, and so does a negative bias",
+        growth.low > 5 and down.low > 0,
+        f"learning rate {lrs[-2]:.2g} against {lrs[1]:.2g}: {growth} points more dead units; "
+        f"bias -1 against 1, at {lrs[1]:.2g}: {down} points more",
+        quick=False,
+    )
+    with run.figure(
+        "dead", "What kills a ReLU: long steps and a negative bias", size=(7.8, 4.1)
+    ) as ax:
         for bias, color in ((-1.0, plots.ORANGE), (0.0, plots.BLUE), (1.0, plots.GREEN)):
             plots.interval_band(ax, lrs, results[bias].T, color=color, label=f"first bias {bias:g}")
-        ax.set(xscale="log", xlabel="learning rate", ylim=(-2, 102),
-               ylabel="units off for every training image, %")  # fmt: skip
+        ax.set(
+            xscale="log",
+            xlabel="learning rate",
+            ylim=(-2, 102),
+            ylabel="units off for every training image, %",
+        )
         plots.label_lines(ax)
 
 
@@ -530,8 +620,9 @@ def failure(run: Run, seeds: int, steps: int) -> None:
     curves, lowest = {}, {}
     for name, variance in (("ReLU", 2.0), ("sigmoid", 1.0)):
         rates, who = np.repeat(lrs, seeds), [*range(seeds)] * len(lrs)
-        _, losses = _fit(run, name, depth, rates, who, steps, width=32, data=data,
-                         variance=variance)  # fmt: skip
+        _, losses = _fit(
+            run, name, depth, rates, who, steps, width=32, data=data, variance=variance
+        )
         end = np.nan_to_num(losses[-20:].mean(axis=0), nan=99).reshape(len(lrs), seeds)
         i = int(end.max(axis=1).argmin())  # the rate whose worst seed is best
         lowest[name] = float(end.min())
@@ -540,18 +631,27 @@ def failure(run: Run, seeds: int, steps: int) -> None:
     sigmoid, relu = curves["sigmoid"][2], curves["ReLU"][2]
     run.metric("20 sigmoid layers, last losses at the best rate", sigmoid.mean(), "nats", rtol=0.05)
     run.metric("20 ReLU layers, last losses at the best rate", relu.mean(), "nats", rtol=None)
-    run.claim("twenty sigmoid layers stay at guessing at every learning rate, ReLU layers do not",
-              bool(lowest["sigmoid"] > 0.95 * guess and relu.max() < 0.8 * guess),
-              f"lowest of all sigmoid runs {lowest['sigmoid']:.3f}, ReLU at its best rate "
-              f"{mean_interval(relu)}, guessing {guess:.3f} nats", quick=False)  # fmt: skip
-    with run.figure("failure", "Twenty layers: the sigmoid never leaves the start",
-                    size=(7.8, 4.0)) as ax:  # fmt: skip
+    run.claim(
+        "twenty sigmoid layers stay at guessing at every learning rate, ReLU layers do not",
+        bool(lowest["sigmoid"] > 0.95 * guess and relu.max() < 0.8 * guess),
+        f"lowest of all sigmoid runs {lowest['sigmoid']:.3f}, ReLU at its best rate "
+        f"{mean_interval(relu)}, guessing {guess:.3f} nats",
+        quick=False,
+    )
+    with run.figure(
+        "failure", "Twenty layers: the sigmoid never leaves the start", size=(7.8, 4.0)
+    ) as ax:
         kernel = np.ones(9) / 9
         for name, color in (("sigmoid", plots.ORANGE), ("ReLU", plots.BLUE)):
             losses, lr, _ = curves[name]
             smooth = np.stack([np.convolve(row, kernel, "valid") for row in losses.T])
-            plots.interval_band(ax, np.arange(smooth.shape[1]) + 4, smooth, color=color,
-                                label=f"{name}\n(rate {lr:.2g})")  # fmt: skip
+            plots.interval_band(
+                ax,
+                np.arange(smooth.shape[1]) + 4,
+                smooth,
+                color=color,
+                label=f"{name}\n(rate {lr:.2g})",
+            )
         ax.axhline(guess, color=plots.REFERENCE, ls="--", lw=1)
         ax.text(120, guess + 0.06, "guessing, ln 10", color=plots.REFERENCE, fontsize=9.5)
         ax.set(xlabel="training step", ylabel="training loss (nats)", ylim=(0, 2.8))

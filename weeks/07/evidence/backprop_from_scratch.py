@@ -8,10 +8,17 @@ from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
 from week07.backprop_from_scratch import (
+    Graph,
+    chain,
+    cross_entropy,
+    gradient_check,
+    residual,
+    squared_error,
+)
+from week07.layers import (
     Add,
     Conv1d,
     Embedding,
-    Graph,
     Layer,
     LayerNorm,
     Linear,
@@ -19,11 +26,6 @@ from week07.backprop_from_scratch import (
     ReLU,
     Sigmoid,
     Tanh,
-    chain,
-    cross_entropy,
-    gradient_check,
-    residual,
-    squared_error,
 )
 
 # ---- the same thing in torch
@@ -34,8 +36,10 @@ def in_torch(layer: Layer, tensors: dict[int, torch.Tensor]):
 
     `tensors` maps the id of a parameter to a leaf, so that a shared parameter is one leaf.
     """
-    p = [tensors.setdefault(id(q), torch.tensor(q.value, requires_grad=True))
-         for q in layer.parameters]  # fmt: skip
+    p = [
+        tensors.setdefault(id(q), torch.tensor(q.value, requires_grad=True))
+        for q in layer.parameters
+    ]
     if isinstance(layer, Graph):
         inner = [(in_torch(node, tensors), sources) for node, sources in layer.nodes]
 
@@ -100,10 +104,14 @@ def random_network(rng: np.random.Generator, d: int = 5, depth: int = 6) -> Grap
         sources = tuple(int(s) for s in rng.integers(0, i + 1, 2))
         kind = rng.integers(7)
         layer = (
-            random_linear(d, d, rng), shared, smooth[rng.integers(3)],
-            LayerNorm(rng.normal(size=d), rng.normal(size=d), 0.1), Add(), Multiply(),
+            random_linear(d, d, rng),
+            shared,
+            smooth[rng.integers(3)],
+            LayerNorm(rng.normal(size=d), rng.normal(size=d), 0.1),
+            Add(),
+            Multiply(),
             residual(chain(shared, Tanh())),
-        )[kind]  # fmt: skip
+        )[kind]
         nodes.append((layer, sources if kind in (4, 5) else sources[:1]))
     return Graph([*nodes, (shared, (depth,))])
 
@@ -124,12 +132,14 @@ def check_layers(run: Run) -> None:
         "ReLU": (ReLU(), (x,)),
         "layer norm": (LayerNorm(rng.normal(size=6), rng.normal(size=6)), (x,)),
         "embedding, indices repeated": (table, (np.array([[0, 3, 3], [3, 1, 0]]),)),
-        "1-D convolution": (Conv1d(rng.normal(size=(3, 2, 4)), rng.normal(size=3)),
-                            (rng.normal(size=(2, 2, 9)),)),
+        "1-D convolution": (
+            Conv1d(rng.normal(size=(3, 2, 4)), rng.normal(size=3)),
+            (rng.normal(size=(2, 2, 9)),),
+        ),
         "product of two inputs": (Multiply(), (x, rng.normal(size=(4, 6)))),
         "residual connection": (residual(chain(random_linear(6, 6, rng), Tanh())), (x,)),
         "one layer used three times": (chain(shared, Tanh(), shared, Tanh(), shared), (x,)),
-    }  # fmt: skip
+    }
     why = "float64 rounding; a wrong term would be of order 1"
     for name, (layer, inputs) in cases.items():
         y, expected, ours, theirs = both_gradients(layer, inputs, rng)
@@ -142,14 +152,23 @@ def check_layers(run: Run) -> None:
     )
     leaf = torch.tensor(Z, requires_grad=True)
     for name, (ours, gradient), theirs in (
-        ("cross-entropy", cross_entropy(Z, labels),
-         F.cross_entropy(leaf, torch.from_numpy(labels))),
+        (
+            "cross-entropy",
+            cross_entropy(Z, labels),
+            F.cross_entropy(leaf, torch.from_numpy(labels)),
+        ),
         ("squared error", squared_error(Z, target), F.mse_loss(leaf, torch.from_numpy(target))),
-    ):  # fmt: skip
+    ):
         (expected,) = torch.autograd.grad(theirs, leaf)
-        run.check(f"{name}, loss and gradient", np.append(gradient.ravel(), ours),
-                  np.append(expected.numpy().ravel(), theirs.item()), against="torch.autograd",
-                  rtol=1e-10, atol=1e-10, why=why)  # fmt: skip
+        run.check(
+            f"{name}, loss and gradient",
+            np.append(gradient.ravel(), ours),
+            np.append(expected.numpy().ravel(), theirs.item()),
+            against="torch.autograd",
+            rtol=1e-10,
+            atol=1e-10,
+            why=why,
+        )
 
 
 def check_compositions(run: Run, compositions: int) -> None:
@@ -161,19 +180,33 @@ def check_compositions(run: Run, compositions: int) -> None:
         size = np.abs(expected).max() + 1
         ours.append(found / size)
         theirs.append(expected / size)
-    run.check(f"{compositions} random graphs, gradients / largest", np.concatenate(ours),
-              np.concatenate(theirs), against="torch.autograd", atol=1e-10,
-              why="float64 rounding through up to 20 layers")  # fmt: skip
+    run.check(
+        f"{compositions} random graphs, gradients / largest",
+        np.concatenate(ours),
+        np.concatenate(theirs),
+        against="torch.autograd",
+        atol=1e-10,
+        why="float64 rounding through up to 20 layers",
+    )
     rng = np.random.default_rng([run.seed, 2])
-    net = chain(random_linear(6, 8, rng), Tanh(), residual(chain(random_linear(8, 8, rng), Tanh())),
-                random_linear(8, 3, rng))  # fmt: skip
+    net = chain(
+        random_linear(6, 8, rng),
+        Tanh(),
+        residual(chain(random_linear(8, 8, rng), Tanh())),
+        random_linear(8, 3, rng),
+    )
     x, y = rng.normal(size=(10, 6)), rng.integers(3, size=10)
     dx = backpropagate(net, x, y)[1]
     pairs = [(p.value, p.grad) for p in net.parameters] + [(x, dx)]
     error = gradient_check(lambda: cross_entropy(net.forward(x)[0], y)[0], pairs)
-    run.check("gradient check of a small network, relative error", error, 0.0, atol=1e-8,
-              against="central differences of step 6e-6",
-              why="step² and ε/step are 1e-10, over the size of the gradients")  # fmt: skip
+    run.check(
+        "gradient check of a small network, relative error",
+        error,
+        0.0,
+        atol=1e-8,
+        against="central differences of step 6e-6",
+        why="step² and ε/step are 1e-10, over the size of the gradients",
+    )
 
 
 def backpropagate(net: Graph, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
@@ -205,9 +238,14 @@ def check_steps(run: Run) -> None:
         loss.backward()
         sgd.step()
         reference.append(loss.item())
-    run.check("losses of fifty steps", np.array(losses), np.array(reference), atol=1e-10,
-              against="torch.autograd + torch.optim.SGD",
-              why="float64 rounding, 50 steps")  # fmt: skip
+    run.check(
+        "losses of fifty steps",
+        np.array(losses),
+        np.array(reference),
+        atol=1e-10,
+        against="torch.autograd + torch.optim.SGD",
+        why="float64 rounding, 50 steps",
+    )
 
 
 # ---- how small a step?
@@ -259,8 +297,7 @@ def show_step_sizes(run: Run) -> None:
         ax.text(4.5e-6, 5e-12, "∛ε", color="#666666", ha="right", va="center")
         ax.axhspan(1e-2, 3, color="#F6E9E2", zorder=0, lw=0)
         ax.text(3e-11, 0.3, "where a bug would be", color="#9A5A3C", fontsize=9.5, va="center")
-        ax.set(xlabel="step h", ylabel="relative error of the numeric gradient",
-               ylim=(3e-12, 3))  # fmt: skip
+        ax.set(xlabel="step h", ylabel="relative error of the numeric gradient", ylim=(3e-12, 3))
         plots.label_lines(ax)
     fit = (steps > 1e-4) & (steps < 1e-2)
     order = float(np.polyfit(np.log(steps[fit]), np.log(middle["tanh"][fit]), 1)[0])
@@ -272,20 +309,29 @@ def show_step_sizes(run: Run) -> None:
     run.metric("order of the truncation error", order, rtol=0.05)
     run.metric("error at step 0.001, tanh", middle["tanh"][at], rtol=0.5)
     run.metric("error at step 0.001, ReLU", middle["ReLU"][at], rtol=None)
-    run.check("truncation error over |L'''| h²/6", ratio, 1.0, rtol=0.05,
-              against="theory, third derivative by torch",
-              why="the next term is of order h²")  # fmt: skip
-    run.claim("the error falls as h² and then rises as 1/h, with its least near ∛ε",
-              bool(abs(order - 2) < 0.1 and 6e-7 < best < 6e-5),
-              f"order {order:.2f}, least error {middle['tanh'].min():.0e} at h = {best:.0e}, "
-              f"∛ε = 6e-06; {trials} networks")  # fmt: skip
+    run.check(
+        "truncation error over |L'''| h²/6",
+        ratio,
+        1.0,
+        rtol=0.05,
+        against="theory, third derivative by torch",
+        why="the next term is of order h²",
+    )
+    run.claim(
+        "the error falls as h² and then rises as 1/h, with its least near ∛ε",
+        bool(abs(order - 2) < 0.1 and 6e-7 < best < 6e-5),
+        f"order {order:.2f}, least error {middle['tanh'].min():.0e} at h = {best:.0e}, "
+        f"∛ε = 6e-06; {trials} networks",
+    )
     layer = ReLU()
     kink, gradient = np.zeros(1), layer.backward(np.ones(1), layer.forward(np.zeros(1))[1])
     numeric = float((layer.forward(kink + 1e-6)[0] - layer.forward(kink - 1e-6)[0])[0] / 2e-6)
     run.metric("numeric slope of ReLU at its kink", numeric)
-    run.claim("at a kink the two disagree and neither is wrong",
-              bool(gradient[0] == 0.0 and abs(numeric - 0.5) < 1e-9),
-              f"backward says {gradient[0]:g}, central differences say {numeric:g}")  # fmt: skip
+    run.claim(
+        "at a kink the two disagree and neither is wrong",
+        bool(gradient[0] == 0.0 and abs(numeric - 0.5) < 1e-9),
+        f"backward says {gradient[0]:g}, central differences say {numeric:g}",
+    )
 
 
 def _loss_at(net: Graph, layer: Linear, move: np.ndarray, x, y, dtype) -> float:
@@ -377,8 +423,9 @@ def show_overwriting(run: Run, seeds: int, steps: int) -> None:
             accuracy[name].append(float(np.mean(guess == labels[test])))
     colors = dict(zip(names, (plots.BLUE, plots.ORANGE, plots.PINK, plots.GRAY), strict=True))
     title = "What if gradients that meet overwrite each other? Twelve residual blocks"
-    with run.figure("overwriting", title, columns=2, size=(9.6, 4.2),
-                    gridspec_kw={"width_ratios": [1.25, 1]}) as (left, right):  # fmt: skip
+    with run.figure(
+        "overwriting", title, columns=2, size=(9.6, 4.2), gridspec_kw={"width_ratios": [1.25, 1]}
+    ) as (left, right):
         for name in names:
             wide = max(steps // 25, 1)
             smooth = np.array([np.convolve(r, np.ones(wide) / wide, "valid") for r in losses[name]])
@@ -393,13 +440,18 @@ def show_overwriting(run: Run, seeds: int, steps: int) -> None:
         left.minorticks_off()
         plots.label_lines(left, gap=0.08, fontsize=9.5)
         for name in norms:
-            plots.interval_band(right, np.arange(1, blocks + 1), norms[name], color=colors[name],
-                                label=name)  # fmt: skip
+            plots.interval_band(
+                right, np.arange(1, blocks + 1), norms[name], color=colors[name], label=name
+            )
         right.set(yscale="log", xlabel="block, from the input", xticks=range(2, blocks + 1, 2))
         right.set_ylabel("gradient of its weights, first step")
         right.text(1, norms["right"][:, :3].mean() * 0.35, "right", color=plots.BLUE)
-        right.text(5.3, norms["overwritten"][:, 0].mean() * 2, "overwritten: what\nthe skip "
-                   "carried\nis lost", color=plots.ORANGE)  # fmt: skip
+        right.text(
+            5.3,
+            norms["overwritten"][:, 0].mean() * 2,
+            "overwritten: what\nthe skip carried\nis lost",
+            color=plots.ORANGE,
+        )
     for name in names:
         run.metric(f"test accuracy, {name}", 100 * np.mean(accuracy[name]), "%", rtol=0.2)
     shrink = norms["overwritten"].mean(0)[0] / norms["right"].mean(0)[0]
@@ -407,16 +459,26 @@ def show_overwriting(run: Run, seeds: int, steps: int) -> None:
     tail = max(steps // 10, 1)
     last = {name: rows[:, -tail:].mean(1) for name, rows in losses.items()}
     gap = mean_interval(last["overwritten"] - last["right"])
-    run.claim("overwriting costs: its loss ends higher", gap.low > 0,
-              f"loss of the last tenth, overwritten minus right: {gap} nats, {seeds} seeds",
-              quick=False)  # fmt: skip
+    run.claim(
+        "overwriting costs: its loss ends higher",
+        gap.low > 0,
+        f"loss of the last tenth, overwritten minus right: {gap} nats, {seeds} seeds",
+        quick=False,
+    )
     fall = mean_interval(losses["right"][:, :tail].mean(1) - last["right"])
     noise = float(losses["right"][:, -tail:].std())
-    run.claim("the right network trains", bool(fall.low > 5 * noise),
-              f"its loss falls by {fall} nats, noise {noise:.3f}", quick=False)  # fmt: skip
+    run.claim(
+        "the right network trains",
+        bool(fall.low > 5 * noise),
+        f"its loss falls by {fall} nats, noise {noise:.3f}",
+        quick=False,
+    )
     control = float(np.mean(accuracy["labels shuffled"]))
-    run.claim("control: shuffled labels teach nothing", bool(control < 0.25),
-              f"{100 * control:.0f} % of new digits right, guessing is 10 %")  # fmt: skip
+    run.claim(
+        "control: shuffled labels teach nothing",
+        bool(control < 0.25),
+        f"{100 * control:.0f} % of new digits right, guessing is 10 %",
+    )
 
 
 def main(run: Run, *, compositions: PositiveInt = 30, seeds: PositiveInt = 5) -> None:

@@ -49,9 +49,14 @@ def load(run: Run, n: int) -> Data:
         return images.reshape(len(images), -1).astype(np.float32) / 255
 
     return Data(
-        "MNIST", rows(mnist.train_images[:n]), mnist.train_labels[:n].astype(int),
-        rows(mnist.test_images[:m]), mnist.test_labels[:m].astype(int), 28, 0.97,
-    )  # fmt: skip
+        "MNIST",
+        rows(mnist.train_images[:n]),
+        mnist.train_labels[:n].astype(int),
+        rows(mnist.test_images[:m]),
+        mnist.test_labels[:m].astype(int),
+        28,
+        0.97,
+    )
 
 
 # ---- checks
@@ -79,9 +84,14 @@ def check_against_torch(run: Run, data: Data, steps: int) -> None:
         theirs(torch.from_numpy(X[order[:batch]])), torch.from_numpy(y[order[:batch]])
     )
     expected = torch.autograd.grad(start, list(theirs.parameters()))
-    run.check("gradients of the first batch", _flat(gradients.arrays()),
-              _flat([g.numpy().T for g in expected]), against="torch.autograd", atol=1e-12,
-              why="float64 rounding")  # fmt: skip
+    run.check(
+        "gradients of the first batch",
+        _flat(gradients.arrays()),
+        _flat([g.numpy().T for g in expected]),
+        against="torch.autograd",
+        atol=1e-12,
+        why="float64 rounding",
+    )
 
     losses = train(ours, X, y, epochs=1, batch_size=batch, lr=lr, rng=rng)
     sgd = torch.optim.SGD(theirs.parameters(), lr=lr, momentum=0.9)
@@ -96,11 +106,22 @@ def check_against_torch(run: Run, data: Data, steps: int) -> None:
         decay.step()
         reference.append(loss.item())
     why = f"float64 rounding, carried through {len(losses)} steps"
-    run.check("losses step by step", np.array(losses), np.array(reference), atol=1e-10,
-              against="torch.nn.Sequential + torch.optim.SGD", why=why)  # fmt: skip
-    run.check("weights after the last step", _flat(ours.arrays()),
-              _flat([p.detach().numpy().T for p in theirs.parameters()]), atol=1e-10,
-              against="torch.nn.Sequential + torch.optim.SGD", why=why)  # fmt: skip
+    run.check(
+        "losses step by step",
+        np.array(losses),
+        np.array(reference),
+        atol=1e-10,
+        against="torch.nn.Sequential + torch.optim.SGD",
+        why=why,
+    )
+    run.check(
+        "weights after the last step",
+        _flat(ours.arrays()),
+        _flat([p.detach().numpy().T for p in theirs.parameters()]),
+        atol=1e-10,
+        against="torch.nn.Sequential + torch.optim.SGD",
+        why=why,
+    )
 
 
 def _flat(arrays: list[np.ndarray]) -> np.ndarray:
@@ -118,20 +139,29 @@ def show_training(run: Run, data: Data, hidden: int, epochs: int, batch_size: in
         rng = np.random.default_rng([run.seed, 2, seed])
         net, scores = initialize(data.X.shape[1], hidden, 10, rng), []
         losses = train(
-            net, data.X, data.y, epochs=epochs, batch_size=batch_size, rng=rng,
+            net,
+            data.X,
+            data.y,
+            epochs=epochs,
+            batch_size=batch_size,
+            rng=rng,
             every_epoch=lambda _, net=net, scores=scores: scores.append(
                 accuracy(net, data.X_test, data.y_test)
             ),
-        )  # fmt: skip
+        )
         nets.append(net)
         curves.append(losses)
         tests.append(scores)
     rng = np.random.default_rng([run.seed, 3])
     control = initialize(data.X.shape[1], hidden, 10, rng)
     control_losses = train(
-        control, data.X, rng.permutation(data.y), epochs=max(1, epochs // 2),
-        batch_size=batch_size, rng=rng,
-    )  # fmt: skip
+        control,
+        data.X,
+        rng.permutation(data.y),
+        epochs=max(1, epochs // 2),
+        batch_size=batch_size,
+        rng=rng,
+    )
 
     n, final = len(data.X_test), [scores[-1] for scores in tests]
     intervals = [wilson_interval(round(a * n), n) for a in final]
@@ -144,20 +174,27 @@ def show_training(run: Run, data: Data, hidden: int, epochs: int, batch_size: in
         f"at least {data.goal:.0%} of the test images are right",
         all(interval[0] >= data.goal for interval in intervals),
         f"{data.name}, {seeds} seeds: "
-        + "; ".join(f"{100 * a:.2f} % [{100 * lo:.2f}, {100 * hi:.2f}]"
-                    for a, (lo, hi) in zip(final, intervals, strict=True))
+        + "; ".join(
+            f"{100 * a:.2f} % [{100 * lo:.2f}, {100 * hi:.2f}]"
+            for a, (lo, hi) in zip(final, intervals, strict=True)
+        )
         + f", Wilson's 95 % intervals over {n:,} images",
         quick=False,
-    )  # fmt: skip
+    )
     tenth = max(len(curves[0]) // 10, 1)
     first, last = np.mean(curves[0][:tenth]), np.mean(curves[0][-tenth:])
     noise = np.std(curves[0][-tenth:])
-    run.claim("the loss falls by more than five times its noise", bool(first - last > 5 * noise),
-              f"{first:.3f} nats in the first tenth of the steps, {last:.4f} ± {noise:.4f} in the "
-              "last", quick=False)  # fmt: skip
-    run.claim("control: with shuffled labels the test images are guessed",
-              bool(high < 0.2),
-              f"{100 * low:.1f} to {100 * high:.1f} % right, guessing is near 10 %")  # fmt: skip
+    run.claim(
+        "the loss falls by more than five times its noise",
+        bool(first - last > 5 * noise),
+        f"{first:.3f} nats in the first tenth of the steps, {last:.4f} ± {noise:.4f} in the last",
+        quick=False,
+    )
+    run.claim(
+        "control: with shuffled labels the test images are guessed",
+        bool(high < 0.2),
+        f"{100 * low:.1f} to {100 * high:.1f} % right, guessing is near 10 %",
+    )
     draw_learning(run, data, curves, control_losses, np.array(tests), epochs)
     draw_errors(run, data, nets[0])
     draw_units(run, data, nets[0])
@@ -180,10 +217,21 @@ def draw_learning(run: Run, data: Data, curves, control, tests: np.ndarray, epoc
         x, y = _smooth(control)
         left.plot(x / per_epoch, y, color=plots.ORANGE, lw=1.8)
         left.axhline(np.log(10), color=plots.REFERENCE, ls="--", lw=1.2)
-        left.text(epochs, np.log(10) * 0.93, "guessing: ln 10", color=plots.REFERENCE, ha="right",
-                  va="top")  # fmt: skip
-        left.text(x[-1] / per_epoch * 1.02, 1.35, "control:\nshuffled labels", color=plots.ORANGE,
-                  va="center")  # fmt: skip
+        left.text(
+            epochs,
+            np.log(10) * 0.93,
+            "guessing: ln 10",
+            color=plots.REFERENCE,
+            ha="right",
+            va="top",
+        )
+        left.text(
+            x[-1] / per_epoch * 1.02,
+            1.35,
+            "control:\nshuffled labels",
+            color=plots.ORANGE,
+            va="center",
+        )
         left.text(epochs * 0.42, 0.13, f"{len(curves)} networks", color=plots.BLUE)
         left.set(yscale="log", xlabel="epochs", ylabel="training loss, nats")
         left.set_yticks([0.01, 0.1, 1.0], ["0.01", "0.1", "1"])
@@ -194,13 +242,25 @@ def draw_learning(run: Run, data: Data, curves, control, tests: np.ndarray, epoc
         right.plot(x, 100 * tests.T, color=plots.BLUE, lw=1.0, alpha=0.5)
         right.plot(x, 100 * tests.mean(0), "o-", color=plots.BLUE)
         right.axhline(100 * data.goal, color=plots.REFERENCE, ls="--", lw=1.2)
-        right.text(epochs, 100 * data.goal, f"goal: {data.goal:.0%}", color=plots.REFERENCE,
-                   va="top", ha="right")  # fmt: skip
+        right.text(
+            epochs,
+            100 * data.goal,
+            f"goal: {data.goal:.0%}",
+            color=plots.REFERENCE,
+            va="top",
+            ha="right",
+        )
         right.set(xlabel="epochs", ylabel="test images right, %")
         right.set_xticks(x)
-        right.text(0.03, 0.96, f"mean {100 * tests[:, -1].mean():.2f} % at the end,\n"
-                   "band: Wilson's 95 %", transform=right.transAxes, va="top",
-                   color=plots.BLUE, fontsize=10)  # fmt: skip
+        right.text(
+            0.03,
+            0.96,
+            f"mean {100 * tests[:, -1].mean():.2f} % at the end,\nband: Wilson's 95 %",
+            transform=right.transAxes,
+            va="top",
+            color=plots.BLUE,
+            fontsize=10,
+        )
 
 
 def draw_errors(run: Run, data: Data, net: MLP) -> None:
@@ -210,18 +270,28 @@ def draw_errors(run: Run, data: Data, net: MLP) -> None:
     wrong = np.flatnonzero(said != data.y_test)
     worst = wrong[np.argsort(-p[wrong, said[wrong]])][:16]
     run.metric("test images wrong", len(wrong), rtol=0.2)
-    run.metric("wrong with more than 99 % confidence",
-               int((p[wrong, said[wrong]] > 0.99).sum()), rtol=0.5)  # fmt: skip
+    run.metric(
+        "wrong with more than 99 % confidence", int((p[wrong, said[wrong]] > 0.99).sum()), rtol=0.5
+    )
     title = "Which errors is the network surest of? Answer given (label)"
     with run.figure("errors", title, rows=2, columns=8, size=(9.0, 3.1)) as axes:
         for ax in axes.flat:
             ax.axis("off")
         for ax, i in zip(axes.flat, worst, strict=False):
             ax.imshow(data.X_test[i].reshape(data.side, data.side), cmap="gray_r")
-            ax.set_title(f"{said[i]}  ({data.y_test[i]})", fontsize=11, weight="normal", pad=3,
-                         loc="center")  # fmt: skip
-            ax.text(0.5, -0.02, f"{100 * p[i, said[i]]:.2f} %", transform=ax.transAxes, ha="center",
-                    va="top", fontsize=9, color="#666666")  # fmt: skip
+            ax.set_title(
+                f"{said[i]}  ({data.y_test[i]})", fontsize=11, weight="normal", pad=3, loc="center"
+            )
+            ax.text(
+                0.5,
+                -0.02,
+                f"{100 * p[i, said[i]]:.2f} %",
+                transform=ax.transAxes,
+                ha="center",
+                va="top",
+                fontsize=9,
+                color="#666666",
+            )
 
 
 def draw_units(run: Run, data: Data, net: MLP) -> None:
@@ -280,9 +350,15 @@ def show_failures(run: Run, data: Data, hidden: int, steps: int) -> None:
             x, value = _smooth(np.minimum(losses[name], 1e3))
             ax.plot(x, value, color=color, label=f"{name}\n({100 * right[name]:.0f} % right)")
         ax.axhline(np.log(10), color=plots.REFERENCE, ls="--", lw=1.2, zorder=1)
-        ax.text(len(losses[name]), np.log(10) * 1.08, "guessing: ln 10", color=plots.REFERENCE,
-                va="bottom", ha="right",
-                fontsize=9.5)  # fmt: skip
+        ax.text(
+            len(losses[name]),
+            np.log(10) * 1.08,
+            "guessing: ln 10",
+            color=plots.REFERENCE,
+            va="bottom",
+            ha="right",
+            fontsize=9.5,
+        )
         ax.set(yscale="log", xlabel="steps of 100 images", ylabel="training loss, nats")
         ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50]
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

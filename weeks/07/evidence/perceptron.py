@@ -36,9 +36,13 @@ def _sklearn(average: bool, epochs: int):
     common = {"shuffle": False, "tol": None, "max_iter": epochs}
     if average:
         return SGDClassifier(
-            loss="perceptron", penalty=None, learning_rate="constant", eta0=1.0, average=True,
+            loss="perceptron",
+            penalty=None,
+            learning_rate="constant",
+            eta0=1.0,
+            average=True,
             **common,
-        )  # fmt: skip
+        )
     return Perceptron(**common)
 
 
@@ -58,12 +62,23 @@ def check_against_sklearn(run: Run) -> None:
             model = _sklearn(average, seen).fit(X, y)
             mine.append(ours.average if average else ours.weights)
             reference.append(np.append(model.coef_[0], model.intercept_))
-    run.check("weights after 5 epochs, ten digits", np.array(last), np.array(theirs),
-              against="sklearn.linear_model.Perceptron", atol=0,
-              why="whole numbers: pixels are 0 to 16, so nothing is rounded")  # fmt: skip
-    run.check("averaged weights, ten digits", np.array(averages), np.array(their_averages),
-              against="sklearn SGDClassifier(loss='perceptron', average=True)", rtol=1e-9,
-              atol=1e-9, why="float64 rounding of up to 9000 summands")  # fmt: skip
+    run.check(
+        "weights after 5 epochs, ten digits",
+        np.array(last),
+        np.array(theirs),
+        against="sklearn.linear_model.Perceptron",
+        atol=0,
+        why="whole numbers: pixels are 0 to 16, so nothing is rounded",
+    )
+    run.check(
+        "averaged weights, ten digits",
+        np.array(averages),
+        np.array(their_averages),
+        against="sklearn SGDClassifier(loss='perceptron', average=True)",
+        rtol=1e-9,
+        atol=1e-9,
+        why="float64 rounding of up to 9000 summands",
+    )
     check_margin(run)
 
 
@@ -92,15 +107,29 @@ def check_margin(run: Run) -> None:
         separated.append(max_margin(X, y).gamma > 0)
         program = linprog(np.zeros(3), A_ub=-Z, b_ub=-np.ones(9), bounds=(None, None))
         feasible.append(program.status == 0)
-    run.check("widest margin γ", np.array(ours), np.array(theirs), rtol=1e-4,
-              against="sklearn.svm.SVC, hard margin, on mirrored examples",
-              why="libsvm stops early, ours has a duality gap of 1e-12")  # fmt: skip
-    run.check("margin against its dual", np.array(ours), np.array(dual), rtol=1e-9,
-              against="theory: the shortest mixture is as long as the widest margin",
-              why="float64 rounding")  # fmt: skip
-    run.check("separable or not, twelve small problems", np.array(separated, dtype=int),
-              np.array(feasible, dtype=int), against="scipy.optimize.linprog, feasibility",
-              why="yes or no")  # fmt: skip
+    run.check(
+        "widest margin γ",
+        np.array(ours),
+        np.array(theirs),
+        rtol=1e-4,
+        against="sklearn.svm.SVC, hard margin, on mirrored examples",
+        why="libsvm stops early, ours has a duality gap of 1e-12",
+    )
+    run.check(
+        "margin against its dual",
+        np.array(ours),
+        np.array(dual),
+        rtol=1e-9,
+        against="theory: the shortest mixture is as long as the widest margin",
+        why="float64 rounding",
+    )
+    run.check(
+        "separable or not, twelve small problems",
+        np.array(separated, dtype=int),
+        np.array(feasible, dtype=int),
+        against="scipy.optimize.linprog, feasibility",
+        why="yes or no",
+    )
     run.say(f"{sum(feasible)} of 12 small problems are separable")
 
 
@@ -183,32 +212,54 @@ def show_bound(run: Run, problems: int) -> None:
         ends = np.array([1.5, every[:, 0].max() * 2])
         ax.loglog(ends, ends, color=plots.REFERENCE, lw=1.4, ls="--")
         ax.fill_between(ends, ends, ends[1] * 2, color="#F1F1F1", zorder=0, linewidth=0)
-        ax.text(3.2e3, 4.6e3, "no run can lie above $R^2/\\gamma^2$", color=plots.REFERENCE,
-                fontsize=10.5, ha="right")  # fmt: skip
-        for (d, pairs), color in zip(found.items(), (plots.BLUE, plots.GREEN, plots.PINK),
-                                     strict=True):  # fmt: skip
-            ax.plot(*np.array(pairs).T, "o", color=color, ms=5, alpha=0.75, mew=0,
-                    label=f"random, {d} features")  # fmt: skip
-        ax.plot(*tight.T, "D", color=plots.ORANGE, ms=7, mec="white",
-                label="orthogonal")  # fmt: skip
-        ax.set(xlabel="the bound $R^2/\\gamma^2$, from the widest margin",
-               ylabel="mistakes until none is left", xlim=ends, ylim=(1.5, ends[1]))  # fmt: skip
+        ax.text(
+            3.2e3,
+            4.6e3,
+            "no run can lie above $R^2/\\gamma^2$",
+            color=plots.REFERENCE,
+            fontsize=10.5,
+            ha="right",
+        )
+        for (d, pairs), color in zip(
+            found.items(), (plots.BLUE, plots.GREEN, plots.PINK), strict=True
+        ):
+            ax.plot(
+                *np.array(pairs).T,
+                "o",
+                color=color,
+                ms=5,
+                alpha=0.75,
+                mew=0,
+                label=f"random, {d} features",
+            )
+        ax.plot(*tight.T, "D", color=plots.ORANGE, ms=7, mec="white", label="orthogonal")
+        ax.set(
+            xlabel="the bound $R^2/\\gamma^2$, from the widest margin",
+            ylabel="mistakes until none is left",
+            xlim=ends,
+            ylim=(1.5, ends[1]),
+        )
         ax.legend(loc="upper left", bbox_to_anchor=(0.0, 0.99), handletextpad=0.3)
     run.metric("share of the bound used, median", float(np.median(share)), rtol=0.3)
     run.metric("share of the bound used, most", float(share.max()), rtol=0.5)
     run.metric("share of the bound used, orthogonal examples", tight[-1, 1] / tight[-1, 0])
-    run.claim("no separable problem makes more mistakes than R²/γ²",
-              bool((every[:, 1] <= every[:, 0]).all()),
-              f"{len(every)} random problems, bounds {every[:, 0].min():.0f} to "
-              f"{every[:, 0].max():,.0f}: at most {share.max():.2f} of the bound")  # fmt: skip
-    run.claim("the bound is sharp: orthogonal examples use it up",
-              bool((tight[:, 1] > 0.97 * tight[:, 0]).all()
-                   and (tight[:, 1] < tight[:, 0] + 1e-6).all()),
-              f"{', '.join(f'{m:.0f} of {b:.2f}' for b, m in corners)}")  # fmt: skip
-    run.claim("falsifier: five flipped labels of 100, and the same bound is broken",
-              bool(noisy > 3 * bound and hull == 0.0),
-              f"{noisy:,} mistakes in 100 epochs and no end, {bound:.0f} allowed before the "
-              "flips; no plane separates them any more")  # fmt: skip
+    run.claim(
+        "no separable problem makes more mistakes than R²/γ²",
+        bool((every[:, 1] <= every[:, 0]).all()),
+        f"{len(every)} random problems, bounds {every[:, 0].min():.0f} to "
+        f"{every[:, 0].max():,.0f}: at most {share.max():.2f} of the bound",
+    )
+    run.claim(
+        "the bound is sharp: orthogonal examples use it up",
+        bool((tight[:, 1] > 0.97 * tight[:, 0]).all() and (tight[:, 1] < tight[:, 0] + 1e-6).all()),
+        f"{', '.join(f'{m:.0f} of {b:.2f}' for b, m in corners)}",
+    )
+    run.claim(
+        "falsifier: five flipped labels of 100, and the same bound is broken",
+        bool(noisy > 3 * bound and hull == 0.0),
+        f"{noisy:,} mistakes in 100 epochs and no end, {bound:.0f} allowed before the "
+        "flips; no plane separates them any more",
+    )
 
 
 def cycle(path: np.ndarray, per_epoch: np.ndarray) -> tuple[int, int]:
@@ -235,8 +286,10 @@ def show_xor(run: Run) -> None:
     ratios = {"width_ratios": [1, 1, 1.35]}
     with run.figure("xor", title, columns=3, size=(9.4, 3.5), gridspec_kw=ratios) as axes:
         left, middle, right = axes
-        for ax, (X, y), name in ((left, AND, "and: one line will do"),
-                                 (middle, XOR, "xor: these lines, for ever")):  # fmt: skip
+        for ax, (X, y), name in (
+            (left, AND, "and: one line will do"),
+            (middle, XOR, "xor: these lines, for ever"),
+        ):
             _points(ax, X, y, 11)
             ax.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[-1, 1], yticks=[-1, 1])
             ax.set_xlabel("$x_1$")
@@ -264,21 +317,33 @@ def show_xor(run: Run) -> None:
             counts[1 : 1 + len(result.mistakes_per_epoch)] = result.mistakes_per_epoch[:shown]
             total = np.cumsum(counts)
             right.plot(total, "o-", color=color)
-            place = {"xytext": (-10, 0), "ha": "right"} if result is circling else {
-                "xytext": (0, 8), "ha": "right"}  # fmt: skip
-            right.annotate(label, (shown - 0.4, total[-1]), textcoords="offset points",
-                           color=color, **place)  # fmt: skip
+            place = (
+                {"xytext": (-10, 0), "ha": "right"}
+                if result is circling
+                else {"xytext": (0, 8), "ha": "right"}
+            )
+            right.annotate(
+                label, (shown - 0.4, total[-1]), textcoords="offset points", color=color, **place
+            )
         right.set(xlabel="epochs", ylim=(-1, None))
         right.set_title("mistakes so far", fontsize=11, weight="normal")
     sizes = np.abs(circling.path).max()
-    run.check("mixture that proves XOR inseparable", proof.mixture, np.full(4, 0.25), atol=1e-12,
-              against="theory: a quarter of each corner", why="float64 rounding")  # fmt: skip
+    run.check(
+        "mixture that proves XOR inseparable",
+        proof.mixture,
+        np.full(4, 0.25),
+        atol=1e-12,
+        against="theory: a quarter of each corner",
+        why="float64 rounding",
+    )
     run.metric("mistakes until AND is learned", learned.mistakes)
     run.metric("weights in XOR's cycle", length)
-    run.claim("XOR cycles: the weights return to where they were",
-              bool(period > 0 and not circling.converged and learned.converged and sizes <= 3),
-              f"the weights come back after {length} mistakes, for ever, none beyond "
-              f"{sizes:.0f} in size; AND is learned after {learned.mistakes} mistakes")  # fmt: skip
+    run.claim(
+        "XOR cycles: the weights return to where they were",
+        bool(period > 0 and not circling.converged and learned.converged and sizes <= 3),
+        f"the weights come back after {length} mistakes, for ever, none beyond "
+        f"{sizes:.0f} in size; AND is learned after {learned.mistakes} mistakes",
+    )
 
 
 def show_averages(run: Run, seeds: int) -> None:
@@ -293,29 +358,44 @@ def show_averages(run: Run, seeds: int) -> None:
         train, test = order[:900], order[900:]
         for column, limit in enumerate(epochs):
             found = fit(X[train], y[train], max_epochs=limit, pocket=True)
-            for name, weights in (("last", found.weights), ("pocket", found.pocket),
-                                  ("average", found.average)):  # fmt: skip
+            for name, weights in (
+                ("last", found.weights),
+                ("pocket", found.pocket),
+                ("average", found.average),
+            ):
                 wrong = predict(weights, X[test]) != y[test]
                 rates[name][seed, column] = 100 * wrong.mean()
     title = "Digits, even or odd: which of its weights should it keep?"
     with run.figure("averages", title, size=(8.0, 4.3)) as ax:
         for name, color in kinds.items():
-            label = {"last": "the last", "pocket": "best so far",
-                     "average": "the average"}[name]  # fmt: skip
+            label = {"last": "the last", "pocket": "best so far", "average": "the average"}[name]
             plots.interval_band(ax, epochs, rates[name], color=color, label=label)
-        ax.set(xscale="log", xlabel="epochs (900 digits each)", ylabel="errors on new digits, %",
-               ylim=(0, None))  # fmt: skip
+        ax.set(
+            xscale="log",
+            xlabel="epochs (900 digits each)",
+            ylabel="errors on new digits, %",
+            ylim=(0, None),
+        )
         ax.set_xticks(epochs, [str(e) for e in epochs])
         ax.minorticks_off()
         plots.label_lines(ax)
-        ax.text(0.02, 0.05, f"line: mean, band: range of {seeds} splits", transform=ax.transAxes,
-                fontsize=9, color="#666666")  # fmt: skip
+        ax.text(
+            0.02,
+            0.05,
+            f"line: mean, band: range of {seeds} splits",
+            transform=ax.transAxes,
+            fontsize=9,
+            color="#666666",
+        )
     for name in kinds:
         run.metric(f"errors on new digits, {name}", rates[name][:, -1].mean(), "%", rtol=0.15)
     gain = mean_interval(rates["last"].mean(1) - rates["average"].mean(1))
-    run.claim("the average of all weights beats the last", gain.low > 0,
-              f"errors of the last minus the average, mean over epochs: {gain} points, "
-              f"{seeds} splits", quick=False)  # fmt: skip
+    run.claim(
+        "the average of all weights beats the last",
+        gain.low > 0,
+        f"errors of the last minus the average, mean over epochs: {gain} points, {seeds} splits",
+        quick=False,
+    )
 
 
 def main(run: Run, *, problems: PositiveInt = 40, seeds: PositiveInt = 8) -> None:

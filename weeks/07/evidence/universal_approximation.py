@@ -39,11 +39,22 @@ def check_networks(run: Run) -> None:
     """Each exact network against a formula or a library that knows no network."""
     net = interpolator(_wave, 37)
     knots = np.linspace(0, 1, 38)
-    run.check("broken line with 37 units", net(FINE), np.interp(FINE, knots, _wave(knots)),
-              against="numpy.interp", atol=1e-10, why="float64 rounding of 37 ramps")  # fmt: skip
-    run.check("sawtooth of depth 9", sawtooth(9)(FINE), _fold(FINE, 9),
-              against="the tent's formula, nine times", atol=1e-11,
-              why="each fold doubles the rounding: 2⁹ eps, and some")  # fmt: skip
+    run.check(
+        "broken line with 37 units",
+        net(FINE),
+        np.interp(FINE, knots, _wave(knots)),
+        against="numpy.interp",
+        atol=1e-10,
+        why="float64 rounding of 37 ramps",
+    )
+    run.check(
+        "sawtooth of depth 9",
+        sawtooth(9)(FINE),
+        _fold(FINE, 9),
+        against="the tent's formula, nine times",
+        atol=1e-11,
+        why="each fold doubles the rounding: 2⁹ eps, and some",
+    )
     layers = []
     net = sawtooth(4)
     for W, b in zip(net.weights, net.biases, strict=True):
@@ -51,16 +62,31 @@ def check_networks(run: Run) -> None:
         linear.weight.data, linear.bias.data = torch.tensor(W), torch.tensor(b)
         layers += [linear, nn.ReLU()]
     theirs = nn.Sequential(*layers[:-1])(torch.tensor(FINE)[:, None])[:, 0]
-    run.check("forward pass of four layers", net(FINE), theirs, against="torch.nn.Linear and ReLU",
-              atol=1e-13, why="float64 rounding")  # fmt: skip
+    run.check(
+        "forward pass of four layers",
+        net(FINE),
+        theirs,
+        against="torch.nn.Linear and ReLU",
+        atol=1e-13,
+        why="float64 rounding",
+    )
     errors = [np.abs(square(m)(FINE) - FINE**2).max() for m in (1, 3, 5, 7)]
-    run.check("worst error of x² with m = 1, 3, 5, 7", np.array(errors),
-              4.0 ** -(np.array([1, 3, 5, 7]) + 1), against="Yarotsky: 4^-(m + 1), attained",
-              rtol=0.02, why="the grid may miss the worst point by half a step")  # fmt: skip
+    run.check(
+        "worst error of x² with m = 1, 3, 5, 7",
+        np.array(errors),
+        4.0 ** -(np.array([1, 3, 5, 7]) + 1),
+        against="Yarotsky: 4^-(m + 1), attained",
+        rtol=0.02,
+        why="the grid may miss the worst point by half a step",
+    )
     ks = np.arange(1, 11)
-    run.check("pieces of a sawtooth of depth 1 to 10",
-              np.array([count_pieces(sawtooth(int(k))) for k in ks]), 2**ks,
-              against="Telgarsky: 2^k", why="whole numbers")  # fmt: skip
+    run.check(
+        "pieces of a sawtooth of depth 1 to 10",
+        np.array([count_pieces(sawtooth(int(k))) for k in ks]),
+        2**ks,
+        against="Telgarsky: 2^k",
+        why="whole numbers",
+    )
 
 
 def interpolation(run: Run) -> None:
@@ -76,26 +102,35 @@ def interpolation(run: Run) -> None:
     errors, bound = np.array(errors), curvature / (8 * ns.astype(float) ** 2)
     slope = float(np.polyfit(np.log(ns[-4:]), np.log(errors[-4:]), 1)[0])
     run.metric("exponent of the units in the error, one hidden layer", slope, rtol=0.02)
-    run.claim("n units interpolate with an error of 1/n², within the bound ‖f''‖/(8n²)",
-              bool((errors <= 1.001 * bound).all() and abs(slope + 2) < 0.1),
-              f"exponent {slope:.3f}; error over bound {errors[-1] / bound[-1]:.3f} "
-              f"with {ns[-1]} units", quick=False)  # fmt: skip
+    run.claim(
+        "n units interpolate with an error of 1/n², within the bound ‖f''‖/(8n²)",
+        bool((errors <= 1.001 * bound).all() and abs(slope + 2) < 0.1),
+        f"exponent {slope:.3f}; error over bound {errors[-1] / bound[-1]:.3f} with {ns[-1]} units",
+        quick=False,
+    )
     depths = np.arange(1, 10)
     deep = np.array([np.abs(square(int(m))(FINE) - FINE**2).max() for m in depths])
     flat = np.array([np.abs(interpolator(np.square, int(n))(FINE) - FINE**2).max() for n in ns])
-    with run.figure("constructed", "What does one more unit buy?", columns=2,
-                    size=(9.4, 4.2), sharey=True) as (left, right):  # fmt: skip
+    with run.figure(
+        "constructed", "What does one more unit buy?", columns=2, size=(9.4, 4.2), sharey=True
+    ) as (left, right):
         left.plot(ns, bound, "--", color=plots.REFERENCE, lw=1.2)
         left.text(ns[1], bound[1] * 1.5, "bound  ‖f''‖ / (8 n²)", color=plots.REFERENCE)
         left.plot(ns, errors, "o-", color=plots.ORANGE)
-        left.set(xscale="log", yscale="log", xlabel="ReLUs, one hidden layer",
-                 ylabel="largest error")  # fmt: skip
+        left.set(
+            xscale="log", yscale="log", xlabel="ReLUs, one hidden layer", ylabel="largest error"
+        )
         left.set_title("sin 2πx + 0.3 cos 6πx, broken line", fontsize=10.5, weight="normal")
         right.plot(ns, flat, "o-", color=plots.ORANGE)
         right.text(ns[-4], flat[-4] * 2.2, "one layer: 1/(4n²)", color=plots.ORANGE)
         right.plot(3 * depths, deep, "s-", color=plots.BLUE)
-        right.text(3 * depths[-1] + 5, deep[-1], "layers of three:\n4 times better each",
-                   color=plots.BLUE, va="bottom")  # fmt: skip
+        right.text(
+            3 * depths[-1] + 5,
+            deep[-1],
+            "layers of three:\n4 times better each",
+            color=plots.BLUE,
+            va="bottom",
+        )
         right.set(xscale="log", xlabel="ReLUs")
         right.set_title("x²", fontsize=10.5, weight="normal")
 
@@ -114,8 +149,9 @@ def depth_multiplies(run: Run) -> None:
     most = 0
     for _ in range(run.budget(quick=3, default=30)):
         n = 12
-        net = ReLUNetwork([rng.normal(size=(n, 1)), rng.normal(size=(1, n))],
-                          [rng.uniform(-1, 1, n), np.zeros(1)])  # fmt: skip
+        net = ReLUNetwork(
+            [rng.normal(size=(n, 1)), rng.normal(size=(1, n))], [rng.uniform(-1, 1, n), np.zeros(1)]
+        )
         most = max(most, count_pieces(net))
     run.claim(
         "k layers of two make 2^k pieces, one layer of n makes at most n + 1",
@@ -123,13 +159,18 @@ def depth_multiplies(run: Run) -> None:
         f"{deep.n_units} ReLUs in {k} layers equal {shallow.n_units} in one up to {gap:.0e}; "
         f"{few} in one are off by {missed:.2f}; random layers of 12: at most {most} pieces",
     )
-    with run.figure("sawtooth", "How does a network fold the line?", columns=3,
-                    size=(9.4, 3.3), sharey=True) as axes:  # fmt: skip
+    with run.figure(
+        "sawtooth", "How does a network fold the line?", columns=3, size=(9.4, 3.3), sharey=True
+    ) as axes:
         for ax, depth in zip(axes, (1, 3, 5), strict=True):
             net = sawtooth(depth)
             ax.plot(FINE, net(FINE), color=plots.BLUE, lw=1.6)
-            ax.set_title(f"{net.n_units} ReLUs in {depth} layer{'s' * (depth > 1)}: "
-                         f"{count_pieces(net)} pieces", fontsize=10.5, weight="normal")  # fmt: skip
+            ax.set_title(
+                f"{net.n_units} ReLUs in {depth} layer{'s' * (depth > 1)}: "
+                f"{count_pieces(net)} pieces",
+                fontsize=10.5,
+                weight="normal",
+            )
             ax.set(xlabel="x", xticks=[0, 0.5, 1])
         axes[0].set_ylabel("network's value")
 
@@ -139,16 +180,29 @@ def linear_is_a_line(run: Run) -> None:
     rng = np.random.default_rng([run.seed, 1])
     sizes = [1, 20, 20, 20, 1]
     pairs = list(pairwise(sizes))
-    net = ReLUNetwork([rng.normal(size=(m, n)) / np.sqrt(n) for n, m in pairs],
-                      [rng.normal(size=m) for _, m in pairs])  # fmt: skip
+    net = ReLUNetwork(
+        [rng.normal(size=(m, n)) / np.sqrt(n) for n, m in pairs],
+        [rng.normal(size=m) for _, m in pairs],
+    )
     h = FINE[None]
     for W, b in zip(net.weights, net.biases, strict=True):
         h = W @ h + b[:, None]
-    run.check("four linear layers are one line", net.linearized()(FINE), h[0],
-              against="the layers, one after the other", atol=1e-12,
-              why="float64 rounding of three products")  # fmt: skip
-    run.check("their second difference", np.diff(h[0], 2), np.zeros(len(FINE) - 2),
-              against="a line has none", atol=1e-11, why="rounding")  # fmt: skip
+    run.check(
+        "four linear layers are one line",
+        net.linearized()(FINE),
+        h[0],
+        against="the layers, one after the other",
+        atol=1e-12,
+        why="float64 rounding of three products",
+    )
+    run.check(
+        "their second difference",
+        np.diff(h[0], 2),
+        np.zeros(len(FINE) - 2),
+        against="a line has none",
+        atol=1e-11,
+        why="rounding",
+    )
 
 
 # ---- trained networks of equal size
@@ -229,31 +283,45 @@ def trained(run: Run, seeds: int, steps: int) -> None:
             y, sizes, [best[name, depth]] * seeds, list(range(seeds)), steps
         )
         run.metric(f"error, {name}, {depth} hidden", errors[name, depth].mean(), rtol=None)
-    run.claim("every best learning rate lies inside the grid",
-              all(lrs[0] < lr < lrs[-1] for lr in best.values()),
-              f"{min(best.values())} to {max(best.values())} of {lrs[0]} to {lrs[-1]}",
-              quick=False)  # fmt: skip
+    run.claim(
+        "every best learning rate lies inside the grid",
+        all(lrs[0] < lr < lrs[-1] for lr in best.values()),
+        f"{min(best.values())} to {max(best.values())} of {lrs[0]} to {lrs[-1]}",
+        quick=False,
+    )
     spread = {n: float(np.std(TARGETS[n](x))) for n in TARGETS}
-    line, _ = train_stack(_wave(x), shape_of(4, size), [0.01] * seeds, list(range(seeds)), steps,
-                          linear=True)  # fmt: skip
+    line, _ = train_stack(
+        _wave(x), shape_of(4, size), [0.01] * seeds, list(range(seeds)), steps, linear=True
+    )
     straight = float(np.std(_wave(x) - np.polyval(np.polyfit(x, _wave(x), 1), x)))
     fell = errors["smooth", 2] < 0.2 * first["smooth", 2]
-    run.claim("training lowers the error fivefold; four linear layers stop at the best line",
-              bool(fell.all() and (line > 0.99 * straight).all()),
-              f"two hidden layers on the smooth target: {mean_interval(errors['smooth', 2])}; "
-              f"linear layers {line.min():.3f}, best line {straight:.3f}", quick=False)  # fmt: skip
+    run.claim(
+        "training lowers the error fivefold; four linear layers stop at the best line",
+        bool(fell.all() and (line > 0.99 * straight).all()),
+        f"two hidden layers on the smooth target: {mean_interval(errors['smooth', 2])}; "
+        f"linear layers {line.min():.3f}, best line {straight:.3f}",
+        quick=False,
+    )
     hard = "sawtooth, 32 pieces"
     gain = mean_interval(np.log(errors[hard, 1] / errors[hard, 4]))
     exact = sawtooth(5)
     run.metric("parameters of the exact sawtooth of 32 pieces", exact.n_parameters, rtol=0)
-    run.metric("depth's gain on 32 pieces, error of 1 over 4 hidden layers",
-               float(np.exp(gain.mean)), "×", rtol=None)  # fmt: skip
+    run.metric(
+        "depth's gain on 32 pieces, error of 1 over 4 hidden layers",
+        float(np.exp(gain.mean)),
+        "×",
+        rtol=None,
+    )
     easy = "sawtooth, 8 pieces"
     price = mean_interval(np.log(errors[easy, 4] / errors[easy, 1]))
     low, mid, high = np.exp([price.low, price.mean, price.high])
-    run.claim("at equal size one wide layer learns 8 pieces better than four narrow ones",
-              price.low > 0, f"error of 4 over 1 hidden layers: {mid:.0f} times, 95 % interval "
-              f"{low:.0f} to {high:.0f} (n = {seeds})", quick=False)  # fmt: skip
+    run.claim(
+        "at equal size one wide layer learns 8 pieces better than four narrow ones",
+        price.low > 0,
+        f"error of 4 over 1 hidden layers: {mid:.0f} times, 95 % interval "
+        f"{low:.0f} to {high:.0f} (n = {seeds})",
+        quick=False,
+    )
     lowest = min(errors[hard, depth].min() for depth in depths)
     run.metric("lowest error of a trained network on 32 pieces", lowest, rtol=None)
     run.claim(
@@ -268,28 +336,50 @@ def trained(run: Run, seeds: int, steps: int) -> None:
 
 def _draw(run: Run, depths, errors, spread, size) -> None:
     colors = {1: plots.ORANGE, 2: plots.GREEN, 4: plots.BLUE}
-    with run.figure("trained", f"About {size} parameters, wide or deep: who learns what?",
-                    columns=len(TARGETS), size=(9.6, 4.0), sharey=True) as axes:  # fmt: skip
+    with run.figure(
+        "trained",
+        f"About {size} parameters, wide or deep: who learns what?",
+        columns=len(TARGETS),
+        size=(9.6, 4.0),
+        sharey=True,
+    ) as axes:
         for ax, name in zip(axes, TARGETS, strict=True):
             for i, depth in enumerate(depths):
                 values = errors[name, depth]
-                ax.plot(np.full(len(values), i), values, "o", color=colors[depth], alpha=0.35,
-                        mec="none")  # fmt: skip
+                ax.plot(
+                    np.full(len(values), i),
+                    values,
+                    "o",
+                    color=colors[depth],
+                    alpha=0.35,
+                    mec="none",
+                )
                 log = mean_interval(np.log(values))
                 low, mid, high = np.exp([log.low, log.mean, log.high])
-                ax.errorbar(i + 0.22, mid, yerr=[[mid - low], [high - mid]], fmt="D", ms=6,
-                            color=colors[depth], capsize=4)  # fmt: skip
+                ax.errorbar(
+                    i + 0.22,
+                    mid,
+                    yerr=[[mid - low], [high - mid]],
+                    fmt="D",
+                    ms=6,
+                    color=colors[depth],
+                    capsize=4,
+                )
             ax.axhline(spread[name], color=plots.REFERENCE, ls="--", lw=1)
             ax.set_xticks(range(len(depths)), [str(d) for d in depths])
             ax.set(yscale="log", xlim=(-0.5, 2.6), xlabel="hidden layers")
             ax.set_title(name, fontsize=10.5, weight="normal")
             ax.grid(axis="x", visible=False)
         axes[0].set_ylabel("root mean squared error")
-        axes[0].text(-0.4, spread["smooth"] * 1.15, "a constant", fontsize=9,
-                     color=plots.REFERENCE)  # fmt: skip
+        axes[0].text(-0.4, spread["smooth"] * 1.15, "a constant", fontsize=9, color=plots.REFERENCE)
         axes[0].set_ylim(top=2)
-        axes[0].text(-0.4, axes[0].get_ylim()[0] * 1.6, "diamond: geometric\nmean, 95 %",
-                     fontsize=9, color=plots.REFERENCE)  # fmt: skip
+        axes[0].text(
+            -0.4,
+            axes[0].get_ylim()[0] * 1.6,
+            "diamond: geometric\nmean, 95 %",
+            fontsize=9,
+            color=plots.REFERENCE,
+        )
 
 
 def main(run: Run, *, seeds: PositiveInt = 8, steps: PositiveInt = 1200) -> None:
