@@ -286,9 +286,10 @@ def test_update(project):
     assert tables.update() == ["weeks/01/note.md"]
     assert "-->1.23<!--" in note.read_text(encoding="utf-8")
     assert tables.update() == tables.update(check=True) == []
-    save(project / "weeks" / "01" / "norm.py", metrics=[
-        {"name": "loss", "value": 1.3, "unit": "nats", "rtol": None}
-    ])  # fmt: skip
+    save(
+        project / "weeks" / "01" / "norm.py",
+        metrics=[{"name": "loss", "value": 1.3, "unit": "nats", "rtol": None}],
+    )
     assert tables.update(check=True) == ["weeks/01/note.md"]
 
 
