@@ -7,24 +7,33 @@ $$\mathrm{CV} = \frac1K \sum_{k=1}^K \frac{1}{|F_k|} \sum_{i \in F_k}
 
 The sum is honest only if *everything* that looks at $y$ happens inside $\hat f^{\,-k}$: feature
 selection, scaling, tuning. And its $K$ terms share training data, so they are not independent:
-the variance of their mean is not $S^2 / K$ but nearer $(1/K + n_\mathrm{test} / n_\mathrm{train})
-S^2$.
+what that means for telling two models apart is in `comparison.py`.
+
+>>> [test.tolist() for train, test in KFold(2).split(np.zeros((5, 1)))]
+[[0, 1, 2], [3, 4]]
+>>> X, y = np.array([[0.0], [1.0], [10.0], [11.0]]), np.array([0, 0, 1, 1])
+>>> hits = lambda true, predicted: (true == predicted).mean()
+>>> cross_val_score(NearestNeighbor, X, y, StratifiedKFold(2), hits)
+array([1., 1.])
+>>> cross_val_score(NearestNeighbor, X, y, KFold(2), hits)  # sorted: never sees the tested class
+array([0., 0.])
 
     uv run weeks/06/cross_validation.py
 
 Source: Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning* (2009), section
-7.10; Nadeau and Bengio, "Inference for the generalization error" (2003), section 3; Varma and
-Simon, "Bias in error estimation when using cross-validation for model selection" (2006).
+7.10; Varma and Simon, "Bias in error estimation when using cross-validation for model selection"
+(2006).
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Num, Shaped
+
+from shared.require import require
 
 Table = Num[np.ndarray, "n features"]
 Target = Shaped[np.ndarray, " n"]
@@ -148,8 +157,7 @@ def cross_val_score(
     score
         `score(y_true, y_pred)`, larger is better.
     """
-    if len(X) != len(y):
-        raise ValueError(f"X and y must have as many samples, got {len(X)} and {len(y)}")
+    require(len(X) == len(y), "X and y must have as many samples", len(X), len(y))
     scores = []
     for train, test in splitter.split(X, y, groups):
         model = make()
@@ -182,8 +190,8 @@ def nested_cross_val_score(
         One score and one choice for each outer fold. The scores judge the whole procedure, not
         any of the choices.
     """
-    if not grid or not all(len(values) for values in grid.values()):
-        raise ValueError(f"grid must name at least one value for each parameter, got {dict(grid)}")
+    named = bool(grid) and all(len(values) for values in grid.values())
+    require(named, "grid must name at least one value for each parameter", dict(grid))
     candidates = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
@@ -199,87 +207,6 @@ def nested_cross_val_score(
         model.fit(X[train], y[train])
         scores.append(float(score(y[test], model.predict(X[test]))))
     return np.array(scores), chosen
-
-
-# ---- which of two models is better?
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Mean difference a - b, its interval, Student's t and the two-sided p-value."""
-
-    difference: float
-    low: float
-    high: float
-    t: float
-    p: float
-
-
-def corrected_resampled_ttest(
-    a: Float[np.ndarray, " splits"],
-    b: Float[np.ndarray, " splits"],
-    *,
-    test_share: float,
-    level: float = 0.95,
-) -> Comparison:
-    r"""Compare two models scored on the same splits, whose training sets overlap.
-
-    Parameters
-    ----------
-    a, b
-        Scores; a[i] and b[i] on the same split.
-    test_share
-        n_test / n_train; 0 gives the plain paired t-test, which takes the splits for independent.
-    level
-        Coverage of the interval.
-
-    References
-    ----------
-    Nadeau and Bengio (2003), section 3.1, with ρ = n_test / (n_test + n_train): the variance of the
-    mean of J differences is estimated by (1/J + n_test / n_train) S².
-    """
-    from scipy.special import stdtr, stdtrit
-
-    if len(a) < 2:
-        raise ValueError(f"a and b must hold at least 2 splits, got {len(a)}")
-    if not test_share >= 0:
-        raise ValueError(f"test_share must be n_test / n_train, at least 0, got {test_share}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
-    difference, n = a - b, len(a)
-    mean = float(difference.mean())
-    error = math.sqrt((1 / n + test_share) * float(difference.var(ddof=1)))
-    if error == 0:  # the same difference everywhere: no spread to judge by
-        t, p = (0.0, 1.0) if mean == 0 else (math.copysign(math.inf, mean), 0.0)
-    else:
-        t = mean / error
-        p = float(2 * stdtr(n - 1, -abs(t)))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
-    return Comparison(mean, mean - half, mean + half, t, p)
-
-
-def bootstrap_difference(
-    y_true: Target,
-    pred_a: Target,
-    pred_b: Target,
-    score: Score,
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = 1000,
-) -> Float[np.ndarray, " resamples"]:
-    """Differences of score, a - b, over test samples drawn with replacement, the same for both.
-
-    Their quantiles are an interval for *these two fitted models*; how much another training set
-    would change, they cannot say.
-    """
-    if len(y_true) < 2:
-        raise ValueError(f"y_true must hold at least 2 samples, got {len(y_true)}")
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
-    draws = (rng.integers(0, len(y_true), len(y_true)) for _ in range(n_resamples))
-    return np.array(
-        [score(y_true[i], pred_a[i]) - score(y_true[i], pred_b[i]) for i in draws], dtype=float
-    )
 
 
 # ---- two small models and the classic trap
@@ -318,8 +245,7 @@ class NearestMean:
 
 def most_correlated(X: Table, y: Target, k: int) -> Int[np.ndarray, " k"]:
     """Columns of X that correlate most with y, in absolute value."""
-    if not 1 <= k <= X.shape[1]:
-        raise ValueError(f"k must be between 1 and n_features = {X.shape[1]}, got {k}")
+    require(1 <= k <= X.shape[1], f"k must be between 1 and n_features = {X.shape[1]}", k)
     centered, target = X - X.mean(axis=0), y - y.mean()
     spread = np.sqrt((centered**2).sum(axis=0))
     correlation = np.abs(target @ centered) / np.where(spread > 0, spread, np.inf)
@@ -344,10 +270,8 @@ class SelectThenFit:
 
 
 def _check_splits(n_splits: int, most: int, of_what: str) -> None:
-    if not 2 <= n_splits <= most:
-        raise ValueError(
-            f"n_splits must be between 2 and the number of {of_what} = {most}, got {n_splits}"
-        )
+    must = f"n_splits must be between 2 and the number of {of_what} = {most}"
+    require(2 <= n_splits <= most, must, n_splits)
 
 
 def _split_at(test: np.ndarray) -> Split:

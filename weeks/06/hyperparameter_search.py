@@ -2,33 +2,38 @@ r"""Hyper-parameter search: spend a fixed budget of trials where it pays.
 
 A grid and random points choose in advance. Successive halving runs many candidates cheaply and
 keeps the best third for longer runs. Bayesian optimization fits a Gaussian process to the trials
-so far, with mean $\mu(x)$ and standard deviation $\sigma(x)$, and tries the point that promises
-most: the expected improvement on the best value $y^*$ so far,
+so far (`gaussian_process.py`), with mean $\mu(x)$ and standard deviation $\sigma(x)$, and tries the
+point that promises most: the expected improvement on the best value $y^*$ so far,
 
 $$\mathrm{EI}(x) = \mathbb{E}\,\max(0,\, y^* - f(x))
   = (y^* - \mu)\,\Phi(z) + \sigma\,\varphi(z), \qquad z = \frac{y^* - \mu}{\sigma} .$$
 
+>>> mean, std = np.array([1.0, 1.0, 0.5]), np.array([0.0, 1.0, 0.0])
+>>> expected_improvement(mean, std, best=1.0).round(4)  # no doubt, no gain; doubt; sure to gain
+array([0.    , 0.3989, 0.5   ])
+>>> rungs = successive_halving(lambda c, n: c / n, 9, min_resource=1, max_resource=9)
+>>> [(rung.resource, rung.candidates.tolist()) for rung in rungs]
+[(1, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (3, [0, 1, 2]), (9, [0])]
+
     uv run weeks/06/hyperparameter_search.py
 
 Source: Bergstra and Bengio, "Random search for hyper-parameter optimization" (2012); Jamieson and
-Talwalkar (2016), successive halving; Rasmussen and Williams, *Gaussian Processes for Machine
-Learning* (2006), algorithm 2.1 and equations 4.14 to 4.17; Jones, Schonlau and Welch (1998),
-equation 15.
+Talwalkar (2016), successive halving; Jones, Schonlau and Welch (1998), equation 15.
 """
 
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-Points = Float[np.ndarray, "n d"]
+from shared.require import require
+from week06.gaussian_process import Points, fit_by_likelihood
+
 Bounds = Float[np.ndarray, "d 2"]
 Objective = Callable[[np.ndarray], float]
-Kernel = Literal["rbf", "matern32", "matern52"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,7 @@ class Trace:
 def grid_points(bounds: Bounds, per_axis: int) -> Points:
     """All combinations of `per_axis` values on each axis, the middles of equal cells."""
     _check_bounds(bounds)
-    if per_axis < 1:
-        raise ValueError(f"per_axis must be at least 1, got {per_axis}")
+    require(per_axis >= 1, "per_axis must be at least 1", per_axis)
     ticks = (np.arange(per_axis) + 0.5) / per_axis
     unit = np.array(list(itertools.product(ticks, repeat=len(bounds))))
     return bounds[:, 0] + unit * (bounds[:, 1] - bounds[:, 0])
@@ -60,8 +64,7 @@ def grid_points(bounds: Bounds, per_axis: int) -> Points:
 def random_points(bounds: Bounds, n: int, rng: np.random.Generator) -> Points:
     """Uniform points; give bounds in logarithms for what matters by its order of magnitude."""
     _check_bounds(bounds)
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    require(n >= 1, "n must be at least 1", n)
     return rng.uniform(bounds[:, 0], bounds[:, 1], (n, len(bounds)))
 
 
@@ -109,14 +112,10 @@ def successive_halving(
     ----------
     Jamieson and Talwalkar (2016), figure 2; kept are ceil(n / factor), as in scikit-learn.
     """
-    if n_candidates < 1:
-        raise ValueError(f"n_candidates must be at least 1, got {n_candidates}")
-    if factor < 2:
-        raise ValueError(f"factor must be at least 2, got {factor}")
-    if not 1 <= min_resource <= max_resource:
-        raise ValueError(
-            f"min_resource must be between 1 and max_resource = {max_resource}, got {min_resource}"
-        )
+    require(n_candidates >= 1, "n_candidates must be at least 1", n_candidates)
+    require(factor >= 2, "factor must be at least 2", factor)
+    must = f"min_resource must be between 1 and max_resource = {max_resource}"
+    require(1 <= min_resource <= max_resource, must, min_resource)
     alive, resource, rungs = np.arange(n_candidates), min_resource, []
     while True:  # ends: the resource grows
         values = np.array([float(objective(int(c), resource)) for c in alive])
@@ -128,131 +127,7 @@ def successive_halving(
         resource *= factor
 
 
-# ---- a model of the objective
-
-
-def kernel_matrix(
-    a: Float[np.ndarray, "n d"],
-    b: Float[np.ndarray, "m d"],
-    *,
-    length_scale: float,
-    kernel: Kernel = "matern52",
-) -> Float[np.ndarray, "n m"]:
-    r"""Correlation of two points at distance r, in units of the length scale.
-
-    rbf: $e^{-r^2/2}$, infinitely smooth. matern52: $(1 + s + s^2/3) e^{-s}$ with $s = \sqrt5 r$,
-    twice differentiable. matern32: $(1 + s) e^{-s}$ with $s = \sqrt3 r$, once.
-
-    References
-    ----------
-    Rasmussen and Williams (2006), equations 4.9 and 4.17.
-    """
-    if not length_scale > 0:
-        raise ValueError(f"length_scale must be positive, got {length_scale}")
-    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=-1) / length_scale**2
-    if kernel == "rbf":
-        return np.exp(-squared / 2)
-    if kernel == "matern32":
-        s = np.sqrt(3 * squared)
-        return (1 + s) * np.exp(-s)
-    s = np.sqrt(5 * squared)
-    return (1 + s + s**2 / 3) * np.exp(-s)
-
-
-class GaussianProcess:
-    """Regression by a Gaussian process with mean zero.
-
-    Parameters
-    ----------
-    length_scale
-        Distance over which values are alike.
-    variance
-        Variance of the values before any is seen.
-    noise
-        Variance of each observation's error.
-    kernel
-        rbf, matern32 or matern52.
-
-    Attributes
-    ----------
-    log_marginal_likelihood_ : float
-        Log-density of the observations under the model.
-
-    References
-    ----------
-    Rasmussen and Williams (2006), algorithm 2.1.
-    """
-
-    def __init__(
-        self,
-        length_scale: float = 1.0,
-        variance: float = 1.0,
-        noise: float = 1e-6,
-        kernel: Kernel = "matern52",
-    ):
-        for name, value in (("length_scale", length_scale), ("variance", variance)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-        if not noise >= 0:
-            raise ValueError(f"noise must be at least 0, got {noise}")
-        self.length_scale, self.variance, self.noise = length_scale, variance, noise
-        self.kernel: Kernel = kernel
-
-    def fit(self, X: Points, y: Float[np.ndarray, " n"]) -> "GaussianProcess":
-        """Factor the covariance of the observations."""
-        if len(y) == 0 or not (np.isfinite(X).all() and np.isfinite(y).all()):
-            raise ValueError("X and y must hold at least one sample, and finite numbers only")
-        K = self.variance * self._correlation(X, X) + self.noise * np.eye(len(X))
-        # A Cholesky factor and two triangular solves, never an inverse: K is nearly singular as
-        # soon as two trials are close.
-        self.L_ = np.linalg.cholesky(K + 1e-12 * self.variance * np.eye(len(X)))
-        self.X_, self.alpha_ = X, np.linalg.solve(self.L_.T, np.linalg.solve(self.L_, y))
-        self.log_marginal_likelihood_ = float(
-            -0.5 * y @ self.alpha_
-            - np.log(np.diag(self.L_)).sum()
-            - 0.5 * len(y) * math.log(2 * math.pi)
-        )
-        return self
-
-    def predict(self, X: Points) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Mean and standard deviation of the function (without the noise) at each point."""
-        if not hasattr(self, "L_"):
-            raise ValueError("GaussianProcess must be fitted before use: call fit(X, y) first")
-        if X.shape[1] != self.X_.shape[1]:
-            raise ValueError(f"X must have {self.X_.shape[1]} columns as in fit, got {X.shape[1]}")
-        cross = self.variance * self._correlation(self.X_, X)
-        v = np.linalg.solve(self.L_, cross)
-        variance = self.variance - (v**2).sum(axis=0)
-        return cross.T @ self.alpha_, np.sqrt(variance.clip(min=0))
-
-    def _correlation(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return kernel_matrix(a, b, length_scale=self.length_scale, kernel=self.kernel)
-
-
-def fit_by_likelihood(
-    X: Points,
-    y: Float[np.ndarray, " n"],
-    *,
-    length_scales: Float[np.ndarray, " s"],
-    noise_ratios: Float[np.ndarray, " r"],
-    kernel: Kernel = "matern52",
-) -> GaussianProcess:
-    r"""Return the process whose hyper-parameters make the observations likeliest.
-
-    Writing $K = v\,(R + \lambda I)$, the best variance for a given length scale and noise ratio λ
-    is $y^\top (R + \lambda I)^{-1} y / n$ (the derivative of the log-likelihood vanishes there),
-    so only those two are searched.
-    """
-    best = None
-    for length_scale, ratio in itertools.product(length_scales.tolist(), noise_ratios.tolist()):
-        unit = GaussianProcess(length_scale, 1.0, ratio, kernel).fit(X, y)
-        variance = max(float(y @ unit.alpha_) / len(y), 1e-12)
-        process = GaussianProcess(length_scale, variance, ratio * variance, kernel).fit(X, y)
-        if best is None or process.log_marginal_likelihood_ > best.log_marginal_likelihood_:
-            best = process
-    if best is None:
-        raise ValueError("length_scales and noise_ratios must hold at least one value each")
-    return best
+# ---- where a model of the objective promises most
 
 
 def expected_improvement(
@@ -288,8 +163,8 @@ def bayesian_search(
     Points are scaled to the unit cube and values to mean 0 and deviation 1 before each fit:
     a process with mean zero and length scales near 1 knows nothing of units.
     """
-    if not 2 <= n_initial <= budget:
-        raise ValueError(f"n_initial must be between 2 and budget = {budget}, got {n_initial}")
+    must = f"n_initial must be between 2 and budget = {budget}"
+    require(2 <= n_initial <= budget, must, n_initial)
     low, width = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
     points = list(random_points(bounds, n_initial, rng))
     values = [float(objective(point)) for point in points]
@@ -298,9 +173,11 @@ def bayesian_search(
         scale = y.std() if y.std() > 0 else 1.0
         y = (y - y.mean()) / scale
         process = fit_by_likelihood(
-            X, y,
-            length_scales=np.geomspace(0.05, 2.0, 8), noise_ratios=np.array([1e-6, 1e-3, 1e-1]),
-        )  # fmt: skip
+            X,
+            y,
+            length_scales=np.geomspace(0.05, 2.0, 8),
+            noise_ratios=np.array([1e-6, 1e-3, 1e-1]),
+        )
         candidates = rng.uniform(size=(n_candidates, len(bounds)))
         # Half of them far and wide, half around the best trial: the peak of EI can be narrow.
         local = X[y.argmin()] + 0.05 * rng.standard_normal((n_candidates // 2, len(bounds)))
@@ -312,8 +189,8 @@ def bayesian_search(
 
 
 def _check_bounds(bounds: np.ndarray) -> None:
-    if not (np.isfinite(bounds).all() and (bounds[:, 0] < bounds[:, 1]).all()):
-        raise ValueError(f"bounds must be finite with low < high, got {bounds.tolist()}")
+    ordered = np.isfinite(bounds).all() and (bounds[:, 0] < bounds[:, 1]).all()
+    require(ordered, "bounds must be finite with low < high", bounds.tolist())
 
 
 # ---- what is tuned

@@ -7,19 +7,27 @@ scores above a random negative, ties counting half,
 $$\mathrm{AUC} = P(s_+ > s_-) + \tfrac12 P(s_+ = s_-), \qquad
   \mathrm{AP} = \sum_i (R_i - R_{i-1})\, P_i .$$
 
-*Probabilities* are judged by proper scores, log loss and Brier score, and by calibration.
+*Probabilities* are judged by proper scores and by calibration, in `probabilities.py`.
+
+>>> y, score = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.4, 0.8])
+>>> confusion_matrix(y, (score > 0.5).astype(int))  # rows: truth
+array([[2, 0],
+       [1, 1]])
+>>> roc_auc(y, score)  # of four pairs three in order and one tied
+0.875
 
     uv run weeks/06/metrics.py
 
 Source: Fawcett, "An introduction to ROC analysis" (2006), algorithms 1 and 2; Davis and Goadrich,
-"The relationship between precision-recall and ROC curves" (2006); Brier (1950); Guo et al., "On
-calibration of modern neural networks" (2017), equation 3.
+"The relationship between precision-recall and ROC curves" (2006).
 """
 
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped
+
+from shared.require import require
 
 Average = Literal["binary", "macro", "micro", "weighted"]
 Labels = Shaped[np.ndarray, " n"]  # integers, booleans or strings
@@ -45,10 +53,10 @@ def confusion_matrix(
         The classes in order; all that occur, sorted, by default. Samples with a class that is not
         among them, true or predicted, are left out.
     """
-    weight = _weights(y_true, y_pred, sample_weight)
+    weight = weights_of(y_true, y_pred, sample_weight)
     labels = np.unique(np.concatenate([y_true, y_pred])) if labels is None else labels
-    if len(np.unique(labels)) != len(labels):
-        raise ValueError(f"labels must differ from each other, got {labels.tolist()}")
+    distinct = len(np.unique(labels)) == len(labels)
+    require(distinct, "labels must differ from each other", labels.tolist())
     hit_true, hit_pred = y_true[:, None] == labels, y_pred[:, None] == labels
     matrix = (hit_true * weight[:, None]).T @ hit_pred
     return matrix if sample_weight is not None else np.rint(matrix).astype(np.int64)
@@ -56,7 +64,7 @@ def confusion_matrix(
 
 def accuracy(y_true: Labels, y_pred: Labels, *, sample_weight: Weights | None = None) -> float:
     """Share of the weight that was called right."""
-    return float(np.average(y_true == y_pred, weights=_weights(y_true, y_pred, sample_weight)))
+    return float(np.average(y_true == y_pred, weights=weights_of(y_true, y_pred, sample_weight)))
 
 
 def precision(
@@ -141,8 +149,8 @@ def roc_curve(
     Fawcett (2006), algorithm 1: equal scores cross the threshold together.
     """
     fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
-    if fps[-1] <= 0 or tps[-1] <= 0:
-        raise ValueError("y_true must hold both classes for a ROC curve, got only one")
+    both = fps[-1] > 0 and tps[-1] > 0
+    require(both, "y_true must hold both classes for a ROC curve", "only one")
     if drop_intermediate and len(fps) > 2:
         corner = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
         keep = np.concatenate([[True], corner, [True]])
@@ -180,8 +188,7 @@ def precision_recall_curve(
     The last point belongs to no threshold; it only closes the curve.
     """
     fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
-    if tps[-1] <= 0:
-        raise ValueError(f"y_true must hold the class pos_label = {pos_label!r}, it does not")
+    require(tps[-1] > 0, f"y_true must hold the class pos_label = {pos_label!r}, it does not")
     ratio, share = tps / (tps + fps), tps / tps[-1]
     return np.append(ratio[::-1], 1.0), np.append(share[::-1], 0.0), thresholds[::-1]
 
@@ -209,112 +216,14 @@ def average_precision(
     return _one_against_rest(average_precision, y_true, y_score, average, sample_weight)
 
 
-# ---- probabilities
-
-
-def log_loss(
-    y_true: Labels,
-    y_prob: Float[np.ndarray, " n"] | Float[np.ndarray, "n c"],
-    *,
-    labels: Shaped[np.ndarray, " c"] | None = None,
-    sample_weight: Weights | None = None,
-) -> float:
-    """Mean negative log-probability of the true class, in nats.
-
-    Parameters
-    ----------
-    y_prob
-        One column a class in the order of `labels`, or the second class's probability alone.
-        Clipped to [eps, 1 - eps] of the dtype, so that one certain mistake is not infinite.
-    """
-    onehot, prob, weight = _probabilities(y_true, y_prob, labels, sample_weight)
-    eps = np.finfo(prob.dtype).eps
-    chosen = np.log(prob.clip(eps, 1 - eps))[onehot]
-    return float(np.average(-chosen, weights=weight))
-
-
-def brier_score(
-    y_true: Labels,
-    y_prob: Float[np.ndarray, " n"] | Float[np.ndarray, "n c"],
-    *,
-    labels: Shaped[np.ndarray, " c"] | None = None,
-    sample_weight: Weights | None = None,
-) -> float:
-    """Mean squared distance of the probabilities from what happened.
-
-    For two classes of one class's probability, in [0, 1]; for more, summed over the classes, in
-    [0, 2], as Brier (1950) has it.
-    """
-    onehot, prob, weight = _probabilities(y_true, y_prob, labels, sample_weight)
-    distance = ((prob - onehot) ** 2).sum(axis=1)
-    return float(np.average(distance / (2 if prob.shape[1] == 2 else 1), weights=weight))
-
-
-def calibration_curve(
-    y_true: Labels,
-    y_prob: Float[np.ndarray, " n"],
-    *,
-    n_bins: int = 10,
-    strategy: Literal["uniform", "quantile"] = "uniform",
-    pos_label: object = 1,
-    sample_weight: Weights | None = None,
-) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
-    """Frequency of the positive class, mean probability and weight, for each bin with samples.
-
-    Parameters
-    ----------
-    strategy
-        Bins of equal width, or with about equally many samples.
-    """
-    weight = _weights(y_true, y_prob, sample_weight)
-    if n_bins < 1:
-        raise ValueError(f"n_bins must be at least 1, got {n_bins}")
-    if not ((y_prob >= 0) & (y_prob <= 1)).all():
-        raise ValueError(
-            f"y_prob must lie between 0 and 1, got {y_prob.min():g} to {y_prob.max():g}"
-        )
-    edges = np.linspace(0, 1, n_bins + 1)
-    if strategy == "quantile":
-        edges = np.quantile(y_prob, edges)
-    bins = np.searchsorted(edges[1:-1], y_prob)
-    total, predicted, positive = (
-        np.bincount(bins, weights=weight * values, minlength=n_bins)
-        for values in (1.0, y_prob, y_true == pos_label)
-    )
-    filled = total > 0
-    return positive[filled] / total[filled], predicted[filled] / total[filled], total[filled]
-
-
-def calibration_error(
-    y_true: Labels,
-    y_prob: Float[np.ndarray, " n"],
-    *,
-    n_bins: int = 10,
-    strategy: Literal["uniform", "quantile"] = "uniform",
-    pos_label: object = 1,
-    sample_weight: Weights | None = None,
-) -> float:
-    """Expected calibration error: mean distance of frequency and probability over the bins.
-
-    Binned and therefore biased: a perfect model scores above 0, the more so the more bins.
-
-    References
-    ----------
-    Guo et al. (2017), equation 3, for the probability of the positive class.
-    """
-    happened, predicted, weight = calibration_curve(
-        y_true, y_prob, n_bins=n_bins, strategy=strategy, pos_label=pos_label,
-        sample_weight=sample_weight,
-    )  # fmt: skip
-    return float(np.average(np.abs(happened - predicted), weights=weight))
-
-
 # ---- what they share
 
 
-def _weights(y_true: np.ndarray, other: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
-    if len(y_true) == 0:
-        raise ValueError("y_true must hold at least one sample, got none")
+def weights_of(
+    y_true: Labels, other: Shaped[np.ndarray, "n ..."], sample_weight: Weights | None
+) -> Float[np.ndarray, " n"]:
+    """Each sample's weight, 1 by default; the labels and what is held against them are checked."""
+    require(len(y_true) > 0, "y_true must hold at least one sample", "none")
     if other.dtype.kind == "f" and not np.isfinite(other).all():
         bad = int((~np.isfinite(other)).sum())
         raise ValueError(f"scores must be finite, got {bad} NaN or inf")
@@ -359,7 +268,7 @@ def _averaged(top, bottom, y_true, y_pred, average, sample_weight, zero_division
 
 def _cumulated(y_true, y_score, pos_label, sample_weight):
     """Weight of negatives and positives at or above each distinct score, highest first."""
-    weight = _weights(y_true, y_score, sample_weight)
+    weight = weights_of(y_true, y_score, sample_weight)
     order = np.argsort(-y_score.astype(np.float64), kind="stable")
     order = order[weight[order] > 0]
     score, weight, positive = y_score[order], weight[order], (y_true == pos_label)[order]
@@ -370,35 +279,14 @@ def _cumulated(y_true, y_score, pos_label, sample_weight):
 
 def _one_against_rest(metric, y_true, y_score, average, sample_weight) -> float:
     labels = np.unique(y_true)
-    if y_score.shape[1] != len(labels):
-        raise ValueError(
-            f"y_score must have a column for each of {len(labels)} classes, got {y_score.shape[1]}"
-        )
+    must = f"y_score must have a column for each of {len(labels)} classes"
+    require(y_score.shape[1] == len(labels), must, y_score.shape[1])
     onehot = (y_true[:, None] == labels).astype(np.int64)
-    weight = _weights(y_true, y_score, sample_weight)
+    weight = weights_of(y_true, y_score, sample_weight)
     if average == "micro":
         return metric(onehot.ravel(), y_score.ravel(), sample_weight=np.repeat(weight, len(labels)))
     values = [metric(onehot[:, k], y_score[:, k], sample_weight=weight) for k in range(len(labels))]
     return float(np.average(values, weights=weight @ onehot if average == "weighted" else None))
-
-
-def _probabilities(y_true, y_prob, labels, sample_weight):
-    weight = _weights(y_true, y_prob, sample_weight)
-    prob = np.stack([1 - y_prob, y_prob], axis=1) if y_prob.ndim == 1 else y_prob
-    labels = np.unique(y_true) if labels is None else labels
-    if len(labels) != prob.shape[1]:
-        raise ValueError(
-            f"y_prob must have a column for each of the classes {labels.tolist()}, got "
-            f"{prob.shape[1]}; name the classes by labels if some do not occur"
-        )
-    if prob.min() < 0 or prob.max() > 1:
-        raise ValueError(f"y_prob must lie between 0 and 1, got {prob.min():g} to {prob.max():g}")
-    if not np.allclose(prob.sum(axis=1), 1, atol=np.sqrt(np.finfo(prob.dtype).eps)):
-        raise ValueError("each row of y_prob must sum to 1")
-    onehot = y_true[:, None] == labels
-    if not onehot.any(axis=1).all():
-        raise ValueError(f"y_true must hold only {labels.tolist()}, got {np.unique(y_true)}")
-    return onehot, prob, weight
 
 
 if __name__ == "__main__":

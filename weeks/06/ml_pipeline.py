@@ -8,8 +8,13 @@ $$p\, c_\mathrm{FN} > (1 - p)\, c_\mathrm{FP} \quad\Longleftrightarrow\quad
   p > \frac{c_\mathrm{FP}}{c_\mathrm{FP} + c_\mathrm{FN}} .$$
 
 Every step that learns anything (medians, categories, scales, threshold) learns it from training
-rows. The model is saved as numbers and JSON, never as a pickle, and read back by code that does
-not need scikit-learn. A report in Markdown lands in `runs/`.
+rows. The model is saved by `saved_pipeline.py`. A report in Markdown lands in `runs/`.
+
+>>> happened, p = np.array([1, 0, 1, 0, 0]), np.array([0.9, 0.6, 0.4, 0.2, 0.1])
+>>> cheapest_threshold(happened, p, cost_fp=1, cost_fn=1)  # no false alarm, one missed
+0.9
+>>> cheapest_threshold(happened, p, cost_fp=1, cost_fn=5)  # a miss is dear: one false alarm
+0.4
 
     uv run weeks/06/ml_pipeline.py
 
@@ -17,17 +22,16 @@ Source: Elkan, "The foundations of cost-sensitive learning" (2001), equation 2; 
 forests" (2001), section 10 (permutation importance); Kohavi (1996) for the Adult data.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from shared import artifacts, datasets
+from shared import datasets
+from shared.require import require
 
 Prob = Float[np.ndarray, " n"]
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -76,13 +80,23 @@ def load_table(dataset: DatasetName, rng: np.random.Generator) -> tuple[Table, s
     if dataset == "adult":
         features, target = datasets.adult()
         # fnlwgt counts whom a row stands for: a property of the survey, not of the person.
-        table = Table("adult", features.drop(columns="fnlwgt"), target.astype(np.int64),
-                      "earns more than 50,000 dollars a year", "sex")  # fmt: skip
+        table = Table(
+            "adult",
+            features.drop(columns="fnlwgt"),
+            target.astype(np.int64),
+            "earns more than 50,000 dollars a year",
+            "sex",
+        )
     elif dataset == "titanic":
         raw = datasets.titanic()
         features = raw.drop(columns=["PassengerId", "Name", "Ticket", "Cabin", "Survived"])
-        table = Table("titanic", features.assign(Deck=raw["Cabin"].str[0]),
-                      raw["Survived"].to_numpy(np.int64), "survived", "Sex")  # fmt: skip
+        table = Table(
+            "titanic",
+            features.assign(Deck=raw["Cabin"].str[0]),
+            raw["Survived"].to_numpy(np.int64),
+            "survived",
+            "Sex",
+        )
     else:
         table = bundled_table(rng)
     return table, f"{dataset}: asked for"
@@ -99,11 +113,15 @@ def bundled_table(rng: np.random.Generator) -> Table:
     data = load_breast_cancer(as_frame=True)
     mean = data.data.iloc[:, :10].rename(columns=lambda name: name.replace(" ", "_"))
     words = {
-        "texture": pd.cut(mean.pop("mean_texture"), [0, 16, 19, 22, 99],
-                          labels=["fine", "medium", "coarse", "very coarse"]),
-        "outline": pd.cut(mean.pop("mean_concavity"), [-1, 0.03, 0.09, 9],
-                          labels=["smooth", "notched", "hollow"]),
-    }  # fmt: skip
+        "texture": pd.cut(
+            mean.pop("mean_texture"),
+            [0, 16, 19, 22, 99],
+            labels=["fine", "medium", "coarse", "very coarse"],
+        ),
+        "outline": pd.cut(
+            mean.pop("mean_concavity"), [-1, 0.03, 0.09, 9], labels=["smooth", "notched", "hollow"]
+        ),
+    }
     features = mean.assign(**{name: column.astype(object) for name, column in words.items()})
     for name in features.columns[::2]:
         features.loc[rng.random(len(features)) < 1 / 8, name] = np.nan
@@ -159,18 +177,25 @@ def build_pipeline(
             n_estimators=120, learning_rate=0.1, subsample=0.8, n_jobs=1, random_state=0, **p
         ),
     }
-    if model not in makers:
-        raise ValueError(f"model must be one of {', '.join(makers)}, got {model!r}")
+    require(model in makers, f"model must be one of {', '.join(makers)}", repr(model))
     prepare = ColumnTransformer(
         [
-            ("numeric", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
-             list(numeric)),
+            (
+                "numeric",
+                make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
+                list(numeric),
+            ),
             # A gap is a category of its own; one that fit never saw becomes all zeros.
-            ("categorical", make_pipeline(
-                SimpleImputer(strategy="constant", fill_value="(missing)"),
-                OneHotEncoder(handle_unknown="ignore", sparse_output=False)), list(categorical)),
+            (
+                "categorical",
+                make_pipeline(
+                    SimpleImputer(strategy="constant", fill_value="(missing)"),
+                    OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+                ),
+                list(categorical),
+            ),
         ]
-    )  # fmt: skip
+    )
     return make_pipeline(prepare, makers[model](**parameters))
 
 
@@ -187,11 +212,9 @@ def cost_curve(
     thresholds, costs
         From infinity (never act) downwards.
     """
-    if len(y) == 0:
-        raise ValueError("y must hold at least one sample, got none")
+    require(len(y) > 0, "y must hold at least one sample", "none")
     for name, cost in (("cost_fp", cost_fp), ("cost_fn", cost_fn)):
-        if not 0 <= cost < np.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, got {cost}")
+        require(0 <= cost < np.inf, f"{name} must be at least 0 and finite", cost)
     order = np.argsort(-p, kind="stable")
     last = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
     caught = np.append(0, np.cumsum(y[order])[last])
@@ -239,96 +262,6 @@ def permutation_importance(
             shuffled = X.assign(**{name: X[name].to_numpy()[order]})
             drops[j, r] = whole - score(y, predict(shuffled))
     return drops
-
-
-# ---- saved as numbers, read back without scikit-learn
-
-
-@dataclass(frozen=True)
-class Preprocessor:
-    """What the fitted ColumnTransformer does, as plain numbers and words."""
-
-    numeric: list[str]
-    medians: list[float]
-    means: list[float]
-    scales: list[float]
-    categorical: list[str]
-    categories: list[list[str]]
-    missing: str
-
-    @classmethod
-    def of(cls, fitted: Any) -> "Preprocessor":
-        """Read the numbers out of a pipeline that `build_pipeline` made and `fit` filled in."""
-        steps = {name: (step, list(columns)) for name, step, columns in fitted[0].transformers_}
-        (impute, scale), numeric = steps["numeric"]
-        (fill, encode), categorical = steps["categorical"]
-        return cls(
-            numeric, impute.statistics_.tolist(), scale.mean_.tolist(), scale.scale_.tolist(),
-            categorical, [list(map(str, words)) for words in encode.categories_], fill.fill_value,
-        )  # fmt: skip
-
-    def transform(self, X: pd.DataFrame) -> Float[np.ndarray, "n features"]:
-        """Fill in, scale and encode."""
-        if missing := [name for name in [*self.numeric, *self.categorical] if name not in X]:
-            raise ValueError(f"X lacks the columns {', '.join(missing)}")
-        values = X[self.numeric].to_numpy(np.float64)
-        values = np.where(np.isnan(values), self.medians, values)
-        blocks = [(values - self.means) / self.scales]
-        for name, words in zip(self.categorical, self.categories, strict=True):
-            column = X[name].astype(object).where(X[name].notna(), self.missing).to_numpy()
-            blocks.append((column[:, None] == np.array(words, dtype=object)).astype(np.float64))
-        return np.concatenate(blocks, axis=1)
-
-
-def save_model(target: Path, fitted: Any, metadata: Mapping[str, Any]) -> None:
-    """Save a fitted pipeline with a linear or a boosted model as an artifact of plain files."""
-    model = fitted[-1]
-    config = json.dumps(asdict(Preprocessor.of(fitted)), ensure_ascii=False, indent=1).encode()
-    if hasattr(model, "coef_"):
-        tensors = {"coef": model.coef_[0], "intercept": model.intercept_}
-        artifacts.save_tensors(
-            target, tensors, metadata={**metadata, "kind": "linear"},
-            files={"preprocessor.json": config},
-        )  # fmt: skip
-    elif hasattr(model, "get_booster"):
-        booster = bytes(model.get_booster().save_raw("json"))
-        artifacts.save(
-            target, {"preprocessor.json": config, "booster.json": booster},
-            metadata={**metadata, "kind": "boosted"},
-        )  # fmt: skip
-    else:
-        raise ValueError(
-            f"fitted must end in a linear or an xgboost model, got {type(model).__name__}"
-        )
-
-
-def load_model(target: Path) -> Callable[[pd.DataFrame], Prob]:
-    """Read back what `save_model` wrote: a function from rows to probabilities.
-
-    Every byte is verified; a linear model needs NumPy only.
-    """
-    kind = artifacts.load(target).metadata.get("kind")
-    if kind == "linear":
-        tensors, artifact = artifacts.load_tensors(target)
-        prepare = Preprocessor(**json.loads(artifact.files["preprocessor.json"]))
-
-        def linear(X: pd.DataFrame) -> Prob:
-            z = prepare.transform(X) @ tensors["coef"] + tensors["intercept"]
-            return np.exp(-np.logaddexp(0, -z))  # 1 / (1 + e^-z) without overflow
-
-        return linear
-    if kind != "boosted":
-        raise artifacts.ArtifactError(f"{target} holds no model of this program: kind is {kind!r}")
-    import xgboost
-
-    artifact = artifacts.load(target)
-    prepare = Preprocessor(**json.loads(artifact.files["preprocessor.json"]))
-    booster = xgboost.Booster(model_file=bytearray(artifact.files["booster.json"]))
-
-    def boosted(X: pd.DataFrame) -> Prob:
-        return booster.predict(xgboost.DMatrix(prepare.transform(X))).astype(np.float64)
-
-    return boosted
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn import model_selection as reference
 from sklearn.neighbors import KNeighborsClassifier
 
+from week06 import comparison
 from week06 import cross_validation as ours
 from week06.metrics import accuracy
 
@@ -112,13 +113,17 @@ def test_nested():
         KNeighborsClassifier, grid, X, y, outer, inner, accuracy
     )
     search = reference.GridSearchCV(
-        KNeighborsClassifier(), grid,
+        KNeighborsClassifier(),
+        grid,
         cv=reference.StratifiedKFold(3, shuffle=True, random_state=1),
-    )  # fmt: skip
+    )
     theirs = reference.cross_validate(
-        search, X, y, cv=reference.StratifiedKFold(4, shuffle=True, random_state=0),
+        search,
+        X,
+        y,
+        cv=reference.StratifiedKFold(4, shuffle=True, random_state=0),
         return_estimator=True,
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(mine, theirs["test_score"])
     assert chosen == [e.best_params_ for e in theirs["estimator"]]
 
@@ -147,31 +152,32 @@ def test_tuning_never_sees_the_outer_test_fold():
 def test_t_test_without_correction_is_scipys():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 12))
-    mine, theirs = ours.corrected_resampled_ttest(a, b, test_share=0.0), stats.ttest_rel(a, b)
+    mine, theirs = comparison.corrected_resampled_ttest(a, b, test_share=0.0), stats.ttest_rel(a, b)
     ends = theirs.confidence_interval()
     np.testing.assert_allclose(
         [mine.t, mine.p, mine.low, mine.high],
-        [theirs.statistic, theirs.pvalue, ends.low, ends.high], rtol=1e-10,
-    )  # fmt: skip
+        [theirs.statistic, theirs.pvalue, ends.low, ends.high],
+        rtol=1e-10,
+    )
 
 
 @given(st.integers(2, 40), st.floats(0.01, 1), seeds)
 def test_correction_divides_t(n, share, seed):
     a, b = np.random.default_rng(seed).normal(size=(2, n))
-    plain = ours.corrected_resampled_ttest(a, b, test_share=0.0)
-    fair = ours.corrected_resampled_ttest(a, b, test_share=share)
+    plain = comparison.corrected_resampled_ttest(a, b, test_share=0.0)
+    fair = comparison.corrected_resampled_ttest(a, b, test_share=share)
     assert fair.t == pytest.approx(plain.t / np.sqrt(1 + n * share))
     assert fair.p == pytest.approx(2 * stats.t.sf(abs(fair.t), n - 1), rel=1e-9)
     assert fair.difference == plain.difference
     assert fair.high - fair.low > plain.high - plain.low
-    swapped = ours.corrected_resampled_ttest(b, a, test_share=share)
+    swapped = comparison.corrected_resampled_ttest(b, a, test_share=share)
     assert (swapped.t, swapped.p) == pytest.approx((-fair.t, fair.p))
 
 
 def test_the_same_difference_everywhere():
     a = np.full(5, 0.5)
-    assert ours.corrected_resampled_ttest(a, a, test_share=0.1).p == 1
-    better = ours.corrected_resampled_ttest(a + 0.25, a, test_share=0.1)
+    assert comparison.corrected_resampled_ttest(a, a, test_share=0.1).p == 1
+    better = comparison.corrected_resampled_ttest(a + 0.25, a, test_share=0.1)
     assert (better.t, better.p) == (np.inf, 0)
 
 
@@ -179,10 +185,10 @@ def test_bootstrap_pairs_what_belongs_together():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 400)
     pred = np.where(rng.random(400) < 0.7, y, 1 - y)
-    same = ours.bootstrap_difference(y, pred, pred, accuracy, rng=rng, n_resamples=50)
+    same = comparison.bootstrap_difference(y, pred, pred, accuracy, rng=rng, n_resamples=50)
     np.testing.assert_array_equal(same, 0)
     other = np.where(rng.random(400) < 0.1, 1 - pred, pred)
-    draws = ours.bootstrap_difference(y, pred, other, accuracy, rng=rng, n_resamples=2000)
+    draws = comparison.bootstrap_difference(y, pred, other, accuracy, rng=rng, n_resamples=2000)
     each = (pred == y).astype(float) - (other == y)
     assert draws.mean() == pytest.approx(each.mean(), abs=5 * each.std() / 20 / 2000**0.5)
     assert draws.std() == pytest.approx(each.std() / 20, rel=0.08)
@@ -228,12 +234,14 @@ def test_bad_arguments():
             ours.NearestNeighbor, {"k": []}, X, y, ours.KFold(2), ours.KFold(2), accuracy
         )
     with pytest.raises(ValueError, match="at least 2 splits, got 1"):
-        ours.corrected_resampled_ttest(np.zeros(1), np.zeros(1), test_share=0.1)
+        comparison.corrected_resampled_ttest(np.zeros(1), np.zeros(1), test_share=0.1)
     with pytest.raises(
         ValueError, match=r"test_share must be n_test / n_train, at least 0, got -1\.0"
     ):
-        ours.corrected_resampled_ttest(np.zeros(3), np.zeros(3), test_share=-1.0)
+        comparison.corrected_resampled_ttest(np.zeros(3), np.zeros(3), test_share=-1.0)
     with pytest.raises(ValueError, match="k must be between 1 and n_features = 1, got 2"):
         ours.most_correlated(X, y, 2)
     with pytest.raises(ValueError, match="n_resamples must be at least 1, got 0"):
-        ours.bootstrap_difference(y, y, y, accuracy, rng=np.random.default_rng(0), n_resamples=0)
+        comparison.bootstrap_difference(
+            y, y, y, accuracy, rng=np.random.default_rng(0), n_resamples=0
+        )

@@ -12,11 +12,15 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 from sklearn.kernel_ridge import KernelRidge
 
+from week06 import gaussian_process
 from week06 import hyperparameter_search as ours
 
 seeds = st.integers(0, 2**32 - 1)
-SHAPES = {"rbf": lambda s: RBF(s), "matern32": lambda s: Matern(s, nu=1.5),
-          "matern52": lambda s: Matern(s, nu=2.5)}  # fmt: skip
+SHAPES = {
+    "rbf": lambda s: RBF(s),
+    "matern32": lambda s: Matern(s, nu=1.5),
+    "matern52": lambda s: Matern(s, nu=2.5),
+}
 SQUARE = np.array([[0.0, 1.0], [-2.0, 2.0]])
 
 
@@ -25,7 +29,7 @@ SQUARE = np.array([[0.0, 1.0], [-2.0, 2.0]])
 def test_process_equals_sklearn(kernel, n, d, length_scale, seed):
     rng = np.random.default_rng(seed)
     X, new, y = rng.uniform(size=(n, d)), rng.uniform(size=(7, d)), rng.normal(size=n)
-    mine = ours.GaussianProcess(length_scale, 1.7, 0.01, kernel).fit(X, y)
+    mine = gaussian_process.GaussianProcess(length_scale, 1.7, 0.01, kernel).fit(X, y)
     theirs = GaussianProcessRegressor(
         ConstantKernel(1.7) * SHAPES[kernel](length_scale), alpha=0.01, optimizer=None
     ).fit(X, y)
@@ -40,8 +44,8 @@ def test_process_equals_sklearn(kernel, n, d, length_scale, seed):
 def test_likelihood_is_a_gaussians():
     rng = np.random.default_rng(0)
     X, y = rng.uniform(size=(6, 2)), rng.normal(size=6)
-    K = 2 * ours.kernel_matrix(X, X, length_scale=0.5) + 0.1 * np.eye(6)
-    process = ours.GaussianProcess(0.5, 2.0, 0.1).fit(X, y)
+    K = 2 * gaussian_process.kernel_matrix(X, X, length_scale=0.5) + 0.1 * np.eye(6)
+    process = gaussian_process.GaussianProcess(0.5, 2.0, 0.1).fit(X, y)
     assert process.log_marginal_likelihood_ == pytest.approx(
         stats.multivariate_normal(np.zeros(6), K).logpdf(y)
     )
@@ -49,7 +53,7 @@ def test_likelihood_is_a_gaussians():
 
 def test_without_noise_it_passes_through_the_points():
     X, y = np.array([[0.0], [0.5], [1.0]]), np.array([1.0, -1.0, 2.0])
-    process = ours.GaussianProcess(0.3, 1.0, 0.0).fit(X, y)
+    process = gaussian_process.GaussianProcess(0.3, 1.0, 0.0).fit(X, y)
     mean, std = process.predict(X)
     np.testing.assert_allclose(mean, y, atol=1e-8)
     np.testing.assert_allclose(std, 0, atol=1e-5)
@@ -62,12 +66,14 @@ def test_likelihood_chooses_the_best_of_its_grid():
     X = rng.uniform(size=(25, 1))
     y = np.sin(6 * X[:, 0]) + 0.1 * rng.normal(size=25)
     scales, ratios = np.array([0.01, 0.3, 5.0]), np.array([1e-4, 1e-2, 1.0])
-    best = ours.fit_by_likelihood(X, y, length_scales=scales, noise_ratios=ratios)
+    best = gaussian_process.fit_by_likelihood(X, y, length_scales=scales, noise_ratios=ratios)
     assert best.length_scale == 0.3
     for scale in scales:
         for ratio in ratios:
             for variance in np.geomspace(0.1, 10, 9):
-                other = ours.GaussianProcess(scale, variance, ratio * variance).fit(X, y)
+                other = gaussian_process.GaussianProcess(scale, variance, ratio * variance).fit(
+                    X, y
+                )
                 assert other.log_marginal_likelihood_ <= best.log_marginal_likelihood_ + 1e-9
 
 
@@ -134,9 +140,15 @@ def test_halving_survivors_equal_sklearn(n, factor, most, seed):
     if most // factor ** len(rungs) > 0 and factor ** len(rungs) == most:
         return
     theirs = HalvingGridSearchCV(
-        Scored(), {"candidate": list(range(n))}, resource="resource", max_resources=most,
-        min_resources=1, factor=factor, cv=2, refit=False,
-    ).fit(np.zeros((8, 1)), np.arange(8) % 2)  # fmt: skip
+        Scored(),
+        {"candidate": list(range(n))},
+        resource="resource",
+        max_resources=most,
+        min_resources=1,
+        factor=factor,
+        cv=2,
+        refit=False,
+    ).fit(np.zeros((8, 1)), np.arange(8) % 2)
     who, when = theirs.cv_results_["param_candidate"].astype(int), theirs.cv_results_["iter"]
     for i in range(min(len(rungs), when.max() + 1)):
         assert sorted(rungs[i].candidates) == sorted(who[when == i])
@@ -202,15 +214,15 @@ def test_branin():
 def test_bad_arguments():
     X, y, rng = np.zeros((2, 1)), np.zeros(2), np.random.default_rng(0)
     with pytest.raises(ValueError, match="must be fitted before use"):
-        ours.GaussianProcess().predict(X)
+        gaussian_process.GaussianProcess().predict(X)
     with pytest.raises(ValueError, match="length_scale must be positive, got 0"):
-        ours.GaussianProcess(0.0)
+        gaussian_process.GaussianProcess(0.0)
     with pytest.raises(ValueError, match="noise must be at least 0, got -1"):
-        ours.GaussianProcess(noise=-1.0)
+        gaussian_process.GaussianProcess(noise=-1.0)
     with pytest.raises(ValueError, match="finite numbers only"):
-        ours.GaussianProcess().fit(X, y * np.nan)
+        gaussian_process.GaussianProcess().fit(X, y * np.nan)
     with pytest.raises(ValueError, match="X must have 1 columns as in fit, got 2"):
-        ours.GaussianProcess().fit(X + np.eye(2)[:, :1], y).predict(np.zeros((1, 2)))
+        gaussian_process.GaussianProcess().fit(X + np.eye(2)[:, :1], y).predict(np.zeros((1, 2)))
     with pytest.raises(ValueError, match="std must be at least 0, got -1"):
         ours.expected_improvement(y, y - 1, 0.0)
     with pytest.raises(ValueError, match="bounds must be finite with low < high"):

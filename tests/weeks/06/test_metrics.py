@@ -8,6 +8,7 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve as reference_curve
 
 from week06 import metrics as ours
+from week06 import probabilities
 
 seeds = st.integers(0, 2**32 - 1)
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
@@ -30,8 +31,9 @@ def test_confusion_matrix_and_accuracy(seed, weighted):
     w = weight if weighted else None
     np.testing.assert_allclose(
         ours.confusion_matrix(y, pred, sample_weight=w),
-        reference.confusion_matrix(y, pred, sample_weight=w), **CLOSE,
-    )  # fmt: skip
+        reference.confusion_matrix(y, pred, sample_weight=w),
+        **CLOSE,
+    )
     assert ours.accuracy(y, pred, sample_weight=w) == pytest.approx(
         reference.accuracy_score(y, pred, sample_weight=w), abs=1e-14
     )
@@ -47,17 +49,20 @@ def test_confusion_matrix_has_truth_in_rows():
 
 @pytest.mark.parametrize("name", ["precision", "recall", "f1"])
 @given(
-    seeds, st.sampled_from(["macro", "micro", "weighted", None]), st.booleans(),
+    seeds,
+    st.sampled_from(["macro", "micro", "weighted", None]),
+    st.booleans(),
     st.sampled_from([0.0, 1.0, np.nan]),
-)  # fmt: skip
+)
 def test_precision_recall_f1(name, seed, average, weighted, zero):
     y, pred, _, _, weight = case(seed, n=4, classes=4)  # few samples: 0 / 0 is common
     options = {"average": average, "zero_division": zero}
     options["sample_weight"] = weight if weighted else None
     np.testing.assert_allclose(
         getattr(ours, name)(y, pred, **options),
-        getattr(reference, f"{name}_score")(y, pred, **options), **CLOSE,
-    )  # fmt: skip
+        getattr(reference, f"{name}_score")(y, pred, **options),
+        **CLOSE,
+    )
 
 
 @pytest.mark.parametrize("name", ["precision", "recall", "f1"])
@@ -143,10 +148,10 @@ def test_log_loss_and_brier(seed, weighted):
     w = weight if weighted else None
     label, p = (y == 1).astype(int), prob[:, 1]
     for a, b in ((y, prob), (label, p)):
-        assert ours.log_loss(a, b, sample_weight=w) == pytest.approx(
+        assert probabilities.log_loss(a, b, sample_weight=w) == pytest.approx(
             reference.log_loss(a, b, sample_weight=w), abs=1e-12
         )
-        assert ours.brier_score(a, b, sample_weight=w) == pytest.approx(
+        assert probabilities.brier_score(a, b, sample_weight=w) == pytest.approx(
             reference.brier_score_loss(a, b, sample_weight=w), abs=1e-13
         )
 
@@ -154,15 +159,17 @@ def test_log_loss_and_brier(seed, weighted):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_certain_mistakes_are_clipped(dtype):
     y, p = np.array([0, 1, 1]), np.array([1.0, 0.0, 1.0], dtype)
-    assert ours.log_loss(y, p) == pytest.approx(reference.log_loss(y, p), rel=1e-6)
-    assert np.isfinite(ours.log_loss(y, p))
+    assert probabilities.log_loss(y, p) == pytest.approx(reference.log_loss(y, p), rel=1e-6)
+    assert np.isfinite(probabilities.log_loss(y, p))
 
 
 def test_log_loss_needs_labels_for_an_absent_class():
     prob = np.full((2, 3), 1 / 3)
     with pytest.raises(ValueError, match="y_prob must have a column for each of the classes"):
-        ours.log_loss(np.array([0, 1]), prob)
-    assert ours.log_loss(np.array([0, 1]), prob, labels=np.arange(3)) == pytest.approx(np.log(3))
+        probabilities.log_loss(np.array([0, 1]), prob)
+    assert probabilities.log_loss(np.array([0, 1]), prob, labels=np.arange(3)) == pytest.approx(
+        np.log(3)
+    )
 
 
 @given(seeds, st.integers(1, 12), st.sampled_from(["uniform", "quantile"]))
@@ -171,7 +178,7 @@ def test_calibration_curve(seed, n_bins, strategy):
     p = np.round(rng.random(50), 1)  # on the edges of bins, 0 and 1 among them
     y = (rng.random(50) < p).astype(int)
     y[:2] = 0, 1
-    mine = ours.calibration_curve(y, p, n_bins=n_bins, strategy=strategy)
+    mine = probabilities.calibration_curve(y, p, n_bins=n_bins, strategy=strategy)
     theirs = reference_curve(y, p, n_bins=n_bins, strategy=strategy)
     np.testing.assert_allclose(mine[0], theirs[0], **CLOSE)
     np.testing.assert_allclose(mine[1], theirs[1], **CLOSE)
@@ -180,11 +187,11 @@ def test_calibration_curve(seed, n_bins, strategy):
 
 def test_calibration_error_weighs_bins():
     y, p = np.array([1, 1, 1, 0]), np.array([0.9, 0.9, 0.9, 0.4])
-    assert ours.calibration_error(y, p) == pytest.approx((3 * 0.1 + 1 * 0.4) / 4)
+    assert probabilities.calibration_error(y, p) == pytest.approx((3 * 0.1 + 1 * 0.4) / 4)
     weight = np.array([1, 1, 1, 2])
     twice = np.repeat(np.arange(4), weight)
-    assert ours.calibration_error(y, p, sample_weight=weight) == pytest.approx(
-        ours.calibration_error(y[twice], p[twice])
+    assert probabilities.calibration_error(y, p, sample_weight=weight) == pytest.approx(
+        probabilities.calibration_error(y[twice], p[twice])
     )
 
 
@@ -203,11 +210,11 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="sample_weight must be finite, at least 0"):
         ours.accuracy(y, y, sample_weight=np.array([1, -1, 1]))
     with pytest.raises(ValueError, match=r"y_prob must lie between 0 and 1, got -0\.9 to 1\.9"):
-        ours.brier_score(y, np.where(s > 0.6, 1.9, s))
+        probabilities.brier_score(y, np.where(s > 0.6, 1.9, s))
     with pytest.raises(ValueError, match="each row of y_prob must sum to 1"):
-        ours.log_loss(y, np.full((3, 2), 0.4))
+        probabilities.log_loss(y, np.full((3, 2), 0.4))
     with pytest.raises(ValueError, match="n_bins must be at least 1, got 0"):
-        ours.calibration_error(y, s, n_bins=0)
+        probabilities.calibration_error(y, s, n_bins=0)
     with pytest.raises(ValueError, match="y_true must hold at least one sample"):
         ours.accuracy(y[:0], y[:0])
     with pytest.raises(ValueError, match="y_score must have a column for each of 2 classes, got 3"):

@@ -11,6 +11,7 @@ from sklearn.inspection import permutation_importance
 
 from shared.artifacts import ArtifactError
 from week06 import ml_pipeline as ours
+from week06 import saved_pipeline
 from week06.metrics import accuracy
 
 seeds = st.integers(0, 2**32 - 1)
@@ -78,7 +79,7 @@ def test_preprocessor_equals_sklearn_on_gaps_and_unseen_words():
     pipeline, X, _ = fitted()
     strange = X.copy()
     strange.loc[3, "town"], strange.loc[4, "work"], strange.loc[5, "height"] = "Bonn", None, np.nan
-    mine = ours.Preprocessor.of(pipeline).transform(strange)
+    mine = saved_pipeline.Preprocessor.of(pipeline).transform(strange)
     np.testing.assert_allclose(mine, pipeline[0].transform(strange), atol=1e-12)
     assert (mine[3, 2:-2] == 0).all()  # a word that fit never saw
 
@@ -86,8 +87,8 @@ def test_preprocessor_equals_sklearn_on_gaps_and_unseen_words():
 @pytest.mark.parametrize("model", ["logistic regression", "gradient boosting"])
 def test_saved_model_predicts_the_same(model, tmp_path):
     pipeline, _, _ = fitted(model)
-    ours.save_model(tmp_path / "model", pipeline, {"threshold": 0.5})
-    predict = ours.load_model(tmp_path / "model")
+    saved_pipeline.save_model(tmp_path / "model", pipeline, {"threshold": 0.5})
+    predict = saved_pipeline.load_model(tmp_path / "model")
     new, _ = table(50, seed=1)
     np.testing.assert_allclose(predict(new), pipeline.predict_proba(new)[:, 1], atol=1e-6)
     np.testing.assert_array_equal(predict(new[::-1]), predict(new)[::-1])
@@ -99,14 +100,14 @@ def test_saved_model_predicts_the_same(model, tmp_path):
 
 def test_no_pickle_and_no_silent_damage(tmp_path):
     pipeline, _, _ = fitted()
-    ours.save_model(tmp_path / "model", pipeline, {})
+    saved_pipeline.save_model(tmp_path / "model", pipeline, {})
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert names == {"MANIFEST.json", "preprocessor.json", "tensors.safetensors"}
     config = json.loads((tmp_path / "model" / "preprocessor.json").read_text(encoding="utf-8"))
     assert config["categories"][0] == ["(missing)", "Jena", "Köln", "Ulm"]
     (tmp_path / "model" / "preprocessor.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"preprocessor\.json was altered or is torn"):
-        ours.load_model(tmp_path / "model")
+        saved_pipeline.load_model(tmp_path / "model")
 
 
 def test_a_forest_is_not_saved(tmp_path):
@@ -114,13 +115,13 @@ def test_a_forest_is_not_saved(tmp_path):
     with pytest.raises(
         ValueError, match="a linear or an xgboost model, got RandomForestClassifier"
     ):
-        ours.save_model(tmp_path / "model", pipeline, {})
+        saved_pipeline.save_model(tmp_path / "model", pipeline, {})
 
 
 def test_scaling_is_learned_from_training_rows():
     X, y = table()
     pipeline = ours.build_pipeline("logistic regression", NUMERIC, CATEGORICAL).fit(X[:40], y[:40])
-    prepared = ours.Preprocessor.of(pipeline)
+    prepared = saved_pipeline.Preprocessor.of(pipeline)
     assert prepared.medians[0] == X["age"][:40].median()
     assert prepared.means[1] == pytest.approx(X["height"][:40].mean())
 
@@ -143,9 +144,12 @@ def test_permutation_importance_of_an_unused_column_is_zero():
     X, y = table(40)
     before = X.copy()
     drops = ours.permutation_importance(
-        lambda rows: (rows["height"] > 170).to_numpy(np.int64), X, y, accuracy,
+        lambda rows: (rows["height"] > 170).to_numpy(np.int64),
+        X,
+        y,
+        accuracy,
         np.array([np.roll(np.arange(40), 7)]),
-    )  # fmt: skip
+    )
     used = X.columns == "height"
     assert (drops[~used] == 0).all()
     pd.testing.assert_frame_equal(X, before)

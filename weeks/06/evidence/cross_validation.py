@@ -7,6 +7,7 @@ import numpy as np
 from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
+from week06 import comparison
 from week06 import cross_validation as ours
 from week06.metrics import accuracy, f1
 
@@ -50,10 +51,13 @@ def check_splits(run: Run) -> None:
         known = groups if name == "GroupKFold" else None
         theirs = getattr(reference, name)(**options).split(X, y, known)
         shuffled = ", shuffled" if options.get("shuffle") else ""
-        run.check(f"{name}{shuffled}: training and test indices",
-                  np.concatenate([np.concatenate(pair) for pair in mine]),
-                  np.concatenate([np.concatenate(pair) for pair in theirs]),
-                  against=f"sklearn.model_selection.{name}", why=SAME)  # fmt: skip
+        run.check(
+            f"{name}{shuffled}: training and test indices",
+            np.concatenate([np.concatenate(pair) for pair in mine]),
+            np.concatenate([np.concatenate(pair) for pair in theirs]),
+            against=f"sklearn.model_selection.{name}",
+            why=SAME,
+        )
 
 
 def check_scores(run: Run) -> None:
@@ -65,19 +69,30 @@ def check_scores(run: Run) -> None:
     outer, inner = ours.StratifiedKFold(5, True, 0), ours.StratifiedKFold(3, True, 1)
     same_outer = reference.StratifiedKFold(5, shuffle=True, random_state=0)
     same_inner = reference.StratifiedKFold(3, shuffle=True, random_state=1)
-    run.check("cross_val_score", ours.cross_val_score(KNeighborsClassifier, X, y, outer, accuracy),
-              reference.cross_val_score(KNeighborsClassifier(), X, y, cv=same_outer),
-              against="sklearn.model_selection.cross_val_score", why=SAME)  # fmt: skip
-    run.check("our nearest neighbor",
-              ours.cross_val_score(ours.NearestNeighbor, X, y, outer, accuracy),
-              reference.cross_val_score(KNeighborsClassifier(1), X, y, cv=same_outer),
-              against="sklearn.neighbors.KNeighborsClassifier(1)", why=SAME)  # fmt: skip
+    run.check(
+        "cross_val_score",
+        ours.cross_val_score(KNeighborsClassifier, X, y, outer, accuracy),
+        reference.cross_val_score(KNeighborsClassifier(), X, y, cv=same_outer),
+        against="sklearn.model_selection.cross_val_score",
+        why=SAME,
+    )
+    run.check(
+        "our nearest neighbor",
+        ours.cross_val_score(ours.NearestNeighbor, X, y, outer, accuracy),
+        reference.cross_val_score(KNeighborsClassifier(1), X, y, cv=same_outer),
+        against="sklearn.neighbors.KNeighborsClassifier(1)",
+        why=SAME,
+    )
     grid = {"n_neighbors": [1, 3, 9], "weights": ["uniform", "distance"]}
     mine, _ = ours.nested_cross_val_score(KNeighborsClassifier, grid, X, y, outer, inner, accuracy)
     search = reference.GridSearchCV(KNeighborsClassifier(), grid, cv=same_inner)
-    run.check("nested cross-validation", mine,
-              reference.cross_val_score(search, X, y, cv=same_outer),
-              against="sklearn GridSearchCV within cross_val_score", why=SAME)  # fmt: skip
+    run.check(
+        "nested cross-validation",
+        mine,
+        reference.cross_val_score(search, X, y, cv=same_outer),
+        against="sklearn GridSearchCV within cross_val_score",
+        why=SAME,
+    )
 
 
 def check_comparisons(run: Run) -> None:
@@ -87,32 +102,46 @@ def check_comparisons(run: Run) -> None:
     rng = np.random.default_rng([run.seed, 1])
     a = rng.normal(0.8, 0.05, 30)
     b = a - rng.normal(0.01, 0.02, 30)
-    plain = ours.corrected_resampled_ttest(a, b, test_share=0.0)
+    plain = comparison.corrected_resampled_ttest(a, b, test_share=0.0)
     theirs = stats.ttest_rel(a, b)
     ends = theirs.confidence_interval()
-    run.check("t-test without correction: t, p, interval",
-              [plain.t, plain.p, plain.low, plain.high],
-              [theirs.statistic, theirs.pvalue, ends.low, ends.high],
-              against="scipy.stats.ttest_rel", atol=1e-12, rtol=1e-10,
-              why="rounding, and another route to the tail of Student's t")  # fmt: skip
+    run.check(
+        "t-test without correction: t, p, interval",
+        [plain.t, plain.p, plain.low, plain.high],
+        [theirs.statistic, theirs.pvalue, ends.low, ends.high],
+        against="scipy.stats.ttest_rel",
+        atol=1e-12,
+        rtol=1e-10,
+        why="rounding, and another route to the tail of Student's t",
+    )
     share = 0.25
     scaled = theirs.statistic / math.sqrt(1 + len(a) * share)
-    corrected = ours.corrected_resampled_ttest(a, b, test_share=share)
-    run.check("corrected t-test: t and p", [corrected.t, corrected.p],
-              [scaled, 2 * stats.t.sf(abs(scaled), len(a) - 1)],
-              against="scipy.stats, t / √(1 + J n_test/n_train)", rtol=1e-10,
-              why="rounding, as above")  # fmt: skip
+    corrected = comparison.corrected_resampled_ttest(a, b, test_share=share)
+    run.check(
+        "corrected t-test: t and p",
+        [corrected.t, corrected.p],
+        [scaled, 2 * stats.t.sf(abs(scaled), len(a) - 1)],
+        against="scipy.stats, t / √(1 + J n_test/n_train)",
+        rtol=1e-10,
+        why="rounding, as above",
+    )
     y = rng.integers(0, 2, 500)
     pred_a, pred_b = (np.where(rng.random(500) < right, y, 1 - y) for right in (0.85, 0.8))
     resamples = run.budget(quick=2000, default=10_000)
-    draws = ours.bootstrap_difference(y, pred_a, pred_b, accuracy, rng=rng, n_resamples=resamples)
+    draws = comparison.bootstrap_difference(
+        y, pred_a, pred_b, accuracy, rng=rng, n_resamples=resamples
+    )
     each = (pred_a == y).astype(float) - (pred_b == y)
-    run.check("bootstrap error of a difference in accuracy", draws.std(), each.std() / 500**0.5,
-              against="standard deviation of the paired differences / √n",
-              rtol=4 / math.sqrt(2 * resamples),
-              why="four standard errors of a standard deviation from so many draws")  # fmt: skip
+    run.check(
+        "bootstrap error of a difference in accuracy",
+        draws.std(),
+        each.std() / 500**0.5,
+        against="standard deviation of the paired differences / √n",
+        rtol=4 / math.sqrt(2 * resamples),
+        why="four standard errors of a standard deviation from so many draws",
+    )
     low, high = np.quantile(
-        ours.bootstrap_difference(y, pred_a, pred_b, f1, rng=rng, n_resamples=resamples // 4),
+        comparison.bootstrap_difference(y, pred_a, pred_b, f1, rng=rng, n_resamples=resamples // 4),
         [0.025, 0.975],
     )
     run.say(f"F1 of two classifiers on 500 samples: difference in [{low:.3f}, {high:.3f}]")
@@ -141,24 +170,36 @@ def picture_of_folds(run: Run) -> None:
         image.append(np.full(60, np.nan))
     classes, group_row = y / 2, (groups % 2).astype(float)
     with run.figure(
-        "folds", "Which samples does each fold test?", size=(8.0, 4.6), rows=2, sharex=True,
+        "folds",
+        "Which samples does each fold test?",
+        size=(8.0, 4.6),
+        rows=2,
+        sharex=True,
         gridspec_kw={"height_ratios": [1, 6.2]},
-    ) as axes:  # fmt: skip
+    ) as axes:
         from matplotlib.colors import ListedColormap
 
         folds = ListedColormap(["#DDE3E8", plots.ORANGE])
         kinds = ListedColormap([plots.BLUE, plots.SKY, plots.YELLOW])
-        axes[1].pcolormesh(np.ma.masked_invalid(image[:-1]), cmap=folds, edgecolors="white",
-                           linewidth=0.6, vmin=0, vmax=1)  # fmt: skip
+        axes[1].pcolormesh(
+            np.ma.masked_invalid(image[:-1]),
+            cmap=folds,
+            edgecolors="white",
+            linewidth=0.6,
+            vmin=0,
+            vmax=1,
+        )
         axes[1].invert_yaxis()
         axes[1].set_yticks([row + 2 for row, name in ticks if name])
         axes[1].set_yticklabels([name for _, name in ticks if name])
         axes[1].set_xlabel("sample (sorted by class); orange is tested, gray trains")
-        axes[0].pcolormesh([classes, np.full(60, np.nan)], cmap=kinds, edgecolors="white",
-                           linewidth=0.6)  # fmt: skip
+        axes[0].pcolormesh(
+            [classes, np.full(60, np.nan)], cmap=kinds, edgecolors="white", linewidth=0.6
+        )
         grays = ListedColormap(["#555555", "#BBBBBB"])
-        axes[0].pcolormesh(np.arange(61), [1, 2], [group_row], cmap=grays, edgecolors="white",
-                           linewidth=0.6)  # fmt: skip
+        axes[0].pcolormesh(
+            np.arange(61), [1, 2], [group_row], cmap=grays, edgecolors="white", linewidth=0.6
+        )
         axes[0].invert_yaxis()
         axes[0].set_yticks([0.5, 1.5])
         axes[0].set_yticklabels(["class", "group"])
@@ -207,11 +248,23 @@ def selection_leak(run: Run, simulations: int) -> None:
         ax.axvline(0.5, color=plots.REFERENCE, ls="--", lw=1)
         top = ax.get_ylim()[1] * 1.25
         ax.text(0.49, top * 0.97, "truth", color=plots.REFERENCE, ha="right", va="top")
-        ax.text(honest.mean, top * 0.75, f"within each fold: {honest.mean:.0%} right",
-                color=plots.BLUE, weight="bold", ha="center",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
-        ax.text(leak.mean, top * 0.9, f"before splitting: {leak.mean:.0%} right",
-                color=plots.ORANGE, weight="bold", ha="right")  # fmt: skip
+        ax.text(
+            honest.mean,
+            top * 0.75,
+            f"within each fold: {honest.mean:.0%} right",
+            color=plots.BLUE,
+            weight="bold",
+            ha="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+        ax.text(
+            leak.mean,
+            top * 0.9,
+            f"before splitting: {leak.mean:.0%} right",
+            color=plots.ORANGE,
+            weight="bold",
+            ha="right",
+        )
         ax.set(xlim=(0.1, 1.03), ylim=(0, top), xlabel="accuracy by 5-fold cross-validation")
         ax.set(ylabel=f"data sets (of {simulations})")
 
@@ -292,7 +345,7 @@ def false_alarms(run: Run, repetitions: int) -> None:
                 scores[m, j] = np.mean(model.predict(X[test]) == y[test])
         for i, count in enumerate(counts):
             for name, share in (("plain", 0.0), ("corrected", n_test / (n - n_test))):
-                result = ours.corrected_resampled_ttest(
+                result = comparison.corrected_resampled_ttest(
                     scores[0, :count], scores[1, :count], test_share=share
                 )
                 alarms[name][i] += result.p < 0.05
@@ -306,14 +359,15 @@ def false_alarms(run: Run, repetitions: int) -> None:
     run.claim(
         "the plain t-test over 100 splits prefers one of two equal models in more than a quarter "
         "of all cases, the corrected one in about 5 %",
-        bounds["plain"][-1, 0] > 0.25 and bounds["corrected"][-1, 0] < 0.06
+        bounds["plain"][-1, 0] > 0.25
+        and bounds["corrected"][-1, 0] < 0.06
         and bounds["corrected"][-1, 1] < 0.1,
         f"plain {rates['plain'][-1]:.1%}, 95 % interval {bounds['plain'][-1, 0]:.1%} to "
         f"{bounds['plain'][-1, 1]:.1%}; corrected {rates['corrected'][-1]:.1%}, "
         f"{bounds['corrected'][-1, 0]:.1%} to {bounds['corrected'][-1, 1]:.1%} "
         f"({repetitions} data sets)",
         quick=False,
-    )  # fmt: skip
+    )
     title = "How often is one of two equally good models called better?"
     with run.figure("false_alarms", title, size=(8.0, 4.2)) as ax:
         for name, color, label in (
@@ -324,8 +378,9 @@ def false_alarms(run: Run, repetitions: int) -> None:
             ax.fill_between(counts, below, above, color=color, alpha=0.18, linewidth=0)
             ax.plot(counts, rates[name], "o-", color=color, label=label)
         ax.axhline(0.05, color=plots.REFERENCE, ls="--", lw=1)
-        ax.text(counts[-1], 0.055, "5 % as promised", color=plots.REFERENCE, ha="right",
-                va="bottom")  # fmt: skip
+        ax.text(
+            counts[-1], 0.055, "5 % as promised", color=plots.REFERENCE, ha="right", va="bottom"
+        )
         ax.set(xscale="log", xlabel="random splits, 80 to train and 20 to test", ylim=(0, None))
         ax.set(ylabel="share of p < 0.05", xticks=counts)
         ax.set_xticklabels([str(c) for c in counts])

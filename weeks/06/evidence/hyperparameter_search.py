@@ -7,6 +7,7 @@ import numpy as np
 from shared import datasets, plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
+from week06 import gaussian_process
 from week06 import hyperparameter_search as ours
 from week06.metrics import accuracy
 
@@ -28,26 +29,42 @@ def check_process(run: Run) -> None:
     y = np.sin(4 * X[:, 0]) + X[:, 1] * X[:, 2]
     shapes = {"rbf": RBF(0.4), "matern32": Matern(0.4, nu=1.5), "matern52": Matern(0.4, nu=2.5)}
     for name, shape in shapes.items():
-        mine = ours.GaussianProcess(0.4, 2.0, 1e-3, name).fit(X, y)
+        mine = gaussian_process.GaussianProcess(0.4, 2.0, 1e-3, name).fit(X, y)
         theirs = GaussianProcessRegressor(
             ConstantKernel(2.0) * shape, alpha=1e-3, optimizer=None
         ).fit(X, y)
-        run.check(f"{name}: mean and deviation of new points", np.stack(mine.predict(new)),
-                  np.stack(theirs.predict(new, return_std=True)),
-                  against="sklearn GaussianProcessRegressor", atol=1e-7,
-                  why="rounding times the condition of K, about 1e4")  # fmt: skip
-        run.check(f"{name}: log marginal likelihood", mine.log_marginal_likelihood_,
-                  theirs.log_marginal_likelihood_value_, rtol=1e-7,
-                  against="sklearn GaussianProcessRegressor", why="the same")  # fmt: skip
-    K = 2.0 * ours.kernel_matrix(X, X, length_scale=0.4) + 1e-3 * np.eye(30)
-    run.check("log marginal likelihood is a Gaussian's log-density", mine.log_marginal_likelihood_,
-              multivariate_normal(np.zeros(30), K).logpdf(y), rtol=1e-7,
-              against="scipy.stats.multivariate_normal", why="the same")  # fmt: skip
-    found = ours.fit_by_likelihood(
+        run.check(
+            f"{name}: mean and deviation of new points",
+            np.stack(mine.predict(new)),
+            np.stack(theirs.predict(new, return_std=True)),
+            against="sklearn GaussianProcessRegressor",
+            atol=1e-7,
+            why="rounding times the condition of K, about 1e4",
+        )
+        run.check(
+            f"{name}: log marginal likelihood",
+            mine.log_marginal_likelihood_,
+            theirs.log_marginal_likelihood_value_,
+            rtol=1e-7,
+            against="sklearn GaussianProcessRegressor",
+            why="the same",
+        )
+    K = 2.0 * gaussian_process.kernel_matrix(X, X, length_scale=0.4) + 1e-3 * np.eye(30)
+    run.check(
+        "log marginal likelihood is a Gaussian's log-density",
+        mine.log_marginal_likelihood_,
+        multivariate_normal(np.zeros(30), K).logpdf(y),
+        rtol=1e-7,
+        against="scipy.stats.multivariate_normal",
+        why="the same",
+    )
+    found = gaussian_process.fit_by_likelihood(
         X, y, length_scales=np.array([0.7]), noise_ratios=np.array([1e-3])
     )
     around = [
-        ours.GaussianProcess(0.7, found.variance * f, 1e-3 * found.variance * f).fit(X, y)
+        gaussian_process.GaussianProcess(0.7, found.variance * f, 1e-3 * found.variance * f).fit(
+            X, y
+        )
         for f in (0.99, 1.01)
     ]
     run.claim(
@@ -68,15 +85,26 @@ def check_expected_improvement(run: Run) -> None:
         quad(lambda f, m=m, s=s: (best - f) * norm.pdf(f, m, s), m - 12 * s, best, epsabs=1e-13)[0]
         for m, s in zip(mean, std, strict=True)
     ]
-    run.check("expected improvement", closed, exact, against="scipy.integrate.quad", atol=1e-9,
-              why="the quadrature's own error")  # fmt: skip
+    run.check(
+        "expected improvement",
+        closed,
+        exact,
+        against="scipy.integrate.quad",
+        atol=1e-9,
+        why="the quadrature's own error",
+    )
     n = run.budget(quick=20_000, default=1_000_000)
     draws = np.random.default_rng(run.seed).normal(size=n)
     gain = (best - (mean[:, None] + std[:, None] * draws)).clip(min=0)
     z = (gain.mean(axis=1) - closed) / (gain.std(axis=1) / math.sqrt(n))
-    run.check("expected improvement, in standard errors", z, np.zeros(9),
-              against=f"Monte Carlo, {n:,} draws", atol=4.5,
-              why="nine values beyond 4.5 standard errors: once in 16,000 runs")  # fmt: skip
+    run.check(
+        "expected improvement, in standard errors",
+        z,
+        np.zeros(9),
+        against=f"Monte Carlo, {n:,} draws",
+        atol=4.5,
+        why="nine values beyond 4.5 standard errors: once in 16,000 runs",
+    )
 
 
 def check_halving(run: Run) -> None:
@@ -105,17 +133,29 @@ def check_halving(run: Run) -> None:
     for factor in (2, 3):
         mine = ours.successive_halving(loss, 40, min_resource=1, max_resource=81, factor=factor)
         theirs = HalvingGridSearchCV(
-            Scored(), {"candidate": list(range(40))}, resource="resource", max_resources=81,
-            min_resources=1, factor=factor, cv=2, refit=False,
-        ).fit(np.zeros((10, 1)), np.arange(10) % 2)  # fmt: skip
+            Scored(),
+            {"candidate": list(range(40))},
+            resource="resource",
+            max_resources=81,
+            min_resources=1,
+            factor=factor,
+            cv=2,
+            refit=False,
+        ).fit(np.zeros((10, 1)), np.arange(10) % 2)
         rungs, who = theirs.cv_results_["iter"], theirs.cv_results_["param_candidate"]
         resource = theirs.cv_results_["n_resources"]
-        run.check(f"survivors of halving by {factor}, rung by rung",
-                  np.concatenate([np.sort(r.candidates) * 1000 + r.resource for r in mine]),
-                  np.concatenate([np.sort(who[rungs == i].astype(int)) * 1000
-                                  + resource[rungs == i] for i in range(rungs.max() + 1)]),
-                  against="sklearn HalvingGridSearchCV",
-                  why="the same candidates at the same cost or not")  # fmt: skip
+        run.check(
+            f"survivors of halving by {factor}, rung by rung",
+            np.concatenate([np.sort(r.candidates) * 1000 + r.resource for r in mine]),
+            np.concatenate(
+                [
+                    np.sort(who[rungs == i].astype(int)) * 1000 + resource[rungs == i]
+                    for i in range(rungs.max() + 1)
+                ]
+            ),
+            against="sklearn HalvingGridSearchCV",
+            why="the same candidates at the same cost or not",
+        )
 
 
 # ---- pictures and claims
@@ -130,16 +170,22 @@ def one_dimension(run: Run) -> None:
     grid = np.linspace(0, 1, 400)
     X = np.array([0.08, 0.34, 0.62, 0.95])
     with run.figure(
-        "one_dimension", "Where to try next? Where the mean is low or nobody knows",
-        rows=2, columns=2, size=(8.0, 4.8), sharex=True,
+        "one_dimension",
+        "Where to try next? Where the mean is low or nobody knows",
+        rows=2,
+        columns=2,
+        size=(8.0, 4.8),
+        sharex=True,
         gridspec_kw={"height_ratios": [3, 1]},
-    ) as axes:  # fmt: skip
+    ) as axes:
         for column in range(2):
             y = f(X)
-            process = ours.fit_by_likelihood(
-                X[:, None], y - y.mean(), length_scales=np.array([0.15]),
+            process = gaussian_process.fit_by_likelihood(
+                X[:, None],
+                y - y.mean(),
+                length_scales=np.array([0.15]),
                 noise_ratios=np.array([1e-6]),
-            )  # fmt: skip
+            )
             mean, std = process.predict(grid[:, None])
             gain = ours.expected_improvement(mean, std, float((y - y.mean()).min()))
             mean = mean + y.mean()
@@ -162,8 +208,13 @@ def one_dimension(run: Run) -> None:
         axes[1, 0].set_ylabel("gain")
         axes[0, 0].text(0.3, 2.6, "mean ± 2 deviations", color=plots.BLUE, fontsize=10)
         axes[0, 0].text(0.3, 2.15, "truth (dashed)", color=plots.REFERENCE, fontsize=10)
-        axes[1, 0].text(0.03, axes[1, 0].get_ylim()[1] * 0.5, "expected\nimprovement",
-                        color=plots.ORANGE, fontsize=10)  # fmt: skip
+        axes[1, 0].text(
+            0.03,
+            axes[1, 0].get_ylim()[1] * 0.5,
+            "expected\nimprovement",
+            color=plots.ORANGE,
+            fontsize=10,
+        )
 
 
 def effective_dimension(run: Run, repetitions: int) -> None:
@@ -181,9 +232,14 @@ def effective_dimension(run: Run, repetitions: int) -> None:
         random_best.append(ours.evaluate(loss, ours.random_points(bounds, 64, rng)).values.min())
     # Mean distance of a uniform point to the middle of its cell of width 1/4: 1/16.
     error = np.std(grid_best) / math.sqrt(repetitions)
-    run.check("mean distance of the best of a 4 × 4 × 4 grid", np.mean(grid_best), 1 / 16,
-              against="1/16, by integration", atol=4.5 * error,
-              why="4.5 standard errors of the mean")  # fmt: skip
+    run.check(
+        "mean distance of the best of a 4 × 4 × 4 grid",
+        np.mean(grid_best),
+        1 / 16,
+        against="1/16, by integration",
+        atol=4.5 * error,
+        why="4.5 standard errors of the mean",
+    )
     grid, rand = mean_interval(grid_best), mean_interval(random_best)
     run.metric("distance left by a grid of 64, one axis of three matters", grid.mean, rtol=0.1)
     run.metric("distance left by 64 random points", rand.mean, rtol=0.15)
@@ -196,11 +252,17 @@ def effective_dimension(run: Run, repetitions: int) -> None:
 
 def tune_branin(run: Run, budget: int, seeds: int) -> None:
     """A function whose minimum is known."""
-    run.check("Branin at its three minima",
-              [ours.branin(np.array(x)) for x in
-               ((-math.pi, 12.275), (math.pi, 2.275), (3 * math.pi, 2.475))],
-              np.full(3, BRANIN_MINIMUM), against="Jones, Schonlau and Welch (1998)", atol=1e-12,
-              why="rounding")  # fmt: skip
+    run.check(
+        "Branin at its three minima",
+        [
+            ours.branin(np.array(x))
+            for x in ((-math.pi, 12.275), (math.pi, 2.275), (3 * math.pi, 2.475))
+        ],
+        np.full(3, BRANIN_MINIMUM),
+        against="Jones, Schonlau and Welch (1998)",
+        atol=1e-12,
+        why="rounding",
+    )
     regrets = {"random": [], "expected improvement": []}
     for s in run.progress(range(seeds), "Branin"):
         points = ours.random_points(BRANIN, budget, np.random.default_rng([run.seed, 2, s]))
@@ -215,8 +277,11 @@ def tune_branin(run: Run, budget: int, seeds: int) -> None:
     last = {name: np.median(rows[:, -1]) for name, rows in regrets.items()}
     run.metric("Branin, distance to the minimum: random", last["random"], rtol=0.3)
     run.metric("Branin, distance to the minimum: grid", left)
-    run.metric("Branin, distance to the minimum: expected improvement",
-               last["expected improvement"], rtol=None)  # fmt: skip
+    run.metric(
+        "Branin, distance to the minimum: expected improvement",
+        last["expected improvement"],
+        rtol=None,
+    )
     run.claim(
         "on Branin's function the worst search by expected improvement ends below the best random "
         "one",
@@ -233,8 +298,14 @@ def tune_branin(run: Run, budget: int, seeds: int) -> None:
             ax.fill_between(trials, rows.min(0), rows.max(0), color=color, alpha=0.18, lw=0)
             ax.plot(trials, np.median(rows, axis=0), color=color, label=name.replace(" ", "\n"))
         ax.plot(trials[-1], left, "s", color=plots.GREEN, ms=7)
-        ax.annotate(f"grid {math.isqrt(budget)} × {math.isqrt(budget)}", (trials[-1], left),
-                    (-8, 8), textcoords="offset points", color=plots.GREEN, ha="right")  # fmt: skip
+        ax.annotate(
+            f"grid {math.isqrt(budget)} × {math.isqrt(budget)}",
+            (trials[-1], left),
+            (-8, 8),
+            textcoords="offset points",
+            color=plots.GREEN,
+            ha="right",
+        )
         ax.axvline(6, color=plots.REFERENCE, lw=1, ls=":")
         ax.text(6.3, ax.get_ylim()[0] * 1.6, "model takes over", color=plots.REFERENCE, fontsize=10)
         ax.set(yscale="log", xlabel="trials", ylabel="best value − minimum (median and range)")
@@ -282,8 +353,9 @@ def tune_digits(run: Run, budget: int, seeds: int) -> None:
     grid = float(ours.evaluate(loss, ours.grid_points(bounds, side)).values.min())
     floor = min(_polished(loss, ticks, surface, bounds), grid, example.values.min())
     for name, rows in curves.items():
-        run.metric(f"digits, loss above the best known: {name}", np.mean(rows[:, -1]) - floor,
-                   rtol=None)  # fmt: skip
+        run.metric(
+            f"digits, loss above the best known: {name}", np.mean(rows[:, -1]) - floor, rtol=None
+        )
         run.metric(f"digits, validation loss: {name}", np.mean(rows[:, -1]), rtol=0.1)
     run.metric("digits, validation loss: grid", grid)
     run.metric("digits, test accuracy of the tuned model", np.mean(tuned))
@@ -334,8 +406,7 @@ def _polished(loss, ticks, surface, bounds) -> float:
 
     b, a = np.unravel_index(surface.argmin(), surface.shape)
     start = np.array([ticks[0][a], ticks[1][b]])
-    result = minimize(loss, start, method="Nelder-Mead", bounds=bounds,
-                      options={"maxfev": 120})  # fmt: skip
+    result = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options={"maxfev": 120})
     return float(result.fun)
 
 
@@ -344,9 +415,14 @@ def _check_classifier(run: Run, X: np.ndarray, y: np.ndarray, new: np.ndarray) -
 
     mine = ours.KernelClassifier(2.0, 1e-3).fit(X, y, 10).decision_function(new)
     theirs = KernelRidge(alpha=1e-3, kernel="rbf", gamma=1 / 8).fit(X, np.eye(10)[y] - 0.1)
-    run.check("kernel classifier", mine, theirs.predict(new) + 0.1,
-              against="sklearn.kernel_ridge.KernelRidge", atol=1e-9,
-              why="rounding times the condition of K + ridge, up to 3e5")  # fmt: skip
+    run.check(
+        "kernel classifier",
+        mine,
+        theirs.predict(new) + 0.1,
+        against="sklearn.kernel_ridge.KernelRidge",
+        atol=1e-9,
+        why="rounding times the condition of K + ridge, up to 3e5",
+    )
 
 
 def _halving_progress(loss, bounds, budget: int, most: int, rng) -> np.ndarray:
@@ -360,9 +436,11 @@ def _halving_progress(loss, bounds, budget: int, most: int, rng) -> np.ndarray:
     for start in range(0, budget - 8, 9):
         points = ours.random_points(bounds, 27, rng)
         rungs = ours.successive_halving(
-            lambda c, n, points=points: loss(points[c], n), 27,
-            min_resource=most // 9, max_resource=most,
-        )  # fmt: skip
+            lambda c, n, points=points: loss(points[c], n),
+            27,
+            min_resource=most // 9,
+            max_resource=most,
+        )
         for done, rung in zip((3, 6, 9), rungs, strict=True):
             leader = loss(points[rung.candidates[np.argmin(rung.values)]])  # to draw; not charged
             best = min(best, leader)
@@ -375,9 +453,12 @@ def _draw_digits(run: Run, curves, grid: float, budget: int, side: int, floor: f
     with run.figure("digits", title, size=(8.0, 4.4)) as ax:
         cost = np.arange(1, budget + 1)
         colors = (plots.ORANGE, plots.PINK, plots.BLUE, plots.GRAY)
-        names = {"random": "random", "halving": "successive\nhalving",
-                 "expected improvement": "expected\nimprovement",
-                 "linear scale": "random on a\nlinear scale"}  # fmt: skip
+        names = {
+            "random": "random",
+            "halving": "successive\nhalving",
+            "expected improvement": "expected\nimprovement",
+            "linear scale": "random on a\nlinear scale",
+        }
         for (name, rows), color in zip(curves.items(), colors, strict=True):
             there = np.isfinite(rows).all(axis=0)
             left = (rows[:, there] - floor).clip(min=1e-6)
@@ -385,8 +466,14 @@ def _draw_digits(run: Run, curves, grid: float, budget: int, side: int, floor: f
             ax.fill_between(cost[there], low, high, color=color, alpha=0.18, lw=0, step="post")
             ax.step(cost[there], middle, color=color, label=names[name], where="post")
         ax.plot(side * side, grid - floor, "s", color=plots.GREEN, ms=7, zorder=5)
-        ax.annotate(f"grid {side} × {side}", (side * side, grid - floor), (-8, 8),
-                    textcoords="offset points", color=plots.GREEN, ha="right")  # fmt: skip
+        ax.annotate(
+            f"grid {side} × {side}",
+            (side * side, grid - floor),
+            (-8, 8),
+            textcoords="offset points",
+            color=plots.GREEN,
+            ha="right",
+        )
         ax.set(yscale="log", xlabel="cost (trainings on all 270 samples)", ylim=(1e-6, 0.3))
         ax.set(ylabel="validation loss − best known\n(median and quartiles)")
         plots.label_lines(ax, gap=0.06)
@@ -404,8 +491,9 @@ def _draw_surface(run: Run, ticks, surface, search, bounds, side: int) -> None:
         )
         scale = 1 / np.log(10)
         for ax, (name, points) in zip(axes, sets, strict=True):
-            ax.contourf(ticks[0] * scale, ticks[1] * scale, np.log(surface), 14, cmap="Blues_r",
-                        alpha=0.8)  # fmt: skip
+            ax.contourf(
+                ticks[0] * scale, ticks[1] * scale, np.log(surface), 14, cmap="Blues_r", alpha=0.8
+            )
             ax.plot(*(points.T * scale), "o", color=plots.ORANGE, ms=4, mec="white", mew=0.5)
             ax.set_title(name, fontsize=11, weight="normal")
             ax.set_xlabel("log₁₀ length scale")

@@ -9,6 +9,7 @@ from shared import plots
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
 from week06 import metrics as ours
+from week06 import probabilities
 
 EXACT = "both count the same weights; only the order of additions differs"
 DISTANCE = 1.5  # standard deviations between the two classes of the simulated classifier
@@ -41,12 +42,22 @@ def check_decisions(run: Run) -> None:
     pred = scores.argmax(axis=1)
     pred[pred == 3] = 0  # a class that is never predicted: 0 / 0
     against = "sklearn.metrics"
-    run.check("confusion matrix, weighted", ours.confusion_matrix(y, pred, sample_weight=weight),
-              reference.confusion_matrix(y, pred, sample_weight=weight),
-              against=against, atol=1e-12, why=EXACT)  # fmt: skip
-    run.check("accuracy, weighted", ours.accuracy(y, pred, sample_weight=weight),
-              reference.accuracy_score(y, pred, sample_weight=weight),
-              against=against, atol=1e-14, why=EXACT)  # fmt: skip
+    run.check(
+        "confusion matrix, weighted",
+        ours.confusion_matrix(y, pred, sample_weight=weight),
+        reference.confusion_matrix(y, pred, sample_weight=weight),
+        against=against,
+        atol=1e-12,
+        why=EXACT,
+    )
+    run.check(
+        "accuracy, weighted",
+        ours.accuracy(y, pred, sample_weight=weight),
+        reference.accuracy_score(y, pred, sample_weight=weight),
+        against=against,
+        atol=1e-14,
+        why=EXACT,
+    )
     for name in ("precision", "recall", "f1"):
         mine, theirs = getattr(ours, name), getattr(reference, f"{name}_score")
         found, expected = [], []
@@ -56,8 +67,14 @@ def check_decisions(run: Run) -> None:
                     options = {"average": average, "zero_division": zero, "sample_weight": w}
                     found.append(mine(y, pred, **options))
                     expected.append(theirs(y, pred, **options))
-        run.check(f"{name}: 3 averages × 3 values of 0/0 × weights", found, expected,
-                  against=against, atol=1e-14, why=EXACT)  # fmt: skip
+        run.check(
+            f"{name}: 3 averages × 3 values of 0/0 × weights",
+            found,
+            expected,
+            against=against,
+            atol=1e-14,
+            why=EXACT,
+        )
 
 
 def check_rankings(run: Run) -> None:
@@ -72,26 +89,50 @@ def check_rankings(run: Run) -> None:
         ("ROC curve", ours.roc_curve, reference.roc_curve),
         ("precision-recall curve", ours.precision_recall_curve, reference.precision_recall_curve),
     ):
-        run.check(f"{name}, tied and weighted: rates and thresholds",
-                  np.concatenate(mine(label, score, sample_weight=weight)),
-                  np.concatenate(theirs(label, score, sample_weight=weight)),
-                  against=against, atol=1e-14, why=EXACT)  # fmt: skip
+        run.check(
+            f"{name}, tied and weighted: rates and thresholds",
+            np.concatenate(mine(label, score, sample_weight=weight)),
+            np.concatenate(theirs(label, score, sample_weight=weight)),
+            against=against,
+            atol=1e-14,
+            why=EXACT,
+        )
     averages = ("macro", "weighted", "micro")
-    run.check("AUC of 4 classes against the rest, 3 averages",
-              [ours.roc_auc(y, scores, average=a, sample_weight=weight) for a in averages],
-              [reference.roc_auc_score(y[:, None] == np.arange(4), scores, average=a,
-                                       sample_weight=weight) for a in averages],
-              against=against, atol=1e-14, why=EXACT)  # fmt: skip
-    run.check("average precision of 4 classes, 3 averages",
-              [ours.average_precision(y, scores, average=a, sample_weight=weight)
-               for a in averages],
-              [reference.average_precision_score(y[:, None] == np.arange(4), scores, average=a,
-                                                 sample_weight=weight) for a in averages],
-              against=against, atol=1e-14, why=EXACT)  # fmt: skip
+    run.check(
+        "AUC of 4 classes against the rest, 3 averages",
+        [ours.roc_auc(y, scores, average=a, sample_weight=weight) for a in averages],
+        [
+            reference.roc_auc_score(
+                y[:, None] == np.arange(4), scores, average=a, sample_weight=weight
+            )
+            for a in averages
+        ],
+        against=against,
+        atol=1e-14,
+        why=EXACT,
+    )
+    run.check(
+        "average precision of 4 classes, 3 averages",
+        [ours.average_precision(y, scores, average=a, sample_weight=weight) for a in averages],
+        [
+            reference.average_precision_score(
+                y[:, None] == np.arange(4), scores, average=a, sample_weight=weight
+            )
+            for a in averages
+        ],
+        against=against,
+        atol=1e-14,
+        why=EXACT,
+    )
     u = mannwhitneyu(score[label == 1], score[label == 0]).statistic
-    run.check("AUC is the share of pairs in order", ours.roc_auc(label, score),
-              u / (label.sum() * (1 - label).sum()), against="scipy.stats.mannwhitneyu",
-              atol=1e-14, why=EXACT)  # fmt: skip
+    run.check(
+        "AUC is the share of pairs in order",
+        ours.roc_auc(label, score),
+        u / (label.sum() * (1 - label).sum()),
+        against="scipy.stats.mannwhitneyu",
+        atol=1e-14,
+        why=EXACT,
+    )
 
 
 def check_probabilities(run: Run) -> None:
@@ -103,24 +144,47 @@ def check_probabilities(run: Run) -> None:
     label, p = (y == 0).astype(np.int64), prob[:, 0]
     certain = np.where(np.arange(len(p)) % 50 == 0, 1.0, p)  # confident and often wrong: clipped
     against = "sklearn.metrics"
-    run.check("log loss: two classes, four, and certain mistakes",
-              [ours.log_loss(label, p, sample_weight=weight), ours.log_loss(y, prob),
-               ours.log_loss(label, certain)],
-              [reference.log_loss(label, p, sample_weight=weight), reference.log_loss(y, prob),
-               reference.log_loss(label, certain)],
-              against=against, atol=1e-13, why=EXACT)  # fmt: skip
-    run.check("Brier score: two classes and four",
-              [ours.brier_score(label, p, sample_weight=weight), ours.brier_score(y, prob)],
-              [reference.brier_score_loss(label, p, sample_weight=weight),
-               reference.brier_score_loss(y, prob)],
-              against=against, atol=1e-14, why=EXACT)  # fmt: skip
+    run.check(
+        "log loss: two classes, four, and certain mistakes",
+        [
+            probabilities.log_loss(label, p, sample_weight=weight),
+            probabilities.log_loss(y, prob),
+            probabilities.log_loss(label, certain),
+        ],
+        [
+            reference.log_loss(label, p, sample_weight=weight),
+            reference.log_loss(y, prob),
+            reference.log_loss(label, certain),
+        ],
+        against=against,
+        atol=1e-13,
+        why=EXACT,
+    )
+    run.check(
+        "Brier score: two classes and four",
+        [
+            probabilities.brier_score(label, p, sample_weight=weight),
+            probabilities.brier_score(y, prob),
+        ],
+        [
+            reference.brier_score_loss(label, p, sample_weight=weight),
+            reference.brier_score_loss(y, prob),
+        ],
+        against=against,
+        atol=1e-14,
+        why=EXACT,
+    )
     for strategy in ("uniform", "quantile"):
         happened, predicted = calibration_curve(label, p, n_bins=8, strategy=strategy)
-        mine = ours.calibration_curve(label, p, n_bins=8, strategy=strategy)
-        run.check(f"calibration curve, {strategy} bins", np.concatenate(mine[:2]),
-                  np.concatenate([happened, predicted]),
-                  against="sklearn.calibration.calibration_curve", atol=1e-14,
-                  why=EXACT)  # fmt: skip
+        mine = probabilities.calibration_curve(label, p, n_bins=8, strategy=strategy)
+        run.check(
+            f"calibration curve, {strategy} bins",
+            np.concatenate(mine[:2]),
+            np.concatenate([happened, predicted]),
+            against="sklearn.calibration.calibration_curve",
+            atol=1e-14,
+            why=EXACT,
+        )
 
 
 # ---- what misleads
@@ -171,9 +235,14 @@ def ranking_and_prevalence(run: Run, n: int, seeds: int) -> None:
         axes[0].plot(fpr, tpr, color=plots.REFERENCE, lw=1.2, ls="--", zorder=3)
         axes[0].plot([0, 1], [0, 1], color=plots.GRAY, lw=1)
         axes[0].text(0.62, 0.5, "chance", color=plots.GRAY, fontsize=10)
-        axes[0].annotate("theory", (0.3, ndtr(ndtri(0.3) + DISTANCE)), (0.42, 0.72),
-                         color=plots.REFERENCE, fontsize=10,
-                         arrowprops={"arrowstyle": "-", "color": plots.REFERENCE})  # fmt: skip
+        axes[0].annotate(
+            "theory",
+            (0.3, ndtr(ndtri(0.3) + DISTANCE)),
+            (0.42, 0.72),
+            color=plots.REFERENCE,
+            fontsize=10,
+            arrowprops={"arrowstyle": "-", "color": plots.REFERENCE},
+        )
         for data, share, color in ((common, 0.5, plots.BLUE), (rare, 0.01, plots.ORANGE)):
             grid = np.linspace(0, 1, 200)
             curves = [ours.roc_curve(y, s) for y, s in data]
@@ -186,14 +255,39 @@ def ranking_and_prevalence(run: Run, n: int, seeds: int) -> None:
             exact = share * tpr / (share * tpr + (1 - share) * fpr)
             axes[1].plot(tpr, exact, color=plots.REFERENCE, lw=1.2, ls="--")
             axes[1].axhline(share, color=color, lw=1, ls=":")
-        axes[0].text(0.97, 0.13, f"half positive, AUC {auc_common.mean:.2f}", color=plots.BLUE,
-                     ha="right", weight="bold")  # fmt: skip
-        axes[0].text(0.97, 0.04, f"1 % positive, AUC {auc_rare.mean:.2f}", color=plots.ORANGE,
-                     ha="right", weight="bold")  # fmt: skip
-        axes[1].text(0.97, 0.9, f"half positive,\nAP {ap_common.mean:.2f}", color=plots.BLUE,
-                     ha="right", va="top", weight="bold")  # fmt: skip
-        axes[1].text(0.62, 0.2, f"1 % positive,\nAP {ap_rare.mean:.2f}", color=plots.ORANGE,
-                     ha="left", weight="bold")  # fmt: skip
+        axes[0].text(
+            0.97,
+            0.13,
+            f"half positive, AUC {auc_common.mean:.2f}",
+            color=plots.BLUE,
+            ha="right",
+            weight="bold",
+        )
+        axes[0].text(
+            0.97,
+            0.04,
+            f"1 % positive, AUC {auc_rare.mean:.2f}",
+            color=plots.ORANGE,
+            ha="right",
+            weight="bold",
+        )
+        axes[1].text(
+            0.97,
+            0.9,
+            f"half positive,\nAP {ap_common.mean:.2f}",
+            color=plots.BLUE,
+            ha="right",
+            va="top",
+            weight="bold",
+        )
+        axes[1].text(
+            0.62,
+            0.2,
+            f"1 % positive,\nAP {ap_rare.mean:.2f}",
+            color=plots.ORANGE,
+            ha="left",
+            weight="bold",
+        )
         axes[1].text(0.02, 0.515, "chance, half positive", color=plots.BLUE, fontsize=9)
         axes[0].set(xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.02))
         axes[1].set(xlabel="recall (= true positive rate)", ylabel="precision", ylim=(0, 1.02))
@@ -236,9 +330,14 @@ def straight_lines_lie(run: Run, n: int, seeds: int) -> None:
     constant = mean_interval([row[0] for row in trapezoid]) if seeds > 1 else None
     run.metric("trapezoid area of a constant score, 1 % positive", np.mean(trapezoid, axis=0)[0])
     run.metric("average precision of a constant score, 1 % positive", np.mean(steps, axis=0)[0])
-    run.check("trapezoid area of a constant score", [row[0] for row in trapezoid],
-              np.full(seeds, (1 + round(n * 0.01) / n) / 2), against="(1 + share of positives) / 2",
-              atol=1e-12, why="a straight line from (0, 1) to (1, share); rounding")  # fmt: skip
+    run.check(
+        "trapezoid area of a constant score",
+        [row[0] for row in trapezoid],
+        np.full(seeds, (1 + round(n * 0.01) / n) / 2),
+        against="(1 + share of positives) / 2",
+        atol=1e-12,
+        why="a straight line from (0, 1) to (1, share); rounding",
+    )
     best = np.mean(trapezoid, axis=0)[-1]
     run.claim(
         "by the trapezoid rule, a constant score beats the classifier it was made from",
@@ -264,8 +363,11 @@ def straight_lines_lie(run: Run, n: int, seeds: int) -> None:
 
 def honest_probabilities(run: Run, n: int, seeds: int) -> None:
     """True probabilities, and the same sharpened and flattened: one ranking, three calibrations."""
-    powers = {"true probabilities": 1.0, "overconfident (log-odds × 3)": 3.0,
-              "underconfident (log-odds ÷ 3)": 1 / 3}  # fmt: skip
+    powers = {
+        "true probabilities": 1.0,
+        "overconfident (log-odds × 3)": 3.0,
+        "underconfident (log-odds ÷ 3)": 1 / 3,
+    }
     colors = (plots.BLUE, plots.ORANGE, plots.GREEN)
     table = {name: [] for name in powers}
     curves = {name: [] for name in powers}
@@ -274,10 +376,14 @@ def honest_probabilities(run: Run, n: int, seeds: int) -> None:
         for name, power in powers.items():
             q = p**power / (p**power + (1 - p) ** power)
             table[name].append(
-                [ours.roc_auc(y, q), ours.log_loss(y, q), ours.brier_score(y, q),
-                 ours.calibration_error(y, q)]
-            )  # fmt: skip
-            happened, predicted, _ = ours.calibration_curve(y, q)
+                [
+                    ours.roc_auc(y, q),
+                    probabilities.log_loss(y, q),
+                    probabilities.brier_score(y, q),
+                    probabilities.calibration_error(y, q),
+                ]
+            )
+            happened, predicted, _ = probabilities.calibration_curve(y, q)
             curves[name].append(np.interp(np.linspace(0.03, 0.97, 60), predicted, happened))
     means = {name: np.mean(rows, axis=0) for name, rows in table.items()}
     for name, row in means.items():
@@ -288,11 +394,17 @@ def honest_probabilities(run: Run, n: int, seeds: int) -> None:
     others = [np.array(rows) for name, rows in table.items() if not name.startswith("true")]
     run.claim(
         "distorted log-odds leave the AUC alone, and cost in log loss, Brier score and calibration",
-        all(np.abs(o[:, 0] - true[:, 0]).max() < 1e-6 and (o[:, 1:] > true[:, 1:]).all()
-            for o in others),
-        "; ".join(f"{k.split(' ')[0]}: AUC {v[0]:.3f}, log loss {v[1]:.3f}, Brier {v[2]:.3f}, "
-                  f"calibration error {v[3]:.3f}" for k, v in means.items()) + f" (n = {seeds})",
-    )  # fmt: skip
+        all(
+            np.abs(o[:, 0] - true[:, 0]).max() < 1e-6 and (o[:, 1:] > true[:, 1:]).all()
+            for o in others
+        ),
+        "; ".join(
+            f"{k.split(' ')[0]}: AUC {v[0]:.3f}, log loss {v[1]:.3f}, Brier {v[2]:.3f}, "
+            f"calibration error {v[3]:.3f}"
+            for k, v in means.items()
+        )
+        + f" (n = {seeds})",
+    )
     sizes, floor = np.array([100, 300, 1000, 3000, 10000]), []
     for s in range(seeds):
         rng = np.random.default_rng([run.seed, 7, s])
@@ -300,9 +412,10 @@ def honest_probabilities(run: Run, n: int, seeds: int) -> None:
         for size in sizes:
             y, _, p = binormal(int(size), 0.5, rng)
             y = (rng.random(size) < p).astype(np.int64)
-            floor[-1].append(ours.calibration_error(y, p))
-    run.metric("calibration error of a perfect model, 100 samples", np.mean(floor, axis=0)[0],
-               rtol=0.3)  # fmt: skip
+            floor[-1].append(probabilities.calibration_error(y, p))
+    run.metric(
+        "calibration error of a perfect model, 100 samples", np.mean(floor, axis=0)[0], rtol=0.3
+    )
     title = "How often does it happen when the model says 30 %?"
     with run.figure("calibration", title, columns=2, size=(8.0, 4.2)) as axes:
         axes[0].plot([0, 1], [0, 1], color=plots.REFERENCE, lw=1, ls="--")
@@ -312,14 +425,27 @@ def honest_probabilities(run: Run, n: int, seeds: int) -> None:
         labels = ("true probabilities", "log-odds × 3: too sure", "log-odds ÷ 3: too timid")
         for y_text, name, color in zip((0.18, 0.1, 0.02), labels, colors, strict=True):
             axes[0].text(0.98, y_text, name, color=color, weight="bold", fontsize=9, ha="right")
-        axes[0].set(xlabel="predicted probability", ylabel="observed frequency", aspect="equal",
-                    xlim=(0, 1), ylim=(0, 1))  # fmt: skip
+        axes[0].set(
+            xlabel="predicted probability",
+            ylabel="observed frequency",
+            aspect="equal",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
         plots.interval_band(axes[1], sizes, floor, color=plots.BLUE, label="_")
         axes[1].set(xscale="log", yscale="log", xlabel="test samples")
         axes[1].set(ylabel="calibration error, 10 bins")
-        axes[1].text(0.97, 0.93, "a perfectly calibrated model\nis not measured as 0",
-                     transform=axes[1].transAxes, ha="right", va="top", color=plots.BLUE,
-                     weight="bold", fontsize=10)  # fmt: skip
+        axes[1].text(
+            0.97,
+            0.93,
+            "a perfectly calibrated model\nis not measured as 0",
+            transform=axes[1].transAxes,
+            ha="right",
+            va="top",
+            color=plots.BLUE,
+            weight="bold",
+            fontsize=10,
+        )
         guide = np.mean(floor, axis=0)[0] * np.sqrt(sizes[0] / sizes)
         axes[1].plot(sizes, guide, color=plots.REFERENCE, lw=1, ls="--")
         axes[1].text(sizes[3], guide[3] * 0.5, "∝ 1/√n", color=plots.REFERENCE, ha="right")

@@ -11,9 +11,10 @@ from shared import plots
 from shared.artifacts import write_atomic
 from shared.stats import mean_interval
 from shared.study import PositiveFloat, PositiveInt, Run
-from week06 import metrics
+from week06 import metrics, probabilities, saved_pipeline
 from week06 import ml_pipeline as ours
-from week06.cross_validation import StratifiedKFold, corrected_resampled_ttest
+from week06.comparison import corrected_resampled_ttest
+from week06.cross_validation import StratifiedKFold
 from week06.ml_pipeline import DatasetName, load_table
 
 LARGE = 1000  # rows from which differences of cost can be told from chance
@@ -36,8 +37,9 @@ def run_project(run: Run, table: ours.Table, reason: str, costs: dict, rows: int
         run, X_train, y_train, numeric, categorical, rows, report
     )
     model = ours.build_pipeline(chosen, numeric, categorical, **parameters).fit(X_train, y_train)
-    threshold = _threshold(run, X_train, y_train, numeric, categorical, chosen, parameters, costs,
-                           report)  # fmt: skip
+    threshold = _threshold(
+        run, X_train, y_train, numeric, categorical, chosen, parameters, costs, report
+    )
     p = model.predict_proba(X_test)[:, 1].astype(np.float64)
     _test(run, table, X_test, y_test, p, threshold, costs, promised, y_train.mean(), report)
     seen = pd.MultiIndex.from_frame(X_train.astype(str))
@@ -66,14 +68,20 @@ def _explore(run: Run, table: ours.Table, report: list[str]) -> tuple[pd.DataFra
     X = X.drop(columns=sorted(drop))
     missing = X.isna().mean()
     report += [
-        "\n## The table\n\n", f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive. ",
+        "\n## The table\n\n",
+        f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive. ",
         f"Dropped as redundant: {', '.join(sorted(drop)) or 'nothing'}.\n\n",
         "| column | kind | missing | values |\n|---|---|---|---|\n",
-        *(f"| {c} | {'number' if c in table.numeric else 'category'} | {missing[c]:.1%} | "
-          f"{X[c].nunique()} |\n" for c in X),
-    ]  # fmt: skip
-    run.say(f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive; "
-            f"dropped as redundant: {', '.join(sorted(drop)) or 'none'}")  # fmt: skip
+        *(
+            f"| {c} | {'number' if c in table.numeric else 'category'} | {missing[c]:.1%} | "
+            f"{X[c].nunique()} |\n"
+            for c in X
+        ),
+    ]
+    run.say(
+        f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive; "
+        f"dropped as redundant: {', '.join(sorted(drop)) or 'none'}"
+    )
     run.metric("rows", len(X))
     run.metric("share of positives", y.mean())
     run.metric("largest share missing in a column", missing.max())
@@ -87,7 +95,7 @@ def _intervals(share: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def _scores(y: np.ndarray, p: np.ndarray) -> tuple[float, float]:
-    return metrics.roc_auc(y, p), metrics.log_loss(y, p)
+    return metrics.roc_auc(y, p), probabilities.log_loss(y, p)
 
 
 def _select(run, X, y, numeric, categorical, rows, report):
@@ -108,13 +116,20 @@ def _select(run, X, y, numeric, categorical, rows, report):
             means = []
             for parameters in grid:
                 parts = inner.split(position[train], y[train])
-                means.append(np.mean([
-                    _fit_and_score(name, parameters, X, y, train[a], train[b], numeric, categorical)
-                    for a, b in parts
-                ]))  # fmt: skip
+                means.append(
+                    np.mean(
+                        [
+                            _fit_and_score(
+                                name, parameters, X, y, train[a], train[b], numeric, categorical
+                            )
+                            for a, b in parts
+                        ]
+                    )
+                )
             picks.append(int(np.argmax(means)))
-            scores.append(_fit_and_score(name, grid[picks[-1]], X, y, train, test, numeric,
-                                         categorical))  # fmt: skip
+            scores.append(
+                _fit_and_score(name, grid[picks[-1]], X, y, train, test, numeric, categorical)
+            )
         results[name] = np.array(scores)
         choices[name] = grid[Counter(picks).most_common(1)[0][0]]
     search = GridSearchCV(
@@ -125,14 +140,21 @@ def _select(run, X, y, numeric, categorical, rows, report):
     )
     folds = Reference(outside, shuffle=True, random_state=run.seed)
     theirs = cross_val_score(search, X, y, cv=folds, scoring=search.scoring)
-    run.check("nested cross-validation of logistic regression", results["logistic regression"],
-              theirs, against="sklearn GridSearchCV within cross_val_score", atol=1e-12,
-              why="the same fits; areas add up in another order")  # fmt: skip
+    run.check(
+        "nested cross-validation of logistic regression",
+        results["logistic regression"],
+        theirs,
+        against="sklearn GridSearchCV within cross_val_score",
+        atol=1e-12,
+        why="the same fits; areas add up in another order",
+    )
     share = 1 / (outside - 1)  # one part tests, the others train
     best = max(SHIPPABLE, key=lambda name: results[name].mean())
-    report += [f"\n## Which model?\n\nNested cross-validation on {len(y):,} training rows, "
-               "AUC; differences with an interval corrected for overlapping training sets.\n\n",
-               "| model | AUC | chosen | against the best |\n|---|---|---|---|\n"]  # fmt: skip
+    report += [
+        f"\n## Which model?\n\nNested cross-validation on {len(y):,} training rows, "
+        "AUC; differences with an interval corrected for overlapping training sets.\n\n",
+        "| model | AUC | chosen | against the best |\n|---|---|---|---|\n",
+    ]
     gaps = {}
     for name, scores in results.items():
         gaps[name] = corrected_resampled_ttest(scores, results[best], test_share=share)
@@ -140,15 +162,23 @@ def _select(run, X, y, numeric, categorical, rows, report):
         against = "" if name == best else f"{gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
         report.append(f"| {name} | {scores.mean():.3f} | {choices[name]} | {against} |\n")
         run.metric(f"nested AUC, {name}", scores.mean())
-    report += [f"\nShipped: {best}, the better of those that can be saved without a pickle.\n",
-               "\n![Nested AUC](ml_pipeline_models.png)\n"]  # fmt: skip
+    report += [
+        f"\nShipped: {best}, the better of those that can be saved without a pickle.\n",
+        "\n![Nested AUC](ml_pipeline_models.png)\n",
+    ]
     title = "Which model? AUC on the outer folds"
     with run.figure("models", title, size=(8.0, 2.9)) as ax:
         colors = (plots.BLUE, plots.GREEN, plots.ORANGE)
         for i, scores in enumerate(results.values()):
             interval = corrected_resampled_ttest(scores, np.zeros(outside), test_share=share)
-            ax.plot([interval.low, interval.high], [i, i], color=colors[i], lw=7, alpha=0.25,
-                    solid_capstyle="butt")  # fmt: skip
+            ax.plot(
+                [interval.low, interval.high],
+                [i, i],
+                color=colors[i],
+                lw=7,
+                alpha=0.25,
+                solid_capstyle="butt",
+            )
             ax.plot(scores, np.full(outside, i), "o", color=colors[i], ms=5, alpha=0.8)
             ax.plot(scores.mean(), i, "|", color="black", ms=18, mew=2)
         ax.set_yticks(range(3))
@@ -174,11 +204,18 @@ def _threshold(run, X, y, numeric, categorical, chosen, parameters, costs, repor
         p[test] = model.predict_proba(X.iloc[test])[:, 1]
     threshold = ours.cheapest_threshold(y, p, **costs)
     few = slice(0, 400)
-    brute = [ours.decision_cost(y[few], p[few] >= t, **costs)
-             for t in np.append(np.inf, np.unique(p[few])[::-1])]  # fmt: skip
-    run.check("cost at every threshold", ours.cost_curve(y[few], p[few], **costs)[1], brute,
-              against="counting anew for each threshold", atol=1e-12,
-              why="the same integers")  # fmt: skip
+    brute = [
+        ours.decision_cost(y[few], p[few] >= t, **costs)
+        for t in np.append(np.inf, np.unique(p[few])[::-1])
+    ]
+    run.check(
+        "cost at every threshold",
+        ours.cost_curve(y[few], p[few], **costs)[1],
+        brute,
+        against="counting anew for each threshold",
+        atol=1e-12,
+        why="the same integers",
+    )
     theory = costs["cost_fp"] / (costs["cost_fp"] + costs["cost_fn"])
     run.metric("cheapest threshold, out of fold", threshold, rtol=0.2)
     run.metric("threshold in theory", theory)
@@ -190,13 +227,16 @@ def _threshold(run, X, y, numeric, categorical, chosen, parameters, costs, repor
             in_theory <= 1.03 * curve.min(),
             f"{in_theory:.4f} at {theory:.2f}, {curve.min():.4f} at {threshold:.2f}",
         )
-    report += [f"\n## When to act\n\nA false alarm costs {costs['cost_fp']:g}, a miss "
-               f"{costs['cost_fn']:g}. Cheapest on out-of-fold predictions: act from "
-               f"p = {threshold:.3f}; theory for honest probabilities: {theory:.3f}.\n",
-               "\n![Cost against threshold](ml_pipeline_cost.png)\n"]  # fmt: skip
+    report += [
+        f"\n## When to act\n\nA false alarm costs {costs['cost_fp']:g}, a miss "
+        f"{costs['cost_fn']:g}. Cheapest on out-of-fold predictions: act from "
+        f"p = {threshold:.3f}; theory for honest probabilities: {theory:.3f}.\n",
+        "\n![Cost against threshold](ml_pipeline_cost.png)\n",
+    ]
     title = "When to act? The cheapest threshold is not one half"
-    with run.figure("cost", title, columns=2, size=(8.0, 4.0),
-                    gridspec_kw={"width_ratios": [1.35, 1]}) as axes:  # fmt: skip
+    with run.figure(
+        "cost", title, columns=2, size=(8.0, 4.0), gridspec_kw={"width_ratios": [1.35, 1]}
+    ) as axes:
         axes[0].plot(thresholds[1:], curve[1:], color=plots.BLUE)
         act, never = costs["cost_fp"] * (1 - y.mean()), costs["cost_fn"] * y.mean()
         for cost, name in ((act, "always act"), (never, "never act")):
@@ -205,16 +245,26 @@ def _threshold(run, X, y, numeric, categorical, chosen, parameters, costs, repor
         axes[0].axvline(theory, color=plots.ORANGE, lw=1.2)
         axes[0].plot(threshold, curve.min(), "o", color=plots.BLUE)
         low = 0.8 * curve.min()
-        axes[0].text(theory + 0.02, low + 0.9 * (max(act, never) - low), f"theory: {theory:.2f}",
-                     color=plots.ORANGE)  # fmt: skip
-        axes[0].set(xlabel="act from probability", ylabel="mean cost a row (out of fold)",
-                    xlim=(0, 1), ylim=(low, 1.1 * max(act, never)))  # fmt: skip
-        happened, predicted, n = metrics.calibration_curve(y, p)
+        axes[0].text(
+            theory + 0.02,
+            low + 0.9 * (max(act, never) - low),
+            f"theory: {theory:.2f}",
+            color=plots.ORANGE,
+        )
+        axes[0].set(
+            xlabel="act from probability",
+            ylabel="mean cost a row (out of fold)",
+            xlim=(0, 1),
+            ylim=(low, 1.1 * max(act, never)),
+        )
+        happened, predicted, n = probabilities.calibration_curve(y, p)
         axes[1].plot([0, 1], [0, 1], color=plots.REFERENCE, ls="--", lw=1)
-        axes[1].errorbar(predicted, happened, _intervals(happened, n), fmt="o", color=plots.BLUE,
-                         capsize=2)  # fmt: skip
-        axes[1].set(xlabel="predicted probability", ylabel="observed frequency", xlim=(0, 1),
-                    ylim=(0, 1))  # fmt: skip
+        axes[1].errorbar(
+            predicted, happened, _intervals(happened, n), fmt="o", color=plots.BLUE, capsize=2
+        )
+        axes[1].set(
+            xlabel="predicted probability", ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1)
+        )
         axes[1].set_title("and the probabilities behind it", fontsize=11, weight="normal")
     return threshold
 
@@ -226,12 +276,17 @@ def _test(run, table, X, y, p, threshold, costs, promised, share, report) -> Non
     measures = {
         "AUC": (metrics.roc_auc, reference.roc_auc_score),
         "average precision": (metrics.average_precision, reference.average_precision_score),
-        "log loss": (metrics.log_loss, reference.log_loss),
-        "Brier score": (metrics.brier_score, reference.brier_score_loss),
+        "log loss": (probabilities.log_loss, reference.log_loss),
+        "Brier score": (probabilities.brier_score, reference.brier_score_loss),
     }
-    run.check("test metrics", [mine(y, p) for mine, _ in measures.values()],
-              [theirs(y, p) for _, theirs in measures.values()], against="sklearn.metrics",
-              atol=1e-12, why="order of additions")  # fmt: skip
+    run.check(
+        "test metrics",
+        [mine(y, p) for mine, _ in measures.values()],
+        [theirs(y, p) for _, theirs in measures.values()],
+        against="sklearn.metrics",
+        atol=1e-12,
+        why="order of additions",
+    )
     decisions = {
         f"cost, acting from {threshold:.2f}": p >= threshold,
         "cost, acting from 0.50": p >= 0.5,
@@ -247,8 +302,10 @@ def _test(run, table, X, y, p, threshold, costs, promised, share, report) -> Non
         bounds[name] = low, high
         run.metric(f"test {name}", mine(y, p))
         report.append(f"| {name} | {mine(y, p):.4f} | {low:.4f} to {high:.4f} |\n")
-    each = {name: costs["cost_fp"] * (act & (y == 0)) + costs["cost_fn"] * (~act & (y == 1))
-            for name, act in decisions.items()}  # fmt: skip
+    each = {
+        name: costs["cost_fp"] * (act & (y == 0)) + costs["cost_fn"] * (~act & (y == 1))
+        for name, act in decisions.items()
+    }
     for name, cost in each.items():
         low, high = np.quantile([cost[i].mean() for i in draws], [0.025, 0.975])
         label = "cost, cheapest threshold" if name.startswith("cost, acting from ") else name
@@ -267,7 +324,8 @@ def _test(run, table, X, y, p, threshold, costs, promised, share, report) -> Non
     run.claim(
         "the model knows more than the share of positives: its log loss is below that of the share",
         bool(bounds["log loss"][1] < base),
-        f"{metrics.log_loss(y, p):.3f}, interval to {bounds['log loss'][1]:.3f}; share {base:.3f}",
+        f"{probabilities.log_loss(y, p):.3f}, interval to {bounds['log loss'][1]:.3f}; "
+        f"share {base:.3f}",
     )
     auc, (low, high) = metrics.roc_auc(y, p), bounds["AUC"]
     run.claim(
@@ -284,8 +342,10 @@ def _test(run, table, X, y, p, threshold, costs, promised, share, report) -> Non
         a, b = act[mine], y[mine]
         missed = (~a[b == 1]).mean() if b.any() else float("nan")
         alarms = a[b == 0].mean() if (b == 0).any() else float("nan")
-        report.append(f"| {value} | {mine.sum():,} | {b.mean():.1%} | {a.mean():.1%} | "
-                      f"{missed:.1%} | {alarms:.1%} |\n")  # fmt: skip
+        report.append(
+            f"| {value} | {mine.sum():,} | {b.mean():.1%} | {a.mean():.1%} | "
+            f"{missed:.1%} | {alarms:.1%} |\n"
+        )
         if table.name == "adult":
             run.metric(f"missed positives, {value}", missed, rtol=0.2)
             run.metric(f"false alarms, {value}", alarms, rtol=0.2)
@@ -305,22 +365,34 @@ def _importance(run, model, X, y, report) -> None:
         order = order[step]
         permutations.append(order)
     drops = ours.permutation_importance(
-        lambda rows: model.predict_proba(rows)[:, 1].astype(float), X, y, metrics.roc_auc,
+        lambda rows: model.predict_proba(rows)[:, 1].astype(float),
+        X,
+        y,
+        metrics.roc_auc,
         np.array(permutations),
-    )  # fmt: skip
-    theirs = permutation_importance(model, X, y, scoring="roc_auc", n_repeats=repeats,
-                                    random_state=run.seed)  # fmt: skip
-    run.check("permutation importance", drops, theirs.importances, atol=1e-9,
-              against="sklearn.inspection.permutation_importance",
-              why="the same permutations; areas add up in another order")  # fmt: skip
+    )
+    theirs = permutation_importance(
+        model, X, y, scoring="roc_auc", n_repeats=repeats, random_state=run.seed
+    )
+    run.check(
+        "permutation importance",
+        drops,
+        theirs.importances,
+        atol=1e-9,
+        against="sklearn.inspection.permutation_importance",
+        why="the same permutations; areas add up in another order",
+    )
     ranked = np.argsort(-drops.mean(axis=1))
-    report.append("\n## What the model uses\n\nFall of the AUC when one column is dealt out anew.\n"
-                  "\n![Permutation importance](ml_pipeline_importance.png)\n")  # fmt: skip
+    report.append(
+        "\n## What the model uses\n\nFall of the AUC when one column is dealt out anew.\n"
+        "\n![Permutation importance](ml_pipeline_importance.png)\n"
+    )
     run.say("most used: " + ", ".join(X.columns[ranked[:3]]))
     with run.figure("importance", "What does the model use?", size=(8.0, 4.0)) as ax:
         for place, j in enumerate(ranked):
-            ax.plot([0, drops[j].mean()], [place, place], color=plots.SKY, lw=6,
-                    solid_capstyle="butt")  # fmt: skip
+            ax.plot(
+                [0, drops[j].mean()], [place, place], color=plots.SKY, lw=6, solid_capstyle="butt"
+            )
             ax.plot(drops[j], np.full(repeats, place), "o", color=plots.BLUE, ms=4)
         ax.set_yticks(range(len(ranked)))
         ax.set_yticklabels(X.columns[ranked])
@@ -353,8 +425,9 @@ def _encoding_leak(run, y) -> None:
         code = rng.integers(0, len(y) // 2, len(y))  # two rows a code on average
         train, test = next(StratifiedKFold(5, True, s).split(np.zeros((len(y), 1)), y))
         frame = pd.DataFrame({"code": code, "y": y.astype(float)})
-        before.append(metrics.roc_auc(
-            y[test], frame.groupby("code")["y"].transform("mean").to_numpy()[test]))  # fmt: skip
+        before.append(
+            metrics.roc_auc(y[test], frame.groupby("code")["y"].transform("mean").to_numpy()[test])
+        )
         means = frame.iloc[train].groupby("code")["y"].mean()
         honest = frame["code"].map(means).fillna(y[train].mean()).to_numpy()[test]
         after.append(metrics.roc_auc(y[test], honest))
@@ -373,26 +446,36 @@ def _save(run, table, model, X, p, threshold, data) -> None:
     """Save, read back without scikit-learn, compare; the linear model beside the shipped one."""
     X_train, y_train, numeric, categorical = data
     target = Path(run.out) / "model"
-    ours.save_model(target, model, {"dataset": table.name, "threshold": threshold,
-                                    "question": table.question})  # fmt: skip
-    run.check("reloaded model: probabilities of the test rows", ours.load_model(target)(X), p,
-              against="the fitted pipeline", atol=1e-6,
-              why="single precision of the boosted trees")  # fmt: skip
+    saved_pipeline.save_model(
+        target, model, {"dataset": table.name, "threshold": threshold, "question": table.question}
+    )
+    run.check(
+        "reloaded model: probabilities of the test rows",
+        saved_pipeline.load_model(target)(X),
+        p,
+        against="the fitted pipeline",
+        atol=1e-6,
+        why="single precision of the boosted trees",
+    )
     some = slice(0, 3000)
     linear = ours.build_pipeline("logistic regression", numeric, categorical, C=0.1)
     linear.fit(X_train.iloc[some], y_train[some])
-    ours.save_model(Path(run.out) / "model_linear", linear, {"dataset": table.name})
+    saved_pipeline.save_model(Path(run.out) / "model_linear", linear, {"dataset": table.name})
     strange = X.copy()
     strange[categorical] = strange[categorical].astype(object)
     strange.iloc[::7, strange.columns.get_loc(categorical[0])] = "never seen"
     strange.iloc[::5, strange.columns.get_loc(categorical[-1])] = np.nan
     strange[numeric] = strange[numeric].astype(float)
     strange.iloc[::3, strange.columns.get_loc(numeric[0])] = np.nan
-    run.check("reloaded linear model: gaps and unseen words included",
-              ours.load_model(Path(run.out) / "model_linear")(strange),
-              linear.predict_proba(strange)[:, 1], against="sklearn.pipeline.Pipeline", atol=1e-12,
-              why="rounding of the dot product")  # fmt: skip
-    size = len(json.dumps(ours.Preprocessor.of(model).__dict__))
+    run.check(
+        "reloaded linear model: gaps and unseen words included",
+        saved_pipeline.load_model(Path(run.out) / "model_linear")(strange),
+        linear.predict_proba(strange)[:, 1],
+        against="sklearn.pipeline.Pipeline",
+        atol=1e-12,
+        why="rounding of the dot product",
+    )
+    size = len(json.dumps(saved_pipeline.Preprocessor.of(model).__dict__))
     run.metric("bytes of the preprocessing as JSON", size, rtol=0.1)
 
 
