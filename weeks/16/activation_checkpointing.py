@@ -10,6 +10,17 @@ so memory grows with $\sqrt L$, for one forward pass more: 4/3 of the arithmetic
 written here from nothing as an autograd function. The blocks are small and run on the CPU; bytes
 and operations are counted exactly, which needs no large model.
 
+>>> def three_layers(x):
+...     return x.exp().exp().exp()
+>>> x = torch.zeros(1000, requires_grad=True)
+>>> for forward in (three_layers, lambda x: checkpoint(three_layers, x)):
+...     with SavedTensors([x]) as saved:
+...         y = forward(x)
+...         kept = saved.live
+...         print(kept, "bytes, gradient", round(torch.autograd.grad(y.sum(), x)[0][0].item(), 2))
+12000 bytes, gradient 41.19
+0 bytes, gradient 41.19
+
     uv run weeks/16/activation_checkpointing.py
 
 Sources: T. Chen et al., *Training Deep Nets with Sublinear Memory Cost* (2016), section 4;

@@ -10,6 +10,11 @@ difficulty is its loss under a 3-gram model counted on other text. Every arm get
 to start from, the same windows and the same number of tokens, few enough for a minute. Two
 controls: a pool that grows in a *random* order, and one that grows from the hardest end.
 
+>>> [pool_fraction(step, 10, start=0.5, until=0.4) for step in (0, 2, 4)]
+[0.5, 0.75, 1.0]
+>>> arrange(np.array([3.0, 1.0, 2.0]), "easy first", np.random.default_rng(0)).tolist()
+[1, 2, 0]
+
     uv run weeks/16/curriculum.py
 
 Sources: Y. Bengio, J. Louradour, R. Collobert and J. Weston, *Curriculum Learning* (ICML 2009);

@@ -11,6 +11,15 @@ $$ \nabla L = \frac1N \sum_{j=1}^{k} \nabla \sum_{i=1}^{n_j} \ell_{ji}
 the mean of means, which training libraries computed for years: a token among few then counts for
 more than a token among many. The models here are small (a GPT of 11,000 parameters, and smaller).
 
+>>> def loss_sum(model, x):
+...     return model(x).sum(), len(x)
+>>> model, pieces = nn.Linear(1, 1, bias=False), [torch.tensor([[4.0]]), torch.ones(3, 1)]
+>>> for average in (accumulate, accumulate_mean_of_means):
+...     _ = average(model, pieces, loss_sum)
+...     print(model.weight.grad.item())  # (4 + 1 + 1 + 1) / 4, and (4 + 1) / 2
+1.75
+2.5
+
     uv run weeks/16/gradient_accumulation.py
 
 Sources: P. Goyal et al., *Accurate, Large Minibatch SGD* (2017), section 3, "Gradient aggregation";

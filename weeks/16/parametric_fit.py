@@ -4,6 +4,12 @@ Hoffmann et al.'s approach 3. The objective has flat valleys and several minima,
 from a grid of starts; here all starts, and later all bootstrap resamples, go down side by side as
 rows of one array.
 
+>>> law = Law(E=1.7, A=20.0, B=100.0, alpha=0.5, beta=0.4)
+>>> n, d = (grid.ravel() for grid in np.meshgrid([1e3, 1e4, 1e5], [1e5, 1e6, 1e7]))
+>>> fitted, _ = fit_law(n, d, law.loss(n, d))
+>>> round(fitted.E, 2), round(fitted.alpha, 2), round(fitted.beta, 2), round(fitted.exponent, 2)
+(1.7, 0.5, 0.4, 0.44)
+
 Sources: Hoffmann et al., "Training compute-optimal large language models" (2022), section 3.3;
 Nocedal & Wright, "Numerical optimization" (2006), algorithms 3.1 and 7.4.
 """

@@ -112,7 +112,7 @@ def _peak(b: Bench) -> float:
     """Floating-point operations per second in large products of float32."""
     import torch
 
-    from week16.mixed_precision import matmul_seconds
+    from week16.choice_of_precision import matmul_seconds
 
     torch.set_num_threads(b.threads)
     size, repeats = (256, 1) if b.quick else (1536, 3)

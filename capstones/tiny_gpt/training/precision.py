@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tiny_gpt.data.batches import Batch
-from week16.mixed_precision import Precision, choose_precision
+from week16.choice_of_precision import Precision, choose_precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -23,7 +23,7 @@ from tiny_gpt.training.distributed import World, optimizers_for
 from tiny_gpt.training.log import Log, finite
 from tiny_gpt.training.optimizers import Guard, Optimizers
 from tiny_gpt.training.precision import NAMES, precision_for
-from week16.mixed_precision import LossScaler
+from week16.loss_scaling import LossScaler
 
 __all__ = ["Diverged", "State", "begin"]
 

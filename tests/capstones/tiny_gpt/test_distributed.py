@@ -33,7 +33,7 @@ from tiny_gpt.training import checkpoints, train
 from tiny_gpt.training.checkpoints import load_checkpoint, save_checkpoint
 from tiny_gpt.training.distributed import Copies, Slices, World, join, optimizers_for
 from week16.gradient_accumulation import accumulate
-from week16.mixed_precision import LossScaler
+from week16.loss_scaling import LossScaler
 
 VOCABULARY = 19
 SIZES = {"n_layers": 2, "n_heads": 2, "d_model": 16, "context": 8, "batch_size": 4, "steps": 10}

@@ -27,7 +27,7 @@ from tiny_gpt.training.checkpoints import load_checkpoint
 from tiny_gpt.training.optimizers import Guard, learning_rate
 from tiny_gpt.training.precision import loss_sum, precision_for
 from tiny_gpt.training.train import Diverged, Listener
-from week16.mixed_precision import LossScaler
+from week16.loss_scaling import LossScaler
 
 WORDS = ["the", "cat", "saw", "a", "dog", "and", "it", "sat", "on", "mat", "while", "we", "ran"]
 SIZES = {"n_layers": 1, "n_heads": 2, "d_model": 16, "context": 8, "batch_size": 4, "steps": 12}

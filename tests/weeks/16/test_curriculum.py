@@ -73,9 +73,7 @@ def test_pace_by_hand():
     assert pool_fraction(0, 10, start=0.3, until=0.0) == 1.0
 
 
-@given(
-    steps=st.integers(1, 40), start=st.floats(0.01, 1.0), until=st.floats(0.0, 1.0)
-)  # fmt: skip
+@given(steps=st.integers(1, 40), start=st.floats(0.01, 1.0), until=st.floats(0.0, 1.0))
 def test_pace_only_grows(steps, start, until):
     parts = [pool_fraction(t, steps, start=start, until=until) for t in range(steps)]
     assert all(start <= p <= 1 for p in parts)

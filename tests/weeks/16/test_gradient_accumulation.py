@@ -162,8 +162,9 @@ def test_dropout_by_sample_does_not_see_the_cut(cut, p):
 
     def masks(size):
         generators = [torch.Generator().manual_seed(i) for i in range(6)]
-        parts = zip(x.split(size), [generators[i : i + size] for i in range(0, 6, size)],
-                    strict=True)  # fmt: skip
+        parts = zip(
+            x.split(size), [generators[i : i + size] for i in range(0, 6, size)], strict=True
+        )
         return torch.cat([dropout_by_sample(rows, p, own) for rows, own in parts])
 
     assert torch.equal(masks(cut), masks(6))

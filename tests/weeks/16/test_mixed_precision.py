@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from week16.mixed_precision import (
+from week16.choice_of_precision import choose_precision, matmul_seconds
+from week16.compensated_sums import kahan_add
+from week16.float_formats import (
     BF16,
     E4M3FN,
     E5M2,
@@ -17,19 +19,12 @@ from week16.mixed_precision import (
     FP16,
     FP32,
     Format,
-    LossScaler,
-    Policy,
-    choose_precision,
     decode,
     encode,
-    gradients,
-    kahan_add,
-    matmul_seconds,
-    mlp_loss,
     round_to,
-    stored,
-    train,
 )
+from week16.loss_scaling import LossScaler
+from week16.mixed_precision import Policy, gradients, mlp_loss, stored, train
 
 BITS = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
 CPU = torch.device("cpu")
@@ -205,8 +200,10 @@ def stack(seeds=2):
 
 def batches(n, seeds=2):
     g = torch.Generator().manual_seed(1)
-    return [(torch.randn(seeds, 8, 6, generator=g), torch.randint(3, (seeds, 8), generator=g))
-            for _ in range(n)]  # fmt: skip
+    return [
+        (torch.randn(seeds, 8, 6, generator=g), torch.randint(3, (seeds, 8), generator=g))
+        for _ in range(n)
+    ]
 
 
 def test_float32_is_plain_gradient_descent():
@@ -240,8 +237,14 @@ def test_weights_of_16_bits_swallow_what_a_master_copy_keeps():
 
 def test_weights_stay_in_the_format():
     for weights in ("plain", "stochastic", "kahan"):
-        trace = train(mlp_loss, stack(), batches(3), Policy(torch.bfloat16, weights), lr=0.1,
-                      generator=torch.Generator())  # fmt: skip
+        trace = train(
+            mlp_loss,
+            stack(),
+            batches(3),
+            Policy(torch.bfloat16, weights),
+            lr=0.1,
+            generator=torch.Generator(),
+        )
         assert all((w.bfloat16().float() == w).all() for w in trace.weights)
 
 

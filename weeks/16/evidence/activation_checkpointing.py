@@ -138,8 +138,10 @@ def check_bytes(run: Run, seq: int) -> None:
     per_token = {k: np.array(v) / (BATCH * np.array(lengths)) / 1024 for k, v in measured.items()}
     run.metric(
         "bytes kept, full checkpointing against none",
-        per_token["none"][-1] / per_token["full"][-1], "times less", rtol=1e-6,
-    )  # fmt: skip
+        per_token["none"][-1] / per_token["full"][-1],
+        "times less",
+        rtol=1e-6,
+    )
     colors = dict(zip(MODES, (plots.ORANGE, plots.GREEN, plots.BLUE), strict=True))
     labels = {
         "none": "keep everything",
@@ -159,9 +161,13 @@ def check_bytes(run: Run, seq: int) -> None:
         axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
         axes.minorticks_off()
         axes.text(
-            0.02, 0.95, "dots: counted   lines: formula", transform=axes.transAxes, va="top",
+            0.02,
+            0.95,
+            "dots: counted   lines: formula",
+            transform=axes.transAxes,
+            va="top",
             color=plots.REFERENCE,
-        )  # fmt: skip
+        )
         axes.set(xlabel="sequence length (tokens)", ylabel="kept by a block (KiB/token)")
         plots.label_lines(axes)
 
@@ -265,17 +271,24 @@ def depth(run: Run, layers: int) -> None:
             )
             panel.plot([best], [min(peaks) * kib], "o", ms=12, mfc="none", color=plots.GREEN)
             panel.annotate(
-                f"best: {best}", (best, min(peaks) * kib), xytext=(14, -3),
-                textcoords="offset points", color=plots.GREEN, va="top",
-            )  # fmt: skip
+                f"best: {best}",
+                (best, min(peaks) * kib),
+                xytext=(14, -3),
+                textcoords="offset points",
+                color=plots.GREEN,
+                va="top",
+            )
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
             ticks = [2**i for i in range(int(math.log2(layers)) + 1)]
             panel.set_xticks(ticks, [str(t) for t in ticks])
             panel.minorticks_off()
             low, high = min(peaks) * kib, unchecked * kib
-            marks = [t for t in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-                     if 0.7 * low < t < 1.4 * high]  # fmt: skip
+            marks = [
+                t
+                for t in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+                if 0.7 * low < t < 1.4 * high
+            ]
             panel.set_yticks(marks, [f"{t:,}" for t in marks])
             panel.set_ylim(0.6 * low, 1.5 * high)
             panel.set_title(
@@ -284,9 +297,13 @@ def depth(run: Run, layers: int) -> None:
             panel.set_xlabel("layers to a segment")
         axes[0].set_ylabel("peak of kept activations (KiB)")
         axes[1].text(
-            0.97, 0.06, "dots: counted\nline: formula", transform=axes[1].transAxes, ha="right",
+            0.97,
+            0.06,
+            "dots: counted\nline: formula",
+            transform=axes[1].transAxes,
+            ha="right",
             color=plots.REFERENCE,
-        )  # fmt: skip
+        )
 
 
 class _Segmented(nn.Module):
@@ -378,11 +395,14 @@ def forget_the_rng(run: Run, dropout: float) -> None:
     run.metric("gradient error, RNG forgotten, dropout 0.1", wrong.mean(), "%", rtol=0.2)
     run.claim(
         "without the RNG's state dropout makes every gradient wrong, and nothing complains",
-        bool(errors["checkpoint"].max() == 0 and wrong.min() > 5
-             and errors["forgotten"][:, 0].max() == 0),
+        bool(
+            errors["checkpoint"].max() == 0
+            and wrong.min() > 5
+            and errors["forgotten"][:, 0].max() == 0
+        ),
         f"relative error {mean_interval(wrong)} % at dropout 0.1, 0 at dropout 0; with the state "
         f"restored {errors['checkpoint'].max():.0f} at every rate",
-    )  # fmt: skip
+    )
 
     steps, strong = run.budget(quick=15, default=100), 0.3
     curves = {
@@ -423,9 +443,10 @@ def forget_the_rng(run: Run, dropout: float) -> None:
         high = errors["forgotten"].max()
         axes[0].text(0.02, 0.93, "state forgotten", transform=axes[0].transAxes, color=plots.ORANGE)
         axes[0].set(
-            xlabel="dropout", ylabel="error of the gradient (% of its length)",
+            xlabel="dropout",
+            ylabel="error of the gradient (% of its length)",
             ylim=(-0.03 * high, 1.12 * high),
-        )  # fmt: skip
+        )
         window = max(1, steps // 15)
         at = np.arange(window, steps + 1, window)
         for name, color in colors.items():
@@ -436,9 +457,12 @@ def forget_the_rng(run: Run, dropout: float) -> None:
         axes[1].text(steps, math.log(10) + 0.03, "guessing: ln 10", ha="right")
         axes[1].text(0.55, 0.56, "state forgotten", transform=axes[1].transAxes, color=plots.ORANGE)
         axes[1].text(
-            0.04, 0.1, "state restored =\nno checkpoints", transform=axes[1].transAxes,
+            0.04,
+            0.1,
+            "state restored =\nno checkpoints",
+            transform=axes[1].transAxes,
             color=plots.BLUE,
-        )  # fmt: skip
+        )
         axes[1].set(
             xlabel="steps", ylabel=f"training loss at dropout {strong} (nats)", ylim=(0, 2.6)
         )

@@ -179,7 +179,7 @@ def compare(run: Run, text: str, *, steps: int, **options) -> None:
     runs = [
         one_seed(run, text, seed, conditions | rates, **options)
         for seed in run.progress(seeds, "seeds")
-    ]  # fmt: skip
+    ]
     agreement = [r["agreement"] for r in runs]
     run.claim(
         "the 3-gram's difficulty is difficulty for the GPT too",
@@ -309,9 +309,13 @@ def draw_gains(run: Run, gains: dict, conditions: list[str]) -> None:
                 if i == 0:
                     right = max(gain.high, gains[condition, arm].max())
                     axes.annotate(
-                        arm, (right, y), xytext=(8, 0), textcoords="offset points",
-                        va="center", color=COLORS[arm],
-                    )  # fmt: skip
+                        arm,
+                        (right, y),
+                        xytext=(8, 0),
+                        textcoords="offset points",
+                        va="center",
+                        color=COLORS[arm],
+                    )
         names = [c.replace(", ", ",\n").replace(" windows", "\nwindows") for c in conditions]
         axes.set_yticks([-i for i in range(len(conditions))], names)
         axes.set(xlabel="validation loss saved (nats/character); left: worse, right: better")
@@ -320,9 +324,12 @@ def draw_gains(run: Run, gains: dict, conditions: list[str]) -> None:
 
 
 def main(
-    run: Run, *, steps: PositiveInt | None = None, batch: PositiveInt = 16,
+    run: Run,
+    *,
+    steps: PositiveInt | None = None,
+    batch: PositiveInt = 16,
     lr: PositiveFloat = 1e-2,
-) -> None:  # fmt: skip
+) -> None:
     """Train the same model on the same windows in four orders, on clean and on spoilt text.
 
     Parameters

@@ -204,9 +204,10 @@ def what_still_notices(run: Run) -> None:
                 nn.Sequential(
                     nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)
                 ).double(),
-                x, y,
+                x,
+                y,
             )
-        )  # fmt: skip
+        )
         dropped.append([dropout_difference(x, y, seed, own) for own in (True, False)])
         ratio, cosine = clip_in_pieces(x, y)
         clipped.append(ratio)
@@ -407,9 +408,13 @@ def draw_mean_of_means(run: Run, points, ratios, ends) -> None:
         axes[0].axhline(0, color=plots.BLUE)
         top = 100 * points[:, 1].max()
         axes[0].text(
-            points[:, 0].max() * 100, -0.03 * top, "token-weighted: exact", ha="right", va="top",
+            points[:, 0].max() * 100,
+            -0.03 * top,
+            "token-weighted: exact",
+            ha="right",
+            va="top",
             color=plots.BLUE,
-        )  # fmt: skip
+        )
         axes[0].text(0.03, 0.93, "mean of means", transform=axes[0].transAxes, color=plots.ORANGE)
         axes[0].set(
             xlabel="imbalance: spread of token counts (% of their mean)",
@@ -428,9 +433,13 @@ def draw_mean_of_means(run: Run, points, ratios, ends) -> None:
             ylim=(-0.12 * high, 1.12 * high),
         )
         axes[1].text(
-            0.03, 0.93, "mean of means\n(dashed: theory, KL divergence)", va="center",
-            transform=axes[1].transAxes, color=plots.ORANGE,
-        )  # fmt: skip
+            0.03,
+            0.93,
+            "mean of means\n(dashed: theory, KL divergence)",
+            va="center",
+            transform=axes[1].transAxes,
+            color=plots.ORANGE,
+        )
         axes[1].text(
             ratios[-1], -0.03 * high, "token-weighted", ha="right", va="top", color=plots.BLUE
         )

@@ -1,0 +1,156 @@
+r"""Loss scaling: multiply the loss so that small gradients survive 16 bits, and divide them later.
+
+A gradient below half of the format's smallest number becomes zero. Backpropagation is linear in the
+loss, so with a factor $s$ on the loss every gradient passes through 16 bits $s$ times as large:
+
+$$ g = \tfrac1s \, \nabla (s L). $$
+
+Too large an $s$ overflows instead; the scaler finds the largest that does not by trial.
+
+>>> scaler = LossScaler(1024.0, growth_interval=2)
+>>> for found_inf in (False, False, True):  # two good steps, then an overflow
+...     scaler.update(found_inf)
+...     print(scaler.scale)
+1024.0
+2048.0
+1024.0
+
+Sources: P. Micikevicius et al., *Mixed Precision Training* (ICLR 2018), section 3.2.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from week16.float_formats import FP32
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What `LossScaler` asks of an optimizer; torch's have it."""
+
+    param_groups: Iterable[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Change the parameters by their gradients."""
+
+
+class LossScaler:
+    """Multiply the loss so that small gradients survive 16 bits; find the factor by trial.
+
+    A step whose gradients hold an infinity or NaN is skipped and the scale backs off; after
+    `growth_interval` good steps in a row it grows. `state_dict` has the keys of
+    `torch.amp.GradScaler`'s, so that either may continue what the other began.
+
+    Parameters
+    ----------
+    scale
+        Where it starts.
+    growth_factor, backoff_factor, growth_interval
+        See above.
+    dynamic
+        False keeps the scale; bad steps are still skipped.
+
+    References
+    ----------
+    Micikevicius et al. (2018), section 3.2; `torch.amp.GradScaler`.
+    """
+
+    def __init__(
+        self,
+        scale: float = 2.0**16,
+        *,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        dynamic: bool = True,
+    ):
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale}")
+        if not growth_factor > 1:
+            raise ValueError(f"growth_factor must be above 1, got {growth_factor}")
+        if not 0 < backoff_factor < 1:
+            raise ValueError(f"backoff_factor must be between 0 and 1, got {backoff_factor}")
+        if growth_interval < 1:
+            raise ValueError(f"growth_interval must be at least 1, got {growth_interval}")
+        self.scale, self.dynamic = float(scale), dynamic
+        self.growth_factor, self.backoff_factor = growth_factor, backoff_factor
+        self.growth_interval, self.good_steps = growth_interval, 0
+        self._found_inf: bool | None = None  # of the gradients unscaled last, until they are used
+
+    def scale_loss(self, loss: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The loss to call backward on."""
+        return loss * self.scale
+
+    def unscale(self, optimizer: Optimizer) -> bool:
+        """Divide the gradients in place, once; call it before clipping. True if one is not finite.
+
+        Raises
+        ------
+        ValueError
+            If a gradient is of 16 bits, where the division would lose what the scaling saved, or
+            if it was done already.
+        """
+        if self._found_inf is not None:
+            raise ValueError("optimizer must be unscaled once a step, got a second call")
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        grads = [grad for grad in grads if grad is not None]
+        for grad in grads:
+            if grad.element_size() < 4:
+                raise ValueError(f"optimizer must have float32 gradients, got {grad.dtype}")
+        for grad in grads:
+            grad.mul_(1 / self.scale)
+        self._found_inf = not all(bool(torch.isfinite(grad).all()) for grad in grads)
+        return self._found_inf
+
+    def step(self, optimizer: Optimizer) -> bool:
+        """Unscale if need be, take the optimizer's step unless it would poison the weights.
+
+        Returns whether the step was taken. Adapts the scale.
+        """
+        found_inf = self.unscale(optimizer) if self._found_inf is None else self._found_inf
+        if not found_inf:
+            optimizer.step()
+        self._found_inf = None
+        self.update(found_inf)
+        return not found_inf
+
+    def update(self, found_inf: bool) -> None:
+        """Adapt the scale to what one step's gradients showed."""
+        self.good_steps = 0 if found_inf else self.good_steps + 1
+        if not self.dynamic:
+            return
+        if found_inf:
+            self.scale *= self.backoff_factor
+        elif self.good_steps == self.growth_interval:
+            grown, self.good_steps = self.scale * self.growth_factor, 0
+            if grown <= FP32.max:  # a loss in float32 must be able to bear it
+                self.scale = grown
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+        return {
+            "scale": self.scale,
+            "growth_factor": self.growth_factor,
+            "backoff_factor": self.backoff_factor,
+            "growth_interval": self.growth_interval,
+            "_growth_tracker": self.good_steps,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`, ours or torch's."""
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise ValueError(f"state must be a loss scaler's, got none of {', '.join(missing)}")
+        fresh = LossScaler(
+            state["scale"],
+            growth_factor=state["growth_factor"],
+            backoff_factor=state["backoff_factor"],
+            growth_interval=state["growth_interval"],
+            dynamic=self.dynamic,
+        )
+        fresh.good_steps = int(state["_growth_tracker"])
+        self.__dict__.update(fresh.__dict__)
