@@ -9,6 +9,13 @@ $$L(N, D) = E + \frac{A}{N^\alpha} + \frac{B}{D^\beta}, \qquad
 Reduced: one layer and 1,000 to 33,000 weights instead of 70 million to 16 billion, budgets within
 a factor of 16 instead of 500, characters instead of word pieces.
 
+>>> config = make_config(d_model=32, vocab_size=100)
+>>> count_weights(config), training_flops(config, 1000) / count_weights(config)
+(15488, 6000.0)
+>>> sizes = np.array([1e3, 1e4, 3e5])
+>>> round(isoflop_valley(sizes, (np.log10(sizes) - 4.5) ** 2).n_opt)  # 10 ** 4.5
+31623
+
     uv run weeks/16/scaling_laws.py
     uv run weeks/16/scaling_laws.py --dataset tinyshakespeare
 
@@ -183,9 +190,12 @@ def sweep(
             model = GPT(config, torch.Generator().manual_seed(seed))
             steps = steps_for(budget, config)
             curve = train_run(
-                model, training, steps=steps, lr_scale=tune(d_model, steps),
+                model,
+                training,
+                steps=steps,
+                lr_scale=tune(d_model, steps),
                 generator=torch.Generator().manual_seed(seed + 1),
-            )  # fmt: skip
+            )
             loss = evaluate(model, validation, window=CONTEXT)
             n_tokens = steps * BATCH * CONTEXT
             yield TrainedRun(budget, d_model, count_weights(config), n_tokens, loss, curve)
@@ -219,9 +229,15 @@ def sweep_fixed_schedule(
                 passed.append((step, evaluate(model, validation, window=CONTEXT)))
 
         curve = train_run(
-            model, training, steps=max(stops), lr_scale=tune(d_model, horizon), horizon=horizon,
-            floor=floor, generator=torch.Generator().manual_seed(seed + 1), told=told,
-        )  # fmt: skip
+            model,
+            training,
+            steps=max(stops),
+            lr_scale=tune(d_model, horizon),
+            horizon=horizon,
+            floor=floor,
+            generator=torch.Generator().manual_seed(seed + 1),
+            told=told,
+        )
         for step, loss in passed:
             n_tokens = step * BATCH * CONTEXT
             yield TrainedRun(
@@ -272,25 +288,6 @@ def power_law(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[f
         raise ValueError(f"x and y must be positive, got minima {x.min()} and {y.min()}")
     exponent, intercept = np.polyfit(np.log(x), np.log(y), 1)
     return float(exponent), float(np.exp(intercept))
-
-
-# ---- the experiment
-
-# Widths around each budget's best, found on a coarser trial with another validation text.
-GRID = {
-    1e9: (6, 8, 12, 16, 24),
-    2.5e9: (8, 12, 16, 20, 24),
-    6.3e9: (12, 16, 20, 24, 32),
-    1.6e10: (20, 24, 32, 40, 48),
-}
-HELD_OUT = (5e10, 32)  # three times the largest budget, near where the best width should be
-GRID_QUICK = {2e8: (6, 8, 12), 4e8: (6, 8, 12)}
-GRID_FULL = {
-    3e9: (8, 12, 16, 24, 32),
-    1.2e10: (12, 16, 24, 32, 48),
-    4.8e10: (16, 24, 32, 48, 64),
-    1.9e11: (32, 48, 64, 96, 128),
-}
 
 
 if __name__ == "__main__":

@@ -57,8 +57,11 @@ def test_flops_are_those_torch_counts(d_model, n_layers, vocab):
 @pytest.mark.parametrize(("d_model", "n_layers"), [(8, 1), (20, 1), (64, 2)])
 def test_weights_are_the_matrices_without_the_embedding(d_model, n_layers):
     model = GPT(make_config(d_model, 31, n_layers))
-    matrices = [p.numel() for name, p in model.named_parameters()
-                if p.ndim == 2 and not name.startswith("embed")]  # fmt: skip
+    matrices = [
+        p.numel()
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and not name.startswith("embed")
+    ]
     assert count_weights(model.config) == sum(matrices)
     assert training_flops(model.config, 10) == 60 * sum(matrices)
 
@@ -93,8 +96,9 @@ def test_own_horizon_is_the_loop_of_week_14():
 
 
 def test_schedule_with_floor_equals_torchs():
-    ours = train_run(tiny(), TEXT, steps=9, horizon=4, floor=0.1, batch=2, generator=gen(),
-                     optimizer="adamw")  # fmt: skip
+    ours = train_run(
+        tiny(), TEXT, steps=9, horizon=4, floor=0.1, batch=2, generator=gen(), optimizer="adamw"
+    )
     model = tiny()
     adamw = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     decay = torch.optim.lr_scheduler.LambdaLR(adamw, [1, 0.75, 0.5, 0.25, *[0.1] * 6].__getitem__)
@@ -115,8 +119,15 @@ def test_schedule_with_floor_equals_torchs():
 
 def test_zero_floor_stops_learning_after_the_horizon():
     model, seen = tiny(), []
-    train_run(model, TEXT, steps=5, horizon=3, batch=2, generator=gen(),
-              told=lambda *_: seen.append(model.head.weight.detach().clone()))  # fmt: skip
+    train_run(
+        model,
+        TEXT,
+        steps=5,
+        horizon=3,
+        batch=2,
+        generator=gen(),
+        told=lambda *_: seen.append(model.head.weight.detach().clone()),
+    )
     assert not torch.equal(seen[1], seen[2])
     assert torch.equal(seen[2], seen[4])
 
@@ -213,8 +224,10 @@ def test_optimum_is_where_scipy_finds_it(log_budget):
     n_opt, d_opt = LAW.optimum(np.array([budget]))
     numeric = minimize_scalar(
         lambda u: float(LAW.loss(np.exp([u]), budget / 6 / np.exp([u]))[0]),
-        bounds=(5, 40), method="bounded", options={"xatol": 1e-9},
-    ).x  # fmt: skip
+        bounds=(5, 40),
+        method="bounded",
+        options={"xatol": 1e-9},
+    ).x
     assert math.log(n_opt[0]) == pytest.approx(numeric, abs=1e-5)
     assert 6 * n_opt[0] * d_opt[0] == pytest.approx(budget)
 
@@ -360,8 +373,11 @@ def test_fit_is_as_low_as_scipys():
     theirs = min(
         minimize(
             lambda t: tuple(np.squeeze(v) for v in residuals(t[None], one)),
-            start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-12},
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 500, "ftol": 1e-12},
         ).fun
         for start in starts
-    )  # fmt: skip
+    )
     assert values.min() == pytest.approx(theirs, rel=1e-3)

@@ -18,10 +18,6 @@ from week16.parametric_fit import Law, Residuals, fit_law, grid_of_starts, lbfgs
 from week16.scaling_laws import (
     BATCH,
     CONTEXT,
-    GRID,
-    GRID_FULL,
-    GRID_QUICK,
-    HELD_OUT,
     TrainedRun,
     Valley,
     count_weights,
@@ -37,6 +33,22 @@ from week16.scaling_laws import (
 )
 
 CHINCHILLA = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)  # Hoffmann et al., equation 10
+
+# Widths around each budget's best, found on a coarser trial with another validation text.
+GRID = {
+    1e9: (6, 8, 12, 16, 24),
+    2.5e9: (8, 12, 16, 20, 24),
+    6.3e9: (12, 16, 20, 24, 32),
+    1.6e10: (20, 24, 32, 40, 48),
+}
+HELD_OUT = (5e10, 32)  # three times the largest budget, near where the best width should be
+GRID_QUICK = {2e8: (6, 8, 12), 4e8: (6, 8, 12)}
+GRID_FULL = {
+    3e9: (8, 12, 16, 24, 32),
+    1.2e10: (12, 16, 24, 32, 48),
+    4.8e10: (16, 24, 32, 48, 64),
+    1.9e11: (32, 48, 64, 96, 128),
+}
 
 # ---- checks
 
@@ -71,9 +83,16 @@ def check_training(run: Run) -> None:
     ours = GPT(GPTConfig(31, 16, 2, 2, 16), run.generator(1)).double()
     theirs = copy.deepcopy(ours)
     losses = train_run(
-        ours, tokens, steps=10, horizon=7, floor=0.1, batch=3, optimizer="adamw", lr_scale=0.5,
+        ours,
+        tokens,
+        steps=10,
+        horizon=7,
+        floor=0.1,
+        batch=3,
+        optimizer="adamw",
+        lr_scale=0.5,
         generator=run.generator(2),
-    )  # fmt: skip
+    )
     adamw = torch.optim.AdamW(theirs.parameters(), lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.1)
     decay = torch.optim.lr_scheduler.LambdaLR(adamw, lambda t: 1 - t / 7 if t <= 6 else 0.1)
     generator, reference = run.generator(2), []
@@ -140,11 +159,14 @@ def check_fit(run: Run) -> None:
     _, values = lbfgs(residuals, starts, np.ones((len(starts), 30)), max_iterations=500)
     scipys = [
         minimize(
-            lambda t: tuple(np.squeeze(v) for v in residuals(t[None], one)), start, jac=True,
-            method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-12},
+            lambda t: tuple(np.squeeze(v) for v in residuals(t[None], one)),
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 500, "ftol": 1e-12},
         ).fun
         for start in starts
-    ]  # fmt: skip
+    ]
     run.check(
         "best objective from the same starts",
         values.min(),
@@ -298,10 +320,9 @@ def control_claim(run: Run, training, validation, vocab_size: int, best: float) 
     """What the best run knows, it knows from the order of the characters."""
     steps = run.budget(quick=20, default=100)
     control = GPT(make_config(16, vocab_size), run.generator())
-    train(
-        control, training, steps=steps, batch=BATCH, optimizer="muon", shuffle_targets=True,
-        lr_scale=peak_scale(steps), generator=run.generator(1),
-    )  # fmt: skip
+    mixed = training[torch.randperm(len(training), generator=run.generator(2))]
+    options = {"lr_scale": peak_scale(steps), "generator": run.generator(1)}
+    train(control, mixed, steps=steps, batch=BATCH, optimizer="muon", **options)
     shuffled = evaluate(control, validation, window=CONTEXT)
     counts = np.bincount(training.numpy(), minlength=vocab_size) + 1
     letters = -float(np.log(counts / counts.sum())[validation.numpy()].mean())
@@ -483,14 +504,20 @@ def draw_valleys(run: Run, runs, found: dict[float, Valley], law: Law) -> None:
         label = f"law L(N, D) fitted: a = {law.exponent:.2f}"
         right.plot(x, fit, "-.", color=plots.GREEN, label=label)
         left.set(xscale="log", xlabel="N (weights)", ylabel="loss (nats/character)")
-        left.set_title("A parabola a budget, diamonds at the minima", fontsize=10.5,
-                       weight="normal")  # fmt: skip
+        left.set_title(
+            "A parabola a budget, diamonds at the minima", fontsize=10.5, weight="normal"
+        )
         low, high = left.get_ylim()
         left.set_ylim(low - 0.06 * (high - low), high)
         left.set_xlim(0.7 * min(r.n_weights for r in runs), None)
         ticks(left.xaxis, SIZES, 1e3, "k")
-        right.set(xscale="log", yscale="log", xlabel="budget (GFLOP)", ylabel="best N (weights)",
-                  ylim=(0.5 * best.min(), 3.2 * best.max()))  # fmt: skip
+        right.set(
+            xscale="log",
+            yscale="log",
+            xlabel="budget (GFLOP)",
+            ylabel="best N (weights)",
+            ylim=(0.5 * best.min(), 3.2 * best.max()),
+        )
         right.set_title("The minima again, against the budget", fontsize=10.5, weight="normal")
         ticks(right.xaxis, budgets, GIGA)
         ticks(right.yaxis, SIZES, 1e3, "k")
