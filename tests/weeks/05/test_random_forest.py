@@ -121,7 +121,7 @@ def test_wrong_max_features(wrong):
 
 
 X, Y = data(20)
-FITTED = RandomForestRegressor(1).fit(X, Y)
+FOREST = RandomForestRegressor(1)
 RNG = np.random.default_rng(0)
 
 
@@ -133,7 +133,7 @@ RNG = np.random.default_rng(0)
         (lambda: RandomForestClassifier(1).predict(X), "must be fitted before use"),
         (lambda: bootstrap_counts(0, RNG), "n must be at least 1, got 0"),
         (
-            lambda: permutation_importance(FITTED, X, Y, n_repeats=0, rng=RNG),
+            lambda: permutation_importance(FOREST, X, Y, n_repeats=0, rng=RNG),
             "n_repeats must be at least 1, got 0",
         ),
     ],
