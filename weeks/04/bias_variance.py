@@ -9,6 +9,11 @@ $$E\big[(y - \hat f_D(x))^2\big] = \underbrace{(E_D \hat f_D - f)^2}_{\text{bias
 The identity needs $y$ to be new: on the training points the error is too small by
 $2 \sigma^2 p / n$. Past the point where the model fits the data exactly, the error falls again.
 
+>>> fits = np.array([[1.0, 2.0], [3.0, 2.0]])  # two training sets, two test points
+>>> parts = decompose(fits, truth=np.array([1.0, 2.0]), noise_variance=0.25)
+>>> parts.bias_squared, parts.variance, parts.total
+(0.5, 0.5, 1.25)
+
     uv run weeks/04/bias_variance.py
 
 Source: Geman, Bienenstock and Doursat, Neural Computation 4 (1992), section 3; Belkin, Hsu and Xu,
@@ -20,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.require import require
 from week04.linear_regression import minimum_norm
 
 
@@ -46,19 +52,12 @@ def decompose(
     Parameters
     ----------
     predictions
-        One row a training set, one column a test point.
+        One row per training set, one column per test point.
     truth
         The mean of y at each test point, without noise.
-
-    Raises
-    ------
-    ValueError
-        With fewer than two training sets, or a negative variance.
     """
-    if len(predictions) < 2:
-        raise ValueError(f"predictions must have at least 2 rows, got {len(predictions)}")
-    if noise_variance < 0:
-        raise ValueError(f"noise_variance must be at least 0, got {noise_variance}")
+    require(len(predictions) >= 2, "predictions must have at least 2 rows", len(predictions))
+    require(noise_variance >= 0, "noise_variance must be at least 0", noise_variance)
     mean = predictions.mean(axis=0)
     # The variance with `runs` in the denominator: with runs - 1 the sum is no identity.
     variance = ((predictions - mean) ** 2).mean()
@@ -67,8 +66,7 @@ def decompose(
 
 def polynomial(x: Float[np.ndarray, " n"], degree: int) -> Float[np.ndarray, "n p"]:
     """Legendre polynomials of degree 0 to `degree` on [-1, 1]: powers, but well conditioned."""
-    if degree < 0:
-        raise ValueError(f"degree must be at least 0, got {degree}")
+    require(degree >= 0, "degree must be at least 0", degree)
     return np.polynomial.legendre.legvander(x, degree)
 
 
@@ -79,12 +77,12 @@ def train_validation_test_split(
 
     Fit on the first, choose on the second, and look at the third once.
     """
-    if min(fractions) <= 0 or not np.isclose(sum(fractions), 1.0):
-        raise ValueError(f"fractions must be positive and sum to 1, got {fractions}")
+    shares = min(fractions) > 0 and np.isclose(sum(fractions), 1.0)
+    require(shares, "fractions must be positive and sum to 1", fractions)
     first = round(fractions[0] * n)
     second = first + round(fractions[1] * n)
-    if not 0 < first < second < n:
-        raise ValueError(f"n must be large enough for three parts of {fractions}, got {n}")
+    enough = 0 < first < second < n
+    require(enough, f"n must be large enough for three parts of {fractions}", n)
     order = rng.permutation(n)
     return order[:first], order[first:second], order[second:]
 
@@ -93,8 +91,7 @@ def relu_features(
     X: Float[np.ndarray, "n d"], n_features: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "n p"]:
     """Random features max(0, Xw): a layer of a network that is drawn and never trained."""
-    if n_features < 1:
-        raise ValueError(f"n_features must be at least 1, got {n_features}")
+    require(n_features >= 1, "n_features must be at least 1", n_features)
     W = rng.normal(size=(X.shape[1], n_features)) / np.sqrt(X.shape[1])
     return np.maximum(X @ W, 0.0)
 
@@ -108,8 +105,7 @@ def double_descent_risk(n: int, p: int, n_all: int, noise_variance: float) -> fl
     ----------
     Belkin, Hsu and Xu (2020), theorem 1 and corollary 1: the p features are a random choice.
     """
-    if not 0 <= p <= n_all:
-        raise ValueError(f"p must be between 0 and n_all = {n_all}, got {p}")
+    require(0 <= p <= n_all, f"p must be between 0 and n_all = {n_all}", p)
     seen = p / n_all
     noise = 1 - seen + noise_variance
     if p <= n - 2:

@@ -1,27 +1,34 @@
-r"""Linear regression three ways: maximum likelihood, ridge, and the whole posterior.
+r"""Linear regression: maximum likelihood three ways, and ridge.
 
-If $y = X w + b + \varepsilon$ with Gaussian noise of variance $1/\alpha$, the likeliest weights are
-those of least squares. A Gaussian prior $w \sim N(0, I/\lambda)$ turns them into ridge regression
-with penalty $\lambda/\alpha$, and the posterior and the evidence are closed forms:
+If $y = X w + b + \varepsilon$ with Gaussian noise, the likeliest weights are least squares',
 
-$$w \mid y \sim N(m, S), \quad S^{-1} = \lambda I + \alpha X^\top X, \quad m = \alpha S X^\top y,
-  \qquad p(y) = N(y \mid 0,\ I/\alpha + X X^\top/\lambda).$$
+$$ w = \arg\min |X w - y|^2 , \qquad X^\top X w = X^\top y . $$
+
+A Gaussian prior on the weights adds a penalty, $|X w - y|^2 + \alpha |w|^2$: ridge regression. What
+the posterior knows beyond its maximum stands in bayesian_regression.py.
+
+>>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 5.0])
+>>> line, ridge = LinearRegression().fit(X, y), Ridge(alpha=2.0).fit(X, y)
+>>> print(line.coef_.round(6), round(line.intercept_, 6), ridge.coef_.round(6), ridge.intercept_)
+[2.] 1.0 [1.] 2.0
 
     uv run weeks/04/linear_regression.py
 
-Source: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 3.1, 3.3 and 3.5;
-MacKay, "Bayesian interpolation", Neural Computation 4 (1992).
+Source: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 3.1 and 3.3; Robbins and
+Monro, "A stochastic approximation method" (1951).
 """
+
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from shared.require import require
 from week01.matrix_decompositions import (
     EPS,
     householder_qr,
     least_squares,
     solve_triangular,
-    svd_jacobi,
 )
 from week04.estimator import Estimator, Regressor, check_X, check_X_y
 
@@ -79,33 +86,39 @@ def sgd_steps(
     X: Float[np.ndarray, "n q"],
     y: Float[np.ndarray, " n"],
     *,
-    learning_rate: float,
-    n_epochs: int,
+    lr: float,
+    epochs: int,
     batch_size: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "steps q"]:
-    r"""Weights after every step of SGD on the mean of (Xw - y)² / 2, starting from zero.
+    """Weights after every step of SGD on the mean of (Xw - y)² / 2, starting from zero.
 
-    The rate falls as η / (1 + epoch), so that Σ η diverges and Σ η² does not
+    The rate falls as lr / (1 + epoch), so that its sum diverges and that of its squares does not
     (Robbins and Monro, 1951). The gradient is the mean over the batch: with the sum instead, the
-    right learning rate would depend on the batch size.
+    right rate would depend on the batch size.
     """
     w, path = np.zeros(X.shape[1]), []
-    for epoch in range(n_epochs):
+    for epoch in range(epochs):
         order = rng.permutation(len(X))
         for start in range(0, len(X), batch_size):
             batch = order[start : start + batch_size]
             gradient = X[batch].T @ (X[batch] @ w - y[batch]) / len(batch)
-            w = w - learning_rate / (1 + epoch) * gradient
+            w = w - lr / (1 + epoch) * gradient
             path.append(w)
-        if not np.isfinite(w @ w):
-            raise ValueError(
-                f"learning_rate must be small enough for SGD to converge, got {learning_rate}: the"
-                " weights overflow; features of one scale allow a larger one"
-            )
+        hint = f"{lr}: the weights overflow; features of one scale allow a larger one"
+        require(np.isfinite(w @ w), "lr must be small enough for SGD to converge", hint)
     return np.array(path)
 
 
+def centered(
+    X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"], intercept: bool = True
+) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, " n"], Float[np.ndarray, " p"], float]:
+    """X and y minus their means, and these: the likeliest plane passes through them."""
+    x_mean, y_mean = (X.mean(axis=0), y.mean()) if intercept else (np.zeros(X.shape[1]), 0.0)
+    return X - x_mean, y - y_mean, x_mean, float(y_mean)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class LinearRegression(Regressor):
     """Maximum likelihood under Gaussian noise, which is least squares.
 
@@ -114,9 +127,7 @@ class LinearRegression(Regressor):
     solver
         ``"qr"`` (the shortest solution if there are many), ``"normal"`` (XᵀX w = Xᵀy, which
         squares the condition number) or ``"sgd"``.
-    fit_intercept
-        Whether the model has an offset.
-    learning_rate, n_epochs, batch_size, random_state
+    lr, epochs, batch_size, random_state
         For SGD only.
 
     Attributes
@@ -127,41 +138,31 @@ class LinearRegression(Regressor):
         see `bias_variance.py`.
     """
 
-    def __init__(
-        self,
-        *,
-        solver: str = "qr",
-        fit_intercept: bool = True,
-        learning_rate: float = 0.1,
-        n_epochs: int = 20,
-        batch_size: int = 32,
-        random_state: int = 0,
-    ):
-        self.solver, self.fit_intercept = solver, fit_intercept
-        self.learning_rate, self.n_epochs, self.batch_size = learning_rate, n_epochs, batch_size
-        self.random_state = random_state
+    solver: str = "qr"
+    fit_intercept: bool = True
+    lr: float = 0.1
+    epochs: int = 20
+    batch_size: int = 32
+    random_state: int = 0
 
     def fit(self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]) -> "LinearRegression":
         """Find the likeliest weights."""
         X, y = check_X_y(X, y)
-        _one_of("solver", self.solver, ("qr", "normal", "sgd"))
-        Xc, yc, x_mean, y_mean = _centered(X, y, self.fit_intercept)
+        solvers, must = ("qr", "normal", "sgd"), "must be finite and greater than 0"
+        require(
+            self.solver in solvers, f"solver must be one of {', '.join(solvers)}", repr(self.solver)
+        )
+        sgd = {name: getattr(self, name) for name in ("lr", "epochs", "batch_size")}
+        for name, value in sgd.items():
+            require(0 < value < np.inf, f"{name} {must}", value)
+        Xc, yc, x_mean, y_mean = centered(X, y, self.fit_intercept)
         if self.solver == "qr":
             self.coef_ = minimum_norm(Xc, yc)
         elif self.solver == "normal":
             self.coef_ = minimum_norm(Xc.T @ Xc, Xc.T @ yc)
         else:
-            _positive("learning_rate", self.learning_rate)
-            _positive("n_epochs", self.n_epochs)
-            _positive("batch_size", self.batch_size)
-            self.coef_ = sgd_steps(
-                Xc,
-                yc,
-                learning_rate=self.learning_rate,
-                n_epochs=self.n_epochs,
-                batch_size=self.batch_size,
-                rng=np.random.default_rng(self.random_state),
-            )[-1]
+            rng = np.random.default_rng(self.random_state)
+            self.coef_ = sgd_steps(Xc, yc, rng=rng, **sgd)[-1]
         self.n_features_in_ = X.shape[1]
         self.intercept_ = float(y_mean - x_mean @ self.coef_)
         self.noise_variance_ = float(np.mean((yc - Xc @ self.coef_) ** 2))
@@ -172,6 +173,7 @@ class LinearRegression(Regressor):
         return self._check_fitted_X(X) @ self.coef_ + self.intercept_
 
 
+@dataclass(eq=False, repr=False)
 class Ridge(Regressor):
     """Least squares with penalty alpha |w|²: the likeliest weights under a Gaussian prior.
 
@@ -179,21 +181,19 @@ class Ridge(Regressor):
     one believes beforehand enters like observations. The intercept is not penalized.
     """
 
-    def __init__(self, alpha: float = 1.0, *, fit_intercept: bool = True):
-        self.alpha, self.fit_intercept = alpha, fit_intercept
+    alpha: float = 1.0
+    _: KW_ONLY
+    fit_intercept: bool = True
 
     def fit(self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]) -> "Ridge":
         """Find the weights, by QR of the data and the prior's rows."""
         X, y = check_X_y(X, y)
-        if not 0 <= self.alpha < np.inf:
-            raise ValueError(f"alpha must be finite and at least 0, got {self.alpha}")
-        Xc, yc, x_mean, y_mean = _centered(X, y, self.fit_intercept)
-        prior = np.sqrt(self.alpha) * np.eye(X.shape[1])
-        self.coef_ = (
-            minimum_norm(np.vstack([Xc, prior]), np.append(yc, np.zeros(len(prior))))
-            if self.alpha > 0
-            else minimum_norm(Xc, yc)
-        )
+        require(0 <= self.alpha < np.inf, "alpha must be finite and at least 0", self.alpha)
+        Xc, yc, x_mean, y_mean = centered(X, y, self.fit_intercept)
+        if self.alpha > 0:
+            prior = np.sqrt(self.alpha) * np.eye(X.shape[1])
+            Xc, yc = np.vstack([Xc, prior]), np.append(yc, np.zeros(len(prior)))
+        self.coef_ = minimum_norm(Xc, yc)
         self.n_features_in_ = X.shape[1]
         self.intercept_ = float(y_mean - x_mean @ self.coef_)
         return self
@@ -201,122 +201,6 @@ class Ridge(Regressor):
     def predict(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
         """X w + b."""
         return self._check_fitted_X(X) @ self.coef_ + self.intercept_
-
-
-class BayesianLinearRegression(Regressor):
-    r"""The posterior over weights; both precisions by maximizing the evidence.
-
-    Parameters
-    ----------
-    noise_precision, weight_precision
-        α and λ. A number fixes it; None finds it by MacKay's updates
-        λ ← γ / |m|², α ← (n - γ) / |y - Xm|², γ = Σ αs²/(λ + αs²).
-    max_iter, tol
-        The updates stop when both change by less than tol, relatively.
-
-    Attributes
-    ----------
-    coef_, covariance_, intercept_
-        m, S, and the mean of the intercept, which has a flat prior.
-    alpha_, lambda_ : float
-        The precisions; lambda_ / alpha_ is the ridge penalty that they amount to.
-    log_evidence_ : float
-        ln p(y) of the centered data at these precisions.
-    gamma_ : float
-        How many weights the data determine, of n_features (Bishop, equation 3.91).
-
-    References
-    ----------
-    Bishop (2006), equations 3.53, 3.54, 3.86, 3.92 and 3.95.
-    """
-
-    def __init__(
-        self,
-        *,
-        noise_precision: float | None = None,
-        weight_precision: float | None = None,
-        max_iter: int = 1000,
-        tol: float = 1e-10,
-    ):
-        self.noise_precision, self.weight_precision = noise_precision, weight_precision
-        self.max_iter, self.tol = max_iter, tol
-
-    def fit(
-        self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]
-    ) -> "BayesianLinearRegression":
-        """Find the posterior and, where they are not given, the precisions."""
-        X, y = check_X_y(X, y, min_samples=2)
-        for name in ("noise_precision", "weight_precision"):
-            if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
-        _positive("max_iter", self.max_iter)
-        n, p = X.shape
-        Xc, yc, self.x_mean_, y_mean = _centered(X, y, True)
-        # In the basis of the singular vectors posterior and evidence are sums over s.
-        U, s, Vt = svd_jacobi(Xc)
-        d = U.T @ yc
-        outside = max(float(yc @ yc - d @ d), 0.0)  # what no weights can explain
-        spread = float(np.mean(yc**2)) or 1.0
-        alpha = self.noise_precision or 1.0 / spread
-        lam = self.weight_precision or 1.0
-        for step in range(1, self.max_iter + 1):
-            before, self.n_iter_ = (alpha, lam), step
-            m = alpha * s * d / (lam + alpha * s**2)
-            error = outside + float(np.sum((d - s * m) ** 2))
-            gamma = float(np.sum(alpha * s**2 / (lam + alpha * s**2)))
-            # Data without noise, or without signal, would push a precision to infinity.
-            if self.weight_precision is None:
-                lam = min(max(gamma, EPS) / max(float(m @ m), EPS**2 * spread), 1e12)
-            if self.noise_precision is None:
-                alpha = min(max(n - gamma, EPS) / max(error, EPS * spread), 1e14 / spread)
-            if np.allclose((alpha, lam), before, rtol=self.tol, atol=0.0):
-                break
-        precision = lam + alpha * s**2
-        m = alpha * s * d / precision
-        self.n_features_in_, self.alpha_, self.lambda_ = p, float(alpha), float(lam)
-        self.gamma_ = float(np.sum(alpha * s**2 / precision))
-        self.coef_ = Vt.T @ m
-        self.covariance_ = (Vt.T / precision) @ Vt
-        if len(s) < p:  # directions that the data never reach keep the prior's variance 1 / λ
-            self.covariance_ += (np.eye(p) - Vt.T @ Vt) / lam
-        self.intercept_ = float(y_mean - self.x_mean_ @ self.coef_)
-        error = outside + float(np.sum((d - s * m) ** 2))
-        self.log_evidence_ = float(
-            len(s) * np.log(lam) - np.log(precision).sum() + n * np.log(alpha / (2 * np.pi))
-            - alpha * error - lam * (m @ m)
-        ) / 2  # fmt: skip
-        self.n_samples_ = n
-        return self
-
-    def predict(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
-        """Mean of the predictive distribution."""
-        return self._check_fitted_X(X) @ self.coef_ + self.intercept_
-
-    def predict_std(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
-        """Standard deviation of a new observation: noise, intercept and weights together.
-
-        The intercept's own 1 / (nα) belongs to it (Gelman et al., *Bayesian Data Analysis*, 3rd
-        ed. (2013), section 14.2); scikit-learn's BayesianRidge leaves it out.
-        """
-        X = self._check_fitted_X(X) - self.x_mean_
-        weights = np.einsum("ij,jk,ik->i", X, self.covariance_, X)
-        return np.sqrt((1 + 1 / self.n_samples_) / self.alpha_ + np.maximum(weights, 0.0))
-
-
-def _centered(X: np.ndarray, y: np.ndarray, intercept: bool):
-    """Subtract the means: the likeliest plane passes through them, whatever its slope."""
-    x_mean, y_mean = (X.mean(axis=0), y.mean()) if intercept else (np.zeros(X.shape[1]), 0.0)
-    return X - x_mean, y - y_mean, x_mean, y_mean
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
-
-
-def _positive(name: str, value: float | int) -> None:
-    if not 0 < value < np.inf:
-        raise ValueError(f"{name} must be finite and greater than 0, got {value}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ $$L = -\frac1n \sum_i \ln P_{i,y_i} + \frac{|w|^2}{2 C n}, \quad
 
 $H$ is positive semi-definite, so every minimum is the global one. Two classes need one score.
 
+>>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array(["no", "no", "yes", "yes"])
+>>> model = LogisticRegression().fit(X, y)
+>>> print(model.coef_.round(3), model.predict_proba(np.array([[1.5], [2.0]])).round(3)[:, 1])
+[[0.958]] [0.5   0.618]
+
     uv run weeks/04/logistic_regression.py
 
 Source: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 4.3.2 to 4.3.4;
@@ -16,13 +21,14 @@ Albert and Anderson, Biometrika 71 (1984), for separable data.
 """
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from shared.require import require
 from week01.matrix_decompositions import least_squares
 from week04.estimator import Classifier, check_classes, check_X_y
-from week04.linear_regression import _one_of, _positive
 
 
 def softmax(Z: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
@@ -34,7 +40,7 @@ def softmax(Z: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
 def probabilities(
     X: Float[np.ndarray, "n q"], W: Float[np.ndarray, "rows q"]
 ) -> Float[np.ndarray, "n k"]:
-    """Class probabilities: one row of W a class, or a single row for the second of two."""
+    """Class probabilities: one row of W per class, or a single row for the second of two."""
     Z = X @ W.T
     return softmax(np.column_stack([np.zeros(len(X)), Z]) if len(W) == 1 else Z)
 
@@ -52,7 +58,7 @@ def loss_and_gradient(
     Y
         One-hot targets.
     penalty
-        One number a column of X: 1 / (C n), and 0 for the column of ones.
+        One number per column of X: 1 / (C n), and 0 for the column of ones.
     """
     Z = X @ W.T
     if len(W) == 1:
@@ -123,28 +129,29 @@ def gradient_descent(
     Y: Float[np.ndarray, "n k"],
     penalty: Float[np.ndarray, " q"],
     *,
-    learning_rate: float | None = None,
-    n_steps: int = 100,
+    lr: float | None = None,
+    steps: int = 100,
     tol: float = 0.0,
 ) -> Float[np.ndarray, "steps rows q"]:
     """Weights before the first and after every step, until the gradient is at most tol.
 
-    The default learning rate is 1 / L with L a bound on H's largest eigenvalue: |X|² / 4n for two
+    The default rate is 1 / L with L a bound on H's largest eigenvalue: |X|² / 4n for two
     classes, |X|² / 2n for more, plus the penalty. It never makes the loss rise.
     """
-    if learning_rate is None:
+    if lr is None:
         bound = (0.25 if len(W) == 1 else 0.5) * np.linalg.norm(X, 2) ** 2 / len(X)
-        learning_rate = 1.0 / (bound + penalty.max())
+        lr = 1.0 / (bound + penalty.max())
     path = [W]
-    for _ in range(n_steps):
+    for _ in range(steps):
         _, gradient = loss_and_gradient(W, X, Y, penalty)
         if np.abs(gradient).max() <= tol:
             break
-        W = W - learning_rate * gradient
+        W = W - lr * gradient
         path.append(W)
     return np.array(path)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LogisticRegression(Classifier):
     """Logistic regression with an L2 penalty; for more than two classes, softmax.
 
@@ -157,7 +164,7 @@ class LogisticRegression(Classifier):
         ``"newton"`` (with step halving) or ``"gd"``.
     fit_intercept
         Whether the scores have an offset.
-    learning_rate
+    lr
         For ``"gd"``; None for 1 / (a bound on the curvature), which cannot overshoot.
     max_iter, tol
         Stop once the largest entry of the gradient of the mean loss is at most tol.
@@ -170,18 +177,12 @@ class LogisticRegression(Classifier):
     converged_ : bool
     """
 
-    def __init__(
-        self,
-        *,
-        C: float = 1.0,
-        solver: str = "newton",
-        fit_intercept: bool = True,
-        learning_rate: float | None = None,
-        max_iter: int = 1000,
-        tol: float = 1e-8,
-    ):
-        self.C, self.solver, self.fit_intercept = C, solver, fit_intercept
-        self.learning_rate, self.max_iter, self.tol = learning_rate, max_iter, tol
+    C: float = 1.0
+    solver: str = "newton"
+    fit_intercept: bool = True
+    lr: float | None = None
+    max_iter: int = 1000
+    tol: float = 1e-8
 
     def fit(self, X: Float[np.ndarray, "n p"], y: Shaped[np.ndarray, " n"]) -> "LogisticRegression":
         """Minimize the penalized log loss.
@@ -192,12 +193,15 @@ class LogisticRegression(Classifier):
             If max_iter steps were not enough.
         """
         X, y = check_X_y(X, y, classes=True)
-        _one_of("solver", self.solver, ("newton", "gd"))
-        if not self.C > 0:
-            raise ValueError(f"C must be greater than 0, got {self.C}")
-        _positive("max_iter", self.max_iter)
-        if self.learning_rate is not None:
-            _positive("learning_rate", self.learning_rate)
+        solvers = ("newton", "gd")
+        require(
+            self.solver in solvers, f"solver must be one of {', '.join(solvers)}", repr(self.solver)
+        )
+        require(self.C > 0, "C must be greater than 0", self.C)
+        for name in ("max_iter", "lr"):
+            value = getattr(self, name)
+            positive = value is None or 0 < value < np.inf
+            require(positive, f"{name} must be finite and greater than 0", value)
         self.classes_, index = check_classes(y)
         (n, p), k = X.shape, len(self.classes_)
         self.n_features_in_ = p
@@ -206,8 +210,8 @@ class LogisticRegression(Classifier):
         penalty[p:] = 0.0
         W, Y = np.zeros((1 if k == 2 else k, X.shape[1])), np.eye(k)[index]
         if self.solver == "gd":
-            path = gradient_descent(W, X, Y, penalty, learning_rate=self.learning_rate,
-                                    n_steps=self.max_iter, tol=self.tol)  # fmt: skip
+            options = {"lr": self.lr, "steps": self.max_iter, "tol": self.tol}
+            path = gradient_descent(W, X, Y, penalty, **options)
             W, self.n_iter_ = path[-1], len(path) - 1
         else:
             W, self.n_iter_ = self._newton(W, X, Y, penalty)
@@ -242,7 +246,7 @@ class LogisticRegression(Classifier):
         return W, self.max_iter
 
     def decision_function(self, X: Float[np.ndarray, "m p"]) -> Shaped[np.ndarray, "m *k"]:
-        """Scores: log-odds of the second of two classes, or one column a class."""
+        """Scores: log-odds of the second of two classes, or one column per class."""
         Z = self._check_fitted_X(X) @ self.coef_.T + self.intercept_
         return Z[:, 0] if Z.shape[1] == 1 else Z
 

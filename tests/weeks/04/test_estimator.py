@@ -15,6 +15,7 @@ from week04.linear_regression import LinearRegression, Ridge, StandardScaler
 from week04.logistic_regression import LogisticRegression
 
 LINEAR, LOGISTIC = plain("04", "linear_regression"), plain("04", "logistic_regression")
+BAYESIAN = plain("04", "bayesian_regression")
 EXPECTED = {
     "check_estimators_unfitted": "our NotFittedError is a ValueError and an AttributeError, but "
     "not scikit-learn's own class, which the code does not import",
@@ -35,7 +36,7 @@ EXPECTED = {
         (LINEAR.LinearRegression(), EXPECTED),
         (LINEAR.LinearRegression(solver="normal"), EXPECTED),
         (LINEAR.Ridge(), EXPECTED),
-        (LINEAR.BayesianLinearRegression(), EXPECTED),
+        (BAYESIAN.BayesianLinearRegression(), EXPECTED),
         (LOGISTIC.LogisticRegression(), EXPECTED),
         (LOGISTIC.LogisticRegression(solver="gd", max_iter=300), EXPECTED),
     ],

@@ -10,8 +10,8 @@ from sklearn import linear_model
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler as ReferenceScaler
 
+from week04.bayesian_regression import BayesianLinearRegression
 from week04.linear_regression import (
-    BayesianLinearRegression,
     LinearRegression,
     Ridge,
     StandardScaler,
@@ -82,7 +82,7 @@ def test_noise_variance_is_the_likeliest():
 
 def test_sgd_steps_equal_torch():
     A, b = problem(20, 3, 0)
-    ours = sgd_steps(A, b, learning_rate=0.01, n_epochs=2, batch_size=6,
+    ours = sgd_steps(A, b, lr=0.01, epochs=2, batch_size=6,
                      rng=np.random.default_rng(5))  # fmt: skip
     rng = np.random.default_rng(5)
     w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
@@ -100,7 +100,7 @@ def test_sgd_steps_equal_torch():
 def test_step_does_not_depend_on_repeating_the_data():
     """The mean over the batch, not the sum: twice the same rows, the same step."""
     A, b = problem(8, 2, 1)
-    options = {"learning_rate": 0.1, "n_epochs": 1, "rng": np.random.default_rng(0)}
+    options = {"lr": 0.1, "epochs": 1, "rng": np.random.default_rng(0)}
     once = sgd_steps(A, b, batch_size=8, **options)
     twice = sgd_steps(np.vstack([A, A]), np.append(b, b), batch_size=16, **options)
     np.testing.assert_allclose(once, twice)
@@ -108,16 +108,16 @@ def test_step_does_not_depend_on_repeating_the_data():
 
 def test_sgd_comes_near_and_is_repeatable():
     A = StandardScaler().fit_transform(X)
-    first = LinearRegression(solver="sgd", n_epochs=50).fit(A, Y)
+    first = LinearRegression(solver="sgd", epochs=50).fit(A, Y)
     assert first.score(A, Y) > LinearRegression().fit(A, Y).score(A, Y) - 0.01
-    again = LinearRegression(solver="sgd", n_epochs=50).fit(A, Y)
+    again = LinearRegression(solver="sgd", epochs=50).fit(A, Y)
     np.testing.assert_array_equal(first.coef_, again.coef_)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_sgd_says_when_it_diverges():
-    with pytest.raises(ValueError, match=r"learning_rate must be small enough .* got 10"):
-        LinearRegression(solver="sgd", learning_rate=10.0, n_epochs=300).fit(1e3 * X, Y)
+    with pytest.raises(ValueError, match=r"lr must be small enough .* got 10"):
+        LinearRegression(solver="sgd", lr=10.0, epochs=300).fit(1e3 * X, Y)
 
 
 # ---- ridge
@@ -229,8 +229,8 @@ def test_scaler_uses_the_training_statistics():
 
 def test_bad_arguments():
     for model, message in (
-        (LinearRegression(solver="qr2"), "solver must be one of qr, normal, sgd; got 'qr2'"),
-        (LinearRegression(solver="sgd", learning_rate=0.0), "learning_rate must be finite and gr"),
+        (LinearRegression(solver="qr2"), "solver must be one of qr, normal, sgd, got 'qr2'"),
+        (LinearRegression(solver="sgd", lr=0.0), "lr must be finite and gr"),
         (LinearRegression(solver="sgd", batch_size=0), "batch_size must be .* got 0"),
         (Ridge(-1.0), "alpha must be finite and at least 0, got -1"),
         (BayesianLinearRegression(noise_precision=-1.0), "noise_precision must be .* got -1"),

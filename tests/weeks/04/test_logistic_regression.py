@@ -120,9 +120,9 @@ def test_loss_is_convex(n, q, k, seed):
     assert np.linalg.eigvalsh(hessian(W, X, 0 * penalty)).min() > -1e-12
 
 
-def test_ten_steps_equal_torch():
+def test_testeps_equal_torch():
     W, X, Y, penalty = problem(30, 4, 3, 0)
-    path = gradient_descent(W, X, Y, penalty, learning_rate=0.5, n_steps=10)
+    path = gradient_descent(W, X, Y, penalty, lr=0.5, steps=10)
     w = torch.tensor(W, requires_grad=True)
     for ours in path:
         np.testing.assert_allclose(ours, w.detach(), atol=1e-13)
@@ -135,7 +135,7 @@ def test_ten_steps_equal_torch():
 @given(st.integers(3, 20), st.integers(1, 4), st.integers(2, 4), seeds)
 def test_default_rate_never_raises_the_loss(n, q, k, seed):
     W, X, Y, penalty = problem(n, q, k, seed)
-    path = gradient_descent(10 * W, 5 * X, Y, penalty, n_steps=20)
+    path = gradient_descent(10 * W, 5 * X, Y, penalty, steps=20)
     losses = [loss_and_gradient(w, 5 * X, Y, penalty)[0] for w in path]
     assert (np.diff(losses) <= 1e-12).all()
 
@@ -234,11 +234,11 @@ def test_newton_on_separable_classes_stays_finite():
 
 def test_bad_arguments():
     for model, message in (
-        (LogisticRegression(solver="sgd"), "solver must be one of newton, gd; got 'sgd'"),
+        (LogisticRegression(solver="sgd"), "solver must be one of newton, gd, got 'sgd'"),
         (LogisticRegression(C=0.0), "C must be greater than 0, got 0"),
         (LogisticRegression(C=float("nan")), "C must be greater than 0, got nan"),
         (LogisticRegression(max_iter=0), "max_iter must be .* got 0"),
-        (LogisticRegression(learning_rate=-1.0), "learning_rate must be .* got -1"),
+        (LogisticRegression(lr=-1.0), "lr must be .* got -1"),
     ):
         with pytest.raises(ValueError, match=message):
             model.fit(TUMOURS, BENIGN)
