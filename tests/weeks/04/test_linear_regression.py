@@ -21,7 +21,6 @@ from week04.linear_regression import (
 
 seeds = st.integers(0, 2**32 - 1)
 X, Y = load_diabetes(return_X_y=True)
-FLAT = dict.fromkeys(("alpha_1", "alpha_2", "lambda_1", "lambda_2"), 0.0)
 
 
 def problem(n, p, seed, rank=None):
@@ -69,21 +68,10 @@ def test_residuals_are_perpendicular_to_the_columns():
     assert residual.sum() == pytest.approx(0, abs=1e-8)
 
 
-def test_noise_variance_is_the_likeliest():
-    model = LinearRegression().fit(X, Y)
-    w = torch.tensor(model.coef_, requires_grad=True)
-    b = torch.tensor(model.intercept_, dtype=torch.float64, requires_grad=True)
-    v = torch.tensor(model.noise_variance_, dtype=torch.float64, requires_grad=True)
-    density = torch.distributions.Normal(torch.tensor(X) @ w + b, v.sqrt())
-    density.log_prob(torch.tensor(Y)).sum().backward()
-    for parameter in (w, b, v):
-        np.testing.assert_allclose(parameter.grad.numpy(), 0, atol=1e-8)
-
-
 def test_sgd_steps_equal_torch():
     A, b = problem(20, 3, 0)
-    ours = sgd_steps(A, b, lr=0.01, epochs=2, batch_size=6,
-                     rng=np.random.default_rng(5))  # fmt: skip
+    rng = np.random.default_rng(5)
+    ours = sgd_steps(A, b, lr=0.01, epochs=2, batch_size=6, rng=rng)
     rng = np.random.default_rng(5)
     w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     theirs = []
@@ -143,21 +131,6 @@ def test_no_penalty_is_least_squares():
 
 
 # ---- the posterior
-
-
-def test_bayes_equals_sklearn():
-    A = StandardScaler().fit_transform(X)
-    ours = BayesianLinearRegression().fit(A, Y)
-    theirs = linear_model.BayesianRidge(
-        tol=1e-12, max_iter=3000, compute_score=True, **FLAT).fit(A, Y)  # fmt: skip
-    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-6)
-    np.testing.assert_allclose(ours.covariance_, theirs.sigma_, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose([ours.alpha_, ours.lambda_], [theirs.alpha_, theirs.lambda_])
-    assert ours.log_evidence_ == pytest.approx(theirs.scores_[-1])
-    # scikit-learn leaves out the variance of the intercept, 1 / (n alpha).
-    _, std = theirs.predict(A, return_std=True)
-    expected = np.sqrt(std**2 + 1 / (len(A) * theirs.alpha_))
-    np.testing.assert_allclose(ours.predict_std(A), expected, rtol=1e-8)
 
 
 @given(st.integers(2, 8), st.integers(1, 8), st.floats(0.1, 10), st.floats(0.1, 10), seeds)
