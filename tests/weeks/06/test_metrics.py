@@ -86,23 +86,18 @@ def test_nothing_called_and_nothing_there(zero):
 
 
 @given(seeds, st.booleans(), st.booleans())
-def test_roc_curve(seed, weighted, drop):
+def test_curves(seed, weighted, drop):
     y, _, scores, _, weight = case(seed, classes=2)
-    options = {"sample_weight": weight if weighted else None, "drop_intermediate": drop}
-    mine = ours.roc_curve(y, scores[:, 0], **options)
-    theirs = reference.roc_curve(y, scores[:, 0], **options)
-    for a, b in zip(mine, theirs, strict=True):
-        np.testing.assert_allclose(a, b, **CLOSE)
-
-
-@given(seeds, st.booleans())
-def test_precision_recall_curve(seed, weighted):
-    y, _, scores, _, weight = case(seed, classes=2)
-    w = weight if weighted else None
-    mine = ours.precision_recall_curve(y, scores[:, 0], sample_weight=w)
-    theirs = reference.precision_recall_curve(y, scores[:, 0], sample_weight=w)
-    for a, b in zip(mine, theirs, strict=True):
-        np.testing.assert_allclose(a, b, **CLOSE)
+    w = {"sample_weight": weight if weighted else None}
+    for name, options in (
+        ("roc_curve", {"drop_intermediate": drop}),
+        ("precision_recall_curve", {}),
+    ):
+        mine, theirs = (
+            getattr(m, name)(y, scores[:, 0], **w, **options) for m in (ours, reference)
+        )
+        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(a, b, **CLOSE)
 
 
 @given(seeds, st.sampled_from(["macro", "micro", "weighted"]), st.booleans())
@@ -163,13 +158,9 @@ def test_certain_mistakes_are_clipped(dtype):
     assert np.isfinite(probabilities.log_loss(y, p))
 
 
-def test_log_loss_needs_labels_for_an_absent_class():
-    prob = np.full((2, 3), 1 / 3)
-    with pytest.raises(ValueError, match="y_prob must have a column for each of the classes"):
-        probabilities.log_loss(np.array([0, 1]), prob)
-    assert probabilities.log_loss(np.array([0, 1]), prob, labels=np.arange(3)) == pytest.approx(
-        np.log(3)
-    )
+def test_absent_class_is_named_by_labels():
+    loss = probabilities.log_loss(np.array([0, 1]), np.full((2, 3), 1 / 3), labels=np.arange(3))
+    assert loss == pytest.approx(np.log(3))
 
 
 @given(seeds, st.integers(1, 12), st.sampled_from(["uniform", "quantile"]))
@@ -195,29 +186,47 @@ def test_calibration_error_weighs_bins():
     )
 
 
-def test_bad_arguments():
-    y, s = np.array([0, 1, 1]), np.array([0.1, 0.5, 0.9])
-    with pytest.raises(ValueError, match="y_true must hold both classes"):
-        ours.roc_curve(np.ones(3, int), s)
-    with pytest.raises(ValueError, match="y_true must hold the class pos_label = 1"):
-        ours.average_precision(np.zeros(3, int), s)
-    with pytest.raises(ValueError, match="scores must be finite, got 1 NaN or inf"):
-        ours.roc_auc(y, np.array([0.1, np.nan, 0.9]))
-    with pytest.raises(ValueError, match="average must not be 'binary' for 3 classes"):
-        ours.f1(np.arange(3), np.arange(3))
-    with pytest.raises(ValueError, match=r"pos_label must be one of \[0, 2\], got 1"):
-        ours.f1(np.array([0, 2]), np.array([0, 2]))
-    with pytest.raises(ValueError, match="sample_weight must be finite, at least 0"):
-        ours.accuracy(y, y, sample_weight=np.array([1, -1, 1]))
-    with pytest.raises(ValueError, match=r"y_prob must lie between 0 and 1, got -0\.9 to 1\.9"):
-        probabilities.brier_score(y, np.where(s > 0.6, 1.9, s))
-    with pytest.raises(ValueError, match="each row of y_prob must sum to 1"):
-        probabilities.log_loss(y, np.full((3, 2), 0.4))
-    with pytest.raises(ValueError, match="n_bins must be at least 1, got 0"):
-        probabilities.calibration_error(y, s, n_bins=0)
-    with pytest.raises(ValueError, match="y_true must hold at least one sample"):
-        ours.accuracy(y[:0], y[:0])
-    with pytest.raises(ValueError, match="y_score must have a column for each of 2 classes, got 3"):
-        ours.roc_auc(y, np.zeros((3, 3)))
+Y, S, ONES = np.array([0, 1, 1]), np.array([0.1, 0.5, 0.9]), np.ones(3, int)
+WRONG = [
+    ("y_true must hold both classes", lambda: ours.roc_curve(ONES, S)),
+    ("y_true must hold the class pos_label = 1", lambda: ours.average_precision(0 * ONES, S)),
+    ("scores must be finite, got 1 NaN or inf", lambda: ours.roc_auc(Y, S * [1, np.nan, 1])),
+    ("average must not be 'binary' for 3 classes", lambda: ours.f1(np.arange(3), np.arange(3))),
+    (r"pos_label must be one of \[0, 2\], got 1", lambda: ours.f1(2 * Y, 2 * Y)),
+    (
+        "sample_weight must be finite, at least 0",
+        lambda: ours.accuracy(Y, Y, sample_weight=np.array([1, -1, 1])),
+    ),
+    (
+        r"y_prob must lie between 0 and 1, got -0\.9 to 1\.9",
+        lambda: probabilities.brier_score(Y, np.where(S > 0.6, 1.9, S)),
+    ),
+    (
+        "each row of y_prob must sum to 1",
+        lambda: probabilities.log_loss(Y, np.full((3, 2), 0.4)),
+    ),
+    (
+        "y_prob must have a column for each of the classes",
+        lambda: probabilities.log_loss(Y, np.full((3, 3), 1 / 3)),
+    ),
+    (
+        "n_bins must be at least 1, got 0",
+        lambda: probabilities.calibration_error(Y, S, n_bins=0),
+    ),
+    ("y_true must hold at least one sample", lambda: ours.accuracy(Y[:0], Y[:0])),
+    (
+        "y_score must have a column for each of 2 classes, got 3",
+        lambda: ours.roc_auc(Y, np.zeros((3, 3))),
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "call"), WRONG, ids=[message for message, _ in WRONG])
+def test_wrong_arguments(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_as_many_predictions_as_labels():
     with pytest.raises(TypeError):
-        ours.accuracy(y, y[:2])
+        ours.accuracy(Y, Y[:2])
