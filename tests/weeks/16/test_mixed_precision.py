@@ -26,7 +26,6 @@ from week16.float_formats import (
 from week16.loss_scaling import LossScaler
 from week16.mixed_precision import Policy, gradients, mlp_loss, stored, train
 
-BITS = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
 CPU = torch.device("cpu")
 floats = st.lists(st.floats(width=32), min_size=1, max_size=20)
 
@@ -37,16 +36,6 @@ def numbers(values):
 
 def same(ours, theirs):
     np.testing.assert_array_equal(ours.double().numpy(), theirs.double().numpy())
-
-
-@pytest.mark.parametrize("dtype", [d for d in FORMATS if d != torch.float32])
-def test_decodes_every_pattern(dtype):
-    fmt = FORMATS[dtype]
-    codes = torch.arange(2**fmt.width)
-    theirs = codes.to(BITS[fmt.width]).view(dtype).float()
-    same(decode(codes, fmt), theirs)
-    there = ~torch.isnan(theirs)
-    assert (encode(theirs[there], fmt) == codes[there]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
@@ -106,13 +95,13 @@ def test_stochastic_rounding_is_unbiased():
     same(round_to(exact, BF16, generator=torch.Generator()), exact)
 
 
-def test_kahan_keeps_what_the_sum_cannot_hold():
-    total, carry, plain = torch.ones(1), torch.zeros(1), torch.ones(1)
-    for _ in range(1024):
-        total, carry = kahan_add(total, carry, torch.full((1,), 2.0**-10), BF16)
-        plain = round_to(plain + 2.0**-10, BF16)
-    assert plain.item() == 1.0
-    assert abs(float(total) - 2.0) <= 2.0**-7
+@given(n=st.integers(1, 300), power=st.integers(9, 14))
+@settings(max_examples=10)
+def test_kahan_keeps_what_the_sum_cannot_hold(n, power):
+    total, carry, value = torch.ones(1), torch.zeros(1), torch.full((1,), 2.0**-power)
+    for _ in range(n):
+        total, carry = kahan_add(total, carry, value, BF16)
+    assert abs(float(total + carry) - 1 - n * 2.0**-power) <= 2.0**-8
 
 
 @settings(max_examples=8)
@@ -148,8 +137,6 @@ def test_scaler_resumes_and_exchanges_its_state():
     theirs = torch.amp.GradScaler("cpu")
     theirs.load_state_dict(ours.state_dict())
     assert theirs.get_scale() == 4.0
-    with pytest.raises(ValueError, match=r"state must be a loss scaler's, got none of .*scale"):
-        resumed.load_state_dict({})
 
 
 def test_unscale_once_before_clipping():
@@ -158,23 +145,19 @@ def test_unscale_once_before_clipping():
     scaler.scale_loss((w**2 / 2).sum()).backward()
     assert not scaler.unscale(sgd)
     assert nn.utils.clip_grad_norm_([w], 1.0).item() == pytest.approx(5.0)
-    with pytest.raises(ValueError, match="optimizer must be unscaled once a step"):
+    with pytest.raises(ValueError, match="optimizer must be unscaled once per step"):
         scaler.unscale(sgd)
     assert scaler.step(sgd)
     np.testing.assert_allclose(w.detach(), [2.4, 3.2], rtol=1e-5)
 
 
-def test_static_scale_stays_and_skips():
-    scaler = LossScaler(2.0, dynamic=False, growth_interval=1)
+@pytest.mark.parametrize(("scale", "dynamic"), [(2.0, False), (2.0**127, True)])
+def test_scale_that_is_static_or_at_the_top_stays(scale, dynamic):
+    scaler = LossScaler(scale, dynamic=dynamic, growth_interval=1)
     scaler.update(False)
-    scaler.update(True)
-    assert scaler.scale == 2.0
-
-
-def test_scale_never_overflows():
-    scaler = LossScaler(2.0**127, growth_interval=1)
-    scaler.update(False)
-    assert scaler.scale == 2.0**127
+    if not dynamic:
+        scaler.update(True)
+    assert scaler.scale == scale
 
 
 def test_half_gradients_are_refused():
@@ -206,46 +189,25 @@ def batches(n, seeds=2):
     ]
 
 
-def test_float32_is_plain_gradient_descent():
-    trace = train(mlp_loss, stack(), batches(5), Policy(torch.float32, scale=2.0**8), lr=0.1)
-    for s in range(2):
-        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-        for p, w in zip(model.parameters(), stack(), strict=True):
-            p.data = (w[s].T if p.ndim == 2 else w[s, 0]).clone()
-        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        for i, (x, y) in enumerate(batches(5)):
-            sgd.zero_grad()
-            loss = nn.functional.cross_entropy(model(x[s]), y[s])
-            loss.backward()
-            sgd.step()
-            assert trace.loss[i, s].item() == pytest.approx(loss.item(), rel=1e-5)
-
-
 def test_weights_of_16_bits_swallow_what_a_master_copy_keeps():
     begin = [w.half().float() for w in stack()]
-    for weights, moved in (("plain", False), ("master", True)):
-        trace = train(mlp_loss, begin, batches(60), Policy(torch.float16, weights), lr=2e-5)
-        far = sum(
-            float((a - b).detach().abs().sum()) for a, b in zip(trace.weights, begin, strict=True)
-        )
-        exact = train(mlp_loss, begin, batches(60), Policy(torch.float32), lr=2e-5)
-        want = sum(
-            float((a - b).detach().abs().sum()) for a, b in zip(exact.weights, begin, strict=True)
-        )
-        assert (far > 0.5 * want) == moved, weights
+
+    def moved(policy):
+        trace = train(mlp_loss, begin, batches(60), policy, lr=2e-5)
+        return sum(float((a - b).abs().sum()) for a, b in zip(trace.weights, begin, strict=True))
+
+    far = moved(Policy(torch.float32))
+    assert (
+        moved(Policy(torch.float16, "master")) > 0.5 * far > moved(Policy(torch.float16, "plain"))
+    )
+    assert not any(w.requires_grad for w in begin)
 
 
-def test_weights_stay_in_the_format():
-    for weights in ("plain", "stochastic", "kahan"):
-        trace = train(
-            mlp_loss,
-            stack(),
-            batches(3),
-            Policy(torch.bfloat16, weights),
-            lr=0.1,
-            generator=torch.Generator(),
-        )
-        assert all((w.bfloat16().float() == w).all() for w in trace.weights)
+@pytest.mark.parametrize("weights", ["plain", "stochastic", "kahan"])
+def test_weights_stay_in_the_format(weights):
+    policy = Policy(torch.bfloat16, weights)
+    trace = train(mlp_loss, stack(), batches(3), policy, lr=0.1, generator=torch.Generator())
+    assert all((w.bfloat16().float() == w).all() for w in trace.weights)
 
 
 def test_scaling_saves_small_gradients():
@@ -286,28 +248,33 @@ def test_choice_of_precision():
     assert "nothing smaller" in took({wide: 2.0}).reason
     assert "0.50 of float32's time in bfloat16" in took({wide: 2.0, brain: 1.0}).reason
     assert matmul_seconds(CPU, wide, size=8) > 0
-    with pytest.raises(ValueError, match="least_gain must be positive, got 0"):
-        choose_precision(CPU, least_gain=0)
 
 
-def test_wrong_input():
-    with pytest.raises(ValueError, match="exponent_bits must be between 2 and 8, got 11"):
-        Format("fp64", 11, 52, 1023)
-    with pytest.raises(ValueError, match=r"codes must lie between 0 and 2\*\*8 - 1, got 0 to 256"):
-        decode(torch.tensor([0, 256]), E5M2)
-    for options, message in (
-        ({"scale": 0.0}, "scale must be positive and finite, got 0.0"),
-        ({"growth_factor": 1.0}, "growth_factor must be above 1"),
-        ({"backoff_factor": 1.0}, "backoff_factor must be between 0 and 1"),
-        ({"growth_interval": 0}, "growth_interval must be at least 1, got 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            LossScaler(**options)
-    with pytest.raises(ValueError, match="lr must be positive, got 0"):
-        train(mlp_loss, stack(), batches(1), Policy(torch.float32), lr=0)
-    with pytest.raises(ValueError, match="generator must be given for stochastic"):
-        train(mlp_loss, stack(), batches(1), Policy(torch.bfloat16, "stochastic"), lr=0.1)
-    with pytest.raises(ValueError, match="batches must hold at least one batch"):
-        train(mlp_loss, stack(), [], Policy(torch.float32), lr=0.1)
+def trained(n=1, lr=0.1, weights="plain"):
+    return train(mlp_loss, stack(), batches(n), Policy(torch.bfloat16, weights), lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Format("fp64", 11, 52, 1023), "exponent_bits must be between 2 and 8, got 11"),
+        (lambda: decode(torch.tensor([0, 256]), E5M2), r"between 0 and 2\*\*8 - 1, got \[256\]"),
+        (lambda: LossScaler(0.0), "scale must be positive and finite, got 0.0"),
+        (lambda: LossScaler(growth_factor=1.0), "growth_factor must be above 1, got 1.0"),
+        (lambda: LossScaler(backoff_factor=1.0), "backoff_factor must be between 0 and 1, got 1"),
+        (lambda: LossScaler(growth_interval=0), "growth_interval must be at least 1, got 0"),
+        (lambda: LossScaler().load_state_dict({}), "state must be a loss scaler's, got none of"),
+        (lambda: trained(lr=0), "lr must be positive, got 0"),
+        (lambda: trained(weights="stochastic"), "generator must be given for stochastic"),
+        (lambda: trained(n=0), "batches must hold at least one batch"),
+        (lambda: choose_precision(CPU, least_gain=0), "least_gain must be positive, got 0"),
+    ],
+)
+def test_wrong_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_wrong_shape():
     with pytest.raises(TypeError):
         mlp_loss([w[0] for w in stack()], batches(1)[0], torch.float16)

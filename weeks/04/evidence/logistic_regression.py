@@ -37,8 +37,8 @@ def main(run: Run, *, seeds: PositiveInt = 20) -> None:
     check_binary(run, *tumors)
     check_multinomial(run, *images)
     check_first_steps(run, tumors, images)
-    control(run, "breast cancer", *tumors, run.budget(quick=400, default=190), 5 * seeds)
-    control(run, "digits", *images, run.budget(quick=1600, default=1297), seeds)
+    control(run, "breast cancer", *tumors, run.budget(quick=400, default=190), 3 * seeds)
+    control(run, "digits", *images, run.budget(quick=1600, default=1297), min(seeds, 12))
     loss_surface(run, *tumors)
     boundaries(run, tumors, images)
     separable(run)
@@ -241,7 +241,7 @@ def boundaries(run: Run, tumors, images) -> None:
 
 def separable(run: Run) -> None:
     """Without a penalty, separable classes have no minimum: the weights grow for ever."""
-    steps, draws = run.budget(quick=200, default=30_000), run.budget(quick=2, default=5)
+    steps, draws = run.budget(quick=200, default=30_000), run.budget(quick=2, default=3)
     at = np.unique(np.geomspace(1, steps, 60).astype(int))
     late, lengths, theory = at > steps // 30, [], []
     for draw in range(draws):
