@@ -392,7 +392,17 @@ def test_no_call_is_kept_from_the_formatter():
     assert not found(r"# fmt: (?:skip|off)")
 
 
-STEMS = "colour behaviour neighbour favour normalis regularis tokenis initialis generalis".split()
+STEMS = [
+    "colour",
+    "behaviour",
+    "neighbour",
+    "favour",
+    "normalis",
+    "regularis",
+    "tokenis",
+    "initialis",
+    "generalis",
+]
 BRITISH = rf"(?i)\b\w*(?:{'|'.join(STEMS)}|optimis(?!m|tic))\w*"
 
 
