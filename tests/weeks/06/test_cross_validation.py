@@ -75,19 +75,13 @@ def data(n=60, seed=0):
     return rng.normal(size=(n, 4)) + y[:, None], y
 
 
-def test_cross_val_score():
+def test_cross_val_score_with_groups():
     X, y = data()
-    mine = ours.cross_val_score(KNeighborsClassifier, X, y, ours.KFold(4, True, 1), accuracy)
-    cv = reference.KFold(4, shuffle=True, random_state=1)
-    np.testing.assert_array_equal(
-        mine, reference.cross_val_score(KNeighborsClassifier(), X, y, cv=cv)
-    )
-    mine = ours.cross_val_score(
-        ours.NearestNeighbor, X, y, ours.GroupKFold(3), accuracy, groups=np.arange(60) // 5
-    )
-    theirs = reference.cross_val_score(
-        KNeighborsClassifier(1), X, y, cv=reference.GroupKFold(3), groups=np.arange(60) // 5
-    )
+    groups = np.arange(60) // 5
+    some = (ours.NearestNeighbor, X, y, ours.GroupKFold(3), accuracy)
+    mine = ours.cross_val_score(*some, groups=groups)
+    options = {"cv": reference.GroupKFold(3), "groups": groups}
+    theirs = reference.cross_val_score(KNeighborsClassifier(1), X, y, **options)
     np.testing.assert_array_equal(mine, theirs)
 
 
@@ -105,25 +99,15 @@ def test_every_fold_gets_a_new_model():
     assert len(made) == 4
 
 
-def test_nested():
+def test_nested_choices():
     X, y = data(90)
     grid = {"n_neighbors": [1, 5, 15], "weights": ["uniform", "distance"]}
     outer, inner = ours.StratifiedKFold(4, True, 0), ours.StratifiedKFold(3, True, 1)
-    mine, chosen = ours.nested_cross_val_score(
-        KNeighborsClassifier, grid, X, y, outer, inner, accuracy
-    )
-    search = reference.GridSearchCV(
-        KNeighborsClassifier(),
-        grid,
-        cv=reference.StratifiedKFold(3, shuffle=True, random_state=1),
-    )
-    theirs = reference.cross_validate(
-        search,
-        X,
-        y,
-        cv=reference.StratifiedKFold(4, shuffle=True, random_state=0),
-        return_estimator=True,
-    )
+    some = (KNeighborsClassifier, grid, X, y, outer, inner, accuracy)
+    mine, chosen = ours.nested_cross_val_score(*some)
+    outer, inner = (reference.StratifiedKFold(k, shuffle=True, random_state=4 - k) for k in (4, 3))
+    search = reference.GridSearchCV(KNeighborsClassifier(), grid, cv=inner)
+    theirs = reference.cross_validate(search, X, y, cv=outer, return_estimator=True)
     np.testing.assert_array_equal(mine, theirs["test_score"])
     assert chosen == [e.best_params_ for e in theirs["estimator"]]
 
@@ -149,23 +133,12 @@ def test_tuning_never_sees_the_outer_test_fold():
             assert not tested & {row.tobytes() for row in fitted}
 
 
-def test_t_test_without_correction_is_scipys():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 12))
-    mine, theirs = comparison.corrected_resampled_ttest(a, b, test_share=0.0), stats.ttest_rel(a, b)
-    ends = theirs.confidence_interval()
-    np.testing.assert_allclose(
-        [mine.t, mine.p, mine.low, mine.high],
-        [theirs.statistic, theirs.pvalue, ends.low, ends.high],
-        rtol=1e-10,
-    )
-
-
 @given(st.integers(2, 40), st.floats(0.01, 1), seeds)
 def test_correction_divides_t(n, share, seed):
     a, b = np.random.default_rng(seed).normal(size=(2, n))
     plain = comparison.corrected_resampled_ttest(a, b, test_share=0.0)
     fair = comparison.corrected_resampled_ttest(a, b, test_share=share)
+    assert plain.t == pytest.approx(stats.ttest_rel(a, b).statistic)
     assert fair.t == pytest.approx(plain.t / np.sqrt(1 + n * share))
     assert fair.p == pytest.approx(2 * stats.t.sf(abs(fair.t), n - 1), rel=1e-9)
     assert fair.difference == plain.difference
@@ -202,46 +175,56 @@ def test_most_correlated():
     np.testing.assert_array_equal(ours.most_correlated(X, y, 4), np.argsort(expected)[::-1][:4])
 
 
-def test_selection_inside_the_folds_is_at_chance():
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(60, 1000)), rng.permutation(np.repeat([0, 1], 30))
-    folds = ours.StratifiedKFold(5, True, 0)
-    chosen = ours.most_correlated(X, y, 20)
-    leaked = ours.cross_val_score(ours.NearestNeighbor, X[:, chosen], y, folds, accuracy).mean()
-    honest = ours.cross_val_score(lambda: ours.SelectThenFit(20), X, y, folds, accuracy).mean()
-    assert leaked > 0.7
-    assert 0.25 < honest < 0.7
+X, Y = np.zeros((6, 1)), np.array([0, 0, 0, 0, 1, 1])
+TWO = ours.KFold(2)
+WRONG = [
+    (
+        "n_splits must be between 2 and the number of samples = 6",
+        lambda: next(ours.KFold(7).split(X)),
+    ),
+    ("samples of the rarest class = 2, got 3", lambda: next(ours.StratifiedKFold(3).split(X, Y))),
+    ("number of groups = 2, got 3", lambda: next(ours.GroupKFold(3).split(X, Y, Y))),
+    (
+        "groups must hold a group for each of 6 samples",
+        lambda: next(ours.GroupKFold(3).split(X, Y)),
+    ),
+    (
+        "y must hold a class for each of 6 samples",
+        lambda: next(ours.StratifiedKFold(3).split(X)),
+    ),
+    (
+        "grid must name at least one value",
+        lambda: ours.nested_cross_val_score(
+            ours.NearestNeighbor, {"k": []}, X, Y, TWO, TWO, accuracy
+        ),
+    ),
+    (
+        "at least 2 splits, got 1",
+        lambda: comparison.corrected_resampled_ttest(np.zeros(1), np.zeros(1), test_share=0.1),
+    ),
+    (
+        r"test_share must be n_test / n_train, at least 0, got -1\.0",
+        lambda: comparison.corrected_resampled_ttest(np.zeros(3), np.zeros(3), test_share=-1.0),
+    ),
+    (
+        "k must be between 1 and n_features = 1, got 2",
+        lambda: ours.most_correlated(X, Y, 2),
+    ),
+    (
+        "n_resamples must be at least 1, got 0",
+        lambda: comparison.bootstrap_difference(
+            Y, Y, Y, accuracy, rng=np.random.default_rng(0), n_resamples=0
+        ),
+    ),
+]
 
 
-def test_bad_arguments():
-    X, y = np.zeros((6, 1)), np.array([0, 0, 0, 0, 1, 1])
-    with pytest.raises(
-        ValueError, match="n_splits must be between 2 and the number of samples = 6"
-    ):
-        next(ours.KFold(7).split(X))
-    with pytest.raises(ValueError, match="samples of the rarest class = 2, got 3"):
-        next(ours.StratifiedKFold(3).split(X, y))
-    with pytest.raises(ValueError, match="number of groups = 2, got 3"):
-        next(ours.GroupKFold(3).split(X, y, y))
-    with pytest.raises(ValueError, match="groups must hold a group for each of 6 samples"):
-        next(ours.GroupKFold(3).split(X, y))
-    with pytest.raises(ValueError, match="y must hold a class for each of 6 samples"):
-        next(ours.StratifiedKFold(3).split(X))
+@pytest.mark.parametrize(("message", "call"), WRONG, ids=[message for message, _ in WRONG])
+def test_wrong_arguments(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_as_many_labels_as_samples():
     with pytest.raises(TypeError):
-        ours.cross_val_score(ours.NearestNeighbor, X, y[:5], ours.KFold(2), accuracy)
-    with pytest.raises(ValueError, match="grid must name at least one value"):
-        ours.nested_cross_val_score(
-            ours.NearestNeighbor, {"k": []}, X, y, ours.KFold(2), ours.KFold(2), accuracy
-        )
-    with pytest.raises(ValueError, match="at least 2 splits, got 1"):
-        comparison.corrected_resampled_ttest(np.zeros(1), np.zeros(1), test_share=0.1)
-    with pytest.raises(
-        ValueError, match=r"test_share must be n_test / n_train, at least 0, got -1\.0"
-    ):
-        comparison.corrected_resampled_ttest(np.zeros(3), np.zeros(3), test_share=-1.0)
-    with pytest.raises(ValueError, match="k must be between 1 and n_features = 1, got 2"):
-        ours.most_correlated(X, y, 2)
-    with pytest.raises(ValueError, match="n_resamples must be at least 1, got 0"):
-        comparison.bootstrap_difference(
-            y, y, y, accuracy, rng=np.random.default_rng(0), n_resamples=0
-        )
+        ours.cross_val_score(ours.NearestNeighbor, X, Y[:5], TWO, accuracy)

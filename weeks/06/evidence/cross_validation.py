@@ -1,392 +1,23 @@
-"""Checks, claims and figures of cross_validation."""
+"""What `cross_validation.py` and `comparison.py` are measured by, and four ways to be fooled."""
 
 import math
 
 import numpy as np
+from matplotlib.colors import ListedColormap
 
 from shared import datasets, plots
-from shared.stats import mean_interval
+from shared.stats import Interval
 from shared.study import PositiveInt, Run
 from week06 import comparison
 from week06 import cross_validation as ours
 from week06.metrics import accuracy, f1
 
 SAME = "indices and decisions are the same or they are not"
-
-
-def share_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's exact interval for a share (1934)."""
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
-    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
-    return low, high
-
-
-def _digits(n: int):
-    images, labels = datasets.digits()
-    return images.reshape(len(images), -1)[:n].astype(float), labels[:n].astype(np.int64)
-
-
-# ---- checks
-
-
-def check_splits(run: Run) -> None:
-    """Index by index what scikit-learn gives for the same seed."""
-    from sklearn import model_selection as reference
-
-    rng = np.random.default_rng(run.seed)
-    X, y = np.zeros((103, 1)), rng.choice(4, 103, p=[0.5, 0.3, 0.1, 0.1])
-    groups = rng.integers(0, 17, 103)
-    cases = [
-        ("KFold", {"n_splits": 7}),
-        ("KFold", {"n_splits": 7, "shuffle": True, "random_state": 3}),
-        ("StratifiedKFold", {"n_splits": 5}),
-        ("StratifiedKFold", {"n_splits": 5, "shuffle": True, "random_state": 3}),
-        ("GroupKFold", {"n_splits": 4}),
-    ]
-    for name, options in cases:
-        mine = getattr(ours, name)(**options).split(X, y, groups)
-        known = groups if name == "GroupKFold" else None
-        theirs = getattr(reference, name)(**options).split(X, y, known)
-        shuffled = ", shuffled" if options.get("shuffle") else ""
-        run.check(
-            f"{name}{shuffled}: training and test indices",
-            np.concatenate([np.concatenate(pair) for pair in mine]),
-            np.concatenate([np.concatenate(pair) for pair in theirs]),
-            against=f"sklearn.model_selection.{name}",
-            why=SAME,
-        )
-
-
-def check_scores(run: Run) -> None:
-    """Cross-validation and nested cross-validation of a model of scikit-learn's."""
-    from sklearn import model_selection as reference
-    from sklearn.neighbors import KNeighborsClassifier
-
-    X, y = _digits(300)
-    outer, inner = ours.StratifiedKFold(5, True, 0), ours.StratifiedKFold(3, True, 1)
-    same_outer = reference.StratifiedKFold(5, shuffle=True, random_state=0)
-    same_inner = reference.StratifiedKFold(3, shuffle=True, random_state=1)
-    run.check(
-        "cross_val_score",
-        ours.cross_val_score(KNeighborsClassifier, X, y, outer, accuracy),
-        reference.cross_val_score(KNeighborsClassifier(), X, y, cv=same_outer),
-        against="sklearn.model_selection.cross_val_score",
-        why=SAME,
-    )
-    run.check(
-        "our nearest neighbor",
-        ours.cross_val_score(ours.NearestNeighbor, X, y, outer, accuracy),
-        reference.cross_val_score(KNeighborsClassifier(1), X, y, cv=same_outer),
-        against="sklearn.neighbors.KNeighborsClassifier(1)",
-        why=SAME,
-    )
-    grid = {"n_neighbors": [1, 3, 9], "weights": ["uniform", "distance"]}
-    mine, _ = ours.nested_cross_val_score(KNeighborsClassifier, grid, X, y, outer, inner, accuracy)
-    search = reference.GridSearchCV(KNeighborsClassifier(), grid, cv=same_inner)
-    run.check(
-        "nested cross-validation",
-        mine,
-        reference.cross_val_score(search, X, y, cv=same_outer),
-        against="sklearn GridSearchCV within cross_val_score",
-        why=SAME,
-    )
-
-
-def check_comparisons(run: Run) -> None:
-    """The t-test without correction is SciPy's; the bootstrap's error has a closed form."""
-    from scipy import stats
-
-    rng = np.random.default_rng([run.seed, 1])
-    a = rng.normal(0.8, 0.05, 30)
-    b = a - rng.normal(0.01, 0.02, 30)
-    plain = comparison.corrected_resampled_ttest(a, b, test_share=0.0)
-    theirs = stats.ttest_rel(a, b)
-    ends = theirs.confidence_interval()
-    run.check(
-        "t-test without correction: t, p, interval",
-        [plain.t, plain.p, plain.low, plain.high],
-        [theirs.statistic, theirs.pvalue, ends.low, ends.high],
-        against="scipy.stats.ttest_rel",
-        atol=1e-12,
-        rtol=1e-10,
-        why="rounding, and another route to the tail of Student's t",
-    )
-    share = 0.25
-    scaled = theirs.statistic / math.sqrt(1 + len(a) * share)
-    corrected = comparison.corrected_resampled_ttest(a, b, test_share=share)
-    run.check(
-        "corrected t-test: t and p",
-        [corrected.t, corrected.p],
-        [scaled, 2 * stats.t.sf(abs(scaled), len(a) - 1)],
-        against="scipy.stats, t / √(1 + J n_test/n_train)",
-        rtol=1e-10,
-        why="rounding, as above",
-    )
-    y = rng.integers(0, 2, 500)
-    pred_a, pred_b = (np.where(rng.random(500) < right, y, 1 - y) for right in (0.85, 0.8))
-    resamples = run.budget(quick=2000, default=10_000)
-    draws = comparison.bootstrap_difference(
-        y, pred_a, pred_b, accuracy, rng=rng, n_resamples=resamples
-    )
-    each = (pred_a == y).astype(float) - (pred_b == y)
-    run.check(
-        "bootstrap error of a difference in accuracy",
-        draws.std(),
-        each.std() / 500**0.5,
-        against="standard deviation of the paired differences / √n",
-        rtol=4 / math.sqrt(2 * resamples),
-        why="four standard errors of a standard deviation from so many draws",
-    )
-    low, high = np.quantile(
-        comparison.bootstrap_difference(y, pred_a, pred_b, f1, rng=rng, n_resamples=resamples // 4),
-        [0.025, 0.975],
-    )
-    run.say(f"F1 of two classifiers on 500 samples: difference in [{low:.3f}, {high:.3f}]")
-
-
-# ---- pictures and claims
-
-
-def picture_of_folds(run: Run) -> None:
-    """Who is tested when, for data sorted by class that comes in groups."""
-    rng = np.random.default_rng(run.seed)
-    y = np.sort(rng.choice(3, 60, p=[0.6, 0.3, 0.1]))
-    groups = np.sort(rng.integers(0, 12, 60))
-    X = np.zeros((60, 1))
-    rows = [
-        ("KFold", ours.KFold(4)),
-        ("KFold, shuffled", ours.KFold(4, True, 0)),
-        ("StratifiedKFold", ours.StratifiedKFold(4)),
-        ("GroupKFold", ours.GroupKFold(4)),
-    ]
-    image, ticks = [], []
-    for name, splitter in rows:
-        for k, (_, test) in enumerate(splitter.split(X, y, groups)):
-            ticks.append((len(image), name if k == 0 else ""))
-            image.append(np.where(np.isin(np.arange(60), test), 1.0, 0.0))
-        image.append(np.full(60, np.nan))
-    classes, group_row = y / 2, (groups % 2).astype(float)
-    with run.figure(
-        "folds",
-        "Which samples does each fold test?",
-        size=(8.0, 4.6),
-        rows=2,
-        sharex=True,
-        gridspec_kw={"height_ratios": [1, 6.2]},
-    ) as axes:
-        from matplotlib.colors import ListedColormap
-
-        folds = ListedColormap(["#DDE3E8", plots.ORANGE])
-        kinds = ListedColormap([plots.BLUE, plots.SKY, plots.YELLOW])
-        axes[1].pcolormesh(
-            np.ma.masked_invalid(image[:-1]),
-            cmap=folds,
-            edgecolors="white",
-            linewidth=0.6,
-            vmin=0,
-            vmax=1,
-        )
-        axes[1].invert_yaxis()
-        axes[1].set_yticks([row + 2 for row, name in ticks if name])
-        axes[1].set_yticklabels([name for _, name in ticks if name])
-        axes[1].set_xlabel("sample (sorted by class); orange is tested, gray trains")
-        axes[0].pcolormesh(
-            [classes, np.full(60, np.nan)], cmap=kinds, edgecolors="white", linewidth=0.6
-        )
-        grays = ListedColormap(["#555555", "#BBBBBB"])
-        axes[0].pcolormesh(
-            np.arange(61), [1, 2], [group_row], cmap=grays, edgecolors="white", linewidth=0.6
-        )
-        axes[0].invert_yaxis()
-        axes[0].set_yticks([0.5, 1.5])
-        axes[0].set_yticklabels(["class", "group"])
-        for ax in axes:
-            ax.grid(False)
-            ax.tick_params(length=0)
-            ax.spines[:].set_visible(False)
-
-
-def selection_leak(run: Run, simulations: int) -> None:
-    """Hastie, Tibshirani and Friedman's experiment: 50 samples, 5000 features, pure noise."""
-    wrong, right, fresh = [], [], []
-    for s in run.progress(range(simulations), "selection before and within the folds"):
-        rng = np.random.default_rng([run.seed, 2, s])
-        X = rng.normal(size=(50, 5000)).astype(np.float32).astype(float)
-        y = rng.permutation(np.repeat([0, 1], 25))
-        folds = ours.StratifiedKFold(5, True, s)
-        chosen = ours.most_correlated(X, y, 100)
-        score = (ours.NearestNeighbor, X[:, chosen], y, folds, accuracy)
-        wrong.append(ours.cross_val_score(*score).mean())
-        right.append(
-            ours.cross_val_score(lambda: ours.SelectThenFit(100), X, y, folds, accuracy).mean()
-        )
-        model = ours.NearestNeighbor().fit(X[:, chosen], y)
-        new = rng.normal(size=(200, 100))  # of noise, all columns are alike
-        fresh.append(accuracy(rng.permutation(np.repeat([0, 1], 100)), model.predict(new)))
-    leak, honest, truth = (mean_interval(v, level=0.99) for v in (wrong, right, fresh))
-    run.metric("accuracy on noise, features selected before splitting", leak.mean)
-    run.metric("accuracy on noise, features selected within the folds", honest.mean, rtol=0.05)
-    run.metric("accuracy of the selected model on new samples", truth.mean)
-    run.claim(
-        "features selected before splitting make cross-validation see order in pure noise",
-        leak.low > 0.8 and truth.low <= 0.5 <= truth.high,
-        f"cross-validation {leak}, the same model on new samples {truth}; 99 % intervals",
-    )
-    run.claim(
-        "control: selected within the folds, the same features score at chance",
-        honest.low <= 0.5 <= honest.high,
-        f"{honest}; 99 % interval",
-    )
-    title = "Accuracy on pure noise: where were the features selected?"
-    with run.figure("leak", title, size=(8.0, 3.9)) as ax:
-        bins = np.arange(-0.01, 1.02, 0.02)
-        for values, color in ((right, plots.BLUE), (wrong, plots.ORANGE)):
-            ax.hist(values, bins, color=color, alpha=0.85)
-        ax.axvline(0.5, color=plots.REFERENCE, ls="--", lw=1)
-        top = ax.get_ylim()[1] * 1.25
-        ax.text(0.49, top * 0.97, "truth", color=plots.REFERENCE, ha="right", va="top")
-        ax.text(
-            honest.mean,
-            top * 0.75,
-            f"within each fold: {honest.mean:.0%} right",
-            color=plots.BLUE,
-            weight="bold",
-            ha="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )
-        ax.text(
-            leak.mean,
-            top * 0.9,
-            f"before splitting: {leak.mean:.0%} right",
-            color=plots.ORANGE,
-            weight="bold",
-            ha="right",
-        )
-        ax.set(xlim=(0.1, 1.03), ylim=(0, top), xlabel="accuracy by 5-fold cross-validation")
-        ax.set(ylabel=f"data sets (of {simulations})")
-
-
-def group_leak(run: Run, simulations: int) -> None:
-    """Ten recordings of each person, labels that mean nothing: who is recognized?"""
-    scores = {"KFold": [], "GroupKFold": []}
-    for s in range(simulations):
-        rng = np.random.default_rng([run.seed, 3, s])
-        person = np.repeat(np.arange(40), 10)
-        X = rng.normal(size=(40, 8))[person] + 0.3 * rng.normal(size=(400, 8))
-        y = rng.permutation(np.repeat([0, 1], 20))[person]
-        for name, splitter in (
-            ("KFold", ours.KFold(5, True, s)),
-            ("GroupKFold", ours.GroupKFold(5)),
-        ):
-            result = ours.cross_val_score(
-                ours.NearestNeighbor, X, y, splitter, accuracy, groups=person
-            )
-            scores[name].append(result.mean())
-    mixed, apart = (mean_interval(scores[k], level=0.99) for k in ("KFold", "GroupKFold"))
-    run.metric("accuracy on meaningless labels, persons in both parts", mixed.mean)
-    run.metric("accuracy on meaningless labels, persons kept apart", apart.mean, rtol=0.1)
-    # 20 persons of each class: without the tested one, the others lean the other way, 19 to 20.
-    run.claim(
-        "if a person's recordings fall on both sides of the split, meaningless labels are learned",
-        mixed.low > 0.95 and apart.high < 0.6,
-        f"KFold {mixed}, GroupKFold {apart}; chance 0.5, 99 % intervals",
-        quick=False,
-    )
-
-
-def tuning_leak(run: Run, simulations: int) -> None:
-    """Report the best of 30 candidates, or cross-validate the choosing too; all are worthless."""
-    best, nested = [], []
-    slices = [slice(3 * k, 3 * k + 3) for k in range(30)]
-    for s in range(simulations):
-        rng = np.random.default_rng([run.seed, 4, s])
-        X, y = rng.normal(size=(60, 90)), rng.permutation(np.repeat([0, 1], 30))
-        outer, inner = ours.StratifiedKFold(5, True, s), ours.StratifiedKFold(3, True, s)
-        best.append(
-            max(
-                ours.cross_val_score(lambda c=c: ours.NearestMean(c), X, y, outer, accuracy).mean()
-                for c in slices
-            )
-        )
-        scores, _ = ours.nested_cross_val_score(
-            ours.NearestMean, {"columns": slices}, X, y, outer, inner, accuracy
-        )
-        nested.append(scores.mean())
-    promise, truth = mean_interval(best, level=0.99), mean_interval(nested, level=0.99)
-    run.metric("best of 30 worthless models by cross-validation", promise.mean)
-    run.metric("choosing among 30 worthless models, nested", truth.mean, rtol=0.05)
-    run.claim(
-        "the best cross-validated score of 30 worthless models promises more than chance, nested "
-        "cross-validation does not",
-        promise.low > 0.55 and truth.low <= 0.5 <= truth.high,
-        f"best {promise}, nested {truth}; 99 % intervals",
-        quick=False,
-    )
-
-
-def false_alarms(run: Run, repetitions: int) -> None:
-    """Two equally good models on many random splits: how often does a test prefer one?"""
-    n, n_test, most = 100, 20, 100
-    counts = np.array([5, 10, 20, 50, 100])
-    alarms = {"plain": np.zeros(len(counts), int), "corrected": np.zeros(len(counts), int)}
-    for s in run.progress(range(repetitions), "two models that are equally good"):
-        rng = np.random.default_rng([run.seed, 5, s])
-        y = rng.permutation(np.repeat([0, 1], n // 2))
-        X = rng.normal(size=(n, 10)) + 0.4 * y[:, None]  # columns 0-4 and 5-9 are exchangeable
-        scores = np.empty((2, most))
-        for j in range(most):
-            order = rng.permutation(n)
-            train, test = order[n_test:], order[:n_test]
-            for m, columns in enumerate((slice(0, 5), slice(5, 10))):
-                model = ours.NearestMean(columns).fit(X[train], y[train])
-                scores[m, j] = np.mean(model.predict(X[test]) == y[test])
-        for i, count in enumerate(counts):
-            for name, share in (("plain", 0.0), ("corrected", n_test / (n - n_test))):
-                result = comparison.corrected_resampled_ttest(
-                    scores[0, :count], scores[1, :count], test_share=share
-                )
-                alarms[name][i] += result.p < 0.05
-    bounds = {
-        name: np.array([share_interval(int(h), repetitions) for h in hits])
-        for name, hits in alarms.items()
-    }
-    rates = {name: hits / repetitions for name, hits in alarms.items()}
-    for name in alarms:
-        run.metric(f"false alarms of the {name} t-test, 100 splits", rates[name][-1], rtol=0.3)
-    run.claim(
-        "the plain t-test over 100 splits prefers one of two equal models in more than a quarter "
-        "of all cases, the corrected one in about 5 %",
-        bounds["plain"][-1, 0] > 0.25
-        and bounds["corrected"][-1, 0] < 0.06
-        and bounds["corrected"][-1, 1] < 0.1,
-        f"plain {rates['plain'][-1]:.1%}, 95 % interval {bounds['plain'][-1, 0]:.1%} to "
-        f"{bounds['plain'][-1, 1]:.1%}; corrected {rates['corrected'][-1]:.1%}, "
-        f"{bounds['corrected'][-1, 0]:.1%} to {bounds['corrected'][-1, 1]:.1%} "
-        f"({repetitions} data sets)",
-        quick=False,
-    )
-    title = "How often is one of two equally good models called better?"
-    with run.figure("false_alarms", title, size=(8.0, 4.2)) as ax:
-        for name, color, label in (
-            ("plain", plots.ORANGE, "paired t-test"),
-            ("corrected", plots.BLUE, "corrected for overlap"),
-        ):
-            below, above = bounds[name].T
-            ax.fill_between(counts, below, above, color=color, alpha=0.18, linewidth=0)
-            ax.plot(counts, rates[name], "o-", color=color, label=label)
-        ax.axhline(0.05, color=plots.REFERENCE, ls="--", lw=1)
-        ax.text(
-            counts[-1], 0.055, "5 % as promised", color=plots.REFERENCE, ha="right", va="bottom"
-        )
-        ax.set(xscale="log", xlabel="random splits, 80 to train and 20 to test", ylim=(0, None))
-        ax.set(ylabel="share of p < 0.05", xticks=counts)
-        ax.set_xticklabels([str(c) for c in counts])
-        ax.minorticks_off()
-        ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-        plots.label_lines(ax)
+CLASSES = np.array([0, 1])
+ORDER = "features selected before splitting make cross-validation see order in pure noise"
+PERSONS = "with a person's recordings on both sides of the split meaningless labels are learned"
+BEST = "the best cross-validated score of 30 worthless models promises more than chance"
+CORRECTED = "the corrected t-test over 100 splits prefers one of two equal models rarely"
 
 
 def main(run: Run, *, simulations: PositiveInt = 50) -> None:
@@ -401,8 +32,275 @@ def main(run: Run, *, simulations: PositiveInt = 50) -> None:
     check_scores(run)
     check_comparisons(run)
     picture_of_folds(run)
-    n = min(simulations, run.budget(quick=8, default=simulations))
+    n = min(simulations, run.budget(quick=4, default=simulations))
     selection_leak(run, n)
     group_leak(run, n)
     tuning_leak(run, n)
-    false_alarms(run, run.budget(quick=60, default=400, full=2000))
+    false_alarms(run, run.budget(quick=20, default=400, full=2000))
+
+
+# ---- checks
+
+
+def check_splits(run: Run) -> None:
+    """Index by index what scikit-learn gives for the same seed."""
+    from sklearn import model_selection as reference
+
+    rng = np.random.default_rng(run.seed)
+    X, y = np.zeros((103, 1)), rng.choice(4, 103, p=[0.5, 0.3, 0.1, 0.1])
+    groups, shuffled = rng.integers(0, 17, 103), {"shuffle": True, "random_state": 3}
+    for name, options in (
+        ("KFold", {"n_splits": 7}),
+        ("KFold", {"n_splits": 7} | shuffled),
+        ("StratifiedKFold", {"n_splits": 5}),
+        ("StratifiedKFold", {"n_splits": 5} | shuffled),
+        ("GroupKFold", {"n_splits": 4}),
+    ):
+        known = groups if name == "GroupKFold" else None
+        both = (getattr(module, name)(**options) for module in (ours, reference))
+        pairs = (splitter.split(X, y, known) for splitter in both)
+        mine, theirs = (np.concatenate([i for pair in p for i in pair]) for p in pairs)
+        equal = run.against(f"sklearn.model_selection.{name}", why=SAME)
+        how = ", shuffled" if len(options) > 1 else ""
+        equal(f"{name}{how}: training and test indices", mine, theirs)
+
+
+def check_scores(run: Run) -> None:
+    """Cross-validation and nested cross-validation of a model of scikit-learn's."""
+    from sklearn import model_selection as reference
+    from sklearn.neighbors import KNeighborsClassifier
+
+    images, y = datasets.digits()
+    X, y = images.reshape(len(images), -1)[:300].astype(float), y[:300].astype(np.int64)
+    outer, inner = ours.StratifiedKFold(5, True, 0), ours.StratifiedKFold(3, True, 1)
+    same_outer = reference.StratifiedKFold(5, shuffle=True, random_state=0)
+    same_inner = reference.StratifiedKFold(3, shuffle=True, random_state=1)
+    grid = {"n_neighbors": [1, 3, 9], "weights": ["uniform", "distance"]}
+    search = reference.GridSearchCV(KNeighborsClassifier(), grid, cv=same_inner)
+    for name, against, model, theirs in (
+        ("cross_val_score", "cross_val_score", KNeighborsClassifier, KNeighborsClassifier()),
+        ("our nearest neighbor", "KNeighbors(1)", ours.NearestNeighbor, KNeighborsClassifier(1)),
+        ("nested cross-validation", "GridSearchCV within cross_val_score", None, search),
+    ):
+        if model is None:
+            how = (outer, inner, accuracy)
+            mine, _ = ours.nested_cross_val_score(KNeighborsClassifier, grid, X, y, *how)
+        else:
+            mine = ours.cross_val_score(model, X, y, outer, accuracy)
+        equal = run.against(f"sklearn {against}", why=SAME)
+        equal(name, mine, reference.cross_val_score(theirs, X, y, cv=same_outer))
+
+
+def check_comparisons(run: Run) -> None:
+    """The t-test without correction is SciPy's; the bootstrap's error has a closed form."""
+    from scipy import stats
+
+    rng = np.random.default_rng([run.seed, 1])
+    a = rng.normal(0.8, 0.05, 30)
+    b = a - rng.normal(0.01, 0.02, 30)
+    plain = comparison.corrected_resampled_ttest(a, b, test_share=0.0)
+    theirs = stats.ttest_rel(a, b)
+    why = "rounding, and another route to the tail of Student's t"
+    equal = run.against("scipy.stats.ttest_rel", rtol=1e-10, why=why)
+    mine = [plain.t, plain.p, plain.low, plain.high]
+    expected = [theirs.statistic, theirs.pvalue, *theirs.confidence_interval()]
+    equal("t-test without correction: t, p, interval", mine, expected, atol=1e-12)
+    scaled = theirs.statistic / math.sqrt(1 + len(a) * 0.25)
+    fair = comparison.corrected_resampled_ttest(a, b, test_share=0.25)
+    equal = run.against("scipy.stats, t / √(1 + J n_test/n_train)", rtol=1e-10, why=why)
+    expected = [scaled, 2 * stats.t.sf(abs(scaled), len(a) - 1)]
+    equal("corrected t-test: t and p", [fair.t, fair.p], expected)
+    y, resamples = rng.integers(0, 2, 500), run.budget(quick=500, default=10_000)
+    pred_a, pred_b = (np.where(rng.random(500) < right, y, 1 - y) for right in (0.85, 0.8))
+    options = {"rng": rng, "n_resamples": resamples}
+    draws = comparison.bootstrap_difference(y, pred_a, pred_b, accuracy, **options)
+    each = (pred_a == y).astype(float) - (pred_b == y)
+    why = "four standard errors of a standard deviation from so many draws"
+    reference = "standard deviation of the paired differences / √n"
+    equal = run.against(reference, kind="theorem", rtol=4 / math.sqrt(2 * resamples), why=why)
+    equal("bootstrap error of a difference in accuracy", draws.std(), each.std() / 500**0.5)
+    options["n_resamples"] //= 4
+    draws = comparison.bootstrap_difference(y, pred_a, pred_b, f1, **options)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    run.say(f"F1 of two classifiers on 500 samples: difference in [{low:.3f}, {high:.3f}]")
+
+
+# ---- pictures and claims
+
+
+def picture_of_folds(run: Run) -> None:
+    """Who is tested when, for data sorted by class that comes in groups."""
+    rng = np.random.default_rng(run.seed)
+    y = np.sort(rng.choice(3, 60, p=[0.6, 0.3, 0.1]))
+    groups = np.sort(rng.integers(0, 12, 60))
+    splitters = {
+        "KFold": ours.KFold(4),
+        "KFold, shuffled": ours.KFold(4, True, 0),
+        "StratifiedKFold": ours.StratifiedKFold(4),
+        "GroupKFold": ours.GroupKFold(4),
+    }
+    image = []
+    for splitter in splitters.values():
+        tests = (test for _, test in splitter.split(np.zeros((60, 1)), y, groups))
+        image += [np.isin(np.arange(60), test).astype(float) for test in tests]
+        image.append(np.full(60, np.nan))
+    grid = {"edgecolors": "white", "linewidth": 0.6}
+    layout = {"rows": 2, "sharex": True, "gridspec_kw": {"height_ratios": [1, 6.2]}}
+    title = "Which samples does each fold test?"
+    with run.figure("folds", title, size=(8.0, 4.6), **layout) as (top, bottom):
+        colors = ListedColormap(["#DDE3E8", plots.ORANGE])
+        bottom.pcolormesh(np.ma.masked_invalid(image[:-1]), cmap=colors, **grid)
+        bottom.set_yticks([5 * i + 2 for i in range(4)], list(splitters))
+        bottom.set_xlabel("sample (sorted by class); orange is tested, gray trains")
+        colors = ListedColormap([plots.BLUE, plots.SKY, plots.YELLOW])
+        top.pcolormesh(np.arange(61), [0, 1], [y], cmap=colors, **grid)
+        colors = ListedColormap(["#555555", "#BBBBBB"])
+        top.pcolormesh(np.arange(61), [1, 2], [groups % 2], cmap=colors, **grid)
+        top.set_yticks([0.5, 1.5], ["class", "group"])
+        for ax in (top, bottom):
+            ax.invert_yaxis()
+            ax.grid(False)
+            ax.tick_params(length=0)
+            ax.spines[:].set_visible(False)
+
+
+def selection_leak(run: Run, simulations: int) -> None:
+    """Hastie, Tibshirani and Friedman's experiment: 50 samples, 5000 features, pure noise."""
+    wrong, right, fresh = [], [], []
+    for s in run.progress(range(simulations), "selection before and within the folds"):
+        rng = np.random.default_rng([run.seed, 2, s])
+        X = rng.normal(size=(50, 5000)).astype(np.float32).astype(float)
+        y, folds = rng.permutation(np.repeat(CLASSES, 25)), ours.StratifiedKFold(5, True, s)
+        some = X[:, ours.most_correlated(X, y, 100)]
+        rest = (y, folds, accuracy)
+        wrong.append(ours.cross_val_score(ours.NearestNeighbor, some, *rest).mean())
+        right.append(ours.cross_val_score(lambda: ours.SelectThenFit(100), X, *rest).mean())
+        new = rng.normal(size=(200, 100))  # of noise, all columns are alike
+        predicted = ours.NearestNeighbor().fit(some, y).predict(new)
+        fresh.append(accuracy(rng.permutation(np.repeat(CLASSES, 100)), predicted))
+    run.metric("accuracy on noise, features selected before splitting", np.mean(wrong))
+    run.metric("accuracy on noise, features selected within the folds", np.mean(right), rtol=0.05)
+    run.claim(ORDER, wrong, at_least=0.8, note="accuracy", quick=False)
+    run.falsifier("selected within the folds", right, breaks=ORDER)
+    chance = {"at_least": 0.45, "at_most": 0.55, "quick": False}
+    chance["seen_before"] = "that 99 % intervals over 50 data sets held 0.5"
+    run.claim("on new samples the selected model is at chance", fresh, **chance)
+    run.claim("selected within the folds, the same features score at chance", right, **chance)
+    title = "Accuracy on pure noise: where were the features selected?"
+    with run.figure("leak", title, size=(8.0, 3.9)) as ax:
+        bins = np.arange(-0.01, 1.02, 0.02)
+        for values, where, color in (
+            (right, "within each fold", plots.BLUE),
+            (wrong, "before splitting", plots.ORANGE),
+        ):
+            label = f"{where}: {np.mean(values):.0%} right"
+            ax.hist(values, bins, color=color, alpha=0.85, label=label)
+        ax.axvline(0.5, color=plots.REFERENCE, ls="--", lw=1, label="truth")
+        ax.legend(loc="upper left")
+        ax.set(xlim=(0.1, 1.03), xlabel="accuracy by 5-fold cross-validation")
+        ax.set(ylabel=f"data sets (of {simulations})")
+
+
+def group_leak(run: Run, simulations: int) -> None:
+    """Ten recordings of each person, labels that mean nothing: who is recognized?"""
+    mixed, apart = [], []
+    for s in range(simulations):
+        rng = np.random.default_rng([run.seed, 3, s])
+        person = np.repeat(np.arange(40), 10)
+        X = rng.normal(size=(40, 8))[person] + 0.3 * rng.normal(size=(400, 8))
+        y = rng.permutation(np.repeat(CLASSES, 20))[person]
+        for scores, splitter in ((mixed, ours.KFold(5, True, s)), (apart, ours.GroupKFold(5))):
+            some = (ours.NearestNeighbor, X, y, splitter, accuracy)
+            scores.append(ours.cross_val_score(*some, groups=person).mean())
+    run.metric("accuracy on meaningless labels, persons in both parts", np.mean(mixed))
+    run.claim(PERSONS, mixed, at_least=0.95, note="accuracy; chance 0.5", quick=False)
+    run.falsifier("persons kept apart", apart, breaks=PERSONS)
+    # 20 persons of each class: without the tested one, the others lean the other way, 19 to 20.
+    name = "with persons kept apart they are not learned"
+    run.claim(name, apart, at_most=0.6, note="accuracy", quick=False)
+
+
+def tuning_leak(run: Run, simulations: int) -> None:
+    """Report the best of 30 candidates, or cross-validate the choosing too; all are worthless."""
+    best, nested = [], []
+    slices = [slice(3 * k, 3 * k + 3) for k in range(30)]
+    for s in range(simulations):
+        rng = np.random.default_rng([run.seed, 4, s])
+        X, y = rng.normal(size=(60, 90)), rng.permutation(np.repeat(CLASSES, 30))
+        outer, inner = ours.StratifiedKFold(5, True, s), ours.StratifiedKFold(3, True, s)
+        models = [lambda c=c: ours.NearestMean(c) for c in slices]
+        scores = [ours.cross_val_score(model, X, y, outer, accuracy).mean() for model in models]
+        best.append(max(scores))
+        some = (ours.NearestMean, {"columns": slices}, X, y, outer, inner, accuracy)
+        nested.append(ours.nested_cross_val_score(*some)[0].mean())
+    run.metric("best of 30 worthless models by cross-validation", np.mean(best))
+    run.metric("choosing among 30 worthless models, nested", np.mean(nested), rtol=0.05)
+    run.claim(BEST, best, at_least=0.55, note="accuracy", quick=False)
+    run.falsifier("nested cross-validation", nested, breaks=BEST)
+    seen = "that a 99 % interval over 50 data sets held 0.5"
+    options = {"at_least": 0.45, "at_most": 0.55, "seen_before": seen, "quick": False}
+    name = "choosing among 30 worthless models, cross-validated as a whole, is at chance"
+    run.claim(name, nested, **options)
+
+
+def false_alarms(run: Run, repetitions: int) -> None:
+    """Two equally good models on many random splits: how often does a test prefer one?"""
+    n, n_test, counts = 100, 20, np.array([5, 10, 20, 50, 100])
+    shares = {"plain": 0.0, "corrected": n_test / (n - n_test)}
+    alarms = {name: np.zeros(len(counts), int) for name in shares}
+    for s in run.progress(range(repetitions), "two models that are equally good"):
+        rng = np.random.default_rng([run.seed, 5, s])
+        y = rng.permutation(np.repeat(CLASSES, n // 2))
+        X = rng.normal(size=(n, 10)) + 0.4 * y[:, None]  # columns 0-4 and 5-9 are exchangeable
+        scores = np.empty((2, counts[-1]))
+        for j in range(counts[-1]):
+            test, train = np.split(rng.permutation(n), [n_test])
+            for m, columns in enumerate((slice(0, 5), slice(5, 10))):
+                model = ours.NearestMean(columns).fit(X[train], y[train])
+                scores[m, j] = np.mean(model.predict(X[test]) == y[test])
+        for i, count in enumerate(counts):
+            for name, share in shares.items():
+                pair = scores[:, :count]
+                result = comparison.corrected_resampled_ttest(*pair, test_share=share)
+                alarms[name][i] += result.p < 0.05
+    rates = {
+        name: [share_interval(int(hits), repetitions) for hits in row]
+        for name, row in alarms.items()
+    }
+    for name, row in rates.items():
+        run.metric(f"false alarms of the {name} t-test, 100 splits", row[-1].mean, rtol=0.3)
+    plain, corrected = (rates[name][-1] for name in ("plain", "corrected"))
+    name = "the plain t-test prefers one of them in more than a quarter of all cases"
+    note = "share of p < 0.05; Clopper and Pearson's interval"
+    run.claim(CORRECTED, corrected, at_most=0.1, note=note, quick=False)
+    run.falsifier("the plain t-test", plain, breaks=CORRECTED)
+    run.claim(name, plain, at_least=0.25, note=note, quick=False)
+    draw_false_alarms(run, counts, rates)
+
+
+def share_interval(hits: int, n: int, level: float = 0.95) -> Interval:
+    """Clopper and Pearson's exact interval for a share (1934)."""
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return Interval(hits / n, low, high, n)
+
+
+def draw_false_alarms(run: Run, counts: np.ndarray, rates: dict[str, list[Interval]]) -> None:
+    """False alarms of both tests by the number of splits."""
+    names = {"plain": "paired t-test", "corrected": "corrected for overlap"}
+    title = "How often is one of two equally good models called better?"
+    with run.figure("false_alarms", title, size=(8.0, 4.2)) as ax:
+        for (name, row), color in zip(rates.items(), (plots.ORANGE, plots.BLUE), strict=True):
+            low, high = [r.low for r in row], [r.high for r in row]
+            ax.fill_between(counts, low, high, color=color, alpha=0.18, linewidth=0)
+            ax.plot(counts, [r.mean for r in row], "o-", color=color, label=names[name])
+        ax.set(xscale="log", xlabel="random splits, 80 to train and 20 to test", ylim=(0, None))
+        ax.set_ylabel("share of p < 0.05")
+        ax.set_xticks(counts, [str(c) for c in counts], minor=False)
+        ax.minorticks_off()
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+        plots.reference_line(ax, 0.05, "5 % as promised")
+        plots.label_lines(ax)
