@@ -392,17 +392,8 @@ def test_no_call_is_kept_from_the_formatter():
     assert not found(r"# fmt: (?:skip|off)")
 
 
-STEMS = [
-    "colour",
-    "behaviour",
-    "neighbour",
-    "favour",
-    "normalis",
-    "regularis",
-    "tokenis",
-    "initialis",
-    "generalis",
-]
+STEMS = ["colour", "behaviour", "neighbour", "favour", "normalis", "regularis", "tokenis"]
+STEMS += ["initialis", "generalis"]
 BRITISH = rf"(?i)\b\w*(?:{'|'.join(STEMS)}|optimis(?!m|tic))\w*"
 
 
