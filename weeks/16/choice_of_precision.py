@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import torch
 
+from shared.require import require
+
 
 class Precision(NamedTuple):
     """A type to compute in, whether it needs loss scaling, and why it was chosen."""
@@ -57,8 +59,7 @@ def choose_precision(
     least_gain
         float32's time over the other's from which fewer bits are worth their trouble.
     """
-    if not least_gain > 0:
-        raise ValueError(f"least_gain must be positive, got {least_gain}")
+    require(least_gain > 0, "least_gain must be positive", least_gain)
     wide = measure(device, torch.float32)
     for dtype in (torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
@@ -66,8 +67,8 @@ def choose_precision(
             gain = wide / measure(device, dtype)
         except RuntimeError:
             continue
-        told = f"on {device.type} a product takes {1 / gain:.2f} of float32's time in {name}"
+        measured = f"on {device.type} a product takes {1 / gain:.2f} of float32's time in {name}"
         if gain >= least_gain:
-            return Precision(dtype, dtype == torch.float16, f"{name}: {told}")
-        return Precision(torch.float32, False, f"float32: {told}")
+            return Precision(dtype, dtype == torch.float16, f"{name}: {measured}")
+        return Precision(torch.float32, False, f"float32: {measured}")
     return Precision(torch.float32, False, f"float32: {device.type} multiplies in nothing smaller")

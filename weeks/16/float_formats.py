@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from shared.require import require
+
 # ---- formats
 
 
@@ -49,10 +51,8 @@ class Format:
 
     def __post_init__(self):
         for field, least, most in (("exponent_bits", 2, 8), ("mantissa_bits", 1, 23)):
-            if not least <= getattr(self, field) <= most:
-                raise ValueError(
-                    f"{field} must be between {least} and {most}, got {getattr(self, field)}"
-                )
+            width = getattr(self, field)
+            require(least <= width <= most, f"{field} must be between {least} and {most}", width)
 
     @property
     def width(self) -> int:
@@ -100,11 +100,8 @@ FORMATS = {
 
 def decode(codes: Int64[Tensor, "*shape"], fmt: Format) -> Float64[Tensor, "*shape"]:
     """Bit patterns to the numbers they stand for; every format here fits into float64 exactly."""
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 1 << fmt.width:
-        raise ValueError(
-            f"codes must lie between 0 and 2**{fmt.width} - 1, got {int(codes.min())} to "
-            f"{int(codes.max())}"
-        )
+    inside, top = (codes >= 0) & (codes < 1 << fmt.width), f"2**{fmt.width} - 1"
+    require(inside.all(), f"codes must lie between 0 and {top}", codes[~inside].tolist())
     magnitude = codes & ((1 << (fmt.width - 1)) - 1)
     exponent = magnitude >> fmt.mantissa_bits
     mantissa = magnitude & ((1 << fmt.mantissa_bits) - 1)

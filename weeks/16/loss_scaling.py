@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shared.require import require
 from week16.float_formats import FP32
 
 
@@ -69,14 +70,10 @@ class LossScaler:
         growth_interval: int = 2000,
         dynamic: bool = True,
     ):
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale must be positive and finite, got {scale}")
-        if not growth_factor > 1:
-            raise ValueError(f"growth_factor must be above 1, got {growth_factor}")
-        if not 0 < backoff_factor < 1:
-            raise ValueError(f"backoff_factor must be between 0 and 1, got {backoff_factor}")
-        if growth_interval < 1:
-            raise ValueError(f"growth_interval must be at least 1, got {growth_interval}")
+        require(0 < scale < math.inf, "scale must be positive and finite", scale)
+        require(growth_factor > 1, "growth_factor must be above 1", growth_factor)
+        require(0 < backoff_factor < 1, "backoff_factor must be between 0 and 1", backoff_factor)
+        require(growth_interval >= 1, "growth_interval must be at least 1", growth_interval)
         self.scale, self.dynamic = float(scale), dynamic
         self.growth_factor, self.backoff_factor = growth_factor, backoff_factor
         self.growth_interval, self.good_steps = growth_interval, 0
@@ -95,13 +92,13 @@ class LossScaler:
             If a gradient is of 16 bits, where the division would lose what the scaling saved, or
             if it was done already.
         """
-        if self._found_inf is not None:
-            raise ValueError("optimizer must be unscaled once a step, got a second call")
+        once = self._found_inf is None
+        require(once, "optimizer must be unscaled once per step, got a second call")
         grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         grads = [grad for grad in grads if grad is not None]
         for grad in grads:
-            if grad.element_size() < 4:
-                raise ValueError(f"optimizer must have float32 gradients, got {grad.dtype}")
+            wide = grad.element_size() >= 4
+            require(wide, "optimizer must have float32 gradients", grad.dtype)
         for grad in grads:
             grad.mul_(1 / self.scale)
         self._found_inf = not all(bool(torch.isfinite(grad).all()) for grad in grads)
@@ -143,8 +140,8 @@ class LossScaler:
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`, ours or torch's."""
-        if missing := sorted(self.state_dict().keys() - state.keys()):
-            raise ValueError(f"state must be a loss scaler's, got none of {', '.join(missing)}")
+        missing = sorted(self.state_dict().keys() - state.keys())
+        require(not missing, f"state must be a loss scaler's, got none of {', '.join(missing)}")
         fresh = LossScaler(
             state["scale"],
             growth_factor=state["growth_factor"],

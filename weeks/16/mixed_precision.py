@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from shared.require import require
 from week16.compensated_sums import kahan_add
 from week16.float_formats import FORMATS, round_to
 from week16.loss_scaling import LossScaler
@@ -110,11 +111,28 @@ def gradients(
     scale: Float64[Tensor, " seed"],
 ) -> tuple[Float32[Tensor, " seed"], list[Float32[Tensor, "seed _ _"]]]:
     """Losses, and gradients that passed through `dtype` scaled and are unscaled in float32."""
-    leaves = [w.to(dtype).float().requires_grad_() for w in weights]
+    leaves = [w.to(dtype).float().detach().requires_grad_() for w in weights]
     losses = loss_of(leaves, batch, dtype)
     grads = torch.autograd.grad((losses * scale).sum(), leaves)
     factor = (1 / scale).float().reshape(-1, 1, 1)
     return losses.detach(), [g.to(dtype).float() * factor for g in grads]
+
+
+def added(
+    w: Float32[Tensor, "*shape"],
+    update: Float32[Tensor, "*shape"],
+    carry: Float32[Tensor, "*shape"],
+    policy: Policy,
+    generator: torch.Generator | None = None,
+) -> tuple[Float32[Tensor, "*shape"], Float32[Tensor, "*shape"]]:
+    """w + update as `policy` stores it, and the carry of Kahan's sum."""
+    if policy.weights == "master":
+        return w + update, carry
+    if policy.weights == "stochastic":
+        return round_to(w + update, FORMATS[policy.dtype], generator=generator), carry
+    if policy.weights == "kahan":
+        return kahan_add(w, carry, update, FORMATS[policy.dtype])
+    return (w + update.to(policy.dtype).float()).to(policy.dtype).float(), carry
 
 
 def train(
@@ -136,26 +154,21 @@ def train(
     start
         Initial weights; not changed.
     batches
-        One a step.
-    policy, lr
-        What is stored how, and the learning rate.
+        One per step.
     growth_interval
         Of the dynamic loss scale.
     generator
         For stochastic rounding.
     """
-    if not lr > 0:
-        raise ValueError(f"lr must be positive, got {lr}")
-    fmt, seeds = FORMATS[policy.dtype], len(start[0])
-    if policy.weights == "stochastic" and generator is None:
-        raise ValueError("generator must be given for stochastic rounding, got None")
-    master = policy.weights == "master"
-    weights = [w.clone() if master else w.to(policy.dtype).float() for w in start]
-    carry = [torch.zeros_like(w) for w in weights]
-    scalers = [
-        LossScaler(policy.scale, growth_interval=growth_interval, dynamic=policy.dynamic)
-        for _ in range(seeds)
-    ]
+    require(lr > 0, "lr must be positive", lr)
+    drawn = policy.weights != "stochastic" or generator is not None
+    require(drawn, "generator must be given for stochastic rounding", generator)
+    seeds = len(start[0])
+    keeps = torch.float32 if policy.weights == "master" else policy.dtype
+    weights = [w.to(keeps).float() for w in start]
+    carries = [torch.zeros_like(w) for w in weights]
+    options = {"growth_interval": growth_interval, "dynamic": policy.dynamic}
+    scalers = [LossScaler(policy.scale, **options) for _ in range(seeds)]
     rows = []
     for batch in batches:
         scale = torch.tensor([s.scale for s in scalers], dtype=torch.float64)
@@ -166,20 +179,11 @@ def train(
         same, moved = torch.zeros(seeds), torch.zeros(seeds)
         for i, (w, g) in enumerate(zip(weights, grads, strict=True)):
             update = torch.where(good.reshape(-1, 1, 1), -lr * g, 0.0)
-            if policy.weights == "plain":
-                new = (w + update.to(policy.dtype).float()).to(policy.dtype).float()
-            elif policy.weights == "stochastic":
-                new = round_to(w + update, fmt, generator=generator)
-            elif policy.weights == "kahan":
-                new, carry[i] = kahan_add(w, carry[i], update, fmt)
-            else:
-                new = w + update
-            same += ((update != 0) & (new == w)).flatten(1).sum(1)
+            weights[i], carries[i] = added(w, update, carries[i], policy, generator)
+            same += ((update != 0) & (weights[i] == w)).flatten(1).sum(1)
             moved += (update != 0).flatten(1).sum(1)
-            weights[i] = new
         rows.append((losses, scale, ~good, same / moved.clamp(min=1)))
-    if not rows:
-        raise ValueError("batches must hold at least one batch, got none")
+    require(rows, "batches must hold at least one batch, got none")
     return Trace(*(torch.stack(column) for column in zip(*rows, strict=True)), weights)
 
 

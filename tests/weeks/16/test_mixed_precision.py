@@ -95,8 +95,8 @@ def test_stochastic_rounding_is_unbiased():
     same(round_to(exact, BF16, generator=torch.Generator()), exact)
 
 
-@given(n=st.integers(1, 300), power=st.integers(9, 14))
-@settings(max_examples=10)
+@given(n=st.integers(1, 80), power=st.integers(9, 14))
+@settings(max_examples=6)
 def test_kahan_keeps_what_the_sum_cannot_hold(n, power):
     total, carry, value = torch.ones(1), torch.zeros(1), torch.full((1,), 2.0**-power)
     for _ in range(n):
