@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from threadpoolctl import threadpool_limits
 
 from shared import plots
 from shared.study import PositiveInt, Run
@@ -34,15 +35,17 @@ def main(run: Run, *, seeds: PositiveInt = 20) -> None:
     """
     seeds = run.budget(quick=min(seeds, 2), default=seeds)
     tumors, images = breast_cancer(), digits()
-    check_binary(run, *tumors)
-    check_multinomial(run, *images)
-    check_first_steps(run, tumors, images)
-    control(run, "breast cancer", *tumors, run.budget(quick=400, default=190), 3 * seeds)
-    control(run, "digits", *images, run.budget(quick=1600, default=1297), min(seeds, 12))
-    loss_surface(run, *tumors)
-    boundaries(run, tumors, images)
-    separable(run)
-    classic_bugs(run, *tumors)
+    with threadpool_limits(1):  # on matrices so small, threads only wait for each other
+        check_binary(run, *tumors)
+        check_multinomial(run, *images)
+        check_first_steps(run, tumors, images)
+        n_test = run.budget(quick=400, default=190), run.budget(quick=1600, default=1297)
+        control(run, "breast cancer", *tumors, n_test[0], 3 * seeds)
+        control(run, "digits", *images, n_test[1], min(seeds, 12))
+        loss_surface(run, *tumors)
+        boundaries(run, tumors, images)
+        separable(run)
+        classic_bugs(run, *tumors)
 
 
 def ones(X: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n q"]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from threadpoolctl import threadpool_limits
 
 from shared import datasets, plots
 from shared.study import PositiveInt, Run
@@ -42,15 +43,16 @@ def main(run: Run, *, seeds: PositiveInt = 10) -> None:
     seeds = run.budget(quick=2, default=seeds, full=3 * seeds)
     X, labels = digits_in(64, run.budget(quick=200, default=None))
     few, _ = digits_in(8, run.budget(quick=200, default=None))
-    check_kmeans(run, X, labels)
-    check_mixture(run, few)
-    likelihood_never_falls(run, few, seeds)
-    show_iterations(run)
-    show_seeding(run, run.budget(quick=4, default=3 * seeds))
-    choosing_k(run, few, seeds)
-    long_clusters(run, seeds)
-    show_collapse(run)
-    controls(run, X, labels, seeds)
+    with threadpool_limits(1):  # on matrices so small, threads only wait for each other
+        check_kmeans(run, X, labels)
+        check_mixture(run, few)
+        likelihood_never_falls(run, few, seeds)
+        show_iterations(run)
+        show_seeding(run, run.budget(quick=4, default=3 * seeds))
+        choosing_k(run, few, seeds)
+        long_clusters(run, seeds)
+        show_collapse(run)
+        controls(run, X, labels, seeds)
 
 
 # ---- where it starts
