@@ -35,6 +35,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from shared.require import require
+
 IGNORE = -100  # a target that is padding; the value that F.cross_entropy leaves out
 
 Batch = TypeVar("Batch")
@@ -75,14 +77,12 @@ def accumulate(model: nn.Module, micro_batches: Iterable[Batch], loss_sum: LossS
     loss, weight = 0.0, 0.0
     for micro_batch in micro_batches:
         part, n = loss_sum(model, micro_batch)
-        if n < 0:
-            raise ValueError(f"loss_sum must return a weight of at least 0, got {float(n)}")
+        require(n >= 0, "loss_sum must return a weight of at least 0", float(n))
         part.backward()  # adds to .grad and frees the graph: the next one takes its place
         # detached: a sum needs no history. No .item() either: a GPU need not wait here.
         loss, weight = loss + part.detach(), weight + n
     weight = float(weight)
-    if weight == 0:
-        raise ValueError("micro_batches must hold at least one token that counts, got none")
+    require(weight, "micro_batches must hold at least one token that counts, got none")
     for p in model.parameters():
         if p.grad is not None:
             p.grad /= weight
@@ -112,8 +112,7 @@ def train_step(
     max_norm: float,
 ) -> Accumulated:
     """Accumulate, clip, step. Returns the loss before the step."""
-    if not max_norm > 0:
-        raise ValueError(f"max_norm must be positive, got {max_norm}")
+    require(max_norm > 0, "max_norm must be positive", max_norm)
     result = accumulate(model, micro_batches, loss_sum)
     # once, on the whole: a norm is not additive, and clipped pieces do not add up to a clipped sum
     nn.utils.clip_grad_norm_(model.parameters(), max_norm)
@@ -136,11 +135,9 @@ def pad(sequences: Sequence[Int[Tensor, "..."]]) -> Padded:
 
     A causal model's real positions never look to the right, so it needs no mask beyond `IGNORE`.
     """
-    if not sequences:
-        raise ValueError("sequences must hold at least one sequence, got none")
-    lengths = [len(s) for s in sequences]
-    if min(lengths) < 2:
-        raise ValueError(f"sequences must have at least 2 tokens each, got one of {min(lengths)}")
+    require(sequences, "sequences must hold at least one sequence, got none")
+    shortest = min(map(len, sequences))
+    require(shortest >= 2, "sequences must have at least 2 tokens each", f"one of {shortest}")
 
     def stack(parts: list[Tensor], fill: int) -> Tensor:
         return nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=fill)
@@ -150,8 +147,7 @@ def pad(sequences: Sequence[Int[Tensor, "..."]]) -> Padded:
 
 def in_micro_batches(sequences: Sequence[Int[Tensor, "..."]], size: int) -> list[Padded]:
     """`size` sequences at a time (the last may hold fewer), each padded to its own longest."""
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+    require(size >= 1, "size must be at least 1", size)
     return [pad(sequences[i : i + size]) for i in range(0, len(sequences), size)]
 
 
@@ -173,15 +169,14 @@ def dropout_by_sample(
     One generator for all would be drawn from in the order layer by layer within a micro-batch,
     and that order changes with the cut: other masks, although of the same distribution.
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"p must be in [0, 1), got {p}")
-    if len(generators) != len(x):
-        raise ValueError(f"generators must be one a sample, {len(x)}, got {len(generators)}")
+    require(0 <= p < 1, "p must be in [0, 1)", p)
+    one_each = len(generators) == len(x)
+    require(one_each, f"generators must be one per sample, {len(x)}", len(generators))
     keep = torch.stack([torch.rand(x.shape[1:], generator=g) >= p for g in generators])
     return x * keep / (1 - p)
 
 
-# ---- what the micro-batches tell about the right size of the batch
+# ---- what the micro-batches say about the right size of the batch
 
 
 class NoiseScale(NamedTuple):
@@ -205,7 +200,7 @@ def noise_scale(gradients: Float[Tensor, "micro_batch parameter"], size: int) ->
     Parameters
     ----------
     gradients
-        One row a micro-batch: the gradient of its mean loss.
+        One row per micro-batch: the gradient of its mean loss.
     size
         Samples in a micro-batch.
 
@@ -215,10 +210,8 @@ def noise_scale(gradients: Float[Tensor, "micro_batch parameter"], size: int) ->
     average them over steps before dividing.
     """
     k = len(gradients)
-    if k < 2:
-        raise ValueError(f"gradients must be those of at least 2 micro-batches, got {k}")
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+    require(k >= 2, "gradients must be those of at least 2 micro-batches", k)
+    require(size >= 1, "size must be at least 1", size)
     small = gradients.square().sum(dim=1).mean().item()
     big = gradients.mean(dim=0).square().sum().item()
     signal = (k * size * big - size * small) / (k * size - size)
