@@ -244,7 +244,7 @@ def own_statistics(run: Run, X, y, seeds: int) -> None:
         guess.append(rmse(np.full(len(test), y[train].mean()), y[test]))
         by_income = test[np.argsort(X[test, 7], kind="stable")]
         for order, errors in ((test, random), (by_income, alike)):
-            own = [normalized_by_batch(X[order], size) for size in sizes]
+            own = [normalized_by_batch(X[order], size) for size in sizes.tolist()]
             errors.append([rmse(model.predict(A), y[order]) for A in own])
     right, random, alike = np.array(right), np.array(random), np.array(alike)
     for name, errors in (

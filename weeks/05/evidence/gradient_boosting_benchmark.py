@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from shared import plots
 from shared.stats import Interval
@@ -52,7 +52,7 @@ def benchmark(run: Run, tables: list[Table], rounds: int) -> None:
                 run.claim(name, gap, at_least=0, unit="R²", quick=False)
 
 
-def score(truth: Float[np.ndarray, " n"], prediction: Float[np.ndarray, " n"]) -> float:
+def score(truth: Shaped[np.ndarray, " n"], prediction: Float[np.ndarray, " n"]) -> float:
     """AUC for classes, R² for numbers."""
     from sklearn.metrics import r2_score, roc_auc_score
 
