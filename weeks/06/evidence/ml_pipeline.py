@@ -238,7 +238,7 @@ class Project:
             left.plot(
                 threshold, curve.min(), "o", color=plots.BLUE, label=f"least: {threshold:.2f}"
             )
-            left.legend(loc="center right")
+            left.legend(loc="upper left", bbox_to_anchor=(0.22, 0.62))
             happened, predicted, n = probabilities.calibration_curve(y, p)
             right.plot([0, 1], [0, 1], color=plots.REFERENCE, ls="--", lw=1)
             half = half_widths(happened, n)
