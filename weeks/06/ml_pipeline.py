@@ -72,31 +72,20 @@ def load_table(dataset: DatasetName, rng: np.random.Generator) -> tuple[Table, s
     """
     if dataset == "auto":
         for name in ("adult", "titanic"):
-            if all(
-                (datasets.cache_dir() / f.path).exists() for f in datasets.registry()[name].files
-            ):
+            files = datasets.registry()[name].files
+            if all((datasets.cache_dir() / file.path).exists() for file in files):
                 return load_table(name, rng)[0], f"{name}: it is in the data folder"
         return bundled_table(rng), "bundled: neither adult nor titanic is in the data folder"
     if dataset == "adult":
         features, target = datasets.adult()
         # fnlwgt counts whom a row stands for: a property of the survey, not of the person.
-        table = Table(
-            "adult",
-            features.drop(columns="fnlwgt"),
-            target.astype(np.int64),
-            "earns more than 50,000 dollars a year",
-            "sex",
-        )
+        features, target = features.drop(columns="fnlwgt"), target.astype(np.int64)
+        table = Table("adult", features, target, "earns more than 50,000 dollars a year", "sex")
     elif dataset == "titanic":
         raw = datasets.titanic()
         features = raw.drop(columns=["PassengerId", "Name", "Ticket", "Cabin", "Survived"])
-        table = Table(
-            "titanic",
-            features.assign(Deck=raw["Cabin"].str[0]),
-            raw["Survived"].to_numpy(np.int64),
-            "survived",
-            "Sex",
-        )
+        features, target = features.assign(Deck=raw["Cabin"].str[0]), raw["Survived"]
+        table = Table("titanic", features, target.to_numpy(np.int64), "survived", "Sex")
     else:
         table = bundled_table(rng)
     return table, f"{dataset}: asked for"
@@ -108,10 +97,9 @@ def bundled_table(rng: np.random.Generator) -> Table:
     Two measurements are turned into words, and every eighth value of half the columns is removed
     at random.
     """
-    from sklearn.datasets import load_breast_cancer
-
-    data = load_breast_cancer(as_frame=True)
-    mean = data.data.iloc[:, :10].rename(columns=lambda name: name.replace(" ", "_"))
+    data = datasets.bundled("breast_cancer")
+    names = [name.replace(" ", "_") for name in data.feature_names[:10]]
+    mean = pd.DataFrame(data.data[:, :10], columns=names)
     words = {
         "texture": pd.cut(
             mean.pop("mean_texture"),
@@ -125,7 +113,7 @@ def bundled_table(rng: np.random.Generator) -> Table:
     features = mean.assign(**{name: column.astype(object) for name, column in words.items()})
     for name in features.columns[::2]:
         features.loc[rng.random(len(features)) < 1 / 8, name] = np.nan
-    target = 1 - data.target.to_numpy(np.int64)
+    target = 1 - data.target.astype(np.int64)
     return Table("bundled", features, target, "is malignant", "texture")
 
 
@@ -178,25 +166,12 @@ def build_pipeline(
         ),
     }
     require(model in makers, f"model must be one of {', '.join(makers)}", repr(model))
-    prepare = ColumnTransformer(
-        [
-            (
-                "numeric",
-                make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
-                list(numeric),
-            ),
-            # A gap is a category of its own; one that fit never saw becomes all zeros.
-            (
-                "categorical",
-                make_pipeline(
-                    SimpleImputer(strategy="constant", fill_value="(missing)"),
-                    OneHotEncoder(handle_unknown="ignore", sparse_output=False),
-                ),
-                list(categorical),
-            ),
-        ]
-    )
-    return make_pipeline(prepare, makers[model](**parameters))
+    numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    # A gap is a category of its own; one that fit never saw becomes all zeros.
+    fill = SimpleImputer(strategy="constant", fill_value="(missing)")
+    words = make_pipeline(fill, OneHotEncoder(handle_unknown="ignore", sparse_output=False))
+    parts = [("numeric", numbers, list(numeric)), ("categorical", words, list(categorical))]
+    return make_pipeline(ColumnTransformer(parts), makers[model](**parameters))
 
 
 # ---- decisions

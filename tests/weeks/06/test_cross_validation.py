@@ -8,8 +8,10 @@ from scipy import stats
 from sklearn import model_selection as reference
 from sklearn.neighbors import KNeighborsClassifier
 
+from shared.run import Run
 from week06 import comparison
 from week06 import cross_validation as ours
+from week06.evidence import cross_validation as evidence
 from week06.metrics import accuracy
 
 seeds = st.integers(0, 2**32 - 1)
@@ -173,6 +175,13 @@ def test_most_correlated():
     X[:, 3] = 1.0  # constant: no correlation, no warning
     expected = [abs(np.corrcoef(X[:, j], y)[0, 1]) if j != 3 else -1 for j in range(8)]
     np.testing.assert_array_equal(ours.most_correlated(X, y, 4), np.argsort(expected)[::-1][:4])
+
+
+def test_one_value_per_data_set(tmp_path):
+    """The folds of one data set share their samples: only their mean is a value."""
+    run = Run(tmp_path / "weeks" / "06" / "leak.py", mode="quick", out=tmp_path, quiet=True)
+    evidence.selection_leak(run, 3)
+    assert [row["n"] for row in run.claims + run.falsifiers] == [3, 3, 3, 3]
 
 
 X, Y = np.zeros((6, 1)), np.array([0, 0, 0, 0, 1, 1])

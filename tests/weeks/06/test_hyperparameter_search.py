@@ -4,13 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import quad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
-from sklearn.kernel_ridge import KernelRidge
 
 from week06 import gaussian_process
 from week06 import hyperparameter_search as ours
@@ -38,16 +37,6 @@ def test_process_equals_sklearn(kernel, n, d, length_scale, seed):
     np.testing.assert_allclose(mine.predict(new)[1] ** 2, std**2, atol=1e-8)
     assert mine.log_marginal_likelihood_ == pytest.approx(
         theirs.log_marginal_likelihood_value_, rel=1e-8
-    )
-
-
-def test_likelihood_is_a_gaussians():
-    rng = np.random.default_rng(0)
-    X, y = rng.uniform(size=(6, 2)), rng.normal(size=6)
-    K = 2 * gaussian_process.kernel_matrix(X, X, length_scale=0.5) + 0.1 * np.eye(6)
-    process = gaussian_process.GaussianProcess(0.5, 2.0, 0.1).fit(X, y)
-    assert process.log_marginal_likelihood_ == pytest.approx(
-        stats.multivariate_normal(np.zeros(6), K).logpdf(y)
     )
 
 
@@ -115,13 +104,13 @@ def test_halving_schedule():
 
 
 @given(st.integers(1, 40), st.integers(2, 4), st.integers(1, 40), seeds)
+@settings(max_examples=10)
 def test_halving_survivors_equal_sklearn(n, factor, most, seed):
     from sklearn.base import BaseEstimator
     from sklearn.experimental import enable_halving_search_cv  # noqa: F401
     from sklearn.model_selection import HalvingGridSearchCV
 
-    if n in (27, 9, 8, 16, 32, 4, 2, 3):
-        return  # exact powers: scikit-learn's logarithm may round down
+    assume(n not in (27, 9, 8, 16, 32, 4, 2, 3))  # powers: its logarithm may round down
     noise = np.random.default_rng(seed).normal(size=(n, most + 1))
 
     class Scored(BaseEstimator):
@@ -134,21 +123,13 @@ def test_halving_survivors_equal_sklearn(n, factor, most, seed):
         def score(self, X, y=None):
             return -noise[self.candidate, self.resource]
 
-    rungs = ours.successive_halving(
-        lambda c, r: noise[c, r], n, min_resource=1, max_resource=most, factor=factor
-    )
-    if most // factor ** len(rungs) > 0 and factor ** len(rungs) == most:
-        return
-    theirs = HalvingGridSearchCV(
-        Scored(),
-        {"candidate": list(range(n))},
-        resource="resource",
-        max_resources=most,
-        min_resources=1,
-        factor=factor,
-        cv=2,
-        refit=False,
-    ).fit(np.zeros((8, 1)), np.arange(8) % 2)
+    limits = {"min_resource": 1, "max_resource": most, "factor": factor}
+    rungs = ours.successive_halving(lambda c, r: noise[c, r], n, **limits)
+    assume(factor ** len(rungs) != most)
+    limits = {"min_resources": 1, "max_resources": most, "factor": factor, "resource": "resource"}
+    grid = {"candidate": list(range(n))}
+    theirs = HalvingGridSearchCV(Scored(), grid, cv=2, refit=False, **limits)
+    theirs.fit(np.zeros((8, 1)), np.arange(8) % 2)
     who, when = theirs.cv_results_["param_candidate"].astype(int), theirs.cv_results_["iter"]
     for i in range(min(len(rungs), when.max() + 1)):
         assert sorted(rungs[i].candidates) == sorted(who[when == i])
@@ -196,44 +177,37 @@ def test_constant_objective():
     np.testing.assert_array_equal(trace.values, 1)
 
 
-def test_kernel_classifier():
-    rng = np.random.default_rng(0)
-    X, y, new = rng.normal(size=(40, 5)), rng.integers(0, 3, 40), rng.normal(size=(9, 5))
-    mine = ours.KernelClassifier(1.5, 0.1).fit(X, y, 3).decision_function(new)
-    theirs = KernelRidge(alpha=0.1, kernel="rbf", gamma=1 / (2 * 1.5**2)).fit(
-        X, np.eye(3)[y] - 1 / 3
-    )
-    np.testing.assert_allclose(mine, theirs.predict(new) + 1 / 3, atol=1e-10)
+X, Y, RNG = np.zeros((2, 1)), np.zeros(2), np.random.default_rng(0)
+Process = gaussian_process.GaussianProcess
+WRONG = [
+    ("must be fitted before use", lambda: Process().predict(X)),
+    ("length_scale must be positive, got 0", lambda: Process(0.0)),
+    ("noise must be at least 0, got -1", lambda: Process(noise=-1.0)),
+    ("finite numbers only", lambda: Process().fit(X, Y * np.nan)),
+    (
+        "X must have 1 columns as in fit, got 2",
+        lambda: Process().fit(np.eye(2)[:, :1], Y).predict(np.zeros((1, 2))),
+    ),
+    ("std must be at least 0, got -1", lambda: ours.expected_improvement(Y, Y - 1, 0.0)),
+    ("bounds must be finite with low < high", lambda: ours.grid_points(SQUARE[:, ::-1], 2)),
+    ("per_axis must be at least 1, got 0", lambda: ours.grid_points(SQUARE, 0)),
+    ("n must be at least 1, got 0", lambda: ours.random_points(SQUARE, 0, RNG)),
+    (
+        "factor must be at least 2, got 1",
+        lambda: ours.successive_halving(max, 3, min_resource=1, max_resource=9, factor=1),
+    ),
+    (
+        "min_resource must be between 1 and max_resource = 9",
+        lambda: ours.successive_halving(max, 3, min_resource=10, max_resource=9),
+    ),
+    (
+        "n_initial must be between 2 and budget = 3, got 6",
+        lambda: ours.bayesian_search(lambda x: 0.0, SQUARE, 3, RNG),
+    ),
+]
 
 
-def test_branin():
-    for x in ((-math.pi, 12.275), (math.pi, 2.275), (9.42478, 2.475)):
-        assert ours.branin(np.array(x)) == pytest.approx(0.397887, abs=1e-5)
-
-
-def test_bad_arguments():
-    X, y, rng = np.zeros((2, 1)), np.zeros(2), np.random.default_rng(0)
-    with pytest.raises(ValueError, match="must be fitted before use"):
-        gaussian_process.GaussianProcess().predict(X)
-    with pytest.raises(ValueError, match="length_scale must be positive, got 0"):
-        gaussian_process.GaussianProcess(0.0)
-    with pytest.raises(ValueError, match="noise must be at least 0, got -1"):
-        gaussian_process.GaussianProcess(noise=-1.0)
-    with pytest.raises(ValueError, match="finite numbers only"):
-        gaussian_process.GaussianProcess().fit(X, y * np.nan)
-    with pytest.raises(ValueError, match="X must have 1 columns as in fit, got 2"):
-        gaussian_process.GaussianProcess().fit(X + np.eye(2)[:, :1], y).predict(np.zeros((1, 2)))
-    with pytest.raises(ValueError, match="std must be at least 0, got -1"):
-        ours.expected_improvement(y, y - 1, 0.0)
-    with pytest.raises(ValueError, match="bounds must be finite with low < high"):
-        ours.grid_points(SQUARE[:, ::-1], 2)
-    with pytest.raises(ValueError, match="per_axis must be at least 1, got 0"):
-        ours.grid_points(SQUARE, 0)
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-        ours.random_points(SQUARE, 0, rng)
-    with pytest.raises(ValueError, match="factor must be at least 2, got 1"):
-        ours.successive_halving(lambda c, n: c, 3, min_resource=1, max_resource=9, factor=1)
-    with pytest.raises(ValueError, match="min_resource must be between 1 and max_resource = 9"):
-        ours.successive_halving(lambda c, n: c, 3, min_resource=10, max_resource=9)
-    with pytest.raises(ValueError, match="n_initial must be between 2 and budget = 3, got 6"):
-        ours.bayesian_search(lambda x: 0.0, SQUARE, 3, rng)
+@pytest.mark.parametrize(("message", "call"), WRONG, ids=[message for message, _ in WRONG])
+def test_wrong_arguments(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -47,10 +47,9 @@ def test_cost_curve_equals_counting(n, cost_fp, cost_fn, seed):
         (cost_fp * ((p >= t) & (y == 0)).sum() + cost_fn * ((p < t) & (y == 1)).sum()) / n
         for t in thresholds
     ]
+    decided = [ours.decision_cost(y, p >= t, **costs) for t in thresholds]
     np.testing.assert_allclose(curve, brute, atol=1e-12)
-    np.testing.assert_allclose(
-        curve, [ours.decision_cost(y, p >= t, **costs) for t in thresholds], atol=1e-12
-    )
+    np.testing.assert_allclose(decided, brute, atol=1e-12)
     best = ours.cheapest_threshold(y, p, **costs)
     assert ours.decision_cost(y, p >= best, **costs) == pytest.approx(min(brute), abs=1e-12)
 
@@ -176,11 +175,21 @@ def test_auto_never_downloads(monkeypatch, tmp_path):
     assert reason == "bundled: neither adult nor titanic is in the data folder"
 
 
-def test_bad_arguments():
-    y, p = np.array([0, 1]), np.array([0.2, 0.8])
-    with pytest.raises(ValueError, match="cost_fp must be at least 0 and finite, got -1"):
-        ours.cost_curve(y, p, cost_fp=-1.0, cost_fn=1.0)
-    with pytest.raises(ValueError, match="y must hold at least one sample"):
-        ours.cost_curve(y[:0], p[:0], cost_fp=1.0, cost_fn=1.0)
-    with pytest.raises(ValueError, match="model must be one of logistic regression"):
-        ours.build_pipeline("oracle", [], [])
+Y, P = np.array([0, 1]), np.array([0.2, 0.8])
+WRONG = [
+    (
+        "cost_fp must be at least 0 and finite, got -1",
+        lambda: ours.cost_curve(Y, P, cost_fp=-1.0, cost_fn=1.0),
+    ),
+    (
+        "y must hold at least one sample",
+        lambda: ours.cost_curve(Y[:0], P[:0], cost_fp=1.0, cost_fn=1.0),
+    ),
+    ("model must be one of logistic", lambda: ours.build_pipeline("oracle", [], [])),
+]
+
+
+@pytest.mark.parametrize(("message", "call"), WRONG, ids=[message for message, _ in WRONG])
+def test_wrong_arguments(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,488 +1,35 @@
 """The steps of `ml_pipeline.py` in order, with their checks, claims, figures and the report."""
 
-import json
+import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
 from shared import plots
 from shared.artifacts import write_atomic
-from shared.stats import mean_interval
+from shared.stats import Interval
 from shared.study import PositiveFloat, PositiveInt, Run
 from week06 import metrics, probabilities, saved_pipeline
 from week06 import ml_pipeline as ours
 from week06.comparison import corrected_resampled_ttest
 from week06.cross_validation import StratifiedKFold
-from week06.ml_pipeline import DatasetName, load_table
 
 LARGE = 1000  # rows from which differences of cost can be told from chance
 SHIPPABLE = ("logistic regression", "gradient boosting")  # those that save without a pickle
-
-
-def run_project(run: Run, table: ours.Table, reason: str, costs: dict, rows: int) -> None:
-    """Explore, split, select, set the threshold, test once, explain, save, report."""
-    report = [f"# Will it be so: {table.question}?\n", f"Data: {reason}.\n"]
-    X, y = _explore(run, table, report)
-    numeric = [c for c in table.numeric if c in X]
-    categorical = [c for c in table.categorical if c in X]
-
-    # The first of five stratified folds is put away now and looked at once, at the end.
-    train, test = next(StratifiedKFold(5, True, run.seed).split(np.zeros((len(y), 1)), y))
-    X_train, y_train, X_test, y_test = X.iloc[train], y[train], X.iloc[test], y[test]
-    report.append(f"\n## Split\n\n{len(train):,} rows to learn from, {len(test):,} to test once.\n")
-
-    chosen, parameters, promised = _select(
-        run, X_train, y_train, numeric, categorical, rows, report
-    )
-    model = ours.build_pipeline(chosen, numeric, categorical, **parameters).fit(X_train, y_train)
-    threshold = _threshold(
-        run, X_train, y_train, numeric, categorical, chosen, parameters, costs, report
-    )
-    p = model.predict_proba(X_test)[:, 1].astype(np.float64)
-    _test(run, table, X_test, y_test, p, threshold, costs, promised, y_train.mean(), report)
-    seen = pd.MultiIndex.from_frame(X_train.astype(str))
-    new = ~pd.MultiIndex.from_frame(X_test.astype(str)).isin(seen)
-    twins = f"{1 - new.mean():.1%} of the test rows have a twin among the training rows"
-    if len(np.unique(y_test[new])) == 2:
-        run.metric(
-            "test AUC, rows without a twin in training", metrics.roc_auc(y_test[new], p[new])
-        )
-        twins += f"; without them the AUC is {metrics.roc_auc(y_test[new], p[new]):.3f}"
-    report.append(f"\n{twins}.\n")
-    _importance(run, model, X_test, y_test, report)
-    _control(run, X_train, y_train, X_test, y_test, numeric, categorical, rows, p)
-    _encoding_leak(run, y_train)
-    _save(run, table, model, X_test, p, threshold, (X_train, y_train, numeric, categorical))
-    report.append("\n## The model\n\nSaved in `model/`: numbers and JSON, checked on loading.\n")
-    write_atomic(run.out / "report.md", "".join(report))
-    run.say(f"report and model are in {run.out.name}/ under runs/")
-
-
-def _explore(run: Run, table: ours.Table, report: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    X, y = table.features, table.target
-    # Of two columns that say the same, the numeric one stays: its order means something.
-    pairs = ours.redundant_columns(X)
-    drop = {a if a in table.categorical else b for a, b in pairs}
-    X = X.drop(columns=sorted(drop))
-    missing = X.isna().mean()
-    report += [
-        "\n## The table\n\n",
-        f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive. ",
-        f"Dropped as redundant: {', '.join(sorted(drop)) or 'nothing'}.\n\n",
-        "| column | kind | missing | values |\n|---|---|---|---|\n",
-        *(
-            f"| {c} | {'number' if c in table.numeric else 'category'} | {missing[c]:.1%} | "
-            f"{X[c].nunique()} |\n"
-            for c in X
-        ),
-    ]
-    run.say(
-        f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive; "
-        f"dropped as redundant: {', '.join(sorted(drop)) or 'none'}"
-    )
-    run.metric("rows", len(X))
-    run.metric("share of positives", y.mean())
-    run.metric("largest share missing in a column", missing.max())
-    return X, y
-
-
-def _intervals(share: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Half-widths of 95 % intervals of shares, by Agresti and Coull (1998)."""
-    smooth = (share * n + 2) / (n + 4)
-    return 1.96 * np.sqrt(smooth * (1 - smooth) / (n + 4))
-
-
-def _scores(y: np.ndarray, p: np.ndarray) -> tuple[float, float]:
-    return metrics.roc_auc(y, p), probabilities.log_loss(y, p)
-
-
-def _select(run, X, y, numeric, categorical, rows, report):
-    """Nested cross-validation on a subsample: how good is tuning *and* fitting each model?"""
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import GridSearchCV, cross_val_score
-    from sklearn.model_selection import StratifiedKFold as Reference
-
-    some = np.random.default_rng([run.seed, 1]).permutation(len(y))[:rows]
-    X, y = X.iloc[some], y[some]
-    outside, inside = run.budget(quick=(2, 2), default=(5, 3))
-    outer, inner = (StratifiedKFold(k, True, run.seed) for k in (outside, inside))
-    position = np.zeros((len(y), 1))
-    results, choices = {}, {}
-    for name, grid in run.progress(list(ours.MODELS.items()), "nested cross-validation"):
-        scores, picks = [], []
-        for train, test in outer.split(position, y):
-            means = []
-            for parameters in grid:
-                parts = inner.split(position[train], y[train])
-                means.append(
-                    np.mean(
-                        [
-                            _fit_and_score(
-                                name, parameters, X, y, train[a], train[b], numeric, categorical
-                            )
-                            for a, b in parts
-                        ]
-                    )
-                )
-            picks.append(int(np.argmax(means)))
-            scores.append(
-                _fit_and_score(name, grid[picks[-1]], X, y, train, test, numeric, categorical)
-            )
-        results[name] = np.array(scores)
-        choices[name] = grid[Counter(picks).most_common(1)[0][0]]
-    search = GridSearchCV(
-        ours.build_pipeline("logistic regression", numeric, categorical),
-        {"logisticregression__C": [g["C"] for g in ours.MODELS["logistic regression"]]},
-        scoring=lambda m, a, b: roc_auc_score(b, m.predict_proba(a)[:, 1]),
-        cv=Reference(inside, shuffle=True, random_state=run.seed),
-    )
-    folds = Reference(outside, shuffle=True, random_state=run.seed)
-    theirs = cross_val_score(search, X, y, cv=folds, scoring=search.scoring)
-    run.check(
-        "nested cross-validation of logistic regression",
-        results["logistic regression"],
-        theirs,
-        against="sklearn GridSearchCV within cross_val_score",
-        atol=1e-12,
-        why="the same fits; areas add up in another order",
-    )
-    share = 1 / (outside - 1)  # one part tests, the others train
-    best = max(SHIPPABLE, key=lambda name: results[name].mean())
-    report += [
-        f"\n## Which model?\n\nNested cross-validation on {len(y):,} training rows, "
-        "AUC; differences with an interval corrected for overlapping training sets.\n\n",
-        "| model | AUC | chosen | against the best |\n|---|---|---|---|\n",
-    ]
-    gaps = {}
-    for name, scores in results.items():
-        gaps[name] = corrected_resampled_ttest(scores, results[best], test_share=share)
-        gap = gaps[name]
-        against = "" if name == best else f"{gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
-        report.append(f"| {name} | {scores.mean():.3f} | {choices[name]} | {against} |\n")
-        run.metric(f"nested AUC, {name}", scores.mean())
-    report += [
-        f"\nShipped: {best}, the better of those that can be saved without a pickle.\n",
-        "\n![Nested AUC](ml_pipeline_models.png)\n",
-    ]
-    title = "Which model? AUC on the outer folds"
-    with run.figure("models", title, size=(8.0, 2.9)) as ax:
-        colors = (plots.BLUE, plots.GREEN, plots.ORANGE)
-        for i, scores in enumerate(results.values()):
-            interval = corrected_resampled_ttest(scores, np.zeros(outside), test_share=share)
-            ax.plot(
-                [interval.low, interval.high],
-                [i, i],
-                color=colors[i],
-                lw=7,
-                alpha=0.25,
-                solid_capstyle="butt",
-            )
-            ax.plot(scores, np.full(outside, i), "o", color=colors[i], ms=5, alpha=0.8)
-            ax.plot(scores.mean(), i, "|", color="black", ms=18, mew=2)
-        ax.set_yticks(range(3))
-        ax.set_yticklabels(results)
-        ax.set(ylim=(2.6, -0.6), xlabel="AUC (dots: folds; band: corrected 95 % interval)")
-        ax.grid(axis="y", visible=False)
-    promise = corrected_resampled_ttest(results[best], np.zeros(outside), test_share=share)
-    return best, choices[best], promise
-
-
-def _fit_and_score(name, parameters, X, y, train, test, numeric, categorical) -> float:
-    model = ours.build_pipeline(name, numeric, categorical, **parameters)
-    model.fit(X.iloc[train], y[train])
-    return metrics.roc_auc(y[test], model.predict_proba(X.iloc[test])[:, 1].astype(float))
-
-
-def _threshold(run, X, y, numeric, categorical, chosen, parameters, costs, report) -> float:
-    """The cheapest threshold on predictions that no row had a part in making."""
-    p = np.empty(len(y))
-    for train, test in StratifiedKFold(3, True, run.seed).split(np.zeros((len(y), 1)), y):
-        model = ours.build_pipeline(chosen, numeric, categorical, **parameters)
-        model.fit(X.iloc[train], y[train])
-        p[test] = model.predict_proba(X.iloc[test])[:, 1]
-    threshold = ours.cheapest_threshold(y, p, **costs)
-    few = slice(0, 400)
-    brute = [
-        ours.decision_cost(y[few], p[few] >= t, **costs)
-        for t in np.append(np.inf, np.unique(p[few])[::-1])
-    ]
-    run.check(
-        "cost at every threshold",
-        ours.cost_curve(y[few], p[few], **costs)[1],
-        brute,
-        against="counting anew for each threshold",
-        atol=1e-12,
-        why="the same integers",
-    )
-    theory = costs["cost_fp"] / (costs["cost_fp"] + costs["cost_fn"])
-    run.metric("cheapest threshold, out of fold", threshold, rtol=0.2)
-    run.metric("threshold in theory", theory)
-    thresholds, curve = ours.cost_curve(y, p, **costs)
-    in_theory = ours.decision_cost(y, p >= theory, **costs)
-    if len(y) >= LARGE:
-        run.claim(
-            "the threshold of theory costs at most 3 % more than the cheapest one",
-            in_theory <= 1.03 * curve.min(),
-            f"{in_theory:.4f} at {theory:.2f}, {curve.min():.4f} at {threshold:.2f}",
-        )
-    report += [
-        f"\n## When to act\n\nA false alarm costs {costs['cost_fp']:g}, a miss "
-        f"{costs['cost_fn']:g}. Cheapest on out-of-fold predictions: act from "
-        f"p = {threshold:.3f}; theory for honest probabilities: {theory:.3f}.\n",
-        "\n![Cost against threshold](ml_pipeline_cost.png)\n",
-    ]
-    title = "When to act? The cheapest threshold is not one half"
-    with run.figure(
-        "cost", title, columns=2, size=(8.0, 4.0), gridspec_kw={"width_ratios": [1.35, 1]}
-    ) as axes:
-        axes[0].plot(thresholds[1:], curve[1:], color=plots.BLUE)
-        act, never = costs["cost_fp"] * (1 - y.mean()), costs["cost_fn"] * y.mean()
-        for cost, name in ((act, "always act"), (never, "never act")):
-            axes[0].axhline(cost, color=plots.REFERENCE, ls="--", lw=1)
-            axes[0].text(0.55, cost, name, va="bottom", ha="center", color=plots.REFERENCE)
-        axes[0].axvline(theory, color=plots.ORANGE, lw=1.2)
-        axes[0].plot(threshold, curve.min(), "o", color=plots.BLUE)
-        low = 0.8 * curve.min()
-        axes[0].text(
-            theory + 0.02,
-            low + 0.9 * (max(act, never) - low),
-            f"theory: {theory:.2f}",
-            color=plots.ORANGE,
-        )
-        axes[0].set(
-            xlabel="act from probability",
-            ylabel="mean cost a row (out of fold)",
-            xlim=(0, 1),
-            ylim=(low, 1.1 * max(act, never)),
-        )
-        happened, predicted, n = probabilities.calibration_curve(y, p)
-        axes[1].plot([0, 1], [0, 1], color=plots.REFERENCE, ls="--", lw=1)
-        axes[1].errorbar(
-            predicted, happened, _intervals(happened, n), fmt="o", color=plots.BLUE, capsize=2
-        )
-        axes[1].set(
-            xlabel="predicted probability", ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1)
-        )
-        axes[1].set_title("and the probabilities behind it", fontsize=11, weight="normal")
-    return threshold
-
-
-def _test(run, table, X, y, p, threshold, costs, promised, share, report) -> None:
-    """Look at the test rows once."""
-    from sklearn import metrics as reference
-
-    measures = {
-        "AUC": (metrics.roc_auc, reference.roc_auc_score),
-        "average precision": (metrics.average_precision, reference.average_precision_score),
-        "log loss": (probabilities.log_loss, reference.log_loss),
-        "Brier score": (probabilities.brier_score, reference.brier_score_loss),
-    }
-    run.check(
-        "test metrics",
-        [mine(y, p) for mine, _ in measures.values()],
-        [theirs(y, p) for _, theirs in measures.values()],
-        against="sklearn.metrics",
-        atol=1e-12,
-        why="order of additions",
-    )
-    decisions = {
-        f"cost, acting from {threshold:.2f}": p >= threshold,
-        "cost, acting from 0.50": p >= 0.5,
-        "cost, never acting": np.zeros(len(y), bool),
-        "cost, always acting": np.ones(len(y), bool),
-    }
-    rng = np.random.default_rng([run.seed, 2])
-    draws = [rng.integers(0, len(y), len(y)) for _ in range(run.budget(quick=50, default=300))]
-    report += ["\n## Test\n\n| | value | 95 % interval |\n|---|---|---|\n"]
-    bounds = {}
-    for name, (mine, _) in measures.items():
-        low, high = np.quantile([mine(y[i], p[i]) for i in draws], [0.025, 0.975])
-        bounds[name] = low, high
-        run.metric(f"test {name}", mine(y, p))
-        report.append(f"| {name} | {mine(y, p):.4f} | {low:.4f} to {high:.4f} |\n")
-    each = {
-        name: costs["cost_fp"] * (act & (y == 0)) + costs["cost_fn"] * (~act & (y == 1))
-        for name, act in decisions.items()
-    }
-    for name, cost in each.items():
-        low, high = np.quantile([cost[i].mean() for i in draws], [0.025, 0.975])
-        label = "cost, cheapest threshold" if name.startswith("cost, acting from ") else name
-        label = name if name.endswith("0.50") and threshold != 0.5 else label
-        run.metric(f"test {label}", cost.mean(), rtol=0.1)
-        report.append(f"| {name} | {cost.mean():.4f} | {low:.4f} to {high:.4f} |\n")
-    saved = list(each.values())[1] - next(iter(each.values()))
-    low, high = np.quantile([saved[i].mean() for i in draws], [0.025, 0.975])
-    if len(y) >= LARGE:
-        run.claim(
-            "on the test rows the chosen threshold is cheaper than one half",
-            bool(low > 0),
-            f"saves {saved.mean():.3f} a row, 95 % bootstrap interval {low:.3f} to {high:.3f}",
-        )
-    base = -float(share * np.log(share) + (1 - share) * np.log(1 - share))
-    run.claim(
-        "the model knows more than the share of positives: its log loss is below that of the share",
-        bool(bounds["log loss"][1] < base),
-        f"{probabilities.log_loss(y, p):.3f}, interval to {bounds['log loss'][1]:.3f}; "
-        f"share {base:.3f}",
-    )
-    auc, (low, high) = metrics.roc_auc(y, p), bounds["AUC"]
-    run.claim(
-        "nested cross-validation did not promise more than the test rows gave",
-        bool(promised.low <= high),
-        f"promised {promised.difference:.3f} [{promised.low:.3f}, {promised.high:.3f}], "
-        f"test {auc:.3f} [{low:.3f}, {high:.3f}]",
-    )
-    act = p >= threshold
-    heads = (table.group, "rows", "positive", "acted on", "positives missed", "false alarms")
-    report += [f"\n### By {table.group}\n\n| ", " | ".join(heads), " |\n", "|---" * 6, "|\n"]
-    for value in X[table.group].dropna().unique():
-        mine = (X[table.group] == value).to_numpy()
-        a, b = act[mine], y[mine]
-        missed = (~a[b == 1]).mean() if b.any() else float("nan")
-        alarms = a[b == 0].mean() if (b == 0).any() else float("nan")
-        report.append(
-            f"| {value} | {mine.sum():,} | {b.mean():.1%} | {a.mean():.1%} | "
-            f"{missed:.1%} | {alarms:.1%} |\n"
-        )
-        if table.name == "adult":
-            run.metric(f"missed positives, {value}", missed, rtol=0.2)
-            run.metric(f"false alarms, {value}", alarms, rtol=0.2)
-
-
-def _importance(run, model, X, y, report) -> None:
-    """Permutation importance, with scikit-learn's own permutations for the comparison."""
-    from sklearn.inspection import permutation_importance
-
-    n = min(len(y), run.budget(quick=60, default=600))
-    repeats = run.budget(quick=2, default=5)
-    X, y = X.iloc[:n], y[:n]
-    state = np.random.RandomState(np.random.RandomState(run.seed).randint(2**31))
-    order, step, permutations = np.arange(n), np.arange(n), []
-    for _ in range(repeats):  # it shuffles what is already shuffled
-        state.shuffle(step)
-        order = order[step]
-        permutations.append(order)
-    drops = ours.permutation_importance(
-        lambda rows: model.predict_proba(rows)[:, 1].astype(float),
-        X,
-        y,
-        metrics.roc_auc,
-        np.array(permutations),
-    )
-    theirs = permutation_importance(
-        model, X, y, scoring="roc_auc", n_repeats=repeats, random_state=run.seed
-    )
-    run.check(
-        "permutation importance",
-        drops,
-        theirs.importances,
-        atol=1e-9,
-        against="sklearn.inspection.permutation_importance",
-        why="the same permutations; areas add up in another order",
-    )
-    ranked = np.argsort(-drops.mean(axis=1))
-    report.append(
-        "\n## What the model uses\n\nFall of the AUC when one column is dealt out anew.\n"
-        "\n![Permutation importance](ml_pipeline_importance.png)\n"
-    )
-    run.say("most used: " + ", ".join(X.columns[ranked[:3]]))
-    with run.figure("importance", "What does the model use?", size=(8.0, 4.0)) as ax:
-        for place, j in enumerate(ranked):
-            ax.plot(
-                [0, drops[j].mean()], [place, place], color=plots.SKY, lw=6, solid_capstyle="butt"
-            )
-            ax.plot(drops[j], np.full(repeats, place), "o", color=plots.BLUE, ms=4)
-        ax.set_yticks(range(len(ranked)))
-        ax.set_yticklabels(X.columns[ranked])
-        ax.set(ylim=(len(ranked) - 0.4, -0.6))
-        ax.set_xlabel("fall of the test AUC when the column is permuted (dots: permutations)")
-        ax.grid(axis="y", visible=False)
-
-
-def _control(run, X, y, X_test, y_test, numeric, categorical, rows, p) -> None:
-    scores = []
-    for s in range(run.budget(quick=5, default=8)):
-        rng = np.random.default_rng([run.seed, 3, s])
-        some = rng.permutation(len(y))[: rows // 3]
-        model = ours.build_pipeline("logistic regression", numeric, categorical, C=0.1)
-        model.fit(X.iloc[some], rng.permutation(y[some]))
-        scores.append(metrics.roc_auc(y_test, model.predict_proba(X_test)[:, 1]))
-    interval = mean_interval(scores, level=0.999)
-    run.claim(
-        "control: trained on permuted labels, the same pipeline ranks at chance",
-        interval.low <= 0.5 <= interval.high and max(scores) < metrics.roc_auc(y_test, p),
-        f"AUC {interval}, 99.9 % interval; true labels {metrics.roc_auc(y_test, p):.3f}",
-    )
-
-
-def _encoding_leak(run, y) -> None:
-    """Failure on display: a meaningless code, replaced by the mean target of its rows."""
-    before, after = [], []
-    for s in range(run.budget(quick=3, default=10)):
-        rng = np.random.default_rng([run.seed, 4, s])
-        code = rng.integers(0, len(y) // 2, len(y))  # two rows a code on average
-        train, test = next(StratifiedKFold(5, True, s).split(np.zeros((len(y), 1)), y))
-        frame = pd.DataFrame({"code": code, "y": y.astype(float)})
-        before.append(
-            metrics.roc_auc(y[test], frame.groupby("code")["y"].transform("mean").to_numpy()[test])
-        )
-        means = frame.iloc[train].groupby("code")["y"].mean()
-        honest = frame["code"].map(means).fillna(y[train].mean()).to_numpy()[test]
-        after.append(metrics.roc_auc(y[test], honest))
-    leak, honest = mean_interval(before, level=0.999), mean_interval(after, level=0.999)
-    run.metric("AUC of a meaningless code, encoded before the split", leak.mean)
-    run.metric("AUC of a meaningless code, encoded within training", honest.mean, rtol=0.05)
-    run.claim(
-        "a meaningless code, encoded by the mean target before the split, looks like a predictor",
-        leak.low > 0.7 and honest.low <= 0.5 <= honest.high,
-        f"AUC {leak} before, {honest} within training; 99.9 % intervals",
-        quick=False,
-    )
-
-
-def _save(run, table, model, X, p, threshold, data) -> None:
-    """Save, read back without scikit-learn, compare; the linear model beside the shipped one."""
-    X_train, y_train, numeric, categorical = data
-    target = Path(run.out) / "model"
-    saved_pipeline.save_model(
-        target, model, {"dataset": table.name, "threshold": threshold, "question": table.question}
-    )
-    run.check(
-        "reloaded model: probabilities of the test rows",
-        saved_pipeline.load_model(target)(X),
-        p,
-        against="the fitted pipeline",
-        atol=1e-6,
-        why="single precision of the boosted trees",
-    )
-    some = slice(0, 3000)
-    linear = ours.build_pipeline("logistic regression", numeric, categorical, C=0.1)
-    linear.fit(X_train.iloc[some], y_train[some])
-    saved_pipeline.save_model(Path(run.out) / "model_linear", linear, {"dataset": table.name})
-    strange = X.copy()
-    strange[categorical] = strange[categorical].astype(object)
-    strange.iloc[::7, strange.columns.get_loc(categorical[0])] = "never seen"
-    strange.iloc[::5, strange.columns.get_loc(categorical[-1])] = np.nan
-    strange[numeric] = strange[numeric].astype(float)
-    strange.iloc[::3, strange.columns.get_loc(numeric[0])] = np.nan
-    run.check(
-        "reloaded linear model: gaps and unseen words included",
-        saved_pipeline.load_model(Path(run.out) / "model_linear")(strange),
-        linear.predict_proba(strange)[:, 1],
-        against="sklearn.pipeline.Pipeline",
-        atol=1e-12,
-        why="rounding of the dot product",
-    )
-    size = len(json.dumps(saved_pipeline.Preprocessor.of(model).__dict__))
-    run.metric("bytes of the preprocessing as JSON", size, rtol=0.1)
+CHEAPER = "on the test rows the chosen threshold is cheaper than one half"
+KNOWS = "the model knows more than the share of positives: its log loss is lower"
+CHANCE = "trained on permuted labels, the same pipeline ranks at chance"
+LEAK = "a meaningless code, encoded by the mean target before the split, looks like a predictor"
 
 
 def main(
     run: Run,
     *,
-    dataset: DatasetName = "auto",
+    dataset: ours.DatasetName = "auto",
     cost_fp: PositiveFloat = 1.0,
     cost_fn: PositiveFloat = 4.0,
     rows: PositiveInt = 1500,
@@ -500,7 +47,398 @@ def main(
     rows
         Training rows that model selection works on; the chosen model then gets them all.
     """
-    table, reason = load_table(dataset, np.random.default_rng(run.seed))
-    run.say(f"data: {reason}")
+    if run.mode == "quick" and dataset == "auto":
+        dataset = "bundled"  # the same everywhere
+    table, reason = ours.load_table(dataset, np.random.default_rng(run.seed))
+    run.chose(dataset=table.name)
     costs = {"cost_fp": float(cost_fp), "cost_fn": float(cost_fn)}
-    run_project(run, table, reason, costs, run.budget(quick=min(rows, 300), default=rows))
+    rows = run.budget(quick=min(rows, 300), default=rows)
+    Project(run, table, reason, costs, rows).run_all()
+
+
+class Project:
+    """Explore, split, select, set the threshold, test once, explain, save, report."""
+
+    def __init__(self, run: Run, table: ours.Table, reason: str, costs: dict, rows: int):
+        self.run, self.table, self.costs, self.rows = run, table, costs, rows
+        self.report = [f"# Will it be so: {table.question}?\n\nData: {reason}.\n"]
+
+    def run_all(self) -> None:
+        """The steps, in order."""
+        X, y = self.explore()
+        # The first of five stratified folds is put away now and looked at once, at the end.
+        train, test = next(StratifiedKFold(5, True, self.run.seed).split(np.zeros((len(y), 1)), y))
+        self.X, self.y = X.iloc[train], y[train]
+        self.write(f"## Split\n\n{len(train):,} rows to learn from, {len(test):,} to test once.")
+        chosen, parameters, promised = self.select()
+        threshold = self.choose_threshold(chosen, parameters)
+        model = self.build(chosen, **parameters).fit(self.X, self.y)
+        p = positive(model, X.iloc[test])
+        self.test(X.iloc[test], y[test], p, threshold)
+        name = "nested cross-validation did not promise more than the test rows gave"
+        auc = metrics.roc_auc(y[test], p)
+        gap = Interval(*(v - auc for v in promised[:3]), n=promised[3])
+        options = {"seen_before": "that the promise was 0.007 too high", "quick": False}
+        self.run.claim(name, gap, at_most=0.05, note="nested AUC minus test AUC", **options)
+        self.twins(X.iloc[test], y[test], p)
+        self.importance(model, X.iloc[test], y[test])
+        self.control(X.iloc[test], y[test])
+        encoding_leak(self.run, self.y)
+        self.save(model, X.iloc[test], p, threshold)
+        self.write("## The model\n\nSaved in `model/`: numbers and JSON, checked on loading.")
+        write_atomic(self.run.out / "report.md", "".join(self.report))
+        self.run.say(f"report and model are in {self.run.out.name}/ under runs/")
+
+    def write(self, text: str) -> None:
+        """A paragraph of the report."""
+        self.report.append(f"\n{text}\n")
+
+    def build(self, name: str, **parameters: Any) -> Any:
+        """One of the models after this table's preprocessing."""
+        return ours.build_pipeline(name, self.numeric, self.categorical, **parameters)
+
+    def explore(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """What there is, without columns that say what another says."""
+        X, y = self.table.features, self.table.target
+        # Of two columns that say the same, the numeric one stays: its order means something.
+        pairs = ours.redundant_columns(X)
+        drop = sorted({a if a in self.table.categorical else b for a, b in pairs})
+        X = X.drop(columns=drop)
+        self.numeric, self.categorical = (
+            [c for c in columns if c in X]
+            for columns in (self.table.numeric, self.table.categorical)
+        )
+        size = f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive"
+        self.run.say(f"{size}; dropped as redundant: {', '.join(drop) or 'none'}")
+        self.write(f"## The table\n\n{size}. Dropped as redundant: {', '.join(drop) or 'nothing'}.")
+        kinds = ["number" if c in self.numeric else "category" for c in X]
+        columns = {
+            "column": list(X),
+            "kind": kinds,
+            "missing": X.isna().mean().map("{:.1%}".format),
+        }
+        self.write(markdown(pd.DataFrame(columns | {"values": X.nunique()})))
+        return X, y
+
+    def score(self, name: str, parameters: dict, X, y, train, test) -> float:
+        """AUC on the test rows of a model fitted on the training rows."""
+        model = self.build(name, **parameters).fit(X.iloc[train], y[train])
+        return metrics.roc_auc(y[test], positive(model, X.iloc[test]))
+
+    def select(self) -> tuple[str, dict, tuple[float, float, float, int]]:
+        """Nested cross-validation on a subsample: how good is tuning *and* fitting each model?"""
+        run = self.run
+        some = np.random.default_rng([run.seed, 1]).permutation(len(self.y))[: self.rows]
+        X, y = self.X.iloc[some], self.y[some]
+        outside, inside = run.budget(quick=(2, 2), default=(5, 3))
+        outer, inner = (StratifiedKFold(k, True, run.seed) for k in (outside, inside))
+        position = np.zeros((len(y), 1))
+        results, choices = {}, {}
+        for name, grid in run.progress(list(ours.MODELS.items()), "nested cross-validation"):
+            scores, picks = [], []
+            for train, test in outer.split(position, y):
+                parts = [(train[a], train[b]) for a, b in inner.split(position[train], y[train])]
+                means = [np.mean([self.score(name, g, X, y, *ab) for ab in parts]) for g in grid]
+                picks.append(int(np.argmax(means)))
+                scores.append(self.score(name, grid[picks[-1]], X, y, train, test))
+            results[name] = np.array(scores)
+            choices[name] = grid[Counter(picks).most_common(1)[0][0]]
+            run.metric(f"nested AUC, {name}", np.mean(scores))
+        self.check_nested(X, y, outside, inside, results["logistic regression"])
+        best = max(SHIPPABLE, key=lambda name: results[name].mean())
+        share = 1 / (outside - 1)  # one part tests, the others train
+        zero = np.zeros(outside)
+        gaps, intervals = (
+            [corrected_resampled_ttest(s, than, test_share=share) for s in results.values()]
+            for than in (results[best], zero)
+        )
+        frame = pd.DataFrame({"model": list(results), "chosen": [choices[n] for n in results]})
+        frame["AUC"] = [f"{s.mean():.3f}" for s in results.values()]
+        texts = [f"{g.difference:+.3f} [{g.low:+.3f}, {g.high:+.3f}]" for g in gaps]
+        frame["against the best"] = texts
+        self.write(f"## Which model?\n\nNested cross-validation on {len(y):,} training rows, AUC.")
+        self.write(markdown(frame))
+        self.write("Intervals are corrected for overlapping training sets.")
+        self.write(f"Shipped: {best}, the better of those that can be saved without a pickle.")
+        self.write("![Nested AUC](ml_pipeline_models.png)")
+        draw_models(run, results, intervals)
+        found = intervals[list(results).index(best)]
+        return best, choices[best], (found.difference, found.low, found.high, outside)
+
+    def check_nested(self, X, y, outside: int, inside: int, mine: np.ndarray) -> None:
+        """The same by scikit-learn's search."""
+        from sklearn.metrics import roc_auc_score
+        from sklearn.model_selection import GridSearchCV, cross_val_score
+        from sklearn.model_selection import StratifiedKFold as Reference
+
+        def score(model, A, b):
+            return roc_auc_score(b, model.predict_proba(A)[:, 1])
+
+        outer, inner = (
+            Reference(k, shuffle=True, random_state=self.run.seed) for k in (outside, inside)
+        )
+        grid = {"logisticregression__C": [g["C"] for g in ours.MODELS["logistic regression"]]}
+        search = GridSearchCV(self.build("logistic regression"), grid, scoring=score, cv=inner)
+        theirs = cross_val_score(search, X, y, cv=outer, scoring=score)
+        why = "the same fits; areas add up in another order"
+        equal = self.run.against("sklearn GridSearchCV in cross_val_score", atol=1e-12, why=why)
+        equal("nested cross-validation of logistic regression", mine, theirs)
+
+    def choose_threshold(self, name: str, parameters: dict) -> float:
+        """The cheapest threshold on predictions that no row had a part in making."""
+        run, X, y, costs, p = self.run, self.X, self.y, self.costs, np.empty(len(self.y))
+        for train, test in StratifiedKFold(3, True, run.seed).split(np.zeros((len(y), 1)), y):
+            model = self.build(name, **parameters).fit(X.iloc[train], y[train])
+            p[test] = positive(model, X.iloc[test])
+        threshold = ours.cheapest_threshold(y, p, **costs)
+        few, some = y[:400], p[:400]
+        levels = np.append(np.inf, np.unique(some)[::-1])
+        brute = [ours.decision_cost(few, some >= t, **costs) for t in levels]
+        why = "the same integers"
+        equal = run.against("counting for each threshold", kind="theorem", atol=1e-12, why=why)
+        equal("cost at every threshold", ours.cost_curve(few, some, **costs)[1], brute)
+        theory = costs["cost_fp"] / sum(costs.values())
+        run.metric("cheapest threshold, out of fold", threshold, rtol=0.2)
+        in_theory, cheapest = (self.cost_of(y, p >= t) for t in (theory, threshold))
+        if len(y) >= LARGE:
+            title = "the threshold of theory costs at most 3 % more than the cheapest one"
+            note = (
+                f"{in_theory.mean():.4f} at {theory:.2f}, {cheapest.mean():.4f} at {threshold:.2f}"
+            )
+            note = f"cost per row minus 1.03 times the least: {note}"
+            run.claim(title, in_theory - 1.03 * cheapest, at_most=0, note=note)
+        self.write(
+            f"## When to act\n\nA false alarm costs {costs['cost_fp']:g}, a miss "
+            f"{costs['cost_fn']:g}. Cheapest on out-of-fold predictions: act from "
+            f"p = {threshold:.3f}; theory for honest probabilities: {theory:.3f}."
+        )
+        self.write("![Cost against threshold](ml_pipeline_cost.png)")
+        self.draw_cost(p, threshold, theory)
+        return threshold
+
+    def cost_of(self, y: np.ndarray, act: np.ndarray) -> Float[np.ndarray, " n"]:
+        """What each row costs if one acts so."""
+        false_alarm, miss = act & (y == 0), ~act & (y == 1)
+        return self.costs["cost_fp"] * false_alarm + self.costs["cost_fn"] * miss
+
+    def draw_cost(self, p: np.ndarray, threshold: float, theory: float) -> None:
+        """Cost by threshold, and the calibration that theory rests on."""
+        y, thresholds, curve = self.y, *ours.cost_curve(self.y, p, **self.costs)
+        always, never = (self.cost_of(y, np.full(len(y), act)).mean() for act in (True, False))
+        title = "When to act? The cheapest threshold is not one half"
+        layout = {"columns": 2, "gridspec_kw": {"width_ratios": [1.35, 1]}}
+        with self.run.figure("cost", title, size=(8.0, 4.0), **layout) as (left, right):
+            labels = {"xlabel": "act from probability", "ylabel": "mean cost per row (out of fold)"}
+            limits = {"xlim": (0, 1), "ylim": (0.8 * curve.min(), 1.1 * max(always, never))}
+            left.plot(thresholds[1:], curve[1:], color=plots.BLUE)
+            left.set(**labels, **limits)
+            plots.reference_line(left, always, "always act")
+            plots.reference_line(left, never, "never act")
+            left.axvline(theory, color=plots.ORANGE, lw=1.2, label=f"theory: {theory:.2f}")
+            left.plot(
+                threshold, curve.min(), "o", color=plots.BLUE, label=f"least: {threshold:.2f}"
+            )
+            left.legend(loc="upper left", bbox_to_anchor=(0.22, 0.62))
+            happened, predicted, n = probabilities.calibration_curve(y, p)
+            right.plot([0, 1], [0, 1], color=plots.REFERENCE, ls="--", lw=1)
+            half = half_widths(happened, n)
+            right.errorbar(predicted, happened, half, fmt="o", color=plots.BLUE, capsize=2)
+            right.set(xlabel="predicted probability", ylabel="observed frequency")
+            right.set(xlim=(0, 1), ylim=(0, 1))
+            right.set_title("and the probabilities behind it", fontsize=11, weight="normal")
+
+    def test(self, X, y: np.ndarray, p: np.ndarray, threshold: float) -> None:
+        """Look at the test rows once."""
+        from sklearn import metrics as reference
+
+        run = self.run
+        measures = {
+            "AUC": (metrics.roc_auc, reference.roc_auc_score),
+            "average precision": (metrics.average_precision, reference.average_precision_score),
+            "log loss": (probabilities.log_loss, reference.log_loss),
+            "Brier score": (probabilities.brier_score, reference.brier_score_loss),
+        }
+        found, expected = ([pair[k](y, p) for pair in measures.values()] for k in (0, 1))
+        equal = run.against("sklearn.metrics", atol=1e-12, why="order of additions")
+        equal("test metrics", found, expected)
+        at = {"cheapest threshold": threshold, "acting from 0.50": 0.5, "never acting": np.inf}
+        costs = {f"cost, {name}": self.cost_of(y, p >= t) for name, t in at.items()}
+        rng = np.random.default_rng([run.seed, 2])
+        draws = [rng.integers(0, len(y), len(y)) for _ in range(run.budget(quick=20, default=300))]
+        tried = {name: [mine(y[i], p[i]) for i in draws] for name, (mine, _) in measures.items()}
+        tried |= {name: [cost[i].mean() for i in draws] for name, cost in costs.items()}
+        values = [*found, *(cost.mean() for cost in costs.values())]
+        frame = pd.DataFrame({"measure": list(tried), "value": [f"{v:.4f}" for v in values]})
+        ends = (np.quantile(values, [0.025, 0.975]) for values in tried.values())
+        frame["95 % interval"] = [f"{low:.4f} to {high:.4f}" for low, high in ends]
+        self.write("## Test")
+        self.write(markdown(frame))
+        run.metric("test AUC", found[0])
+        for name in ("cost, cheapest threshold", "cost, acting from 0.50"):
+            run.metric(f"test {name}", costs[name].mean(), rtol=0.1)
+        saved = costs["cost, acting from 0.50"] - costs["cost, cheapest threshold"]
+        if len(y) >= LARGE:
+            run.claim(CHEAPER, saved, at_least=0, note="saved per row")
+            same = ((p >= 0.5) != (y == 1)) * 1.0 - ((p >= threshold) != (y == 1))
+            run.falsifier("a miss costs no more than a false alarm", same, breaks=CHEAPER)
+        share = self.y.mean()
+        base = -np.log(np.where(y == 1, share, 1 - share))
+        known = [-np.log(np.where(y == 1, q, 1 - q).clip(1e-15)) for q in (p, rng.permutation(p))]
+        note = "nats per row, model minus share"
+        run.claim(KNOWS, known[0] - base, at_most=0, note=note)
+        run.falsifier("predictions dealt out anew", known[1] - base, breaks=KNOWS)
+        self.by_group(X[self.table.group], y, p >= threshold)
+
+    def by_group(self, group: pd.Series, y: np.ndarray, act: np.ndarray) -> None:
+        """The errors of each group."""
+        rows = []
+        for value in group.dropna().unique():
+            mine = (group == value).to_numpy()
+            a, b = act[mine], y[mine]
+            missed = (~a[b == 1]).mean() if b.any() else math.nan
+            alarms = a[b == 0].mean() if (b == 0).any() else math.nan
+            shares = [f"{v:.1%}" for v in (b.mean(), a.mean(), missed, alarms)]
+            rows.append([value, f"{mine.sum():,}", *shares])
+            if self.table.name == "adult":
+                self.run.metric(f"missed positives, {value}", missed, rtol=0.2)
+                self.run.metric(f"false alarms, {value}", alarms, rtol=0.2)
+        heads = [group.name, "rows", "positive", "acted on", "positives missed", "false alarms"]
+        self.write(f"### By {group.name}")
+        self.write(markdown(pd.DataFrame(rows, columns=heads)))
+
+    def twins(self, X, y: np.ndarray, p: np.ndarray) -> None:
+        """Are test rows easy because the same row was trained on?"""
+        seen = pd.MultiIndex.from_frame(self.X.astype(str))
+        new = ~pd.MultiIndex.from_frame(X.astype(str)).isin(seen)
+        text = f"{1 - new.mean():.1%} of the test rows have a twin among the training rows"
+        if len(np.unique(y[new])) == 2:
+            auc = metrics.roc_auc(y[new], p[new])
+            self.run.metric("test AUC, rows without a twin in training", auc)
+            text += f"; without them the AUC is {auc:.3f}"
+        self.write(f"{text}.")
+
+    def importance(self, model: Any, X, y: np.ndarray) -> None:
+        """Permutation importance, with scikit-learn's own permutations for the comparison."""
+        from sklearn.inspection import permutation_importance
+
+        run, n = self.run, min(len(y), self.run.budget(quick=60, default=600))
+        repeats, X, y = run.budget(quick=2, default=5), X.iloc[:n], y[:n]
+        state = np.random.RandomState(np.random.RandomState(run.seed).randint(2**31))
+        order, step, permutations = np.arange(n), np.arange(n), []
+        for _ in range(repeats):  # it shuffles what is already shuffled
+            state.shuffle(step)
+            order = order[step]
+            permutations.append(order)
+        how = (metrics.roc_auc, np.array(permutations))
+        drops = ours.permutation_importance(lambda rows: positive(model, rows), X, y, *how)
+        options = {"scoring": "roc_auc", "n_repeats": repeats, "random_state": run.seed}
+        theirs = permutation_importance(model, X, y, **options)
+        why = "the same permutations; areas add up in another order"
+        equal = run.against("sklearn.inspection", atol=1e-9, why=why)
+        equal("permutation importance", drops, theirs.importances)
+        self.write("## What the model uses\n\nFall of the AUC when one column is dealt out anew.")
+        self.write("![Permutation importance](ml_pipeline_importance.png)")
+        ranked = np.argsort(-drops.mean(axis=1))
+        with run.figure("importance", "What does the model use?", size=(8.0, 4.0)) as ax:
+            label = "fall of the test AUC when the column is permuted (dots: permutations)"
+            plots.bars(ax, {X.columns[j]: drops[j] for j in ranked}, xlabel=label)
+
+    def control(self, X, y: np.ndarray) -> None:
+        """The same pipeline on labels that were dealt out anew."""
+        permuted, true = [], []
+        for s in range(self.run.budget(quick=4, default=80)):
+            rng = np.random.default_rng([self.run.seed, 3, s])
+            some = rng.permutation(len(self.y))[: self.rows // 3]
+            for scores, labels in ((permuted, rng.permutation(self.y[some])), (true, self.y[some])):
+                model = self.build("logistic regression", C=0.1).fit(self.X.iloc[some], labels)
+                scores.append(metrics.roc_auc(y, positive(model, X)))
+        seen = "a mean of 0.6 ± 0.2 over eight permutations"
+        options = {"note": "AUC", "seen_before": seen, "quick": False}
+        self.run.claim(CHANCE, permuted, at_least=0.45, at_most=0.55, **options)
+        self.run.falsifier("true labels", true, breaks=CHANCE)
+
+    def save(self, model: Any, X, p: np.ndarray, threshold: float) -> None:
+        """Save, read back without scikit-learn, compare; a linear model too."""
+        run, target = self.run, Path(self.run.out)
+        facts = {"dataset": self.table.name, "question": self.table.question}
+        saved_pipeline.save_model(target / "model", model, facts | {"threshold": threshold})
+        why = "single precision of the boosted trees"
+        equal = run.against("the fitted pipeline", kind="consistency", atol=1e-6, why=why)
+        loaded = saved_pipeline.load_model(target / "model")(X)
+        equal("reloaded model: probabilities of the test rows", loaded, p)
+        linear = self.build("logistic regression", C=0.1).fit(self.X.iloc[:3000], self.y[:3000])
+        saved_pipeline.save_model(target / "model_linear", linear, facts)
+        strange = with_gaps_and_new_words(X, self.numeric, self.categorical)
+        loaded = saved_pipeline.load_model(target / "model_linear")(strange)
+        why = "rounding of the dot product"
+        equal = run.against("sklearn.pipeline.Pipeline", atol=1e-12, why=why)
+        name = "reloaded linear model: gaps and unseen words included"
+        equal(name, loaded, linear.predict_proba(strange)[:, 1])
+
+
+def positive(model: Any, X: pd.DataFrame) -> Float[np.ndarray, " n"]:
+    """The probability of the positive class."""
+    return model.predict_proba(X)[:, 1].astype(np.float64)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table of the report."""
+    rows = [list(frame), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def half_widths(share: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Half-widths of 95 % intervals of shares, by Agresti and Coull (1998)."""
+    smooth = (share * n + 2) / (n + 4)
+    return 1.96 * np.sqrt(smooth * (1 - smooth) / (n + 4))
+
+
+def draw_models(run: Run, results: dict[str, np.ndarray], intervals: list) -> None:
+    """The outer folds' AUC of each model, and an interval that knows of their overlap."""
+    title = "Which model? AUC on the outer folds"
+    with run.figure("models", title, size=(8.0, 2.9)) as ax:
+        colors = (plots.BLUE, plots.GREEN, plots.ORANGE)
+        for i, (scores, band) in enumerate(zip(results.values(), intervals, strict=True)):
+            wide = {"color": colors[i], "lw": 7, "alpha": 0.25, "solid_capstyle": "butt"}
+            ax.plot([band.low, band.high], [i, i], **wide)
+            ax.plot(scores, np.full(len(scores), i), "o", color=colors[i], ms=5, alpha=0.8)
+            ax.plot(scores.mean(), i, "|", color="black", ms=18, mew=2)
+        ax.set_yticks(range(3), results)
+        ax.set(ylim=(2.6, -0.6), xlabel="AUC (dots: folds; band: corrected 95 % interval)")
+        ax.grid(axis="y", visible=False)
+
+
+def encoding_leak(run: Run, y: Int[np.ndarray, " n"]) -> None:
+    """Failure on display: a meaningless code, replaced by the mean target of its rows."""
+    before, within = [], []
+    for s in range(run.budget(quick=3, default=10)):
+        rng = np.random.default_rng([run.seed, 4, s])
+        code = rng.integers(0, len(y) // 2, len(y))  # two rows a code on average
+        train, test = next(StratifiedKFold(5, True, s).split(np.zeros((len(y), 1)), y))
+        frame = pd.DataFrame({"code": code, "y": y.astype(float)})
+        encoded = frame.groupby("code")["y"].transform("mean").to_numpy()
+        before.append(metrics.roc_auc(y[test], encoded[test]))
+        means = frame.iloc[train].groupby("code")["y"].mean()
+        encoded = frame["code"].map(means).fillna(y[train].mean()).to_numpy()
+        within.append(metrics.roc_auc(y[test], encoded[test]))
+    run.metric("AUC of a meaningless code, encoded before the split", np.mean(before))
+    run.metric("AUC of a meaningless code, encoded within training", np.mean(within), rtol=0.05)
+    run.claim(LEAK, before, at_least=0.7, note="AUC", quick=False)
+    run.falsifier("encoded within training", within, breaks=LEAK)
+    seen = "that a 99.9 % interval over ten draws held 0.5"
+    options = {"note": "AUC", "seen_before": seen, "quick": False}
+    run.claim(
+        "encoded within training, it does not", within, at_least=0.45, at_most=0.55, **options
+    )
+
+
+def with_gaps_and_new_words(
+    X: pd.DataFrame, numeric: list[str], categorical: list[str]
+) -> pd.DataFrame:
+    """Some values missing, and some words that training never saw."""
+    X = X.copy()
+    X[categorical], X[numeric] = X[categorical].astype(object), X[numeric].astype(float)
+    X.iloc[::7, X.columns.get_loc(categorical[0])] = "never seen"
+    X.iloc[::5, X.columns.get_loc(categorical[-1])] = np.nan
+    X.iloc[::3, X.columns.get_loc(numeric[0])] = np.nan
+    return X
