@@ -46,7 +46,9 @@ class Interval:
         """Return ``1.312 ± 0.004 (n = 3)``, or ``1.312 [1.305, 1.314] (n = 3)`` if lopsided."""
         below, above = self.mean - self.low, self.high - self.mean
         width = max(abs(below), abs(above))
-        if not (math.isfinite(width) and width > 0):
+        if width <= 1e-14 * abs(self.mean):  # float64 knows nothing so small about such a number
+            return f"{self.mean:.6g} ± 0 (n = {self.n})"
+        if not math.isfinite(width):
             return f"{self.mean:.6g} ± {width:g} (n = {self.n})"
         # Digits below the first one of the uncertainty would only look exact.
         decimals = max(0, -math.floor(math.log10(width)))
