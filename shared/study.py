@@ -17,10 +17,13 @@ import ast
 import importlib
 import inspect
 import os
+import signal
 import sys
 import tempfile
+import threading
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -193,7 +196,9 @@ def call(
     """Run a cyclopts app; give its exit status and tell a user's mistake in one line.
 
     A command's own result is 0 for None or True, 1 for False, or the status itself. What must
-    happen to the words first, and may find a mistake in them, is `prepare`.
+    happen to the words first, and may find a mistake in them, is `prepare`. Whatever else goes
+    wrong is one line too, with status 1; STUDY_TRACEBACK=1 shows where. SIGTERM ends like Ctrl-C,
+    and a reader that closes the pipe (`head`) without a word.
     """
     name = app.name[0]
     app.suppress_keyboard_interrupt = False  # it would end without a word
@@ -201,19 +206,50 @@ def call(
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
     try:
-        passed = app(prepare(argv), exit_on_error=False, print_error=False)
+        with _terminated_like_ctrl_c():
+            passed = app(prepare(argv), exit_on_error=False, print_error=False)
+            sys.stdout.flush()
     except cyclopts.CycloptsError as error:
-        return _complain(name, " ".join(str(error).split()) + f" (see {name} --help)")
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was recorded", file=sys.stderr)
-        return 130
-    except (UserError, ValueError, OSError) as error:
+        return _complain(name, f"{_line(error)} (see {name} --help)")
+    except KeyboardInterrupt as error:
+        print(f"{name}: {str(error) or 'interrupted'}; nothing was recorded", file=sys.stderr)
+        return 143 if str(error) else 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
+        return 141
+    except Exception as error:
         if os.environ.get("STUDY_TRACEBACK"):
             raise
-        return _complain(name, " ".join(str(error).split()), getattr(error, "status", 2))
+        if isinstance(error, UserError | ValueError | OSError):
+            return _complain(name, _line(error), getattr(error, "status", 2))
+        where = "STUDY_TRACEBACK=1 shows where"
+        return _complain(name, f"{type(error).__name__}: {_line(error)} ({where})", 1)
     if isinstance(passed, int) and not isinstance(passed, bool):
         return passed
     return 0 if passed is None or passed else 1
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, so that what is half done is cleared away."""
+
+    def stop(number, frame):
+        raise KeyboardInterrupt("terminated")
+
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line, without torch's advice for its own developers."""
+    said = str(error).split("\nException raised from")[0].split("\nCompile with")[0]
+    return " ".join(said.split()) or "no reason given"
 
 
 def _complain(name: str, message: str, status: int = 2) -> int:

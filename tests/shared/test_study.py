@@ -84,7 +84,7 @@ def test_record(norm):
     assert 0 < record["reference_seconds"] < 60
 
 
-def test_interrupted_and_unexpected(capsys):
+def test_interrupted_and_unexpected(capsys, monkeypatch):
     def app_that(error):
         app = cyclopts.App(name="thing", result_action="return_value")
 
@@ -98,7 +98,13 @@ def test_interrupted_and_unexpected(capsys):
     assert capsys.readouterr().err == "thing: interrupted; nothing was recorded\n"
     assert call(app_that(UserError("two\nlines")), []) == 2
     assert capsys.readouterr().err == "thing: error: two lines\n"
-    with pytest.raises(RuntimeError):  # a defect of ours is not told as a mistake of the user's
+    assert call(app_that(RuntimeError("a\ndefect")), []) == 1
+    said = "thing: error: RuntimeError: a defect (STUDY_TRACEBACK=1 shows where)\n"
+    assert capsys.readouterr().err == said
+    assert call(app_that(MemoryError()), []) == 1
+    assert "thing: error: MemoryError: no reason given" in capsys.readouterr().err
+    monkeypatch.setenv("STUDY_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
         call(app_that(RuntimeError("defect")), [])
 
 
@@ -245,6 +251,24 @@ def test_terminal_that_knows_no_check_mark(norm):
     assert b"?  norm of x[i]" in done.stdout
 
 
+def test_a_closed_pipe_ends_quietly(tmp_path):
+    script = tmp_path / "many.py"
+    script.write_text(
+        "import cyclopts, sys\nfrom shared.study import call\napp = cyclopts.App('many')\n"
+        "@app.default\ndef main():\n    for i in range(10**6):\n        print(i)\n"
+        "sys.exit(call(app, []))\n"
+    )
+    done = subprocess.run(
+        f"{sys.executable} {script} | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 141)
+
+
 # ---- seeds and options
 
 
@@ -309,7 +333,11 @@ SLOW = SCRIPT.replace(
 )
 
 
-def test_ctrl_c(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_ctrl_c_and_sigterm(tmp_path, monkeypatch, number, status, said):
     """Results stay as they were, there is no half-written file, and no traceback."""
     root = make_project(tmp_path, monkeypatch, script=SLOW)
     script = root / "weeks" / "01" / "norm.py"
@@ -330,12 +358,12 @@ def test_ctrl_c(tmp_path, monkeypatch):
     try:
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=20)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert told == "norm.py: interrupted; nothing was recorded\n"
+    assert process.returncode == status
+    assert told == f"norm.py: {said}; nothing was recorded\n"
     assert files_in(script.parent) == before
     assert list(files_in(root / "runs")) == ["weeks/01/norm/norm_early.png"]
     assert not [path for path in root.rglob("*") if path.name.endswith((".tmp", ".part"))]
