@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from shared.require import require
 from week06.cross_validation import Score, Target
 
@@ -37,6 +38,7 @@ class Comparison:
     p: float
 
 
+@checked
 def corrected_resampled_ttest(
     a: Float[np.ndarray, " splits"],
     b: Float[np.ndarray, " splits"],
@@ -77,6 +79,7 @@ def corrected_resampled_ttest(
     return Comparison(mean, mean - half, mean + half, t, p)
 
 
+@checked
 def bootstrap_difference(
     y_true: Target,
     pred_a: Target,

@@ -33,6 +33,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, Num, Shaped
 
+from shared.arguments import checked
 from shared.require import require
 
 Table = Num[np.ndarray, "n features"]
@@ -70,6 +71,7 @@ class KFold:
     shuffle: bool = False
     random_state: int | None = None
 
+    @checked
     def split(
         self, X: Table, y: Target | None = None, groups: Target | None = None
     ) -> Iterator[Split]:
@@ -91,6 +93,7 @@ class StratifiedKFold:
     shuffle: bool = False
     random_state: int | None = None
 
+    @checked
     def split(
         self, X: Table, y: Target | None = None, groups: Target | None = None
     ) -> Iterator[Split]:
@@ -121,6 +124,7 @@ class GroupKFold:
 
     n_splits: int = 5
 
+    @checked
     def split(
         self, X: Table, y: Target | None = None, groups: Target | None = None
     ) -> Iterator[Split]:
@@ -138,6 +142,7 @@ class GroupKFold:
             yield _split_at(fold_of[inverse] == fold)
 
 
+@checked
 def cross_val_score(
     make: Callable[[], Any],
     X: Table,
@@ -166,6 +171,7 @@ def cross_val_score(
     return np.array(scores)
 
 
+@checked
 def nested_cross_val_score(
     make: Callable[..., Any],
     grid: Mapping[str, Sequence[Any]],
@@ -215,11 +221,13 @@ def nested_cross_val_score(
 class NearestNeighbor:
     """Predict the class of the nearest training sample."""
 
+    @checked
     def fit(self, X: Table, y: Target) -> "NearestNeighbor":
         """Remember."""
         self.X_, self.y_ = X, y
         return self
 
+    @checked
     def predict(self, X: Table) -> Target:
         """Look up; |x|² is the same for every candidate and left out."""
         distance = (self.X_**2).sum(axis=1) - 2 * X @ self.X_.T
@@ -232,17 +240,20 @@ class NearestMean:
     def __init__(self, columns: slice = slice(None)):
         self.columns = columns
 
+    @checked
     def fit(self, X: Table, y: Target) -> "NearestMean":
         """Average each class."""
         zero, one = (X[y == label, self.columns].mean(axis=0) for label in (0, 1))
         self.direction_, self.middle_ = one - zero, (one + zero) / 2
         return self
 
+    @checked
     def predict(self, X: Table) -> Int[np.ndarray, " n"]:
         """Which side of the plane half-way between the means?"""
         return ((X[:, self.columns] - self.middle_) @ self.direction_ > 0).astype(np.int64)
 
 
+@checked
 def most_correlated(X: Table, y: Target, k: int) -> Int[np.ndarray, " k"]:
     """Columns of X that correlate most with y, in absolute value."""
     require(1 <= k <= X.shape[1], f"k must be between 1 and n_features = {X.shape[1]}", k)
@@ -258,12 +269,14 @@ class SelectThenFit:
     def __init__(self, k: int):
         self.k = k
 
+    @checked
     def fit(self, X: Table, y: Target) -> "SelectThenFit":
         """Choose columns by the training samples alone."""
         self.columns_ = most_correlated(X, y, self.k)
         self.model_ = NearestNeighbor().fit(X[:, self.columns_], y)
         return self
 
+    @checked
     def predict(self, X: Table) -> Target:
         """Predict from the chosen columns."""
         return self.model_.predict(X[:, self.columns_])

@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Num, Shaped
 
+from shared.arguments import checked
 from shared.require import require
 
 Average = Literal["binary", "macro", "micro", "weighted"]
@@ -38,6 +39,7 @@ Scores = Num[np.ndarray, " n"]
 # ---- decisions
 
 
+@checked
 def confusion_matrix(
     y_true: Labels,
     y_pred: Labels,
@@ -62,11 +64,13 @@ def confusion_matrix(
     return matrix if sample_weight is not None else np.rint(matrix).astype(np.int64)
 
 
+@checked
 def accuracy(y_true: Labels, y_pred: Labels, *, sample_weight: Weights | None = None) -> float:
     """Share of the weight that was called right."""
     return float(np.average(y_true == y_pred, weights=weights_of(y_true, y_pred, sample_weight)))
 
 
+@checked
 def precision(
     y_true: Labels,
     y_pred: Labels,
@@ -90,6 +94,7 @@ def precision(
     return _averaged(hit, called, y_true, y_pred, average, sample_weight, zero_division)
 
 
+@checked
 def recall(
     y_true: Labels,
     y_pred: Labels,
@@ -104,6 +109,7 @@ def recall(
     return _averaged(hit, there, y_true, y_pred, average, sample_weight, zero_division)
 
 
+@checked
 def f1(
     y_true: Labels,
     y_pred: Labels,
@@ -122,6 +128,7 @@ def f1(
 # ---- rankings
 
 
+@checked
 def roc_curve(
     y_true: Labels,
     y_score: Scores,
@@ -153,12 +160,13 @@ def roc_curve(
     require(both, "y_true must hold both classes for a ROC curve", "only one")
     if drop_intermediate and len(fps) > 2:
         corner = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
-        keep = np.concatenate([[True], corner, [True]])
+        keep = np.r_[True, corner, True]
         fps, tps, thresholds = fps[keep], tps[keep], thresholds[keep]
     fpr, tpr = np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1])
     return fpr, tpr, np.append(np.inf, thresholds)
 
 
+@checked
 def roc_auc(
     y_true: Labels,
     y_score: Scores | Num[np.ndarray, "n c"],
@@ -174,6 +182,7 @@ def roc_auc(
     return _one_against_rest(roc_auc, y_true, y_score, average, sample_weight)
 
 
+@checked
 def precision_recall_curve(
     y_true: Labels,
     y_score: Scores,
@@ -193,6 +202,7 @@ def precision_recall_curve(
     return np.append(ratio[::-1], 1.0), np.append(share[::-1], 0.0), thresholds[::-1]
 
 
+@checked
 def average_precision(
     y_true: Labels,
     y_score: Scores | Num[np.ndarray, "n c"],
@@ -216,21 +226,17 @@ def average_precision(
     return _one_against_rest(average_precision, y_true, y_score, average, sample_weight)
 
 
-# ---- what they share
-
-
 def weights_of(
     y_true: Labels, other: Shaped[np.ndarray, "n ..."], sample_weight: Weights | None
 ) -> Float[np.ndarray, " n"]:
     """Each sample's weight, 1 by default; the labels and what is held against them are checked."""
     require(len(y_true) > 0, "y_true must hold at least one sample", "none")
-    if other.dtype.kind == "f" and not np.isfinite(other).all():
-        bad = int((~np.isfinite(other)).sum())
-        raise ValueError(f"scores must be finite, got {bad} NaN or inf")
+    bad = int((~np.isfinite(other)).sum()) if other.dtype.kind == "f" else 0
+    require(not bad, "scores must be finite", f"{bad} NaN or inf")
     if sample_weight is None:
         return np.ones(len(y_true))
-    if not np.isfinite(sample_weight).all() or sample_weight.min() < 0 or not sample_weight.any():
-        raise ValueError("sample_weight must be finite, at least 0, and not all 0")
+    fits = np.isfinite(sample_weight).all() and sample_weight.min() >= 0 and sample_weight.any()
+    require(fits, "sample_weight must be finite, at least 0, and not all 0")
     return sample_weight.astype(np.float64)
 
 
@@ -240,13 +246,10 @@ def _class_counts(y_true, y_pred, average, pos_label, sample_weight):
     matrix = confusion_matrix(y_true, y_pred, labels=labels, sample_weight=sample_weight)
     counts = np.stack([np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)])
     if average == "binary":
-        if len(labels) > 2:
-            raise ValueError(
-                f"average must not be 'binary' for {len(labels)} classes; choose macro, micro, "
-                "weighted or None"
-            )
-        if pos_label not in labels and len(labels) == 2:
-            raise ValueError(f"pos_label must be one of {labels.tolist()}, got {pos_label!r}")
+        must = f"average must be macro, micro, weighted or None for {len(labels)} classes"
+        require(len(labels) <= 2, must, "binary")
+        known = pos_label in labels or len(labels) < 2
+        require(known, f"pos_label must be one of {labels.tolist()}", repr(pos_label))
         return counts[:, labels == pos_label].sum(axis=1, keepdims=True)
     return counts.sum(axis=1, keepdims=True) if average == "micro" else counts
 
@@ -268,6 +271,8 @@ def _averaged(top, bottom, y_true, y_pred, average, sample_weight, zero_division
 
 def _cumulated(y_true, y_score, pos_label, sample_weight):
     """Weight of negatives and positives at or above each distinct score, highest first."""
+    classes = len(np.unique(y_true))
+    require(classes <= 2, "y_true must hold two classes, or y_score a column for each", classes)
     weight = weights_of(y_true, y_score, sample_weight)
     order = np.argsort(-y_score.astype(np.float64), kind="stable")
     order = order[weight[order] > 0]

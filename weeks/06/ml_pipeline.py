@@ -31,6 +31,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from shared import datasets
+from shared.arguments import checked
 from shared.require import require
 
 Prob = Float[np.ndarray, " n"]
@@ -177,6 +178,7 @@ def build_pipeline(
 # ---- decisions
 
 
+@checked
 def cost_curve(
     y: Int[np.ndarray, " n"], p: Prob, *, cost_fp: float, cost_fn: float
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
@@ -188,6 +190,8 @@ def cost_curve(
         From infinity (never act) downwards.
     """
     require(len(y) > 0, "y must hold at least one sample", "none")
+    require(np.isin(y, (0, 1)).all(), "y must hold 0 and 1", np.unique(y))
+    require(np.isfinite(p).all(), "p must be finite", p)
     for name, cost in (("cost_fp", cost_fp), ("cost_fn", cost_fn)):
         require(0 <= cost < np.inf, f"{name} must be at least 0 and finite", cost)
     order = np.argsort(-p, kind="stable")
@@ -198,6 +202,7 @@ def cost_curve(
     return np.append(np.inf, p[order][last]), cost
 
 
+@checked
 def cheapest_threshold(
     y: Int[np.ndarray, " n"], p: Prob, *, cost_fp: float, cost_fn: float
 ) -> float:
@@ -206,6 +211,7 @@ def cheapest_threshold(
     return float(thresholds[costs.argmin()])
 
 
+@checked
 def decision_cost(
     y: Int[np.ndarray, " n"], act: Bool[np.ndarray, " n"], *, cost_fp: float, cost_fn: float
 ) -> float:

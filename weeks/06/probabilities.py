@@ -24,10 +24,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from shared.arguments import checked
 from shared.require import require
 from week06.metrics import Labels, Weights, weights_of
 
 
+@checked
 def log_loss(
     y_true: Labels,
     y_prob: Float[np.ndarray, " n"] | Float[np.ndarray, "n c"],
@@ -49,6 +51,7 @@ def log_loss(
     return float(np.average(-chosen, weights=weight))
 
 
+@checked
 def brier_score(
     y_true: Labels,
     y_prob: Float[np.ndarray, " n"] | Float[np.ndarray, "n c"],
@@ -66,6 +69,7 @@ def brier_score(
     return float(np.average(distance / (2 if prob.shape[1] == 2 else 1), weights=weight))
 
 
+@checked
 def calibration_curve(
     y_true: Labels,
     y_prob: Float[np.ndarray, " n"],
@@ -100,6 +104,7 @@ def calibration_curve(
     return positive[filled] / total[filled], predicted[filled] / total[filled], total[filled]
 
 
+@checked
 def calibration_error(
     y_true: Labels,
     y_prob: Float[np.ndarray, " n"],

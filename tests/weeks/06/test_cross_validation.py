@@ -1,6 +1,7 @@
 """Week 06: splits, nested cross-validation and comparisons."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -216,6 +217,14 @@ WRONG = [
         lambda: comparison.corrected_resampled_ttest(np.zeros(3), np.zeros(3), test_share=-1.0),
     ),
     (
+        r"y must be values of shape \(n = 6\), got int64 of shape \(5\)",
+        lambda: ours.cross_val_score(ours.NearestNeighbor, X, Y[:5], TWO, accuracy),
+    ),
+    (
+        r"b must be floats of shape \(splits = 3\), got float64 of shape \(2\)",
+        lambda: comparison.corrected_resampled_ttest([1, 2, 3], [1, 2], test_share=0.1),
+    ),
+    (
         "k must be between 1 and n_features = 1, got 2",
         lambda: ours.most_correlated(X, Y, 2),
     ),
@@ -234,6 +243,24 @@ def test_wrong_arguments(message, call):
         call()
 
 
-def test_as_many_labels_as_samples():
-    with pytest.raises(TypeError):
-        ours.cross_val_score(ours.NearestNeighbor, X, Y[:5], TWO, accuracy)
+def test_tables_are_taken_by_position():
+    table = pd.DataFrame({"a": [0.0, 1.0, 10.0, 11.0]}, index=[3, 2, 1, 0])
+    labels, split = pd.Series([0, 0, 1, 1], index=[0, 2, 1, 3]), ours.StratifiedKFold(2)
+    assert ours.cross_val_score(ours.NearestNeighbor, table, labels, split, accuracy).tolist() == [
+        1,
+        1,
+    ]
+    found, _ = ours.nested_cross_val_score(
+        ours.SelectThenFit,
+        {"k": [1]},
+        pd.concat([table] * 2),
+        pd.concat([labels] * 2),
+        split,
+        split,
+        accuracy,
+    )
+    assert found.tolist() == [1, 1]
+    draws = comparison.bootstrap_difference(
+        labels, labels, 1 - labels, accuracy, rng=np.random.default_rng(0)
+    )
+    assert (draws == 1).any()

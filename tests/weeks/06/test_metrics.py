@@ -1,6 +1,7 @@
 """Week 06: metrics of classification."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -191,7 +192,10 @@ WRONG = [
     ("y_true must hold both classes", lambda: ours.roc_curve(ONES, S)),
     ("y_true must hold the class pos_label = 1", lambda: ours.average_precision(0 * ONES, S)),
     ("scores must be finite, got 1 NaN or inf", lambda: ours.roc_auc(Y, S * [1, np.nan, 1])),
-    ("average must not be 'binary' for 3 classes", lambda: ours.f1(np.arange(3), np.arange(3))),
+    (
+        "average must be macro, micro, weighted or None for 3",
+        lambda: ours.f1(np.arange(3), np.arange(3)),
+    ),
     (r"pos_label must be one of \[0, 2\], got 1", lambda: ours.f1(2 * Y, 2 * Y)),
     (
         "sample_weight must be finite, at least 0",
@@ -218,6 +222,17 @@ WRONG = [
         "y_score must have a column for each of 2 classes, got 3",
         lambda: ours.roc_auc(Y, np.zeros((3, 3))),
     ),
+    ("y_true must hold two classes, or y_score a column", lambda: ours.roc_auc([0, 1, 2], S)),
+    ("y_true must hold two classes, or y_score a", lambda: ours.average_precision([0, 1, 2], S)),
+    (r"y_pred must be values of shape \(n = 2\), got int64 of", lambda: ours.accuracy([1, 0], [1])),
+    (r"y_pred must be .* \(n = 3\), got int64 of shape \(3, 1\)", lambda: ours.f1(Y, Y[:, None])),
+    (r"y_score must be numbers of shape \(n = 3\) or", lambda: ours.roc_auc(Y, S[:2])),
+    (r"y_prob must be floats of shape \(n = 3\)", lambda: probabilities.brier_score(Y, S[:2])),
+    (r"y_score must be .*, got <U1 of", lambda: ours.precision_recall_curve(Y, ["a", "b", "c"])),
+    (
+        r"sample_weight must be numbers of shape \(n = 3\)",
+        lambda: ours.accuracy(Y, Y, sample_weight=[1, 2]),
+    ),
 ]
 
 
@@ -227,6 +242,9 @@ def test_wrong_arguments(message, call):
         call()
 
 
-def test_as_many_predictions_as_labels():
-    with pytest.raises(TypeError):
-        ours.accuracy(Y, Y[:2])
+def test_lists_and_columns_are_taken_by_position():
+    y, p = pd.Series([0, 1, 1], index=[2, 0, 1]), pd.Series([0, 1, 0], index=[1, 2, 0])
+    assert ours.accuracy(y, p) == ours.accuracy([0, 1, 1], [0, 1, 0]) == 2 / 3
+    assert ours.roc_auc(y, p) == reference.roc_auc_score(y, p)
+    assert probabilities.brier_score(y, p) == pytest.approx(1 / 3)
+    assert probabilities.calibration_error([0, 1], [0, 1]) == 0

@@ -185,6 +185,11 @@ WRONG = [
         "y must hold at least one sample",
         lambda: ours.cost_curve(Y[:0], P[:0], cost_fp=1.0, cost_fn=1.0),
     ),
+    (
+        r"p must be floats of shape \(n = 2\)",
+        lambda: ours.cost_curve(Y, P[:1], cost_fp=1.0, cost_fn=1.0),
+    ),
+    ("y must hold 0 and 1", lambda: ours.cost_curve(Y + 1, P, cost_fp=1.0, cost_fn=1.0)),
     ("model must be one of logistic", lambda: ours.build_pipeline("oracle", [], [])),
 ]
 
