@@ -21,6 +21,7 @@ equation 5; van den Oord et al., "Contrastive predictive coding" (2018), equatio
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 
 Loss = tuple[Float[np.ndarray, ""] | float, Float[np.ndarray, "..."]]
@@ -32,18 +33,21 @@ def _log_softmax(z: np.ndarray) -> np.ndarray:
     return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 
+@checked
 def squared(prediction: Float[np.ndarray, " n"], target: Float[np.ndarray, " n"]) -> Loss:
     """Mean (ŷ - y)²: normal errors; its best constant is the mean."""
     error = prediction - target
     return np.mean(error**2), 2 * error / error.size
 
 
+@checked
 def absolute(prediction: Float[np.ndarray, " n"], target: Float[np.ndarray, " n"]) -> Loss:
     """Mean |ŷ - y|: Laplace errors; its best constant is the median."""
     error = prediction - target
     return np.mean(np.abs(error)), np.sign(error) / error.size
 
 
+@checked
 def huber(
     prediction: Float[np.ndarray, " n"], target: Float[np.ndarray, " n"], delta: float = 1.0
 ) -> Loss:
@@ -54,11 +58,13 @@ def huber(
     return np.mean(pull * (error - pull / 2)), pull / error.size
 
 
+@checked
 def hinge(margin: Float[np.ndarray, " n"]) -> Loss:
     """Mean of max(0, 1 - m) of the margins m = y z, y = ±1: nothing to gain beyond 1."""
     return np.mean(np.maximum(0, 1 - margin)), -(margin < 1).astype(float) / margin.size
 
 
+@checked
 def logistic(margin: Float[np.ndarray, " n"], gamma: float = 0.0) -> Loss:
     """Mean of -(1 - p)^γ ln p, p = σ(m): logistic loss for γ = 0, else the focal loss."""
     require(gamma >= 0, "gamma must be at least 0", gamma)
@@ -68,6 +74,7 @@ def logistic(margin: Float[np.ndarray, " n"], gamma: float = 0.0) -> Loss:
     return -np.mean(weight * log_p), grad / margin.size
 
 
+@checked
 def cross_entropy(
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
@@ -95,6 +102,7 @@ def cross_entropy(
     return -(target * log_p).sum() / counted.sum(), grad / counted.sum()
 
 
+@checked
 def kl_divergence(logits: Float[np.ndarray, "n k"], target: Float[np.ndarray, "n k"]) -> Loss:
     """Mean of D(t‖softmax(z)) over the rows: cross-entropy minus what no model can save."""
     log_p = _log_softmax(logits)
@@ -103,6 +111,7 @@ def kl_divergence(logits: Float[np.ndarray, "n k"], target: Float[np.ndarray, "n
     return (own - (target * log_p).sum()) / len(logits), grad / len(logits)
 
 
+@checked
 def info_nce(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"], temperature: float = 0.1
 ) -> Loss:

@@ -54,8 +54,16 @@ class Optimizer:
     buffers: tuple[str, ...] = ()  # names of a state's tensors, each shaped like its parameter
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, weight_decay: float):
-        self.params = list(params)
+        bare = isinstance(params, Tensor)  # a list of it would hold rows, which nothing moves
+        self.params = [params] if bare else list(params)
         require(self.params, "params must hold at least one tensor", "none")
+        strange = [type(p).__name__ for p in self.params if not isinstance(p, Tensor)]
+        must = "params must be an iterable of tensors, one optimizer for each set of options"
+        require(not bare and not strange, must, *(strange[:1] or ["a tensor"]))
+        leaves = all(p.is_leaf and p.is_floating_point() for p in self.params)
+        require(
+            leaves, "params must be leaves of the graph, of floats: the results of no operation"
+        )
         twice = len(self.params) - len({id(p) for p in self.params})
         require(not twice, "params must hold each tensor once", f"{twice} of them again")
         require(lr >= 0, "lr must be at least 0", lr)
@@ -197,6 +205,7 @@ class RMSProp(Optimizer):
     ):
         super().__init__(params, lr=lr, **{"weight_decay": 0.0, **options})
         require(0 <= alpha < 1, "alpha must lie in [0, 1)", alpha)
+        require(eps >= 0, "eps must be at least 0", eps)
         require(0 <= momentum < 1, "momentum must lie in [0, 1)", momentum)
         self.alpha, self.momentum, self.eps, self.centered = alpha, momentum, eps, centered
         self.buffers = ("square", *["mean"] * centered, *["momentum"] * (momentum > 0))
@@ -238,7 +247,8 @@ class Adam(Optimizer):
         self, params, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False
     ):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
-        require(all(0 <= beta < 1 for beta in betas), "betas must lie in [0, 1)", betas)
+        two = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        require(two, "betas must be two numbers in [0, 1)", betas)
         require(eps >= 0, "eps must be at least 0", eps)
         self.betas, self.eps, self.amsgrad = betas, eps, amsgrad
         self.buffers = ("mean", "square", *["largest"] * amsgrad)

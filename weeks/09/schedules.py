@@ -145,8 +145,9 @@ def sequential(step: int, *, parts: Sequence[Schedule], milestones: Sequence[int
 
 def warmup_cosine(step: int, *, steps: int, warmup_steps: int, final: float = 0.0) -> float:
     """Warm up, then half a cosine down to `final` at `steps`: how most GPTs are trained."""
-    _check(step, steps=steps, warmup_steps=warmup_steps)
-    require(warmup_steps < steps, f"warmup_steps must be below steps = {steps}", warmup_steps)
+    _check(step, steps=steps)
+    possible = 0 <= warmup_steps < steps
+    require(possible, f"warmup_steps must be from 0 to below steps = {steps}", warmup_steps)
     if step < warmup_steps:
         return warmup(step, steps=warmup_steps)
     return cosine(step - warmup_steps, steps=steps - warmup_steps, final=final)
@@ -163,11 +164,12 @@ def warmup_stable_decay(
     ----------
     Hu et al. (2024), section 4.1.
     """
-    _check(step, steps=steps, warmup_steps=warmup_steps, decay_steps=decay_steps)
+    _check(step, steps=steps, decay_steps=decay_steps)
+    require(warmup_steps >= 0, "warmup_steps must be at least 0", warmup_steps)
     must = f"warmup_steps + decay_steps must be at most steps = {steps}"
     require(warmup_steps + decay_steps <= steps, must, f"{warmup_steps} + {decay_steps}")
     if step < steps - decay_steps:
-        return warmup(step, steps=warmup_steps)
+        return warmup(step, steps=warmup_steps) if step < warmup_steps else 1.0
     return linear(step - (steps - decay_steps), steps=decay_steps, final=final)
 
 

@@ -119,6 +119,12 @@ Z = np.zeros((2, 3))
         (lambda: cross_entropy(Z, np.array([0, 1]), 1.5), r"smoothing must .*\[0, 1\], got 1.5"),
         (lambda: huber(Z[0], Z[0], 0.0), "delta must be greater than 0, got 0"),
         (lambda: logistic(Z[0], -1.0), "gamma must be at least 0, got -1"),
+        (lambda: squared(Z[:, :1], Z[:, 0]), r"prediction must be floats of shape \(n\), got"),
+        (lambda: huber(Z[0], Z[0, :2]), r"target must be floats of shape \(n = 3\), got"),
+        (lambda: cross_entropy(Z, np.array([0])), r"labels must be integers of shape \(n = 2\)"),
+        (lambda: cross_entropy(Z, Z[:, 0]), r"labels must be integers .* got float64 of"),
+        (lambda: kl_divergence(Z, Z[:1]), r"target must be floats of shape \(n = 2, k = 3\)"),
+        (lambda: info_nce(Z, Z[:, :2]), r"b must be floats of shape \(n = 2, d = 3\)"),
         (lambda: info_nce(Z, Z, 0.0), "temperature must be greater than 0, got 0"),
     ],
 )
