@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -313,6 +314,8 @@ def test_a_state_that_does_not_fit_is_named_and_changes_nothing(stepped, change,
 
 # ---- bad options
 
+PLAIN = plain("09", "optimizers")
+
 
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -326,7 +329,7 @@ def test_a_state_that_does_not_fit_is_named_and_changes_nothing(stepped, change,
         (lambda p: Adam(p, betas=(0.9,)), r"betas must be two numbers in \[0, 1\), got \(0.9,\)"),
         (lambda p: RMSProp(p, eps=-1.0), "eps must be at least 0, got -1.0"),
         (lambda p: SGD(p[0]), "params must be an iterable of tensors, one .* got a tensor"),
-        (lambda p: Muon([{"params": p}]), "one optimizer for each set of options, got dict"),
+        (lambda p: PLAIN.SGD([{"params": p}]), "one optimizer for each set of options, got dict"),
         (lambda p: AdamW([2 * p[0]]), "params must be leaves of the graph"),
         (lambda p: AdamW([torch.ones(2, dtype=torch.int64)]), "params must be .* of floats"),
         (lambda p: Adam(p, eps=-1e-8), "eps must be at least 0, got -1e-08"),
