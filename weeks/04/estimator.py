@@ -17,7 +17,9 @@ underscore, wrong input raises a `ValueError` that says what came and what was e
 Source: Buitinck et al., "API design for machine learning software", ECML PKDD workshop (2013).
 """
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,11 +33,36 @@ class NotFittedError(ValueError, AttributeError):
     """An estimator was used before `fit`; like scikit-learn's, both kinds of error."""
 
 
+def _all_or_nothing(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """A `fit` that fails leaves the estimator as it was before."""
+
+    @functools.wraps(fit)
+    def fit_or_restore(self, *args: Any, **options: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **options)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return fit_or_restore
+
+
 class Estimator:
-    """Parameters from the constructor's signature; `allow_nan` if NaN in X means missing."""
+    """Parameters from the constructor's signature; `fit` succeeds or changes nothing.
+
+    `allow_nan` if NaN in X means missing; `precision` is what X is compared in.
+    """
 
     kind: str | None = None  # "classifier", "regressor", "clusterer" or None
     allow_nan: bool = False
+    precision: type = np.float64
+
+    def __init_subclass__(cls) -> None:
+        """Guard the `fit` of every estimator."""
+        if "fit" in vars(cls):
+            cls.fit = _all_or_nothing(cls.fit)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments by name; with `deep`, those of estimators in them."""
@@ -80,7 +107,7 @@ class Estimator:
     def _check_fitted_X(self, X: Any) -> Float[np.ndarray, "n n_features"]:
         """X for `predict` or `transform`: the estimator is fitted and X has as many columns."""
         check_is_fitted(self)
-        X = check_X(X, allow_nan=self.allow_nan)
+        X = check_X(X, allow_nan=self.allow_nan, precision=self.precision)
         # scikit-learn's tools look for these very words, here and below
         expecting = f"{type(self).__name__} is expecting {self.n_features_in_} features as input"
         same = X.shape[1] == self.n_features_in_
@@ -117,9 +144,11 @@ def check_is_fitted(estimator: Estimator) -> None:
         raise NotFittedError(f"{type(estimator).__name__} must be fitted before use: call fit")
 
 
-def check_X(X: Any, *, min_samples: int = 1, allow_nan: bool = False) -> Float[np.ndarray, "n p"]:
-    """Return X as a float64 matrix, finite, with enough rows and at least one column."""
-    X = _numbers("X", X, allow_nan)
+def check_X(
+    X: Any, *, min_samples: int = 1, allow_nan: bool = False, precision: type = np.float64
+) -> Float[np.ndarray, "n p"]:
+    """Return X as a float64 matrix, finite also in `precision`, not without rows or columns."""
+    X = _numbers("X", X, allow_nan, precision)
     require(X.ndim == 2, "X must be a 2D array", f"shape {X.shape}. Reshape your data")
     must = f"X must have at least {min_samples} samples"
     require(len(X) >= min_samples, must, f"n_samples = {len(X)}")
@@ -129,10 +158,10 @@ def check_X(X: Any, *, min_samples: int = 1, allow_nan: bool = False) -> Float[n
 
 
 def check_X_y(
-    X: Any, y: Any, *, classes: bool = False, min_samples: int = 1, allow_nan: bool = False
+    X: Any, y: Any, *, classes: bool = False, **options: Any
 ) -> tuple[Float[np.ndarray, "n p"], Shaped[np.ndarray, " n"]]:
     """Return X as `check_X` does, and y: labels if `classes`, else finite float64 numbers."""
-    X = check_X(X, min_samples=min_samples, allow_nan=allow_nan)
+    X = check_X(X, **options)
     require(y is not None, "fit requires y to be passed, but the target y is None")
     y = np.asarray(y) if classes and np.asarray(y).dtype.kind != "f" else _numbers("y", y)
     must = f"y should be a 1d array of n_samples = {len(X)}"
@@ -168,7 +197,9 @@ def _same_shape(y: ArrayLike, predicted: Shaped[np.ndarray, " n"]):
     return y, predicted
 
 
-def _numbers(name: str, values: Any, allow_nan: bool = False) -> Float[np.ndarray, "..."]:
+def _numbers(
+    name: str, values: Any, allow_nan: bool = False, precision: type = np.float64
+) -> Float[np.ndarray, "..."]:
     sparse = hasattr(values, "toarray")
     kind = f"sparse {type(values).__name__}"
     require(not sparse, f"{name} must be a dense array", kind, error=TypeError)
@@ -176,8 +207,9 @@ def _numbers(name: str, values: Any, allow_nan: bool = False) -> Float[np.ndarra
     must = f"Complex data not supported: {name} must be real"
     require(array.dtype.kind != "c", must, array.dtype)
     array = array.astype(np.float64)
-    bad = np.isinf(array) if allow_nan else ~np.isfinite(array)
-    expected = f"finite numbers{' or NaN' if allow_nan else ''}"
+    bad = np.abs(array) > np.finfo(precision).max  # infinite, or once it is narrowed
+    bad = bad if allow_nan else bad | np.isnan(array)
+    expected = f"finite {np.dtype(precision)} numbers{' or NaN' if allow_nan else ''}"
     found = f"Input {name} contains NaN or infinity in {bad.sum()} places"
     require(not bad.any(), f"{found}, expected {expected}")
     return array

@@ -101,6 +101,8 @@ class _Tree(Estimator):
     ccp_alpha: float = 0.0
     random_state: int = 0
 
+    precision = np.float32
+
     def _grow(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Nodes:
         classes = isinstance(self, Classifier)
         allowed = ("gini", "entropy") if classes else ("squared_error",)
@@ -111,7 +113,7 @@ class _Tree(Estimator):
         for name, least in (limits | {"max_features": 1, "ccp_alpha": 0}).items():
             value = getattr(self, name)
             require(value is None or value >= least, f"{name} must be at least {least}", value)
-        X, y = check_X_y(X, y, classes=classes)
+        X, y = check_X_y(X, y, classes=classes, precision=self.precision)
         if classes:
             self.classes_, y = check_classes(y)
         self.n_features_in_ = X.shape[1]

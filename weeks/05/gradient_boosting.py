@@ -143,7 +143,7 @@ class GradientBoosting(Estimator):
     early_stopping_rounds: int | None = None
     random_state: int = 0
 
-    allow_nan = True
+    allow_nan, precision = True, np.float32
 
     @property
     def kind(self) -> str:
@@ -176,7 +176,8 @@ class GradientBoosting(Estimator):
         patience = self.early_stopping_rounds
         watched = patience is None or eval_set is not None
         require(watched, "early_stopping_rounds needs an eval_set to watch", "none")
-        X, y = check_X_y(X, y, classes=self.kind == "classifier", allow_nan=True)
+        options = {"allow_nan": True, "precision": self.precision}
+        X, y = check_X_y(X, y, classes=self.kind == "classifier", **options)
         X, weight = X.astype(np.float32), check_sample_weight(sample_weight, len(X))
         self.n_features_in_ = X.shape[1]
         if self.kind == "classifier":
@@ -234,7 +235,8 @@ class GradientBoosting(Estimator):
         """Numbers, or the likeliest labels."""
         if self.kind == "regressor":
             return self.decision_function(X)[:, 0]
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        p = self.predict_proba(X)
+        return self.classes_[p.argmax(axis=1)]
 
     def predict_proba(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
         """Probabilities in the order of `classes_`."""
@@ -256,9 +258,11 @@ class GradientBoosting(Estimator):
 
     def _check_eval_set(self, X: ArrayLike, y: ArrayLike):
         X, y = self._check_fitted_X(X).astype(np.float32), np.asarray(y)
-        same = len(X) == len(y)
-        require(same, "eval_set must have as many rows in X as in y", len(X), len(y))
-        if self.kind == "classifier":
+        same = y.shape == (len(X),)
+        require(same, "eval_set must have a y for each row of X", len(X), f"shape {y.shape}")
+        if self.kind == "regressor":
+            require(np.isfinite(y).all(), "eval_set must have a finite y", y)
+        else:
             known = np.isin(y, self.classes_).all()
             require(known, f"eval_set must have only labels of y, {self.classes_}")
             y = np.searchsorted(self.classes_, y)

@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from shared.require import require
+
 Objective = Literal["squared_error", "logistic", "softmax"]
 
 
@@ -69,6 +71,7 @@ def best_constant(
     mean = np.average(target, axis=0, weights=weight)
     if objective == "squared_error":
         return mean
-    return (
-        np.log(mean / (1 - mean)) if objective == "logistic" else np.log(mean) - np.log(mean).mean()
-    )
+    require(0 < mean.min() <= mean.max() < 1, "sample_weight must leave each class some weight")
+    if objective == "logistic":
+        return np.log(mean / (1 - mean))
+    return np.log(mean) - np.log(mean).mean()

@@ -51,11 +51,13 @@ class _Forest(Estimator):
     bootstrap: bool = True
     random_state: int = 0
 
+    precision = np.float32
+
     def fit(self, X: ArrayLike, y: ArrayLike) -> "_Forest":
         """Grow the trees, and let every row be judged by those that have not seen it."""
         require(self.n_estimators >= 1, "n_estimators must be at least 1", self.n_estimators)
         classes = isinstance(self, Classifier)
-        X, y = check_X_y(X, y, classes=classes)
+        X, y = check_X_y(X, y, classes=classes, precision=self.precision)
         n, self.n_features_in_ = X.shape
         options = {"max_depth": self.max_depth, "min_samples_leaf": self.min_samples_leaf}
         options |= {"max_features": self._features_per_node()}

@@ -57,10 +57,12 @@ def confusion_matrix(
     """
     weight = weights_of(y_true, y_pred, sample_weight)
     labels = np.unique(np.concatenate([y_true, y_pred])) if labels is None else labels
-    distinct = len(np.unique(labels)) == len(labels)
-    require(distinct, "labels must differ from each other", labels.tolist())
-    hit_true, hit_pred = y_true[:, None] == labels, y_pred[:, None] == labels
-    matrix = (hit_true * weight[:, None]).T @ hit_pred
+    order, c = np.argsort(labels), len(labels)
+    require(len(np.unique(labels)) == c, "labels must differ from each other", labels.tolist())
+    near = [np.searchsorted(labels, y, sorter=order).clip(max=c - 1) for y in (y_true, y_pred)]
+    i, j = order[near]  # where each label is, if it is there
+    known = (labels[i] == y_true) & (labels[j] == y_pred)
+    matrix = np.bincount((i * c + j)[known], weight[known], c * c).reshape(c, c)
     return matrix if sample_weight is not None else np.rint(matrix).astype(np.int64)
 
 
@@ -162,8 +164,7 @@ def roc_curve(
         corner = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
         keep = np.r_[True, corner, True]
         fps, tps, thresholds = fps[keep], tps[keep], thresholds[keep]
-    fpr, tpr = np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1])
-    return fpr, tpr, np.append(np.inf, thresholds)
+    return np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1]), np.append(np.inf, thresholds)
 
 
 @checked
@@ -262,11 +263,10 @@ def _averaged(top, bottom, y_true, y_pred, average, sample_weight, zero_division
     there = ~np.isnan(ratio)
     if not there.any():
         return float("nan")
-    weight = np.ones(len(ratio))
+    weight = None
     if average == "weighted":
-        weight = confusion_matrix(y_true, y_pred, sample_weight=sample_weight).sum(axis=1)
-        weight = weight if weight[there].any() else np.ones(len(ratio))
-    return float(np.average(ratio[there], weights=weight[there]))
+        weight = confusion_matrix(y_true, y_pred, sample_weight=sample_weight).sum(axis=1)[there]
+    return float(np.average(ratio[there], weights=weight if np.any(weight) else None))
 
 
 def _cumulated(y_true, y_score, pos_label, sample_weight):

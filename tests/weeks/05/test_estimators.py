@@ -2,9 +2,15 @@
 
 import warnings
 
+import numpy as np
 import pytest
 from enforce import plain
+from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
+
+from week05.decision_tree import DecisionTreeClassifier
+from week05.gradient_boosting import GradientBoosting
+from week05.random_forest import RandomForestClassifier
 
 # Our error for unfitted use is not scikit-learn's own class; a y of one column is refused.
 EXPECTED = {"check_estimators_unfitted", "check_supervised_y_2d"}
@@ -29,3 +35,56 @@ def test_scikit_learn_accepts_it(module, name, options, allowed):
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
     assert set(failed) <= allowed, failed
     assert sum(r["status"] == "passed" for r in results) > 45
+
+
+FLOAT32 = [
+    DecisionTreeClassifier(),
+    RandomForestClassifier(2),
+    GradientBoosting("logistic", n_estimators=2),
+]
+
+
+@pytest.mark.parametrize("model", FLOAT32, ids=lambda m: type(m).__name__)
+def test_values_too_large_for_float32_are_refused(model):
+    """They would all be infinite, and equal."""
+    X, y = np.array([[1e39], [2e39], [3.0], [4.0]]), np.array([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"Input X contains NaN or infinity in 2 .* float32"):
+        model.fit(X, y)
+    model.fit(X / 1e39, y)
+    with pytest.raises(ValueError, match="Input X contains NaN or infinity in 2 places"):
+        model.predict(X)
+
+
+@pytest.mark.parametrize("model", FLOAT32, ids=lambda m: type(m).__name__)
+def test_a_fit_that_fails_changes_nothing(model):
+    X, y = np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 1])
+    unfitted = clone(model)
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        unfitted.fit(X, 0 * y)
+    with pytest.raises(ValueError, match="must be fitted before use"):
+        unfitted.predict(X)
+    before = model.fit(X, y).predict(X).tolist()
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        model.fit(np.ones((4, 3)), np.ones(4, int))
+    assert model.predict(X).tolist() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eval_set": (np.ones((6, 1)), np.ones((6, 1)))}, "a y for each row of X, .*6, 1"),
+        ({"eval_set": (np.ones((6, 1)), np.full(6, np.nan))}, "eval_set must have a finite y"),
+        ({"sample_weight": np.ones((6, 1))}, "sample_weight must hold 6 numbers"),
+    ],
+)
+def test_what_comes_beside_X_and_y_has_their_shape(options, message):
+    model = GradientBoosting(n_estimators=3)
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.arange(6.0)[:, None], np.arange(6.0), **options)
+
+
+@pytest.mark.parametrize("objective", ["logistic", "softmax"])
+def test_a_class_of_no_weight_has_no_probability(objective):
+    model, y = GradientBoosting(objective, n_estimators=2), np.array([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="sample_weight must leave each class some weight"):
+        model.fit(np.arange(4.0)[:, None], y, sample_weight=[1, 1, 0, 0])

@@ -386,7 +386,7 @@ FITTED = GradientBoosting(n_estimators=1).fit(X, Y)
         (lambda: classify(np.ones(20, dtype=int)), "at least 2 classes"),
         (lambda: classify(np.digitize(Y, [-1, 1])), "logistic needs two classes, got 3"),
         (lambda: classify(Y > 0, eval_set=(X, np.full(20, 7))), "eval_set must have only labels"),
-        (lambda: classify(Y > 0, eval_set=(X, Y[:5] > 0)), "eval_set must have as many rows"),
+        (lambda: classify(Y > 0, eval_set=(X, Y[:5] > 0)), "eval_set must have a y for each row"),
     ],
 )
 def test_wrong_input(call, message):
