@@ -132,14 +132,6 @@ def test_power_law(exponent, factor):
     assert found[1] == pytest.approx(factor, rel=1e-6)
 
 
-def test_parabolas_find_the_laws_exponent_roughly():
-    budgets, best = np.geomspace(1e18, 1e21, 4), []
-    for c, center in zip(budgets, LAW.optimum(budgets)[0], strict=True):
-        n = center * np.geomspace(0.5, 2, 7)
-        best.append(isoflop_valley(n, LAW.loss(n, c / 6 / n)).n_opt)
-    assert power_law(budgets, np.array(best))[0] == pytest.approx(LAW.exponent, abs=0.005)
-
-
 # ---- the law
 
 
