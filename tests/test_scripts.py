@@ -24,7 +24,7 @@ BUSY = {  # recorded on a machine that did other work, so that the time says not
     "weeks/08/training_loop",
     "weeks/13/positional_encodings",
     "weeks/13/transformer",
-    "weeks/16/mixed_precision",
+    "weeks/16/gradient_accumulation",
     "weeks/16/scaling_laws",
 }
 

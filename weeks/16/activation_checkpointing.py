@@ -39,6 +39,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from shared.require import require
+
 # ---- the mechanism
 
 
@@ -83,22 +85,17 @@ def checkpoint(
     Parameters
     ----------
     fn
-        A function or module of tensors to one tensor. It must do the same again when called again.
+        It must do the same again when called again.
     inputs
         At least one must require a gradient, else autograd would never come back to this node, and
         the parameters inside `fn` would silently get none.
     restore_rng
         Rewind torch's global random numbers for the second call, so that dropout repeats.
-
-    Raises
-    ------
-    ValueError
-        If no input requires a gradient although gradients are on.
     """
-    if not inputs:
-        raise ValueError("inputs must hold at least one tensor, got none")
-    if torch.is_grad_enabled() and not any(x.requires_grad for x in inputs):
-        raise ValueError("inputs must hold one that requires a gradient, got none")
+    require(inputs, "inputs must hold at least one tensor", "none")
+    if torch.is_grad_enabled():
+        needed = any(x.requires_grad for x in inputs)
+        require(needed, "inputs must hold one that requires a gradient", "none")
     return _Checkpoint.apply(fn, restore_rng, *inputs)
 
 
@@ -106,8 +103,7 @@ def checkpoint_sequential(
     layers: Sequence[nn.Module], x: Float[Tensor, "..."], segment: int
 ) -> Float[Tensor, "..."]:
     """Run `layers` in order, `segment` of them to a checkpoint."""
-    if segment < 1:
-        raise ValueError(f"segment must be at least 1, got {segment}")
+    require(segment >= 1, "segment must be at least 1", segment)
     for start in range(0, len(layers), segment):
         x = checkpoint(nn.Sequential(*layers[start : start + segment]), x)
     return x
@@ -183,13 +179,12 @@ class Block(nn.Module):
         recompute: Literal["none", "selective", "full"] = "none",
     ):
         super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"n_heads must divide d_model = {d_model}, got {n_heads}")
-        if recompute not in ("none", "selective", "full"):
-            raise ValueError(f"recompute must be none, selective or full, got {recompute!r}")
+        require(d_model % n_heads == 0, f"n_heads must divide d_model = {d_model}", n_heads)
+        known = recompute in ("none", "selective", "full")
+        require(known, "recompute must be none, selective or full", recompute)
         self.n_heads, self.dropout, self.recompute = n_heads, dropout, recompute
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(2))
-        self.qkv, self.out = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
+        self.qkv, self.out_proj = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
         self.up, self.down = nn.Linear(d_model, 4 * d_model), nn.Linear(4 * d_model, d_model)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq d_model"]:
@@ -207,7 +202,7 @@ class Block(nn.Module):
             heads = checkpoint(self._attend, q, k, v)
         else:
             heads = self._attend(q, k, v)
-        x = x + self._drop(self.out(heads.transpose(1, 2).flatten(2)))
+        x = x + self._drop(self.out_proj(heads.transpose(1, 2).flatten(2)))
         return x + self._drop(self.down(F.gelu(self.up(self.norms[1](x)))))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -220,7 +215,7 @@ class Block(nn.Module):
 
 
 class Activations(NamedTuple):
-    """Numbers that one block keeps for its backward pass, by kind, in bytes."""
+    """What one block keeps for its backward pass, by kind, in bytes."""
 
     linear: int
     attention: int
@@ -235,19 +230,11 @@ def block_activations(
     With T = batch · seq tokens: 16 T d activations and 2 T d mask entries around the matrices,
     2 a seq T activations and a seq T mask entries in the attention, 4 T norm statistics.
 
-    Parameters
-    ----------
-    bytes_each, mask_bytes
-        Of an activation and of a dropout mask's entry; torch's CPU masks are as wide as the data.
-
-    References
-    ----------
-    Korthikanti et al. (2022), eq. 1: T d (34 + 5 a seq / d) with 2 and 1 bytes, statistics left
-    out as small.
+    The bytes are those of an activation and of a mask's entry; torch's CPU masks are as wide as the
+    data. With 2 and 1: T d (34 + 5 a seq / d), Korthikanti et al.'s eq. 1, statistics left out.
     """
-    for name, value in (("batch", batch), ("seq", seq), ("d_model", d_model), ("n_heads", n_heads)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name, size in {"batch": batch, "seq": seq, "d_model": d_model, "n_heads": n_heads}.items():
+        require(size >= 1, f"{name} must be at least 1", size)
     tokens = batch * seq
     return Activations(
         linear=tokens * d_model * (16 * bytes_each + 2 * mask_bytes),
@@ -268,16 +255,11 @@ def peak_bytes(layers: int, segment: int, boundary: int, inner: int) -> int:
     """Most bytes kept at once by `checkpoint_sequential`, forward and backward.
 
     While a segment of c layers is computed again, its c A bytes are there beside the inputs of the
-    segments before it: (⌈L/c⌉ - 1) B + c A. A last segment that is shorter may need less than the
-    one before it.
-
-    Parameters
-    ----------
-    boundary, inner
-        Bytes B of a layer's input, and A of all that a layer keeps, its input included.
+    segments before it: (⌈L/c⌉ - 1) B + c A. `boundary` is B, the bytes of a layer's input, `inner`
+    A, those of all that a layer keeps, its input included.
     """
-    if not 1 <= segment <= layers:
-        raise ValueError(f"segment must be between 1 and layers = {layers}, got {segment}")
+    allowed = f"segment must be between 1 and layers = {layers}"
+    require(1 <= segment <= layers, allowed, segment)
     starts = range(0, layers, segment)
     return max(i * boundary + min(segment, layers - s) * inner for i, s in enumerate(starts))
 

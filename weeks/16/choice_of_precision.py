@@ -49,15 +49,7 @@ def choose_precision(
     """Measure instead of guess: bfloat16 where its products are quicker, float32 elsewhere.
 
     A device that cannot multiply in bfloat16 but can in float16 gets float16 with loss scaling.
-
-    Parameters
-    ----------
-    device
-        Where the training will run.
-    measure
-        Seconds of a product on a device in a type; a RuntimeError means that it cannot.
-    least_gain
-        float32's time over the other's from which fewer bits are worth their trouble.
+    `measure` gives the seconds of a product, a RuntimeError of it means that the device cannot.
     """
     require(least_gain > 0, "least_gain must be positive", least_gain)
     wide = measure(device, torch.float32)

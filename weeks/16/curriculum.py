@@ -21,7 +21,7 @@ Sources: Y. Bengio, J. Louradour, R. Collobert and J. Weston, *Curriculum Learni
 X. Wu, E. Dyer and B. Neyshabur, *When Do Curricula Work?* (ICLR 2021), section 2.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.require import require
 from week14.minimal_gpt import GPT, next_token_loss
 from week14.ngram import WittenBell
 
@@ -38,17 +39,19 @@ Order = Literal["all at once", "easy first", "hard first", "random pool"]
 
 
 def difficulty(
-    windows: Int[np.ndarray, "n length"], counted: Int[np.ndarray, " m"], *, order: int, vocab: int
+    windows: Int[np.ndarray, "n length"],
+    counted: Int[np.ndarray, " m"],
+    *,
+    order: int,
+    vocab_size: int,
 ) -> Float[np.ndarray, " n"]:
     """Mean n-gram loss of each window (nats per character), counted on text of its own.
 
     The text to count must not contain the windows: n-grams seen once would make everything easy.
     """
-    if windows.shape[1] < order:
-        raise ValueError(
-            f"windows must be at least order = {order} long, got {windows.shape[1]} characters"
-        )
-    model = WittenBell(order, vocab).fit(counted)
+    length = windows.shape[1]
+    require(length >= order, f"windows must be at least order = {order} long", length)
+    model = WittenBell(order, vocab_size).fit(counted)
     losses = -model.log_probs(windows.ravel())  # one row of text; then drop what spans two windows
     losses = np.concatenate([np.zeros(order - 1), losses]).reshape(windows.shape)
     return losses[:, order - 1 :].mean(axis=1)
@@ -62,11 +65,9 @@ def arrange(
         return np.argsort(scores, kind="stable")
     if order == "hard first":
         return np.argsort(-scores, kind="stable")
-    if order in ("random pool", "all at once"):
-        return rng.permutation(len(scores))
-    raise ValueError(
-        f"order must be all at once, easy first, hard first or random pool, got {order!r}"
-    )
+    known = order in ("random pool", "all at once")
+    require(known, "order must be all at once, easy first, hard first or random pool", order)
+    return rng.permutation(len(scores))
 
 
 # ---- how fast the pool grows
@@ -75,23 +76,12 @@ def arrange(
 def pool_fraction(step: int, steps: int, *, start: float = 0.2, until: float = 0.6) -> float:
     """Part of the windows that may be drawn at `step` of `steps`: g(t), linear up to everything.
 
-    Parameters
-    ----------
-    start
-        The part at step 0, g0.
-    until
-        The part of training after which the pool is whole, a.
-
-    References
-    ----------
-    Wu et al. (2021), section 2.1: the linear pacing function.
+    `start` is g0, the part at step 0, and `until` a, the part of training after which the pool is
+    whole: the linear pacing function of Wu et al. (2021), section 2.1.
     """
-    if not 0 < start <= 1:
-        raise ValueError(f"start must be in (0, 1], got {start}")
-    if not 0 <= until <= 1:
-        raise ValueError(f"until must be in [0, 1], got {until}")
-    if not 0 <= step < steps:
-        raise ValueError(f"step must be between 0 and steps - 1 = {steps - 1}, got {step}")
+    require(0 < start <= 1, "start must be in (0, 1]", start)
+    require(0 <= until <= 1, "until must be in [0, 1]", until)
+    require(0 <= step < steps, f"step must be between 0 and steps - 1 = {steps - 1}", step)
     if step >= until * steps:
         return 1.0
     return start + (1 - start) * step / (until * steps)
@@ -101,7 +91,7 @@ def batches(
     arranged: Int[np.ndarray, " n"],
     *,
     steps: int,
-    batch: int,
+    batch_size: int,
     rng: np.random.Generator,
     whole: bool = False,
     start: float = 0.2,
@@ -109,21 +99,14 @@ def batches(
 ) -> Iterator[Int[np.ndarray, " batch"]]:
     """Indices of each step's windows, drawn with replacement from the pool as it grows.
 
-    Parameters
-    ----------
-    arranged
-        From `arrange`.
-    whole
-        Draw from everything at once: ordinary training.
+    `arranged` is from `arrange`; `whole` draws from everything at once, which is ordinary training.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    if len(arranged) == 0:
-        raise ValueError("arranged must hold at least one window, got none")
+    require(batch_size >= 1, "batch_size must be at least 1", batch_size)
+    require(len(arranged), "arranged must hold at least one window", "none")
     for step in range(steps):
         part = 1.0 if whole else pool_fraction(step, steps, start=start, until=until)
         size = max(1, round(part * len(arranged)))
-        yield arranged[rng.integers(0, size, batch)]
+        yield arranged[rng.integers(0, size, batch_size)]
 
 
 # ---- training
@@ -136,15 +119,10 @@ def train(
     *,
     steps: int,
     lr: float,
-    told: Callable[[int, float], None] = lambda step, loss: None,
-) -> list[float]:
-    """Train in place with AdamW, the rate falling linearly to zero; gives each step's loss.
-
-    `told` is called after every step with its number, from 1, and its loss.
-    """
+) -> Iterator[float]:
+    """Train in place with AdamW, the rate falling linearly to zero; yields each step's loss."""
     adam = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
     decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, total_iters=steps)
-    losses = []
     for rows in order:
         x = windows[torch.from_numpy(rows)]
         loss = next_token_loss(model(x[:, :-1]), x[:, 1:])
@@ -152,9 +130,7 @@ def train(
         loss.backward()
         adam.step()
         decay.step()
-        losses.append(loss.item())
-        told(len(losses), losses[-1])
-    return losses
+        yield loss.item()
 
 
 @torch.no_grad()

@@ -30,17 +30,10 @@ from shared.require import require
 
 @dataclass(frozen=True)
 class Format:
-    """A binary floating-point format.
+    """A binary floating-point format: width of its fields, what is taken off the exponent field.
 
-    Parameters
-    ----------
-    name
-        How it is called.
-    exponent_bits, mantissa_bits, bias
-        Width of the fields, and what is taken off the exponent field.
-    infinities
-        True: the largest exponent field holds infinity and NaN only (IEEE 754). False: only the
-        pattern of all ones is NaN, there is no infinity (the "fn" of e4m3fn: finite).
+    With `infinities` the largest exponent field holds infinity and NaN only (IEEE 754). Without
+    them only the pattern of all ones is NaN (the "fn" of e4m3fn: finite).
     """
 
     name: str
@@ -122,15 +115,9 @@ def encode(
 ) -> Int64[Tensor, "*shape"]:
     """Numbers to bit patterns, to the nearest one and on a tie to the even one.
 
-    Parameters
-    ----------
-    x
-        Any shape and float type.
-    saturate
-        An overflow gives the largest finite number instead of infinity (or NaN).
-    generator
-        Round up or down at random instead, up with the probability of the remainder, so that the
-        expectation is x: stochastic rounding.
+    `saturate` turns an overflow into the largest finite number instead of infinity (or NaN). With a
+    `generator` rounding is stochastic: up with the probability of the remainder, so that the
+    expectation is x.
     """
     x = x.double()  # frexp, the scaling and floor are exact for every float32
     magnitude = x.abs()
@@ -142,8 +129,8 @@ def encode(
     if generator is None:
         steps = exact.round().long()  # torch rounds halves to even
     else:
-        steps = (exact + torch.rand(x.shape, generator=generator, dtype=torch.float64)).floor()
-        steps = steps.long()
+        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+        steps = (exact + noise).floor().long()
     # The hidden bit in `steps` adds one to the exponent field; so does a mantissa that rounds up
     # to the next power of two. Patterns are in the order of their values, hence one comparison:
     code = ((exponent - fmt.min_exponent) << fmt.mantissa_bits) + steps

@@ -58,20 +58,9 @@ def accumulate(model: nn.Module, micro_batches: Iterable[Batch], loss_sum: LossS
     What was in `.grad` before is dropped. One micro-batch's graph is alive at a time, so the
     memory is that of the largest micro-batch. Clip and step afterwards, once.
 
-    Parameters
-    ----------
-    model
-        Its parameters get the gradients.
-    micro_batches
-        Any number of anything that `loss_sum` understands; it may be a generator.
-    loss_sum
-        Called with the model and a micro-batch; returns the *sum* of its losses (a scalar) and how
-        much it weighs: the number of tokens that count, padding left out. It may be 0.
-
-    Raises
-    ------
-    ValueError
-        If a weight is negative or all are zero: there is nothing to take a mean of.
+    `loss_sum`, called with the model and a micro-batch, returns the *sum* of its losses (a scalar)
+    and how much it weighs: the number of tokens that count, padding left out. It may be 0, but not
+    for all of them.
     """
     model.zero_grad(set_to_none=True)
     loss, weight = 0.0, 0.0
@@ -158,24 +147,6 @@ def token_loss_sum(model: nn.Module, batch: Padded) -> tuple[Float[Tensor, ""], 
     return loss, (batch.targets != IGNORE).sum()
 
 
-# ---- dropout that does not care how the batch was cut
-
-
-def dropout_by_sample(
-    x: Float[Tensor, "batch *features"], p: float, generators: Sequence[torch.Generator]
-) -> Float[Tensor, "batch *features"]:
-    """Dropout in which every sample draws from a generator of its own.
-
-    One generator for all would be drawn from in the order layer by layer within a micro-batch,
-    and that order changes with the cut: other masks, although of the same distribution.
-    """
-    require(0 <= p < 1, "p must be in [0, 1)", p)
-    one_each = len(generators) == len(x)
-    require(one_each, f"generators must be one per sample, {len(x)}", len(generators))
-    keep = torch.stack([torch.rand(x.shape[1:], generator=g) >= p for g in generators])
-    return x * keep / (1 - p)
-
-
 # ---- what the micro-batches say about the right size of the batch
 
 
@@ -195,18 +166,8 @@ def noise_scale(gradients: Float[Tensor, "micro_batch parameter"], size: int) ->
     r"""Gradient noise scale from the gradients of equal micro-batches of one step.
 
     A batch of $B$ independent samples has $E|G_B|^2 = |G|^2 + \mathrm{tr}(\Sigma) / B$. Two sizes
-    give two equations: the micro-batches' own, and that of their mean.
-
-    Parameters
-    ----------
-    gradients
-        One row per micro-batch: the gradient of its mean loss.
-    size
-        Samples in a micro-batch.
-
-    References
-    ----------
-    McCandlish et al. (2018), eqs. A.1 and A.2. Both estimates are unbiased, their ratio is not:
+    give two equations: the micro-batches' own, of `size` samples each, and that of their mean
+    (McCandlish et al. 2018, eqs. A.1 and A.2). Both estimates are unbiased, their ratio is not:
     average them over steps before dividing.
     """
     k = len(gradients)

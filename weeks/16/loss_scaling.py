@@ -29,6 +29,8 @@ from torch import Tensor
 from shared.require import require
 from week16.float_formats import FP32
 
+OPTIONS = ("growth_factor", "backoff_factor", "growth_interval")
+
 
 @runtime_checkable
 class Optimizer(Protocol):
@@ -45,20 +47,8 @@ class LossScaler:
 
     A step whose gradients hold an infinity or NaN is skipped and the scale backs off; after
     `growth_interval` good steps in a row it grows. `state_dict` has the keys of
-    `torch.amp.GradScaler`'s, so that either may continue what the other began.
-
-    Parameters
-    ----------
-    scale
-        Where it starts.
-    growth_factor, backoff_factor, growth_interval
-        See above.
-    dynamic
-        False keeps the scale; bad steps are still skipped.
-
-    References
-    ----------
-    Micikevicius et al. (2018), section 3.2; `torch.amp.GradScaler`.
+    `torch.amp.GradScaler`'s, so that either may continue what the other began. With `dynamic`
+    False the scale stays; bad steps are still skipped.
     """
 
     def __init__(
@@ -86,11 +76,7 @@ class LossScaler:
     def unscale(self, optimizer: Optimizer) -> bool:
         """Divide the gradients in place, once; call it before clipping. True if one is not finite.
 
-        Raises
-        ------
-        ValueError
-            If a gradient is of 16 bits, where the division would lose what the scaling saved, or
-            if it was done already.
+        Gradients of 16 bits are refused: there the division would lose what the scaling saved.
         """
         once = self._found_inf is None
         require(once, "optimizer must be unscaled once per step, got a second call")
@@ -130,24 +116,14 @@ class LossScaler:
 
     def state_dict(self) -> dict:
         """What a resumed run needs."""
-        return {
-            "scale": self.scale,
-            "growth_factor": self.growth_factor,
-            "backoff_factor": self.backoff_factor,
-            "growth_interval": self.growth_interval,
-            "_growth_tracker": self.good_steps,
-        }
+        options = {name: getattr(self, name) for name in OPTIONS}
+        return {"scale": self.scale, **options, "_growth_tracker": self.good_steps}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`, ours or torch's."""
         missing = sorted(self.state_dict().keys() - state.keys())
         require(not missing, f"state must be a loss scaler's, got none of {', '.join(missing)}")
-        fresh = LossScaler(
-            state["scale"],
-            growth_factor=state["growth_factor"],
-            backoff_factor=state["backoff_factor"],
-            growth_interval=state["growth_interval"],
-            dynamic=self.dynamic,
-        )
+        options = {name: state[name] for name in OPTIONS}
+        fresh = LossScaler(state["scale"], dynamic=self.dynamic, **options)
         fresh.good_steps = int(state["_growth_tracker"])
         self.__dict__.update(fresh.__dict__)

@@ -147,18 +147,8 @@ def train(
 ) -> Trace:
     """Gradient descent of a stack of networks, each with a loss scale of its own.
 
-    Parameters
-    ----------
-    loss_of
-        Called with weights, a batch and the dtype of storage; gives a loss per seed.
-    start
-        Initial weights; not changed.
-    batches
-        One per step.
-    growth_interval
-        Of the dynamic loss scale.
-    generator
-        For stochastic rounding.
+    `loss_of`, called with weights, a batch and the dtype of storage, gives a loss per seed. `start`
+    is not changed; the generator is for stochastic rounding.
     """
     require(lr > 0, "lr must be positive", lr)
     drawn = policy.weights != "stochastic" or generator is not None

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from shared.require import require
+
 
 @dataclass(frozen=True)
 class Law:
@@ -58,11 +60,7 @@ class Residuals:
 
     Parameters are (a, alpha, b, beta, e) with A = exp(a), B = exp(b), E = exp(e), so that all
     terms stay positive. Logarithms of N and D are centered: the same law, but a and alpha no longer
-    pull against each other along a narrow valley.
-
-    References
-    ----------
-    Hoffmann et al. (2022), equation 3, delta = 1e-3.
+    pull against each other along a narrow valley. Hoffmann et al. (2022), equation 3, delta = 1e-3.
     """
 
     def __init__(
@@ -72,13 +70,11 @@ class Residuals:
         loss: Float[np.ndarray, " run"],
         delta: float = 1e-3,
     ):
-        for name, values in (("n_weights", n_weights), ("n_tokens", n_tokens), ("loss", loss)):
-            if not (np.isfinite(values).all() and (values > 0).all()):
-                raise ValueError(f"{name} must be positive and finite, got {values.min()}")
-        if len(loss) < 5:
-            raise ValueError(f"five parameters need at least 5 runs, got {len(loss)}")
-        if delta <= 0:
-            raise ValueError(f"delta must be positive, got {delta}")
+        for name, values in {"n_weights": n_weights, "n_tokens": n_tokens, "loss": loss}.items():
+            fine = np.isfinite(values).all() and (values > 0).all()
+            require(fine, f"{name} must be positive and finite", values.min())
+        require(len(loss) >= 5, "five parameters need at least 5 runs", len(loss))
+        require(delta > 0, "delta must be positive", delta)
         self.center = np.log(n_weights).mean(), np.log(n_tokens).mean()
         self.x = np.log(n_weights) - self.center[0]
         self.y = np.log(n_tokens) - self.center[1]
@@ -121,21 +117,9 @@ def lbfgs(
 ) -> tuple[Float[np.ndarray, "fit p"], Float[np.ndarray, " fit"]]:
     """Minimize many small problems side by side by limited-memory BFGS with backtracking.
 
-    Parameters
-    ----------
-    objective
-        objective(x, data) gives values (fit,) and gradients (fit, p).
-    data
-        What each problem is about, handed on row by row.
-
-    Returns
-    -------
-    x, value
-        Where each problem ended, and its value there.
-
-    References
-    ----------
-    Nocedal & Wright (2006), algorithm 7.4 (two-loop recursion) and 3.1 (backtracking).
+    `objective(x, data)` gives values (fit,) and gradients (fit, p); `data` says what each problem
+    is about, row by row. Returns where each problem ended, and its value there. Nocedal & Wright
+    (2006), algorithm 7.4 (two-loop recursion) and 3.1 (backtracking).
     """
     x = x.copy()
     value, gradient = objective(x, data)
@@ -209,8 +193,7 @@ def fit_law(
     best = x[np.argmin(value)]
     if not n_resamples:
         return residuals.law(best), []
-    if rng is None:
-        raise ValueError(f"n_resamples = {n_resamples} needs an rng, got none")
+    require(rng is not None, f"n_resamples = {n_resamples} needs an rng", "none")
     runs = len(loss)
     counts = rng.multinomial(runs, np.full(runs, 1 / runs), n_resamples).astype(float)
     tries = [

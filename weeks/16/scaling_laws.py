@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.require import require
 from week14.minimal_gpt import (
     GPT,
     GPTConfig,
@@ -64,10 +65,7 @@ def count_weights(config: GPTConfig) -> int:
 def training_flops(config: GPTConfig, n_tokens: int, *, attention: bool = False) -> float:
     """6ND: a multiply and an add for every weight and token, once forward and twice backward.
 
-    Parameters
-    ----------
-    attention
-        Add the 12 L T d a token of the products q·k and weights·v, which 6ND leaves out.
+    `attention` adds the 12 L T d per token of the products q·k and weights·v, which 6ND leaves out.
     """
     flops = 6 * count_weights(config)
     if attention:
@@ -81,8 +79,7 @@ def peak_scale(steps: int) -> float:
     The longer a run, the smaller its best rate; a trial at three budgets gave the constants, among
     factors 0.5, 1, 2, 4 and 8.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    require(steps >= 1, "steps must be at least 1", steps)
     return 4.0 * (128 / steps) ** (1 / 3)
 
 
@@ -113,33 +110,22 @@ def train_run(
     horizon: int | None = None,
     floor: float = 0.0,
     lr_scale: float = 1.0,
-    batch: int = BATCH,
+    batch_size: int = BATCH,
     optimizer: Literal["muon", "adamw"] = "muon",
-    told: Callable[[int, float], None] = lambda step, loss: None,
-) -> list[float]:
-    """Train `model` in place; the learning rate falls linearly to `floor` over `horizon` steps.
+) -> Iterator[float]:
+    """Train `model` in place and yield each step's loss.
 
-    Week 14's loop, in which the horizon is always the length of the run.
-
-    Parameters
-    ----------
-    horizon
-        Steps after which the rate has reached its floor; `steps` if not given.
-    floor
-        Least learning rate, as a share of the peak.
-    told
-        Called after every step with its number, from 1, and its loss.
+    Week 14's loop, but that the learning rate falls linearly to `floor`, a share of the peak, over
+    `horizon` steps, which need not be the length of the run.
     """
     horizon = steps if horizon is None else horizon
-    if steps < 1 or horizon < 1:
-        raise ValueError(f"steps and horizon must be at least 1, got {steps} and {horizon}")
-    if not 0 <= floor <= 1:
-        raise ValueError(f"floor must be between 0 and 1, got {floor}")
+    both = "steps and horizon must be at least 1"
+    require(steps >= 1 and horizon >= 1, both, steps, horizon)
+    require(0 <= floor <= 1, "floor must be between 0 and 1", floor)
     optimizers = make_optimizers(model, optimizer, lr_scale=lr_scale)
     peak = [o.lr for o in optimizers]
-    losses = []
     for step in range(steps):
-        x, y = random_batch(tokens, batch, model.config.context, generator)
+        x, y = random_batch(tokens, batch_size, model.config.context, generator)
         loss = next_token_loss(model(x), y)
         for o, lr in zip(optimizers, peak, strict=True):
             o.zero_grad()
@@ -147,19 +133,14 @@ def train_run(
         loss.backward()
         for o in optimizers:
             o.step()
-        losses.append(loss.item())
-        told(step + 1, losses[-1])
-    return losses
+        yield loss.item()
 
 
 def steps_for(budget: float, config: GPTConfig) -> int:
     """Steps of 512 tokens that `budget` floating-point operations buy."""
-    steps = round(budget / training_flops(config, BATCH * CONTEXT))
-    if steps < 1:
-        raise ValueError(
-            f"budget must pay for a step, {training_flops(config, BATCH * CONTEXT):.3g} FLOP, "
-            f"got {budget:.3g}"
-        )
+    price = training_flops(config, BATCH * CONTEXT)
+    steps = round(budget / price)
+    require(steps >= 1, f"budget must pay for a step, {price:.3g} FLOP", f"{budget:.3g}")
     return steps
 
 
@@ -175,27 +156,17 @@ def sweep(
 ) -> Iterator[TrainedRun]:
     """Train every width at every budget of `grid`, each with a schedule of its own length.
 
-    Parameters
-    ----------
-    grid
-        Widths to train at each budget.
-    seed
-        Of weights and batches.
-    tune
-        Learning-rate factor, given width and number of steps.
+    `seed` is that of weights and batches; `tune` gives the learning-rate factor for a width and a
+    number of steps.
     """
     for budget, widths in grid.items():
         for d_model in widths:
             config = make_config(d_model, vocab_size, n_layers)
             model = GPT(config, torch.Generator().manual_seed(seed))
             steps = steps_for(budget, config)
-            curve = train_run(
-                model,
-                training,
-                steps=steps,
-                lr_scale=tune(d_model, steps),
-                generator=torch.Generator().manual_seed(seed + 1),
-            )
+            options = {"steps": steps, "lr_scale": tune(d_model, steps)}
+            options["generator"] = torch.Generator().manual_seed(seed + 1)
+            curve = list(train_run(model, training, **options))
             loss = evaluate(model, validation, window=CONTEXT)
             n_tokens = steps * BATCH * CONTEXT
             yield TrainedRun(budget, d_model, count_weights(config), n_tokens, loss, curve)
@@ -222,27 +193,15 @@ def sweep_fixed_schedule(
         config = make_config(d_model, vocab_size, n_layers)
         stops = {steps_for(c, config): c for c, widths in grid.items() if d_model in widths}
         model = GPT(config, torch.Generator().manual_seed(seed))
-        passed: list[tuple[int, float]] = []
-
-        def told(step, loss, model=model, stops=stops, passed=passed):
-            if step in stops:
-                passed.append((step, evaluate(model, validation, window=CONTEXT)))
-
-        curve = train_run(
-            model,
-            training,
-            steps=max(stops),
-            lr_scale=tune(d_model, horizon),
-            horizon=horizon,
-            floor=floor,
-            generator=torch.Generator().manual_seed(seed + 1),
-            told=told,
-        )
-        for step, loss in passed:
-            n_tokens = step * BATCH * CONTEXT
-            yield TrainedRun(
-                stops[step], d_model, count_weights(config), n_tokens, loss, curve[:step]
-            )
+        options = {"horizon": horizon, "floor": floor, "lr_scale": tune(d_model, horizon)}
+        options["generator"] = torch.Generator().manual_seed(seed + 1)
+        curve: list[float] = []
+        for loss in train_run(model, training, steps=max(stops), **options):
+            curve.append(loss)
+            if budget := stops.get(len(curve)):
+                loss = evaluate(model, validation, window=CONTEXT)
+                n_tokens, n_weights = len(curve) * BATCH * CONTEXT, count_weights(config)
+                yield TrainedRun(budget, d_model, n_weights, n_tokens, loss, curve[:])
 
 
 # ---- approach 2: IsoFLOP parabolas
@@ -261,13 +220,10 @@ def isoflop_valley(n_weights: Float[np.ndarray, " run"], loss: Float[np.ndarray,
     """Fit loss = quadratic of ln N and take its minimum.
 
     A parabola that opens downward has none: its best measured run is returned, not interior.
-
-    References
-    ----------
     Hoffmann et al. (2022), section 3.2.
     """
-    if len(np.unique(n_weights)) < 3:
-        raise ValueError(f"n_weights must hold 3 different sizes, got {len(np.unique(n_weights))}")
+    different = len(np.unique(n_weights))
+    require(different >= 3, "n_weights must hold 3 different sizes", different)
     center = np.log(n_weights).mean()
     x = np.log(n_weights) - center
     curvature, slope, height = np.polyfit(x, loss, 2)
@@ -284,8 +240,7 @@ def isoflop_valley(n_weights: Float[np.ndarray, " run"], loss: Float[np.ndarray,
 
 def power_law(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
     """Exponent and factor of y = factor · x^exponent, by least squares of the logarithms."""
-    if (x <= 0).any() or (y <= 0).any():
-        raise ValueError(f"x and y must be positive, got minima {x.min()} and {y.min()}")
+    require(min(x.min(), y.min()) > 0, "x and y must be positive", x.min(), y.min())
     exponent, intercept = np.polyfit(np.log(x), np.log(y), 1)
     return float(exponent), float(np.exp(intercept))
 

@@ -26,17 +26,8 @@ def test_difficulty_is_each_windows_own_mean(order, length, n):
     model = WittenBell(order, 5).fit(counted)
     expected = [-model.log_probs(w).mean() for w in windows]
     np.testing.assert_allclose(
-        difficulty(windows, counted, order=order, vocab=5), expected, atol=1e-12
+        difficulty(windows, counted, order=order, vocab_size=5), expected, atol=1e-12
     )
-
-
-def test_familiar_text_is_easy():
-    counted = np.tile([0, 1, 2], 50)
-    windows = np.array([[0, 1, 2, 0, 1, 2], [2, 2, 0, 0, 1, 1]])
-    easy, hard = difficulty(windows, counted, order=2, vocab=5)
-    assert easy < 0.1 < 1 < hard
-    with pytest.raises(ValueError, match="at least order = 7 long, got 6"):
-        difficulty(windows, counted, order=7, vocab=5)
 
 
 # ---- order
@@ -52,14 +43,12 @@ def test_orders_are_permutations_sorted_as_said(scores):
     assert (np.diff(scores[arrange(scores, "hard first", rng)]) <= 0).all()
 
 
-def test_random_pool_ignores_the_scores_and_unknown_orders_are_refused():
+def test_random_pool_ignores_the_scores():
     scores = np.arange(50.0)
     a = arrange(scores, "random pool", np.random.default_rng(3))
     b = arrange(-scores, "random pool", np.random.default_rng(3))
     assert (a == b).all()
     assert (a != np.arange(50)).any()
-    with pytest.raises((ValueError, TypeError)):
-        arrange(scores, "shortest first", np.random.default_rng(0))
 
 
 # ---- pace
@@ -73,42 +62,37 @@ def test_pace_by_hand():
     assert pool_fraction(0, 10, start=0.3, until=0.0) == 1.0
 
 
-@given(steps=st.integers(1, 40), start=st.floats(0.01, 1.0), until=st.floats(0.0, 1.0))
-def test_pace_only_grows(steps, start, until):
-    parts = [pool_fraction(t, steps, start=start, until=until) for t in range(steps)]
-    assert all(start <= p <= 1 for p in parts)
-    assert (np.diff(parts) >= -1e-12).all()
-
-
-def test_wrong_pace():
-    with pytest.raises(ValueError, match=r"start must be in \(0, 1\], got 0"):
-        pool_fraction(0, 5, start=0.0)
-    with pytest.raises(ValueError, match=r"until must be in \[0, 1\], got 2"):
-        pool_fraction(0, 5, until=2.0)
-    with pytest.raises(ValueError, match="step must be between 0 and steps - 1 = 4, got 5"):
-        pool_fraction(5, 5)
-
-
 def test_draws_stay_in_the_pool_and_reach_all_of_it():
     arranged = np.random.default_rng(1).permutation(100)
     rank = np.argsort(arranged)
-    seen = list(batches(arranged, steps=50, batch=64, rng=np.random.default_rng(0)))
+    seen = list(batches(arranged, steps=50, batch_size=64, rng=np.random.default_rng(0)))
     assert len(seen) == 50
     for step, rows in enumerate(seen):
         limit = round(pool_fraction(step, 50) * 100)
         assert rank[rows].max() < limit
     assert rank[seen[0]].max() >= 15  # of 20: 64 draws
     assert len(np.unique(np.concatenate(seen[30:]))) == 100
-    whole = next(batches(arranged, steps=1, batch=400, rng=np.random.default_rng(0), whole=True))
+    whole = next(
+        batches(arranged, steps=1, batch_size=400, rng=np.random.default_rng(0), whole=True)
+    )
     assert len(np.unique(whole)) > 90
 
 
-def test_wrong_batches():
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        next(batches(np.arange(3), steps=2, batch=0, rng=rng))
-    with pytest.raises(ValueError, match="at least one window"):
-        next(batches(np.arange(0), steps=2, batch=1, rng=rng))
+WRONG = [
+    (lambda rng: pool_fraction(0, 5, start=0.0), r"start must be in \(0, 1\], got 0"),
+    (lambda rng: pool_fraction(0, 5, until=2.0), r"until must be in \[0, 1\], got 2"),
+    (lambda rng: pool_fraction(5, 5), "step must be between 0 and steps - 1 = 4, got 5"),
+    (lambda rng: next(batches(np.arange(3), steps=2, batch_size=0, rng=rng)), "at least 1, got 0"),
+    (lambda rng: next(batches(np.arange(0), steps=2, batch_size=1, rng=rng)), "one window"),
+    (lambda rng: difficulty(np.ones((2, 6), int), text(9), order=7, vocab_size=5), "7 long, got 6"),
+    (lambda rng: arrange(np.ones(3), "shortest first", rng), "order"),
+]
+
+
+@pytest.mark.parametrize(("call", "match"), WRONG)
+def test_wrong_input(call, match):
+    with pytest.raises((ValueError, TypeError), match=match):
+        call(np.random.default_rng(0))
 
 
 # ---- training
@@ -127,30 +111,19 @@ def test_mean_loss_equals_week_14s():
     assert mean_loss(model, windows).shape == (6,)
 
 
-def test_training_learns_and_ends_with_a_rate_of_zero():
+def test_training_learns():
     windows = torch.from_numpy(np.tile([0, 1, 2], 30)[:81].reshape(9, 9))
-    model, told = small(), []
-    order = batches(np.arange(9), steps=60, batch=8, rng=np.random.default_rng(0))
-    losses = train(
-        model, windows, order, steps=60, lr=3e-2, told=lambda step, loss: told.append(step)
-    )
+    order = batches(np.arange(9), steps=60, batch_size=8, rng=np.random.default_rng(0))
+    losses = list(train(small(), windows, order, steps=60, lr=3e-2))
     assert losses[0] == pytest.approx(math.log(5), abs=0.1)
     assert losses[-1] < 0.3
-    assert told == list(range(1, 61))
 
 
 def test_rate_falls_to_zero():
-    """With all steps but the last ones done, a step moves the weights less and less."""
-    windows = torch.from_numpy(text(90).reshape(10, 9))
-    model, moved = small(), []
-    last = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
-
-    def told(step, loss):
-        nonlocal last
-        now = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
-        moved.append((now - last).abs().max().item())
-        last = now
-
-    order = batches(np.arange(10), steps=20, batch=8, rng=np.random.default_rng(0), whole=True)
-    train(model, windows, order, steps=20, lr=1e-2, told=told)
+    model, windows = small(), torch.from_numpy(text(90).reshape(10, 9))
+    points = [torch.nn.utils.parameters_to_vector(model.parameters())]
+    options = {"batch_size": 8, "rng": np.random.default_rng(0), "whole": True}
+    for _ in train(model, windows, batches(np.arange(10), steps=20, **options), steps=20, lr=1e-2):
+        points.append(torch.nn.utils.parameters_to_vector(model.parameters()))
+    moved = torch.stack(points).diff(dim=0).abs().amax(dim=1)
     assert moved[-1] < 0.2 * moved[0]

@@ -24,7 +24,7 @@ from week16.float_formats import (
     round_to,
 )
 from week16.loss_scaling import LossScaler
-from week16.mixed_precision import Policy, gradients, mlp_loss, stored, train
+from week16.mixed_precision import Policy, mlp_loss, stored, train
 
 CPU = torch.device("cpu")
 floats = st.lists(st.floats(width=32), min_size=1, max_size=20)
@@ -78,13 +78,6 @@ def test_overflow():
     assert torch.isnan(round_to(torch.tensor([math.nan]), E5M2, saturate=True)).all()
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (3, 1, 2)])
-def test_any_shape(shape):
-    x = torch.full(shape, 0.1)
-    assert encode(x, BF16).shape == shape
-    assert round_to(x.double(), BF16).dtype == torch.float64
-
-
 def test_stochastic_rounding_is_unbiased():
     x = torch.full((40_000,), 1.0 + 2.0**-9)  # a quarter of bf16's gap
     got = round_to(x, BF16, generator=torch.Generator().manual_seed(0))
@@ -123,20 +116,9 @@ def test_scale_follows_gradscaler(pattern, interval):
         assert ours.scale == theirs.get_scale()
     same(w.detach(), v.detach())
     if pattern:
-        assert ours.state_dict() == theirs.state_dict()
-
-
-def test_scaler_resumes_and_exchanges_its_state():
-    ours = LossScaler(4.0, growth_interval=3)
-    ours.update(False)
-    ours.update(False)
-    resumed = LossScaler()
-    resumed.load_state_dict(ours.state_dict())
-    resumed.update(False)
-    assert resumed.scale == 8.0
-    theirs = torch.amp.GradScaler("cpu")
-    theirs.load_state_dict(ours.state_dict())
-    assert theirs.get_scale() == 4.0
+        resumed = LossScaler()
+        resumed.load_state_dict(theirs.state_dict())
+        assert resumed.state_dict() == ours.state_dict() == theirs.state_dict()
 
 
 def test_unscale_once_before_clipping():
@@ -145,8 +127,6 @@ def test_unscale_once_before_clipping():
     scaler.scale_loss((w**2 / 2).sum()).backward()
     assert not scaler.unscale(sgd)
     assert nn.utils.clip_grad_norm_([w], 1.0).item() == pytest.approx(5.0)
-    with pytest.raises(ValueError, match="optimizer must be unscaled once per step"):
-        scaler.unscale(sgd)
     assert scaler.step(sgd)
     np.testing.assert_allclose(w.detach(), [2.4, 3.2], rtol=1e-5)
 
@@ -158,13 +138,6 @@ def test_scale_that_is_static_or_at_the_top_stays(scale, dynamic):
     if not dynamic:
         scaler.update(True)
     assert scaler.scale == scale
-
-
-def test_half_gradients_are_refused():
-    w = nn.Parameter(torch.ones(2, dtype=torch.float16))
-    w.grad = torch.ones_like(w)
-    with pytest.raises(ValueError, match=r"must have float32 gradients, got torch.float16"):
-        LossScaler().unscale(torch.optim.SGD([w], lr=0.1))
 
 
 def test_stored_rounds_both_ways():
@@ -210,19 +183,6 @@ def test_weights_stay_in_the_format(weights):
     assert all((w.bfloat16().float() == w).all() for w in trace.weights)
 
 
-def test_scaling_saves_small_gradients():
-    x, y = batches(1)[0]
-    small = [w * (1.0 if i < 2 else 1e-6) for i, w in enumerate(stack())]
-    one = torch.ones(2, dtype=torch.float64)
-    exact, lost, saved = (
-        gradients(mlp_loss, small, (x, y), dtype, scale * one)[1][0]
-        for dtype, scale in ((torch.float32, 1), (torch.float16, 1), (torch.float16, 2.0**14))
-    )
-    assert ((lost == 0) & (exact != 0)).float().mean() > 0.05
-    live = exact.abs() > 1e-10
-    assert (saved[live] != 0).all()
-
-
 def test_overflow_skips_one_seed_only():
     data = batches(2)
     data[0][0][1] *= 1e30
@@ -254,6 +214,13 @@ def trained(n=1, lr=0.1, weights="plain"):
     return train(mlp_loss, stack(), batches(n), Policy(torch.bfloat16, weights), lr=lr)
 
 
+def unscaled(dtype, times=1):
+    w = nn.Parameter(torch.ones(2, dtype=dtype))
+    w.grad, scaler = torch.ones_like(w), LossScaler()
+    for _ in range(times):
+        scaler.unscale(torch.optim.SGD([w], lr=0.1))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -264,6 +231,8 @@ def trained(n=1, lr=0.1, weights="plain"):
         (lambda: LossScaler(backoff_factor=1.0), "backoff_factor must be between 0 and 1, got 1"),
         (lambda: LossScaler(growth_interval=0), "growth_interval must be at least 1, got 0"),
         (lambda: LossScaler().load_state_dict({}), "state must be a loss scaler's, got none of"),
+        (lambda: unscaled(torch.float16), "must have float32 gradients, got torch.float16"),
+        (lambda: unscaled(torch.float32, 2), "optimizer must be unscaled once per step"),
         (lambda: trained(lr=0), "lr must be positive, got 0"),
         (lambda: trained(weights="stochastic"), "generator must be given for stochastic"),
         (lambda: trained(n=0), "batches must hold at least one batch"),
@@ -273,8 +242,3 @@ def trained(n=1, lr=0.1, weights="plain"):
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_wrong_shape():
-    with pytest.raises(TypeError):
-        mlp_loss([w[0] for w in stack()], batches(1)[0], torch.float16)

@@ -1,7 +1,6 @@
 """Accumulated steps against one big batch; the mean of means; the noise scale as a model learns."""
 
 import copy
-import math
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from shared import datasets, plots
 from shared.study import PositiveInt, Run
-from week13.transformer import Encoder
 from week14.minimal_gpt import GPT, GPTConfig
 from week14.ngram import encode_characters
 from week16.evidence.gradient_accumulation_cut import what_still_notices
@@ -37,9 +35,7 @@ def main(run: Run, *, micro_batch: PositiveInt = 2) -> None:
         Sequences in a micro-batch.
     """
     text = Text(run)
-    check_gradients(run, text, micro_batch)
     check_steps(run, text, micro_batch)
-    check_noise_scale(run)
     what_still_notices(run)
     points = mean_of_means(run, text)
     draw_mean_of_means(run, points, *where_training_ends(run))
@@ -82,57 +78,16 @@ def one_big_batch(model: nn.Module, sequences: list) -> Float[Tensor, ""]:
     return loss
 
 
-class Tagger(nn.Module):
-    """A model that looks both ways, so that padding has to be masked inside it too."""
-
-    def __init__(self, vocab_size: int, d_model: int = 16):
-        super().__init__()
-        self.embed = nn.Embedding(vocab_size + 1, d_model, padding_idx=vocab_size)
-        self.encoder = Encoder(2, d_model, 2, 32)
-        self.head = nn.Linear(d_model, vocab_size)
-
-    def forward(self, inputs, mask):
-        """Logits."""
-        return self.head(self.encoder(self.embed(inputs), mask[:, None, None, :]))
-
-
-def check_gradients(run: Run, text: Text, micro_batch: int) -> None:
-    """Any cut gives the gradient of the big batch, padding masks included."""
-    sequences = text.ragged(13, 0.8, run.generator())
-    for dtype, atol in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
-        model = text.gpt(run.generator()).to(dtype)
-        result = accumulate(model, in_micro_batches(sequences, micro_batch), token_loss_sum)
-        ours, loss = flat_grad(model), one_big_batch(model, sequences)
-        name = f"of 13 ragged sequences, {str(dtype).removeprefix('torch.')}"
-        equal = run.against("torch, one padded batch", atol=atol, why=f"{dtype} rounding")
-        equal(f"gradient {name}", ours, flat_grad(model))
-        equal(f"loss {name}", result.loss, loss, atol=4 * atol)
-
-    torch.manual_seed(run.seed)
-    model = Tagger(text.vocab_size).double()
-
-    def tagging_loss(model, batch):
-        mask = batch.targets != IGNORE
-        logits = model(torch.where(mask, batch.inputs, text.vocab_size), mask)
-        targets = batch.targets.flatten()
-        return F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum"), mask.sum()
-
-    accumulate(model, in_micro_batches(sequences, micro_batch), tagging_loss)
-    ours = flat_grad(model)
-    model.zero_grad()
-    for s in sequences:  # the reference never pads: one sequence at a time, weighed by hand
-        full = torch.ones(1, len(s) - 1, dtype=torch.bool)
-        loss = F.cross_entropy(model(s[None, :-1], full)[0], s[1:], reduction="sum")
-        (loss / sum(len(s) - 1 for s in sequences)).backward()
-    name, why = "gradient of an encoder with padding masks, float64", "float64 rounding"
-    alone = run.against("torch, every sequence alone and unpadded", atol=1e-12, why=why)
-    alone(name, ours, flat_grad(model))
-
-
 def check_steps(run: Run, text: Text, micro_batch: int) -> None:
-    """Ten clipped AdamW steps, accumulated and not."""
-    ours = text.gpt(run.generator()).double()
-    theirs, before = copy.deepcopy(ours), copy.deepcopy(ours)
+    """The gradient of ragged sequences in pieces, then ten clipped AdamW steps, against torch's."""
+    ours, sequences = text.gpt(run.generator()).double(), text.ragged(13, 0.8, run.generator())
+    theirs = copy.deepcopy(ours)
+    result = accumulate(ours, in_micro_batches(sequences, micro_batch), token_loss_sum)
+    loss = one_big_batch(theirs, sequences)
+    equal = run.against("torch, one padded batch", atol=1e-12, why="float64 rounding")
+    equal("gradient of 13 ragged sequences", flat_grad(ours), flat_grad(theirs))
+    equal("loss of 13 ragged sequences", result.loss, loss, atol=4e-12)
+
     adam = [torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.1) for m in (ours, theirs)]
     generator, norms = run.generator(1), []
     for _ in range(10):
@@ -148,28 +103,6 @@ def check_steps(run: Run, text: Text, micro_batch: int) -> None:
     name = "weights after 10 clipped AdamW steps, float64"
     equal(name, vector(ours.parameters()), vector(theirs.parameters()))
     run.claim("clipping acts in each of those steps", norms, at_least=0.5, each=True)
-    pairs = zip(ours.parameters(), before.parameters(), strict=True)
-    moves = [(a - b).abs().max().item() for a, b in pairs]
-    note = "largest move within each tensor"
-    run.claim("those steps move the weights", moves, at_least=0.05, note=note)
-
-
-def check_noise_scale(run: Run) -> None:
-    """The estimator against the exact |G|² and tr Σ of a regression whose gradients are a table."""
-    rng = np.random.default_rng(run.seed)
-    x = torch.from_numpy(rng.normal(size=(500, 6)))
-    y = x @ torch.linspace(-1, 1, 6, dtype=torch.float64) + torch.from_numpy(rng.normal(size=500))
-    table = -y[:, None] * x  # one gradient per sample, at weights of zero
-    signal = table.mean(0).square().sum()
-    noise = (table - table.mean(0)).square().sum(1).mean()
-    generator, n = run.generator(), run.budget(quick=500, default=4000)
-    picks = (torch.randint(500, (8, 4), generator=generator) for _ in range(n))
-    draws = np.array([noise_scale(table[rows].mean(dim=1), 4)[:2] for rows in picks])
-    error = 4 * draws.std(axis=0, ddof=1) / math.sqrt(n)
-    why = "4 standard errors of the mean of the draws"
-    exact = run.against("all 500 gradients, exactly", kind="theorem", why=why)
-    exact("mean estimate of |G|²", draws[:, 0].mean(), signal, atol=error[0])
-    exact("mean estimate of tr Σ", draws[:, 1].mean(), noise, atol=error[1])
 
 
 # ---- failure on display: the mean of means

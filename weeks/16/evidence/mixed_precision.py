@@ -14,7 +14,6 @@ from week16.evidence.mixed_precision_formats import (
     add_small_numbers,
     check_autocast,
     check_formats,
-    check_scaler,
     draw_formats,
 )
 from week16.mixed_precision import Policy, Trace, gradients, mlp_loss, train
@@ -45,7 +44,6 @@ def main(run: Run, *, steps: PositiveInt = 600, seeds: PositiveInt = 5) -> None:
     run.rounding(0.05, "a last bit that differs decides which way 16 bits round")
     check_formats(run)
     draw_formats(run)
-    check_scaler(run)
     check_autocast(run)
     add_small_numbers(run)
     digits = Digits(run)

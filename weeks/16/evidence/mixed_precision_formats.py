@@ -1,4 +1,4 @@
-"""Formats, loss scaling, storage and sums in 16 bits, each against torch, bit by bit."""
+"""Formats, storage and sums in 16 bits, each against torch, bit by bit."""
 
 import math
 
@@ -11,7 +11,6 @@ from shared import plots
 from shared.study import Run
 from week16.compensated_sums import kahan_add
 from week16.float_formats import BF16, FORMATS, FP16, FP32, Format, decode, encode, round_to
-from week16.loss_scaling import LossScaler
 from week16.mixed_precision import stored
 
 BITS = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
@@ -76,29 +75,6 @@ def draw_formats(run: Run) -> None:
         words = "subnormals: a fixed gap,\never coarser beside the number"
         arrow = {"arrowstyle": "->", "color": plots.GRAY}
         axes.annotate(words, (2.0**-19, 2.0**-5), (2.0**-58, 2.0**-13), arrowprops=arrow)
-
-
-def check_scaler(run: Run) -> None:
-    """Infinities injected at fixed steps: the trajectory of the scale, and which steps count."""
-    options = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 4}
-    ours, theirs = LossScaler(2.0**10, **options), torch.amp.GradScaler("cpu", 2.0**10, **options)
-    w, v = (nn.Parameter(torch.ones(3)) for _ in range(2))
-    sgd, reference = (torch.optim.SGD([p], lr=0.1) for p in (w, v))
-    scales = [], []
-    for step in range(32):
-        factor = math.inf if step in (3, 4, 11, 25) else 1.0
-        sgd.zero_grad()
-        reference.zero_grad()
-        ours.scale_loss((w**2).sum() * factor).backward()
-        theirs.scale((v**2).sum() * factor).backward()
-        ours.step(sgd)
-        theirs.step(reference)
-        theirs.update()
-        scales[0].append(ours.scale)
-        scales[1].append(theirs.get_scale())
-    as_torch = run.against("torch.amp.GradScaler", why="powers of two are exact")
-    as_torch("loss scale after each of 32 steps", *scales)
-    as_torch("weights after skipped steps", w, v, rtol=1e-6, why="float32 rounding")
 
 
 def check_autocast(run: Run) -> None:
