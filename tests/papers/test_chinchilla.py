@@ -1,26 +1,14 @@
 """Exponents and tuning of papers/2022-chinchilla."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_scripts import load
 
-PAPER = Path(__file__).parents[2] / "papers" / "2022-chinchilla"
+from shared import records
 
-
-def load():
-    spec = importlib.util.spec_from_file_location(
-        "reproduce_2022_chinchilla", PAPER / "reproduce.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-paper = load()
+paper = load(records.ROOT / "papers/2022-chinchilla/reproduce.py")
 
 
 def valleys(exponent, shift=0.0):
