@@ -13,6 +13,14 @@ paper = load(records.ROOT / "papers/2014-dropout/reproduce.py")
 Arm = paper.Arm
 
 
+def test_falsifier_of_p_zero_is_the_plain_net_to_the_bit():
+    plain, none = paper.Nets([Arm(0.01)], [0]), paper.Nets([Arm(0.01, dropping=0.0)], [0])
+    x, y = torch.randn(1, 8, 64), torch.randint(10, (1, 8))
+    for _ in range(3):
+        losses = [n.step(x, y, torch.Generator().manual_seed(0)) for n in (plain, none)]
+        assert torch.equal(*losses)
+
+
 def test_thinned_nets_average_to_the_scaled_one_where_it_is_linear():
     nets = paper.Nets([Arm(0.01, dropping=1.0)], [0])
     x = torch.rand(1, 4, 64)
