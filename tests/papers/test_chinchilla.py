@@ -34,13 +34,6 @@ def test_one_minimum_outside_spoils_the_verdict():
     assert not paper.isoflop_exponent(budgets, n, loss)[2]
 
 
-def test_each_seed_finds_its_own_exponent():
-    losses = [valleys(a) for a in (0.4, 0.5)]
-    budgets, n, _ = losses[0]
-    found = paper.exponents(budgets, n, np.stack([losses[0][2], losses[0][2] + 1]))
-    np.testing.assert_allclose(found, 0.4, atol=1e-6)
-
-
 def test_synthetic_valleys_follow_the_law():
     budgets, n, loss = paper.synthetic_valleys(0.0, np.random.default_rng(0))
     a, best, interior = paper.isoflop_exponent(budgets, n, loss)
