@@ -41,12 +41,10 @@ def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
     index = {c: i for i, c in enumerate(sorted(set(characters)))}
     text = torch.tensor([index[c] for c in characters])
     options = {"length": length, "steps": steps}
-    bits = {
-        scheme: torch.stack(
-            [bits_by_position(scheme, text, seed=run.seed + s, **options) for s in range(seeds)]
-        )
-        for scheme in run.progress(SCHEMES, "encodings")
-    }
+    bits = {}
+    for scheme in run.progress(SCHEMES, "encodings"):
+        found = [bits_by_position(scheme, text, seed=run.seed + s, **options) for s in range(seeds)]
+        bits[scheme] = torch.stack(found)
     inside = {s: b[:, length // 2 : length].mean(dim=1) for s, b in bits.items()}
     lost = {s: b[:, length:].mean(dim=1) - inside[s] for s, b in bits.items()}
     for s in ("none", "RoPE"):
@@ -67,7 +65,6 @@ def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
 
 
 def check_rope(run: Run) -> None:
-    """RoPE against the libraries' two layouts, complex numbers, and its own promise."""
     from transformers import LlamaConfig
     from transformers.models.gptj import modeling_gptj
     from transformers.models.llama import modeling_llama
@@ -99,7 +96,6 @@ def check_rope(run: Run) -> None:
 
 
 def check_sinusoids(run: Run) -> None:
-    """Sinusoids against their definition, entry by entry."""
     written_out = [
         [(math.sin, math.cos)[c % 2](p / 10000 ** (c // 2 * 2 / 12)) for c in range(12)]
         for p in range(50, 60)
@@ -110,7 +106,6 @@ def check_sinusoids(run: Run) -> None:
 
 
 def check_biases(run: Run) -> None:
-    """ALiBi and T5's buckets against transformers."""
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
     from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -124,11 +119,8 @@ def check_biases(run: Run) -> None:
     distance, t5 = torch.arange(-300, 301), run.against("transformers' T5", why="integers")
     for bidirectional, name in ((True, "both sides"), (False, "past only")):
         ours = relative_position_bucket(distance, bidirectional=bidirectional)
-        t5(
-            f"T5 buckets, {name}",
-            ours,
-            T5Attention._relative_position_bucket(distance, bidirectional),
-        )
+        theirs = T5Attention._relative_position_bucket(distance, bidirectional)
+        t5(f"T5 buckets, {name}", ours, theirs)
 
 
 # ---- train short, test long

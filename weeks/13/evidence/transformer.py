@@ -50,10 +50,8 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
         trained = [train_reversal(steps, run.seed + s, **setting) for s in range(seeds)]
         models[name] = [model for model, _ in trained]
         losses[name] = torch.tensor([curve for _, curve in trained])
-        accuracy[name] = [
-            exact_match(m, s, n=run.budget(quick=50, default=500))
-            for s, m in enumerate(models[name])
-        ]
+        n = run.budget(quick=50, default=500)
+        accuracy[name] = [exact_match(m, s, n=n) for s, m in enumerate(models[name])]
         run.metric(f"exact match, {name}", sum(accuracy[name]) / seeds, "%", rtol=0.05)
     window = max(min(50, steps // 3), 1)
     fall = losses["reversal"][:, :window].mean(1) - losses["reversal"][:, -window:].mean(1)
@@ -62,16 +60,12 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     run.claim(learned, accuracy["reversal"], at_least=95, each=True, **percent)
     run.falsifier("targets shuffled", accuracy["targets shuffled"], breaks=learned)
 
-    padded = {
-        name: [
-            [
-                exact_match(m, s, extra_padding=p, n=run.budget(quick=20, default=200))
-                for p in PADDING
-            ]
+    padded, n = {}, run.budget(quick=20, default=200)
+    for name in ("reversal", "no padding mask"):
+        padded[name] = [
+            [exact_match(m, s, extra_padding=p, n=n) for p in PADDING]
             for s, m in enumerate(models[name])
         ]
-        for name in ("reversal", "no padding mask")
-    }
     cost = {name: [row[0] - row[-1] for row in rows] for name, rows in padded.items()}
     harmless = f"{PADDING[-1]} more columns of padding cost nothing"
     points = {"unit": "points of exact match", "quick": False}
@@ -150,7 +144,6 @@ def pair(seed: int, norm_first: bool) -> tuple[Transformer, TorchTransformer]:
 
 
 def check_blocks(run: Run, norm_first: bool) -> None:
-    """Logits, loss and every gradient of a two-layer model on a padded batch."""
     norm = "pre-norm" if norm_first else "post-norm"
     ours, theirs = pair(run.seed, norm_first)
     source, target = reversal_batch(6, run.generator())
@@ -172,7 +165,6 @@ def check_blocks(run: Run, norm_first: bool) -> None:
 
 
 def check_training(run: Run) -> None:
-    """The first ten Adam steps, batch invariance and the number of parameters."""
     ours, theirs = pair(run.seed + 1, True)
     losses, batches = {}, [reversal_batch(16, run.generator(i)) for i in range(10)]
     for name, model in (("ours", ours), ("theirs", theirs)):
@@ -205,7 +197,6 @@ def check_training(run: Run) -> None:
 
 
 def draw_training(run: Run, losses: dict[str, Float[Tensor, "seed step"]]) -> None:
-    """Loss curves of the task and of its control."""
     shown = {name: losses[name] for name in ("reversal", "targets shuffled")}
     steps = range(1, losses["reversal"].shape[1] + 1)
     with run.figure("loss", "Does one layer learn to write digits backwards?") as ax:
@@ -215,7 +206,6 @@ def draw_training(run: Run, losses: dict[str, Float[Tensor, "seed step"]]) -> No
 
 
 def draw_padding(run: Run, padded: dict[str, list[list[float]]]) -> None:
-    """Exact match against padding that training did not have."""
     names = {"reversal": "masked", "no padding mask": "not masked"}
     with run.figure("padding", "What does a forgotten padding mask cost?") as ax:
         lines = {names[name]: rows for name, rows in padded.items()}
@@ -225,7 +215,6 @@ def draw_padding(run: Run, padded: dict[str, list[list[float]]]) -> None:
 
 
 def read_backwards(run: Run, models: list[Transformer]) -> None:
-    """Where the decoder looks while it writes."""
     digits = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
     n = digits.shape[1]
     source = torch.cat([digits + FIRST_DIGIT, torch.tensor([[EOS]])], dim=1)
