@@ -16,9 +16,9 @@ NAMES = [records.key_of(script) for script in SCRIPTS]
 SIZE_LIMIT = 150_000
 BUSY = {  # recorded on a machine that did other work, so that the time says nothing: to be redone
     "papers/2014-dropout/reproduce",
+    "papers/2015-adam/reproduce",
     "papers/2017-attention-is-all-you-need/reproduce",
     "papers/2022-chinchilla/reproduce",
-    "papers/2023-speculative-decoding/reproduce",
     "papers/2024-muon/reproduce",
     "weeks/05/kmeans",
     "weeks/08/train_minigrad",
