@@ -25,6 +25,7 @@ BUSY = {  # recorded on a machine that did other work, so that the time says not
     "weeks/08/training_loop",
     "weeks/13/positional_encodings",
     "weeks/13/transformer",
+    "weeks/14/minimal_gpt",
     "weeks/16/mixed_precision",
     "weeks/16/scaling_laws",
 }

@@ -101,35 +101,19 @@ def test_residual_projections_start_smaller():
         assert math.isclose(std, 0.02 / 4 if onto_stream else 0.02, rel_tol=0.1)
 
 
-def trained(model, steps, *, seed=0, optimizer="muon", tokens=CYCLE, **options):
-    """The losses of training, and the model."""
-    options |= {"steps": steps, "generator": torch.Generator().manual_seed(seed)}
-    return train(model, tokens, batch=3, optimizer=optimizer, **options), model
-
-
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_seed_decides_everything():
-    first, again, other = (weights(trained(small(seed=s), 3, seed=s)[1]) for s in (0, 0, 1))
+    found = []
+    for seed in (0, 0, 1):
+        model, generator = small(seed=seed), torch.Generator().manual_seed(seed)
+        train(model, CYCLE, steps=3, batch=3, optimizer="muon", generator=generator)
+        found.append(weights(model))
+    first, again, other = found
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_learns_a_cycle_and_not_a_shuffle(optimizer, positions):
-    """Guessing costs ln 11 = 2.4; after a shuffle nothing better is possible."""
-    mixed = CYCLE[torch.randperm(len(CYCLE), generator=torch.manual_seed(0))]
-    final = {}
-    for name, tokens in (("cycle", CYCLE), ("shuffled", mixed)):
-        options = {"optimizer": optimizer, "tokens": tokens, "lr_scale": 2.0}
-        losses, model = trained(small(positions), 60, **options)
-        assert len(losses) == 60
-        final[name] = evaluate(model, CYCLE, window=12)
-    assert final["cycle"] < 1.0
-    assert final["shuffled"] > math.log(11) - 0.1
 
 
 def test_learning_rate_falls_to_zero():
