@@ -45,6 +45,7 @@ def main(run: Run, *, dim: PositiveInt = 64, seeds: PositiveInt = 5) -> None:
 
 
 def check_function(run: Run) -> None:
+    """Forward and backward against torch, mask by mask, in float64."""
     from torch.nn.functional import scaled_dot_product_attention as reference
 
     g = run.generator()
@@ -215,6 +216,7 @@ def train_look_up(
 
 
 def draw_look_up(run: Run, curves: dict[str, list[list[float]]], model: LookUp) -> None:
+    """Loss curves, and where the trained model looks."""
     steps = range(1, len(next(iter(curves.values()))[0]) + 1)
     with run.figure("look_up", "Can a look-up be learned without 1/√d?") as ax:
         labels = {"xlabel": "training step", "ylabel": "cross-entropy (nats)", "ylim": (0, None)}

@@ -65,6 +65,7 @@ def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
 
 
 def check_rope(run: Run) -> None:
+    """RoPE against the libraries' two layouts, complex numbers, and its own promise."""
     from transformers import LlamaConfig
     from transformers.models.gptj import modeling_gptj
     from transformers.models.llama import modeling_llama
@@ -96,6 +97,7 @@ def check_rope(run: Run) -> None:
 
 
 def check_sinusoids(run: Run) -> None:
+    """Sinusoids against their definition, entry by entry."""
     written_out = [
         [(math.sin, math.cos)[c % 2](p / 10000 ** (c // 2 * 2 / 12)) for c in range(12)]
         for p in range(50, 60)
@@ -106,6 +108,7 @@ def check_sinusoids(run: Run) -> None:
 
 
 def check_biases(run: Run) -> None:
+    """ALiBi and T5's buckets against transformers."""
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
     from transformers.models.t5.modeling_t5 import T5Attention
 

@@ -144,6 +144,7 @@ def pair(seed: int, norm_first: bool) -> tuple[Transformer, TorchTransformer]:
 
 
 def check_blocks(run: Run, norm_first: bool) -> None:
+    """Logits, loss and every gradient of a two-layer model on a padded batch."""
     norm = "pre-norm" if norm_first else "post-norm"
     ours, theirs = pair(run.seed, norm_first)
     source, target = reversal_batch(6, run.generator())
@@ -165,6 +166,7 @@ def check_blocks(run: Run, norm_first: bool) -> None:
 
 
 def check_training(run: Run) -> None:
+    """The first ten Adam steps, batch invariance and the number of parameters."""
     ours, theirs = pair(run.seed + 1, True)
     losses, batches = {}, [reversal_batch(16, run.generator(i)) for i in range(10)]
     for name, model in (("ours", ours), ("theirs", theirs)):
@@ -197,6 +199,7 @@ def check_training(run: Run) -> None:
 
 
 def draw_training(run: Run, losses: dict[str, Float[Tensor, "seed step"]]) -> None:
+    """Loss curves of the task and of its control."""
     shown = {name: losses[name] for name in ("reversal", "targets shuffled")}
     steps = range(1, losses["reversal"].shape[1] + 1)
     with run.figure("loss", "Does one layer learn to write digits backwards?") as ax:
@@ -206,6 +209,7 @@ def draw_training(run: Run, losses: dict[str, Float[Tensor, "seed step"]]) -> No
 
 
 def draw_padding(run: Run, padded: dict[str, list[list[float]]]) -> None:
+    """Exact match against padding that training did not have."""
     names = {"reversal": "masked", "no padding mask": "not masked"}
     with run.figure("padding", "What does a forgotten padding mask cost?") as ax:
         lines = {names[name]: rows for name, rows in padded.items()}
@@ -215,6 +219,7 @@ def draw_padding(run: Run, padded: dict[str, list[list[float]]]) -> None:
 
 
 def read_backwards(run: Run, models: list[Transformer]) -> None:
+    """Where the decoder looks while it writes."""
     digits = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
     n = digits.shape[1]
     source = torch.cat([digits + FIRST_DIGIT, torch.tensor([[EOS]])], dim=1)

@@ -114,6 +114,7 @@ def judge(run: Run, losses: dict[str, np.ndarray], counting: float) -> None:
 
 
 def draw(run: Run, losses: dict[str, np.ndarray], counting: float) -> None:
+    """The four recipes, with the line to cross."""
     colors = [plots.BLUE if name == "rotary + Muon" else plots.SKY for name in losses]
     with run.figure("recipes", "Which part of the recipe beats counting?") as axes:
         labels = {"xlabel": "validation loss (nats/character); dots are seeds"}

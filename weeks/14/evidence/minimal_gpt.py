@@ -180,6 +180,7 @@ def twins(positions: str, *, vocab_size: int, context: int, layers: int, heads: 
 
 
 def check_against_transformers(run: Run) -> None:
+    """Same weights, same tokens: logits, gradients and steps as the models of `transformers`."""
     torch.manual_seed(run.seed)
     tokens = torch.randint(31, (3, 17), generator=run.generator())
     sizes = {"vocab_size": 31, "context": 16, "layers": 2, "heads": 4, "width": 24}
@@ -200,6 +201,7 @@ def check_against_transformers(run: Run) -> None:
 
 
 def steps_like_torch(run: Run, ours: GPT, theirs: nn.Module) -> None:
+    """Ten steps of our training loop, and the same ten of transformers' model and torch's AdamW."""
     steps, tokens = 10, torch.randint(31, (200,), generator=run.generator())
     options = {"steps": steps, "batch": 3, "optimizer": "adamw"}
     losses = train(ours, tokens, generator=run.generator(1), **options)
