@@ -28,6 +28,7 @@ BUSY = {  # recorded on a machine that did other work, so that the time says not
     "weeks/14/minimal_gpt",
     "weeks/16/mixed_precision",
     "weeks/16/scaling_laws",
+    "weeks/18/llama3",
 }
 
 
