@@ -15,9 +15,10 @@ SCRIPTS = log.all_scripts()
 NAMES = [records.key_of(script) for script in SCRIPTS]
 SIZE_LIMIT = 150_000
 BUSY = {  # recorded on a machine that did other work, so that the time says nothing: to be redone
+    "papers/2014-dropout/reproduce",
+    "papers/2015-adam/reproduce",
     "papers/2017-attention-is-all-you-need/reproduce",
     "papers/2022-chinchilla/reproduce",
-    "papers/2023-speculative-decoding/reproduce",
     "papers/2024-muon/reproduce",
     "weeks/05/kmeans",
     "weeks/08/train_minigrad",
@@ -25,7 +26,10 @@ BUSY = {  # recorded on a machine that did other work, so that the time says not
     "weeks/13/positional_encodings",
     "weeks/13/transformer",
     "weeks/16/gradient_accumulation",
+    "weeks/14/minimal_gpt",
+    "weeks/16/mixed_precision",
     "weeks/16/scaling_laws",
+    "weeks/18/llama3",
 }
 
 

@@ -45,13 +45,7 @@ class Arm(NamedTuple):
 
 
 class Nets:
-    """Rectified linear nets, one per run.
-
-    Parameters
-    ----------
-    arms, seeds
-        (run,) what each run does, and the seed of its first weights and masks.
-    """
+    """Rectified linear nets, one per run: what it does, and the seed of its weights and masks."""
 
     def __init__(self, arms: list[Arm], seeds: list[int]):
         must = f"arms must have as many entries as seeds, {len(seeds)}"
@@ -173,7 +167,7 @@ def error_and_loss(
 def averaged(
     nets: Nets, x: Float[Tensor, "run n 64"], samples: int, generator: torch.Generator
 ) -> Float[Tensor, "run n 10"]:
-    """Log of the mean probability of `samples` thinned nets."""
+    """Log of the mean probability of several thinned nets."""
     total = sum(nets.forward(x, generator).softmax(-1) for _ in range(samples))
     return (total / samples).log()
 
@@ -238,8 +232,11 @@ def main(run: Run, *, seeds: PositiveInt = 8, steps: PositiveInt = 2000) -> None
         fitted |= {(name, size): losses[part] for name, part in here.items()}
         if size == n:
             history = {name: along[:, part] for name, part in here.items()}
-            at_test = averages(nets, rows, samples, run.generator(2))
-            at_test = {k: v[here["dropout"]] for k, v in at_test.items()}
+            x = rows.x_test.expand(len(nets.seeds), -1, -1)
+            mean = averaged(nets, x, samples, run.generator(2))
+            with torch.no_grad():
+                both = [error_and_loss(z, rows.y_test)[0] for z in (nets.forward(x), mean)]
+            scaled, sampled = (error[here["dropout"]] for error in both)
     gain = {(name, size): test["none", size] - test[name, size] for name, size in test}
     early = max(len(history["none"]) * 2 // 5 - 1, 0)
     before = (history["none"] - history["dropout"])[early].mean()
@@ -255,27 +252,12 @@ def main(run: Run, *, seeds: PositiveInt = 8, steps: PositiveInt = 2000) -> None
     note = f"{mean_interval(gain['dropout', small])} at n = {small}"
     paper.judge(run, "smaller gain on very few rows", less, quick=False, note=note)
     paper.judge(run, "better than tuned L2", test["L2", n] - test["dropout", n], quick=False)
-    apart = at_test["scaled"] - at_test[samples]
-    paper.judge(run, "weight scaling averages", apart, quick=False)
+    paper.judge(run, "weight scaling averages", scaled - sampled, quick=False)
     frozen = fitted["frozen masks", n] - fitted["none", n]
     run.falsifier("frozen masks, gain", gain["frozen masks", n], breaks="lower test error")
     run.falsifier("frozen masks, training loss", frozen, breaks="higher training loss")
     _figure_sizes(run, matter, sizes, test)
     _figure_steps(run, history, steps)
-    _figure_averaging(run, at_test, test["none", n])
-
-
-def averages(nets: Nets, rows: Rows, samples: int, generator: torch.Generator) -> dict:
-    """Test errors by weight scaling and by averaging 1, 2, 5 … thinned nets."""
-    x = rows.x_test.expand(len(nets.seeds), -1, -1)
-    with torch.no_grad():
-        found = {"scaled": error_and_loss(nets.forward(x), rows.y_test)[0]}
-        total, done = torch.zeros(()), 0
-        for k in (k for k in (1, 2, 5, 10, 20, 50, 100) if k <= samples):
-            total = total + (k - done) * averaged(nets, x, k - done, generator).exp()
-            done = k
-            found[k] = error_and_loss((total / k).log(), rows.y_test)[0]
-    return found
 
 
 def _check(run: Run, steps: int = 10) -> None:
@@ -289,10 +271,8 @@ def _check(run: Run, steps: int = 10) -> None:
             layers[2 * i].weight.copy_(weight[1].T)
             layers[2 * i].bias.zero_()
     alone, losses = nn.Sequential(*layers), []
-    groups = [
-        {"params": [p for p in alone.parameters() if (p.ndim == 2) == decayed], "weight_decay": wd}
-        for decayed, wd in ((True, 0.01), (False, 0.0))
-    ]
+    weights, biases = ([p for p in alone.parameters() if p.ndim == n] for n in (2, 1))
+    groups = [{"params": weights, "weight_decay": 0.01}, {"params": biases}]
     optimizer = torch.optim.SGD(groups, lr=0.05, momentum=MOMENTUM)
     for _ in range(steps):
         x = torch.randn(2, 16, 64, generator=generator)
@@ -334,44 +314,19 @@ def _figure_steps(run: Run, history: dict, steps: int) -> None:
 def _figure_sizes(run: Run, matter: dict, sizes: list[int], test: dict) -> None:
     title, layout = "How much does dropout take off the test error?", {"width_ratios": [1, 2.2]}
     with run.figure("sizes", title, columns=2, size=(9.2, 4.2), **layout) as (left, right):
-        values = matter["paper_errors"]
-        bars = left.bar([0, 1], values, width=0.55, color=[plots.ORANGE, plots.BLUE])
-        left.bar_label(bars, [f"{value:.2f}" for value in values], padding=4, weight="bold")
-        left.set_xticks([0, 1], ["standard\n(2 × 800)", "dropout +\nmax-norm"])
-        left.set(ylabel="MNIST test error, %")
-        left.margins(y=0.12)
-        left.set_title("The paper, table 2", fontsize=11, weight="normal")
-        left.grid(axis="x", visible=False)
+        names = ("standard\n(2 × 800)", "dropout +\nmax-norm")
+        values = dict(zip(names, matter["paper_errors"], strict=True))
+        inks = (plots.ORANGE, plots.BLUE)
+        plots.bars(left, values, colors=inks, xlabel="MNIST test error, %\n(the paper, table 2)")
         for shift, (name, color) in zip((-0.16, 0, 0.16), COLORS.items(), strict=True):
             found = [mean_interval(test[name, n]) for n in sizes]
             x, ends = np.arange(len(sizes)) + shift, [i.high - i.mean for i in found]
             style = {"fmt": "o", "color": color, "capsize": 4, "ms": 7, "label": name}
             right.errorbar(x, [i.mean for i in found], ends, **style)
-            for place, n in zip(x, sizes, strict=True):
-                dots = test[name, n]
-                right.plot([place] * len(dots), dots, "_", ms=9, color=color, alpha=0.6)
         right.set_xticks(range(len(sizes)), [str(n) for n in sizes])
-        right.set(xlabel="training rows", ylabel="digits test error, % (95 % interval)")
+        right.set(xlabel="training rows, digits", ylabel="test error, % (95 % interval)")
         right.set(ylim=(0, None), xlim=(-0.5, len(sizes) - 0.5))
-        right.set_title("Here: 3 × 128 units, 8 by 8 digits", fontsize=11, weight="normal")
         right.legend(loc="upper right")
-
-
-def _figure_averaging(run: Run, at_test: dict, none: np.ndarray) -> None:
-    title = "Does scaling the weights replace averaging thinned nets?"
-    with run.figure("averaging", title, size=(7.8, 4.0)) as ax:
-        counts = [k for k in at_test if k != "scaled"]
-        lines = {"mean of k thinned nets": np.array([at_test[k] for k in counts]).T}
-        labels = {"xlabel": "thinned nets averaged, k", "xscale": "log", "ylim": (0, None)}
-        labels["ylabel"] = "test error, %\n(mean, range of seeds)"
-        for label, color, values in (
-            ("weight scaling, one pass", plots.GREEN, at_test["scaled"]),
-            ("no dropout", plots.ORANGE, none),
-        ):
-            ax.axhline(values.mean(), color=color, ls="--", lw=1.5, label=label)
-        plots.curves(ax, counts, lines, ends=False, **labels)
-        ax.set_xticks(counts, [str(k) for k in counts])
-        ax.minorticks_off()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from shared import papers, plots
 from shared.datasets import digits
+from shared.require import require
 from shared.study import PositiveInt, Run, cli
 from week09.regularization import BatchNorm
 
@@ -36,14 +37,8 @@ EVERY, BATCH, N_TRAIN = 20, 60, 1297
 class Nets:
     """Nets of one kind: plain, normalized, or with gain and bias but no normalizing.
 
-    Parameters
-    ----------
-    lrs, seeds
-        (run,) the learning rate and the seed of each run's first weights.
-    hidden
-        Widths of the hidden layers.
-    activation
-        `sigmoid` with weights of variance 1/fan_in, or `relu` with 2/fan_in (He et al., 2015).
+    Each run has a learning rate and a seed of its first weights, of variance 1/fan_in for sigmoids
+    and 2/fan_in for ReLU (He et al., 2015).
     """
 
     def __init__(
@@ -54,14 +49,11 @@ class Nets:
         hidden: tuple[int, ...] = (100, 100, 100),
         activation: str = "sigmoid",
     ):
-        if arm not in ARMS:
-            raise ValueError(f"arm must be one of {', '.join(ARMS)}, got {arm!r}")
-        if activation not in ("sigmoid", "relu"):
-            raise ValueError(f"activation must be sigmoid or relu, got {activation!r}")
-        if len(lrs) != len(seeds):
-            raise ValueError(
-                f"lrs must have as many entries as seeds, {len(seeds)}, got {len(lrs)}"
-            )
+        require(arm in ARMS, f"arm must be one of {', '.join(ARMS)}", repr(arm))
+        known = activation in ("sigmoid", "relu")
+        require(known, "activation must be sigmoid or relu", repr(activation))
+        n = len(seeds)
+        require(len(lrs) == n, f"lrs must have as many entries as seeds, {n}", len(lrs))
         self.arm, self.activation = arm, getattr(torch, activation)
         self.seeds, self.lr = seeds, torch.tensor(lrs, dtype=torch.float32)[:, None, None]
         power = 2.0 if activation == "relu" else 1.0
@@ -102,7 +94,7 @@ class Nets:
 
 
 class Curves(NamedTuple):
-    """Held-out accuracy and log loss, (run, evaluation), one evaluation every `EVERY` steps."""
+    """Held-out accuracy and log loss, one evaluation every `EVERY` steps."""
 
     accuracy: Float[np.ndarray, "run evaluation"]
     loss: Float[np.ndarray, "run evaluation"]
@@ -133,10 +125,8 @@ def train(nets: Nets, steps: int) -> Curves:
 
 def smooth(curves: Float[np.ndarray, "run evaluation"]) -> Float[np.ndarray, "run evaluation"]:
     """Mean of the last five evaluations: the luck of one of them is no accuracy reached."""
-    total = np.cumsum(np.pad(curves, ((0, 0), (1, 0))), axis=1)
-    first = np.maximum(np.arange(1, total.shape[1]) - 5, 0)
-    last = np.arange(1, total.shape[1])
-    return (total[:, last] - total[:, first]) / (last - first)
+    ends = range(1, curves.shape[1] + 1)
+    return np.stack([curves[:, max(end - 5, 0) : end].mean(1) for end in ends], axis=1)
 
 
 def steps_to(
@@ -184,10 +174,8 @@ def compare(
     target = np.full(len(lrs), accuracy["plain"].max() - slack)
     best = {arm: int(steps_to(accuracy[arm], target).argmin()) for arm in ARMS}
     fresh = list(range(base, base + seeds))
-    curves = {
-        arm: train(Nets(arm, [lrs[best[arm]]] * seeds, fresh, **kind), steps).accuracy
-        for arm in ARMS
-    }
+    nets = {arm: Nets(arm, [lrs[best[arm]]] * seeds, fresh, **kind) for arm in ARMS}
+    curves = {arm: train(nets[arm], steps).accuracy for arm in ARMS}
     goal = curves["plain"].max(1)
     counted = {arm: steps_to(curves[arm], goal - slack) for arm in ARMS}
     ratio = {arm: counted["plain"] / counted[arm] for arm in ARMS}
@@ -234,10 +222,10 @@ def main(run: Run, *, seeds: PositiveInt = 8, steps: PositiveInt = 1600) -> None
     affine = deep["ratio"]["affine only"]
     name, note = "gain and bias without normalizing", f"{_mean(affine):.1f} times"
     run.falsifier(name, np.log2(affine), breaks="fewer steps", note=note)
-    width = {
-        arm: np.array([usable_range(np.array(lrs), loss) for loss in deep["loss"][arm].T])
-        for arm in ARMS
-    }
+    width = {}
+    for arm in ARMS:
+        ranges = [usable_range(np.array(lrs), loss) for loss in deep["loss"][arm].T]
+        width[arm] = np.array(ranges)
     for arm in ("plain", "normalized"):
         run.metric(f"usable range, {arm}", _mean(width[arm]), "×", rtol=0.5)
     judge("wider range of learning rates", width["normalized"] / width["plain"])
@@ -292,7 +280,6 @@ def _figure_steps(run: Run, paper: papers.Paper, deep: dict, shallow: dict) -> N
         labels["ylabel"] = "held-out accuracy, %\n(mean, range of seeds)"
         style = {"colors": list(COLORS.values()), "ends": False}
         plots.curves(left, x, lines, reference={"counted to here": goal}, **style, **labels)
-        left.set_title("Here: 3 × 100 sigmoids on digits", fontsize=11, weight="normal")
         targets, ratios, places = np.arange(0.80, 0.985, 0.005), {}, {}
         for name, result in (("3 × 100 sigmoids", deep), ("2 × 100 ReLU", shallow)):
             found = ratios_by_target(result["curves"], targets)
@@ -303,10 +290,8 @@ def _figure_steps(run: Run, paper: papers.Paper, deep: dict, shallow: dict) -> N
         labels["ylabel"] = "steps without / steps with"
         style = {"colors": (plots.BLUE, plots.GREEN), "ends": False}
         plots.curves(right, places, ratios, reference=reference, **style, **labels)
-        right.axhline(1, color=plots.GRAY, lw=0.8)
         right.set_yticks([0.5, 1, 2, 5, 10, 20], ["½", "1", "2", "5", "10", "20"])
         right.minorticks_off()
-        right.set_title("It depends on where one counts to", fontsize=11, weight="normal")
 
 
 def _figure_rates(run: Run, lrs: list[float], deep: dict, width: dict) -> None:

@@ -32,10 +32,7 @@ ROUNDING = 1e-6
 
 
 class Columns(NamedTuple):
-    """The stored entries of a table, feature by feature, each feature's by ascending value.
-
-    feature, row and value have one number per entry; n rows in all.
-    """
+    """The stored entries of a table of n rows, feature by feature, each by ascending value."""
 
     feature: Int[np.ndarray, " entry"]
     row: Int[np.ndarray, " entry"]
@@ -128,11 +125,10 @@ def grow(
     left = np.zeros(columns.n, dtype=bool)
     left[rows] = default_left
     left[columns.row[stored]] = columns.value[stored] < threshold
-    children = []
+    children, options = [], {"reg_lambda": reg_lambda, "gamma": gamma, "directions": directions}
     for side in (True, False):
         keep = left[columns.row] == side
         part = Columns(columns.feature[keep], columns.row[keep], columns.value[keep], columns.n)
-        options = {"reg_lambda": reg_lambda, "gamma": gamma, "directions": directions}
         here = rows[left[rows] == side]
         children.append(grow(part, g, h, depth=depth - 1, rows=here, **options))
     if gain < gamma and all(child.feature < 0 for child in children):
@@ -253,9 +249,8 @@ def _speed(run: Run, paper: papers.Paper, rows: int) -> None:
     why = {"kind": "consistency", "atol": 1e-9, "why": "sums in another order"}
     name, against = "naive and aware grow the same trees", "each other: the partition is the same"
     run.check(name, same, np.zeros(len(same)), against=against, **why)
-    ratios = {
-        d: naive.seconds / aware.seconds for d, (naive, aware) in zip(DENSITIES, pairs, strict=True)
-    }
+    quotients = [naive.seconds / aware.seconds for naive, aware in pairs]
+    ratios = dict(zip(DENSITIES, quotients, strict=True))
     timed = {"quick": False, "rtol": None}
     for density in (0.5, 0.02):
         ratio = np.median(ratios[density])
@@ -338,24 +333,20 @@ def _check_against_xgboost(run: Run, rounds: int) -> None:
 def _figure(run: Run, paper: papers.Paper, ratio: float, entries, pairs) -> None:
     title = "How much time does it save to visit only what is there?"
     with run.figure("speed", title, columns=2, size=(9.4, 4.2)) as (left, right):
-        values = [paper.matter["paper_speedup"], ratio]
-        bars = left.bar([0, 1], values, width=0.55, color=[plots.GRAY, plots.BLUE])
-        left.bar_label(bars, [f"{value:.0f}×" for value in values], padding=4, weight="bold")
-        left.set_xticks([0, 1], ["the paper:\nAllstate-10K", "here:\ngenerated, 2 %"])
-        plots.reference_line(left, paper.rules["sparsity-aware is faster"]["at_least"], "asked for")
-        left.margins(y=0.12)
-        left.set(ylabel="naive time / sparsity-aware time")
-        left.set_title("50×: read in a copy of the text, § 3.4", fontsize=10.5, weight="normal")
-        left.grid(axis="x", visible=False)
-        for i, (name, color) in enumerate((("naive", plots.ORANGE), ("aware", plots.BLUE))):
-            ms = [1e3 * np.median(pair[i].seconds) for pair in pairs]
-            right.plot(entries, ms, "o-", color=color, label=name)
-        line = ms[0] * entries / entries[0]
-        right.plot(entries, line, ":", color=plots.REFERENCE, lw=1.2, label="∝ entries")
-        right.set(xscale="log", yscale="log", xlabel="entries that are there")
-        right.set(ylabel="one tree of depth 3, ms")
-        right.set_title("Here: 100 features, density 100 % to 1 %", fontsize=10.5, weight="normal")
-        right.legend(loc="lower right")
+        rows = {"the paper:\nAllstate-10K": paper.matter["paper_speedup"]}
+        rows["here:\ngenerated, 2 %"] = ratio
+        asked = {"asked for": paper.rules["sparsity-aware is faster"]["at_least"]}
+        labels = {"reference": asked, "xlabel": "naive time / sparsity-aware time"}
+        plots.bars(left, rows, colors=(plots.GRAY, plots.BLUE), **labels)
+        lines = {
+            name: 1e3 * np.array([pair[i].seconds for pair in pairs]).T
+            for i, name in enumerate(("naive", "aware"))
+        }
+        lines["∝ entries"] = lines["aware"].mean(0)[0] * entries / entries[0]
+        labels = {"xscale": "log", "yscale": "log", "xlabel": "entries that are there"}
+        labels["ylabel"] = "one tree of depth 3, ms\n(mean, range of repeats)"
+        inks = (plots.ORANGE, plots.BLUE, plots.GRAY)
+        plots.curves(right, entries, lines, colors=inks, ends=False, **labels)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ averaging inhibits this"), in isolation. The rules stand in the front matter of 
 Vaswani et al. (2017), "Attention is all you need", sections 3.2.2 and 6.2, table 3 rows (A).
 """
 
-import contextlib
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -103,11 +101,7 @@ def train(
     batch: int = 16,
     hidden: int = 0,
 ) -> Fetcher:
-    """Train on fresh random batches by Adam; lr falls linearly to zero.
-
-    A seed gives every number of heads the same initial parameters and the same batches, so that
-    differences are paired.
-    """
+    """Train on fresh batches by Adam; a seed gives every h the same start and the same batches."""
     torch.manual_seed(seed)
     model = Fetcher(n_heads, n_lookups, hidden)
     generator = torch.Generator().manual_seed(seed)
@@ -160,19 +154,7 @@ def two_heads_by_hand() -> Fetcher:
 # ---- the experiment
 
 
-@contextlib.contextmanager
-def _one_thread():
-    """Matrices this small only lose time to a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _check_layer(run: Run) -> None:
-    """Our layer against PyTorch's with the same weights, for every h: outputs and gradients."""
     outputs, gradients = [], []  # pairs of ours, theirs
     for h in HEADS:
         torch.manual_seed(run.seed)
@@ -256,25 +238,22 @@ def main(run: Run, *, steps: PositiveInt = 800, lr: PositiveFloat = 3e-3) -> Non
     steps = run.budget(quick=3, default=steps)
     _check_layer(run)
     _check_task(run)
-    with _one_thread():
-        rates = _tune(run, steps) if run.mode == "full" else dict.fromkeys(HEADS, lr)
-        seeds = [run.seed + s for s in range(n_seeds)]
-        models = {
-            h: [train(h, n_lookups=2, seed=s, lr=rates[h], steps=steps) for s in seeds]
-            for h in run.progress(HEADS, "two look-ups")
-        }
-        # The best h is chosen on one held-out set and measured on another.
-        chosen = {h: np.mean([accuracy(m, 801).mean() for m in models[h]]) for h in HEADS}
-        best = max(HEADS, key=chosen.get)  # the fewest heads of those that tie
-        scores = {h: np.array([100 * accuracy(m, 802).mean() for m in models[h]]) for h in HEADS}
-        options = {"held_out": 802, "lr": rates[1], "steps": steps}
-        single = {
-            h: 100 * _scores(h, 1, seeds, **options)
-            for h in run.progress(sorted({1, best}), "one look-up")
-        }
-        hidden = [
-            train(1, n_lookups=2, seed=s, lr=rates[1], steps=steps, hidden=256) for s in seeds
-        ]
+    torch.set_num_threads(1)  # matrices this small only lose time to a second thread
+    rates = _tune(run, steps) if run.mode == "full" else dict.fromkeys(HEADS, lr)
+    seeds = [run.seed + s for s in range(n_seeds)]
+    models = {
+        h: [train(h, n_lookups=2, seed=s, lr=rates[h], steps=steps) for s in seeds]
+        for h in run.progress(HEADS, "two look-ups")
+    }
+    # The best h is chosen on one held-out set and measured on another.
+    chosen = {h: np.mean([accuracy(m, 801).mean() for m in models[h]]) for h in HEADS}
+    best = max(HEADS, key=chosen.get)  # the fewest heads of those that tie
+    scores = {h: np.array([100 * accuracy(m, 802).mean() for m in models[h]]) for h in HEADS}
+    options = {"held_out": 802, "lr": rates[1], "steps": steps}
+    few = run.progress(sorted({1, best}), "one look-up")
+    single = {h: 100 * _scores(h, 1, seeds, **options) for h in few}
+    wider = {"lr": rates[1], "steps": steps, "hidden": 256}
+    hidden = [train(1, n_lookups=2, seed=s, **wider) for s in seeds]
     relu = np.array([100 * accuracy(m, 802).mean() for m in hidden])
     run.metric("best number of heads", best, rtol=None)
     for h in (1, 2, 64):
@@ -284,8 +263,8 @@ def main(run: Run, *, steps: PositiveInt = 800, lr: PositiveFloat = 3e-3) -> Non
 
     late, note = {"quick": False}, f"best h = {best}"
     paper.judge(run, "one head is worse", scores[best] - scores[1], note=note, **late)
-    few = single[best] - single[1]
-    run.falsifier("one look-up instead of two", few, breaks="one head is worse", note=note)
+    apart = single[best] - single[1]
+    run.falsifier("one look-up instead of two", apart, breaks="one head is worse", note=note)
     run.falsifier("a ReLU layer behind the head", scores[best] - relu, breaks="one head is worse")
     paper.judge(run, "too many heads are worse", scores[best] - scores[64], note=note, **late)
     _figure_beside_paper(run, paper, scores, single, relu)
@@ -297,20 +276,14 @@ def _figure_beside_paper(run: Run, paper: papers.Paper, scores: dict, single: di
     bleu, layout = paper.matter["paper_bleu"], {"columns": 2, "size": (9.0, 4.5)}
     with run.figure("heads", "Is one head worse, and are too many?", **layout) as (left, right):
         left.plot(list(bleu), list(bleu.values()), "o-", color=plots.REFERENCE, mfc="white", ms=7)
-        low, high = bleu[1], max(bleu.values())
-        left.annotate("", (1, low + 0.03), (1, high), arrowprops={"arrowstyle": "<->", "lw": 1.2})
-        left.plot([1, 8], [high, high], ":", color=plots.GRAY, lw=1)
-        left.text(1.12, high - 0.14, f"{high - low:.1f} BLEU", va="top", fontsize=10)
         left.set(ylim=(24.6, 26.0), ylabel="BLEU, English to German, dev set")
         left.set_title("The paper, table 3 (A): translation", fontsize=11, weight="normal")
-        lines = {"two look-ups": scores, "one look-up": single, "two, ReLU layer behind": {1: relu}}
-        for (name, values), color in zip(lines.items(), plots.COLORS, strict=False):
-            rows = np.stack(list(values.values()), axis=1)
-            plots.interval_band(right, list(values), rows, color=color, label=name)
-            right.get_lines()[-1].set_marker("o")
-        plots.reference_line(right, 100 / N_SYMBOLS, "one right, the other guessed")
-        right.legend(loc="center", bbox_to_anchor=(0.49, 0.5))
-        right.set(ylim=(-2, 107), ylabel="all symbols right, % (mean, range)")
+        shown = {"two look-ups": scores, "one look-up": single, "two, ReLU layer behind": {1: relu}}
+        places = {name: list(values) for name, values in shown.items()}
+        lines = {name: np.stack(list(values.values()), 1) for name, values in shown.items()}
+        labels = {"ylim": (-2, 107), "ylabel": "all symbols right, % (mean, range)"}
+        guess = {"one right, the other guessed": 100 / N_SYMBOLS}
+        plots.curves(right, places, lines, marker="o", reference=guess, ends=False, **labels)
         right.set_title("Here: a task of two look-ups", fontsize=11, weight="normal")
         for axes, ticks in ((left, bleu), (right, HEADS)):
             axes.set_xscale("log", base=2)
@@ -321,7 +294,6 @@ def _figure_beside_paper(run: Run, paper: papers.Paper, scores: dict, single: di
 
 @torch.no_grad()
 def _figure_weights(run: Run, models: dict[str, Fetcher]) -> None:
-    """How much weight each head puts on the two places asked for."""
     symbols, places, _ = make_batch(30, 2, run.generator(1))
     title = "Where do the heads look? Each dot is one head at one question"
     layout = {"columns": len(models), "size": (9.6, 3.3), "sharex": True, "sharey": True}
@@ -337,8 +309,7 @@ def _figure_weights(run: Run, models: dict[str, Fetcher]) -> None:
             panel.plot(first.flatten()[pick], second.flatten()[pick], "o", **style)
             panel.set_title(name, fontsize=10.5, weight="normal")
             panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="weight on 1st place")
-            panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-            panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+            panel.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axes[0].set_ylabel("weight on 2nd place")
 
 

@@ -51,10 +51,7 @@ def curvature_ratios(
     generator: torch.Generator,
     steps: int = STEPS_OF_LANCZOS,
 ) -> Float[np.ndarray, " point"]:
-    """|λ_min / λ_max| of the Hessian over the unmasked weights at each point; 0 where it is flat.
-
-    λ_min counts only where it is negative: a positive one makes a point convex.
-    """
+    """|λ_min / λ_max| of the Hessian over the unmasked weights; 0 where it is flat or convex."""
     hessian = hessian_operator(loss, points)
     start = torch.randn(points.shape, generator=generator, dtype=points.dtype) * mask
     values, _ = ritz(lambda v: hessian(v * mask) * mask, start, steps)
@@ -159,9 +156,8 @@ def main(run: Run, *, depth: PositiveInt = 56, pairs: PositiveInt = 2) -> None:
                 share = (ratio > matter["threshold"]).mean((1, 2))
                 measured[d, skip, f"share {radius}"] = 100 * share
                 measured[d, skip, f"median {radius}"] = np.median(ratio.reshape(len(ratio), -1), 1)
-    plain, theta = nets[depth, False]
-    loss = cross_entropy_of(plain, data[0], data[1])
-    value = np.mean([float(loss(t)) for t in theta])
+    loss = cross_entropy_of(nets[depth, False][0], data[0], data[1])
+    value = np.mean([float(loss(t)) for t in nets[depth, False][1]])
     run.metric(f"training loss, {depth} layers, plain", value, "nats", rtol=0.3)
     for radius in matter["radii"]:
         for skip in (False, True):
@@ -194,11 +190,9 @@ def _check_curvature(run: Run) -> None:
     spread = torch.stack([random_direction(weights, generator) for _ in range(2)])
     reach = torch.linspace(-1, 1, 3, dtype=torch.float64)
     points = theta + torch.cartesian_prod(reach, reach) @ spread
-    kept = mask.bool()
-    exact = []
-    for point in points:
-        values = torch.linalg.eigvalsh(torch.func.hessian(loss)(point)[kept][:, kept])
-        exact.append(float(max(-values[0], 0) / values[-1]))
+    kept, dense = mask.bool(), torch.func.vmap(torch.func.hessian(loss))(points)
+    values = torch.linalg.eigvalsh(dense[:, kept][:, :, kept])
+    exact = values[:, 0].neg().clamp_min(0) / values[:, -1]
     ours = curvature_ratios(loss, points, mask, generator, steps=60)
     against, why = "torch.func.hessian and eigvalsh", "Lanczos has converged after 60 steps"
     run.check("curvature ratios on a 3 × 3 grid", ours, exact, against=against, atol=1e-8, why=why)
@@ -228,52 +222,33 @@ def _rescaled(run: Run, net, data, rows: int) -> None:
 
 
 def _figure(run: Run, matter: dict, depth: int, ratios: dict, measured: dict) -> None:
-    radii, arms = matter["radii"], ((False, plots.ORANGE), (True, plots.BLUE))
+    radii = matter["radii"]
     title = "How mixed is the curvature around the end of training?"
     with run.figure("ratios", title, 2, 2, size=(7.0, 6.4)) as axes:
-        for row, radius in enumerate(radii):
-            for column, skip in enumerate((False, True)):
-                ratio = ratios[depth, skip, radius][0, 0]
-                side, panel = int(np.sqrt(len(ratio))), axes[row, column]
-                style = {"vmin": 0, "vmax": 1, "cmap": "cividis", "origin": "lower"}
-                place = (-radius, radius, -radius, radius)
-                image = panel.imshow(ratio.reshape(side, side).T, extent=place, **style)
-                panel.grid(visible=False)
-                ticks = [-radius, 0, radius]
-                panel.set(xlabel="α", ylabel="β", xticks=ticks, yticks=ticks)
-                name = f"{_name(skip)}, |α|, |β| ≤ {radius:g}"
-                panel.set_title(name, fontsize=10.5, weight="normal")
+        for (row, column), panel in np.ndenumerate(axes):
+            radius, skip = radii[row], bool(column)
+            ratio = ratios[depth, skip, radius][0, 0]
+            side, place = int(np.sqrt(len(ratio))), (-radius, radius, -radius, radius)
+            style = {"vmin": 0, "vmax": 1, "cmap": "cividis", "origin": "lower"}
+            image = panel.imshow(ratio.reshape(side, side).T, extent=place, **style)
+            panel.grid(visible=False)
+            ticks = [-radius, 0, radius]
+            panel.set(xlabel="α", ylabel="β", xticks=ticks, yticks=ticks)
+            name = f"{_name(skip)}, |α|, |β| ≤ {radius:g}"
+            panel.set_title(name, fontsize=10.5, weight="normal")
         label = "|λmin / λmax|"
         axes[0, 0].figure.colorbar(image, ax=axes, shrink=0.6, extend="max", label=label)
-    with run.figure("shares", "How many points are how non-convex?", size=(7.4, 4.2)) as ax:
-        for skip, color in arms:
-            for radius, ls in zip(radii, ("-", "--"), strict=True):
-                values = np.sort(ratios[depth, skip, radius].ravel())
-                at_least = 100 * (1 - np.arange(len(values)) / len(values))
-                label = f"{_name(skip)}, ±{radius:g}"
-                ax.plot(np.clip(values, 1e-3, 3), at_least, color=color, ls=ls, label=label)
-        ax.axvline(matter["threshold"], color=plots.REFERENCE, ls=":", lw=1.3)
-        ax.text(0.9 * matter["threshold"], 4, "threshold", ha="right", fontsize=9)
-        ax.set(xscale="log", xlim=(1e-3, 3), ylim=(0, 102), xlabel="ratio, all seeds")
-        ax.set(ylabel="points with at least this ratio, %")
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 0.12))
     title = "What do shortcuts do to the test error?"
     with run.figure("errors", title, columns=2, size=(8.6, 4.0)) as (left, right):
-        colors = [plots.ORANGE, plots.BLUE]
-        left.bar(
-            [0, 1], list(matter["paper_errors"].values()), width=0.55, color=colors, alpha=0.55
-        )
-        left.set_title("The paper: ResNet-56, CIFAR-10\n(from memory)", fontsize=10.5)
-        for skip, color in arms:
-            values = measured[depth, skip, "test error"]
-            right.bar(int(skip), values.mean(), width=0.55, color=color)
-            right.plot(np.full(len(values), int(skip)), values, "o", color=plots.REFERENCE, ms=5)
-        name = f"Here: {depth} dense layers, digits\n(bars: mean, dots: seeds)"
-        right.set_title(name, fontsize=10.5)
-        for ax in (left, right):
-            ax.set_xticks([0, 1], ["without\nshortcuts", "with"])
-            ax.set_ylabel("test error, %")
-            ax.grid(axis="x", visible=False)
+        ours = [measured[depth, skip, "test error"] for skip in (False, True)]
+        here = f"here: {depth} dense layers, digits"
+        for ax, values, name in (
+            (left, matter["paper_errors"].values(), "the paper (from memory): ResNet-56, CIFAR-10"),
+            (right, ours, here),
+        ):
+            rows = dict(zip(("without\nshortcuts", "with"), values, strict=True))
+            colors = (plots.ORANGE, plots.BLUE)
+            plots.bars(ax, rows, colors=colors, xlabel=f"test error, %\n{name}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Hoffmann et al. (2022), "Training compute-optimal large language models", sectio
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from shared import datasets, papers, plots
 from shared.stats import Interval, mean_interval
@@ -85,11 +84,6 @@ def synthetic_valleys(noise: float, rng: np.random.Generator):
     n = best[:, None] * np.geomspace(1 / 3, 3, 5)
     loss = TRUTH.loss(n, budgets[:, None] / 6 / n)
     return budgets, n, loss * np.exp(noise * rng.normal(size=loss.shape))
-
-
-def exponents(budgets, n_weights, loss: Float[np.ndarray, "seed budget size"]):
-    """The exponent that each seed finds alone."""
-    return np.array([isoflop_exponent(budgets, n_weights, values)[0] for values in loss])
 
 
 def bracket(loss_of, start: float = 1.0, *, most: int = 6) -> tuple[float, bool]:
@@ -161,7 +155,10 @@ def main(run: Run, *, dataset: str | None = None) -> None:
             arm_runs.append([[cells[c, d] for d in grid[c]] for c in grid])
         loss[arm] = np.array(arm_runs)
 
-    own, short = (exponents(budgets, n_weights, loss[arm]) for arm in ("own", "short"))
+    own, short = (
+        np.array([isoflop_exponent(budgets, n_weights, values)[0] for values in loss[arm]])
+        for arm in ("own", "short")
+    )
     _, best, interior = isoflop_exponent(budgets, n_weights, loss["own"].mean(0))
     run.metric("tokens per weight, largest budget", budgets[-1] / 6 / best[-1] ** 2, rtol=None)
     floor = float(loss["own"].std(0, ddof=1).mean())
@@ -176,7 +173,6 @@ def main(run: Run, *, dataset: str | None = None) -> None:
     paid = (loss["short"] - loss["own"]).mean((1, 2))
     run.claim("one short schedule costs", paid, at_least=0, unit="nats/char", quick=False)
     draw(run, paper, budgets, n_weights, loss["own"], best, mean_interval(own))
-    draw_shift(run, budgets, n_weights, loss, horizon)
 
 
 def known_laws(run: Run, paper: papers.Paper) -> None:
@@ -226,16 +222,6 @@ def check_flops(run: Run) -> None:
     run.check("FLOPs of a step", ours, float(counter.get_total_flops()), **counted)
 
 
-# ---- figures
-
-
-def plain_ticks(axis, values, unit: float = 1.0) -> None:
-    """Whole numbers at these places and nothing between."""
-    axis.set_major_locator(FixedLocator(list(values)))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / unit:,g}"))
-    axis.set_minor_locator(NullLocator())
-
-
 def draw(run: Run, paper: papers.Paper, budgets, n_weights, loss, best, found: Interval) -> None:
     """The paper's exponents, and our parabolas."""
     from matplotlib import colormaps
@@ -269,35 +255,10 @@ def draw(run: Run, paper: papers.Paper, budgets, n_weights, loss, best, found: I
             right.text(*place, f"{budget / 1e9:g} GFLOP", va="center", fontsize=9, color=ink)
         right.set(xscale="log", xlabel="N (weights)", ylabel="loss (nats/character)")
         right.set_xlim(None, 3.2 * n_weights.max())
-        plain_ticks(right.xaxis, (1e3, 2e3, 5e3, 1e4, 2e4, 5e4))
-        title = "Here: points are seeds"
-        right.set_title(title, fontsize=10.5, weight="normal")
-
-
-def draw_shift(run: Run, budgets, n_weights, loss, horizon: int) -> None:
-    """Where the minima go with the two ways to schedule; those at an edge are hollow."""
-    title = "Does the exponent depend on how the learning rate is scheduled?"
-    styles = {
-        "own": (plots.BLUE, "D", "each run its own"),
-        "short": (plots.ORANGE, "s", f"{horizon} steps for all"),
-    }
-    with run.figure("falsifier", title, size=(7.8, 4.2)) as axes:
-        for arm, (ink, marker, label) in styles.items():
-            mean = loss[arm].mean(0)
-            slope, best, _ = isoflop_exponent(budgets, n_weights, mean)
-            valleys = (isoflop_valley(*cell) for cell in zip(n_weights, mean, strict=True))
-            edge = ~np.array([valley.interior for valley in valleys])
-            x = np.geomspace(budgets[0] / 1.2, budgets[-1] * 1.2, 10)
-            middle = np.exp(np.log(budgets).mean()), np.exp(np.log(best).mean())
-            axes.plot(x, middle[1] * (x / middle[0]) ** slope, color=ink, lw=1.6)
-            axes.plot(budgets, best, marker, color=ink, ms=8, label=f"{label}: a = {slope:.2f}")
-            axes.plot(budgets[edge], best[edge], marker, color=ink, mfc="white", ms=8)
-        axes.set(xscale="log", yscale="log", xlabel="budget (GFLOP)", ylabel="best N (weights)")
-        plain_ticks(axes.xaxis, budgets, 1e9)
-        plain_ticks(axes.yaxis, (1e3, 2e3, 3e3, 5e3, 1e4, 2e4, 5e4))
-        hollow = {"color": plots.GRAY, "mfc": "white", "label": "hollow: at the edge of the sizes"}
-        axes.plot([], [], "s", **hollow)
-        axes.legend(loc="lower right")
+        ticks = [1000, 2000, 5000, 10_000, 20_000, 50_000]
+        right.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        right.minorticks_off()
+        right.set_title("Here: points are seeds", fontsize=10.5, weight="normal")
 
 
 if __name__ == "__main__":

@@ -67,11 +67,10 @@ def speak(run: Run, seed: int, gammas: list[int], n_prompts: int, length: int) -
     prompts, target = speakers.prompts_from(found.held_out, n_prompts), found.target
     draft = found.drafts["small GPT"]
     greedy = [with_temperature(model, 0) for model in (target, draft)]
-    equal = [
-        speculative_generate(*greedy, prompt, length, gamma=4).tokens.tolist()
-        == generate(greedy[0], prompt, length).tokens.tolist()
-        for prompt in prompts[:4]
-    ]
+    equal = []
+    for prompt in prompts[:4]:
+        text = speculative_generate(*greedy, prompt, length, gamma=4).tokens
+        equal.append(torch.equal(text, generate(greedy[0], prompt, length).tokens))
     sampled = [with_temperature(model) for model in (target, draft)]
     plain = [
         generate(sampled[0], prompt, length, generator=run.generator(200 + seed)).tokens
@@ -141,20 +140,14 @@ def draw(run: Run, chains_of: list[dict], texts_of: list[dict]) -> None:
     """The paper gives a formula and no table of it: our points beside its line."""
     title = "Tokens per pass: is one number, α, enough?"
     with run.figure("formula", title, size=(6.4, 4.6)) as axes:
-        highest = 1.0
-        for found, color, marker, label in (
-            *((f, plots.BLUE, "o", "Markov models") for f in chains_of),
-            *((f, plots.ORANGE, "D", "character GPTs") for f in texts_of),
-        ):
-            axes.plot(found["formula"], found["measured"], marker, color=color, label=label)
-            highest = max(highest, *found["formula"], *found["measured"])
-        axes.plot([1, highest * 1.05], [1, highest * 1.05], "--", color=plots.REFERENCE, lw=1)
-        axes.text(highest, highest * 1.06, "as in the paper", ha="right", color=plots.REFERENCE)
+        kinds = {"Markov models": (chains_of, "o"), "character GPTs": (texts_of, "D")}
+        for name, (found, marker) in kinds.items():
+            x, y = (np.ravel([one[key] for one in found]) for key in ("formula", "measured"))
+            axes.plot(x, y, marker, label=name)
+        axes.axline((1, 1), slope=1, ls="--", color=plots.REFERENCE, lw=1, label="the formula")
         axes.set(xlabel="tokens per pass by the formula, $(1 - α^{γ+1})/(1 - α)$")
         axes.set(ylabel="tokens per pass, measured")
-        handles, labels = axes.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        axes.legend(unique.values(), unique.keys(), loc="lower right")
+        axes.legend(loc="lower right")
 
 
 if __name__ == "__main__":

@@ -35,24 +35,13 @@ from week14.ngram import encode_characters
 Arm = Literal["adamw", "muon", "frobenius"]
 ARMS: tuple[Arm, ...] = ("adamw", "muon", "frobenius")
 NAMES = {"adamw": "AdamW", "muon": "Muon", "frobenius": "Frobenius"}
-COLORS = {"adamw": plots.ORANGE, "muon": plots.BLUE, "frobenius": plots.GRAY}
 
 
 # ---- one step for a stack of models: the same code trains one or twenty
 
 
 def direction(momentum: Float[Tensor, "run m n"], arm: Arm, **options) -> Float[Tensor, "run m n"]:
-    """What Muon, or its falsifier, steps along: both have entries of root mean square about 0.2.
-
-    Parameters
-    ----------
-    options
-        Passed to `orthogonalize`.
-
-    References
-    ----------
-    Liu et al. (2025), section 2.2.
-    """
+    """What Muon, or its falsifier, steps along: both have entries of root mean square about 0.2."""
     m, n = momentum.shape[-2:]
     if arm == "muon":
         return 0.2 * math.sqrt(max(m, n)) * orthogonalize(momentum, **options)
@@ -61,16 +50,9 @@ def direction(momentum: Float[Tensor, "run m n"], arm: Arm, **options) -> Float[
 
 
 class StackedOptimizer:
-    """AdamW for a stack of models with a learning rate each; block matrices go to `direction`.
+    """AdamW for a stack of models, one rate each; `matrices` go to `direction` if arm is not adamw.
 
-    Parameters
-    ----------
-    params
-        Stacked parameters by name, the run first; gradients are read from them.
-    lr
-        One rate per run.
-    matrices
-        Names of those that `arm` treats as matrices; none are if it is adamw.
+    `params` are stacked, the run first. Further options are those of `orthogonalize`.
     """
 
     def __init__(
@@ -133,20 +115,10 @@ def train_stack(
     batch: int,
     weight_decay: float,
 ) -> Float[np.ndarray, " run"]:
-    """Final validation losses of runs with these learning rates and seeds, trained as one stack.
+    """Final validation losses (nats per character) of runs trained as one stack.
 
-    The rate falls linearly to zero. Initial weights and batches depend on the seed alone, so runs
-    of different arms with one seed are pairs.
-
-    Parameters
-    ----------
-    validation
-        Windows of context + 1 tokens.
-
-    Returns
-    -------
-    losses
-        Nats per character.
+    Initial weights and batches depend on the seed alone, so runs of different arms with one seed
+    are pairs. `validation` holds windows of context + 1 tokens.
     """
     models = [GPT(config, torch.Generator().manual_seed(seed)) for seed in seeds]
     params, _ = stack_module_state(models)
@@ -163,13 +135,11 @@ def train_stack(
         x, y = (torch.stack([drawn[seed][i] for seed in seeds]) for i in (0, 1))
         vmap(loss)(params, x, y).sum().backward()  # models share nothing: gradients stay apart
         optimizer.step(schedule(step, steps))
+    parts, judged = validation.split(64), vmap(loss, in_dims=(0, None, None))
     with torch.no_grad():
-        parts = [
-            vmap(loss, in_dims=(0, None, None))(params, part[:, :-1], part[:, 1:])
-            for part in validation.split(64)
-        ]
-    weights = torch.tensor([len(part) for part in validation.split(64)], dtype=torch.float32)
-    return (torch.stack(parts).T @ weights / weights.sum()).double().numpy()
+        losses = torch.stack([judged(params, part[:, :-1], part[:, 1:]) for part in parts])
+    weights = torch.tensor([len(part) for part in parts], dtype=torch.float32)
+    return (losses.T @ weights / weights.sum()).double().numpy()
 
 
 # ---- the statistic
@@ -180,14 +150,8 @@ def steps_ratio(
 ) -> float:
     """How many times fewer steps reach `target`: the largest budget over the first that gets there.
 
-    Parameters
-    ----------
-    losses
-        Final losses of runs with these budgets of steps, each with its own schedule.
-    budgets
-        Ascending; between two of them the loss is taken to be linear in the logarithm of steps.
-        If the smallest suffices the ratio is that of the smallest (a lower bound); if none does it
-        is 0.
+    Between two budgets the loss is taken to be linear in the logarithm of steps. If the smallest
+    suffices, the ratio is that of the smallest (a lower bound); if none does, it is 0.
     """
     ascend = 0 < len(budgets) == len(losses) and (np.diff(budgets) > 0).all()
     require(ascend, "budgets must ascend, one per loss", budgets.tolist())
@@ -206,11 +170,7 @@ def flops_overhead(config: GPTConfig, tokens_per_step: int, ns_steps: int = 5) -
     """Operations of Newton–Schulz over those of the blocks' forward and backward pass.
 
     An m × n matrix, m ≤ n, costs 2nm² (Gram) + 2m³ (its square) + 2nm² per iteration; training
-    costs 6mn per token.
-
-    References
-    ----------
-    Jordan et al. (2024), "Runtime analysis".
+    costs 6mn per token (Jordan et al., "Runtime analysis").
     """
     d = config.d_model
     shapes = [(d, d)] * 4 + [(d, 4 * d)] * 2
@@ -285,10 +245,9 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
         losses[arm] = np.stack(found, axis=1)
 
     def ratios(arm: Arm) -> np.ndarray:
+        places = budgets[-losses[arm].shape[1] :]
         pairs = zip(losses[arm], losses["adamw"][:, -1], strict=True)
-        return np.array(
-            [steps_ratio(row, budgets[-len(row) :], float(goal)) for row, goal in pairs]
-        )
+        return np.array([steps_ratio(row, places, float(goal)) for row, goal in pairs])
 
     muon, overhead = ratios("muon"), flops_overhead(config, batch * context)
     for arm in ARMS:
@@ -300,8 +259,7 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     name = "Frobenius normalization instead of Newton–Schulz"
     run.falsifier(name, ratios("frobenius"), breaks=rule, note="0: AdamW's loss is not reached")
     paper.judge(run, "fewer operations to AdamW's loss", muon / (1 + overhead), **late)
-    _figure_steps(run, paper, budgets, losses, muon)
-    _figure_tuning(run, lrs, grid, chosen)
+    _figure(run, paper, budgets, losses, muon)
 
 
 def _check_steps(run: Run) -> None:
@@ -360,17 +318,16 @@ def _check_spectrum(run: Run) -> None:
 def _check_it_can_learn(run: Run, training: Tensor, common: dict, steps: int) -> None:
     """Before training it guesses; on shuffled text it learns the letters' frequencies at most."""
     vocab, steps = common["config"].vocab_size, max(steps // 4, 3)
-    seeds = [run.seed + s for s in range(2)]
+    n = run.budget(quick=2, default=4)
+    seeds = [run.seed + s for s in range(n)]
     once = {"arm": "muon", "seeds": seeds, "weight_decay": 0.1, **common}
-    start = train_stack(**once, tokens=training, lrs=[1e-12] * 2, steps=1)
+    start = train_stack(**once, tokens=training, lrs=[1e-12] * n, steps=1)
     guess = {"against": "ln(alphabet), guessing", "kind": "theorem", "rtol": 0.01}
-    ours, theirs = start, np.full(2, math.log(vocab))
-    run.check("loss before training", ours, theirs, why="small random logits", **guess)
-    order = torch.randperm(len(training), generator=run.generator(2))
-    real, control = (
-        train_stack(**once, tokens=text, lrs=[0.03] * 2, steps=steps)
-        for text in (training, training[order])
-    )
+    theirs = np.full(n, math.log(vocab))
+    run.check("loss before training", start, theirs, why="small random logits", **guess)
+    mixed = training[torch.randperm(len(training), generator=run.generator(2))]
+    rates = {"lrs": [0.03] * n, "steps": steps}
+    real, control = (train_stack(**once, tokens=text, **rates) for text in (training, mixed))
     share = torch.bincount(training, minlength=vocab).double()
     letters = -(share / share.sum()).clamp(min=1e-9).log()[common["validation"][:, 1:]].mean()
     learns = "it learns more than the letters' frequencies"
@@ -379,28 +336,17 @@ def _check_it_can_learn(run: Run, training: Tensor, common: dict, steps: int) ->
     run.falsifier("trained on shuffled text", letters.item() - control, breaks=learns)
 
 
-# ---- figures
-
-
-def _figure_steps(run: Run, paper: papers.Paper, budgets, losses, muon) -> None:
+def _figure(run: Run, paper: papers.Paper, budgets, losses, muon) -> None:
     title, layout = "How many steps does Muon save?", {"width_ratios": [1, 1.6]}
     with run.figure("steps", title, columns=2, size=(9.4, 4.3), **layout) as (left, right):
-        values = [paper.matter["paper_ratio"], muon.mean()]
-        bars = left.bar([0, 1], values, width=0.55, color=[plots.GRAY, plots.BLUE])
-        left.bar_label(bars, [f"{value:.2g}×" for value in values], padding=8, weight="bold")
-        left.plot([1] * len(muon), muon, "o", color="white", mec=plots.BLUE)
-        rule = paper.rules["fewer steps to AdamW's loss"]["at_least"]
-        plots.reference_line(left, rule, "asked for")
-        left.set_xticks([0, 1], ["the paper:\noperations,\nLLMs", "here: steps,\ntiny GPT"])
-        left.set(xlim=(-0.5, 1.5), ylabel="AdamW's cost / Muon's, same loss")
-        left.set_ylim(0, 1.2 * max(*muon, values[0]))
-        left.set_title("2×: read in the abstract's text", fontsize=10.5, weight="normal")
-        left.grid(axis="x", visible=False)
+        factors = {"the paper:\noperations,\nLLMs": paper.matter["paper_ratio"]}
+        factors["here: steps,\ntiny GPT"] = muon
+        asked = {"asked for": paper.rules["fewer steps to AdamW's loss"]["at_least"]}
+        labels = {"xlabel": "AdamW's cost / Muon's, same loss", "xlim": (0, None)}
+        plots.bars(left, factors, colors=(plots.GRAY, plots.BLUE), reference=asked, **labels)
         lines = {"Muon": losses["muon"], "Frobenius norm": losses["frobenius"]}
         places = {name: budgets[-rows.shape[1] :] for name, rows in lines.items()}
         goal = losses["adamw"][:, -1]
-        right.axhspan(goal.min(), goal.max(), color=COLORS["adamw"], alpha=0.18, lw=0)
-        right.plot(budgets[-1], goal.mean(), "D", color=COLORS["adamw"], ms=7)
         labels = {"xscale": "log", "xlabel": "steps of the run (each with its own schedule)"}
         labels["ylabel"] = "validation loss (nats/character)"
         style = {"colors": (plots.BLUE, plots.GRAY), "marker": "o", "ends": False}
@@ -408,21 +354,6 @@ def _figure_steps(run: Run, paper: papers.Paper, budgets, losses, muon) -> None:
         plots.curves(right, places, lines, reference=reference, **style, **labels)
         right.set_xticks(budgets, [str(b) for b in budgets])
         right.minorticks_off()
-        right.margins(y=0.12)
-        right.set_title("Here: mean and range of paired seeds", fontsize=10.5, weight="normal")
-
-
-def _figure_tuning(run: Run, lrs, grid, chosen) -> None:
-    title = "Was each arm tuned? One grid, the best rates inside"
-    with run.figure("tuning", title, size=(7.8, 4.0)) as ax:
-        lines = {NAMES[arm]: grid[arm][chosen[arm][1]] for arm in ARMS}
-        for arm, values in zip(ARMS, lines.values(), strict=True):
-            ring = {"ms": 13, "mfc": "none", "mec": COLORS[arm], "mew": 1.6}
-            ax.plot(chosen[arm][0], values.min(), "o", **ring)
-        labels = {"xscale": "log", "xlabel": "learning rate (circle: the best)"}
-        labels["ylabel"] = "validation loss (nats/character)"
-        colors = [COLORS[arm] for arm in ARMS]
-        plots.curves(ax, lrs, lines, colors=colors, marker="o", **labels)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,14 @@
 """Nets, counting and the rule of papers/2015-batch-normalization."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from test_scripts import load
 from torch import nn
 
-PAPER = Path(__file__).parents[2] / "papers" / "2015-batch-normalization"
+from shared import records
 
-
-def load():
-    spec = importlib.util.spec_from_file_location("reproduce_2015_bn", PAPER / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-paper = load()
+paper = load(records.ROOT / "papers/2015-batch-normalization/reproduce.py")
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])

@@ -1,52 +1,16 @@
 """Nets, draws and the rule of papers/2014-dropout."""
 
-import importlib.util
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from test_scripts import load
 
-PAPER = Path(__file__).parents[2] / "papers" / "2014-dropout"
+from shared import records
 
-
-def load():
-    spec = importlib.util.spec_from_file_location("reproduce_2014_dropout", PAPER / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-paper = load()
+paper = load(records.ROOT / "papers/2014-dropout/reproduce.py")
 Arm = paper.Arm
-
-
-def test_ten_steps_are_torchs():
-    nets, layers = paper.Nets([Arm(0.1), Arm(0.05, l2=0.1)], [1, 2]), []
-    for i, weight in enumerate(nets.weights):
-        layers += [nn.Linear(*weight.shape[1:])] + [nn.ReLU()] * (i < 3)
-        with torch.no_grad():
-            layers[2 * i].weight.copy_(weight[1].T)
-            layers[2 * i].bias.zero_()
-    alone = nn.Sequential(*layers)
-    groups = [
-        {
-            "params": [p for p in alone.parameters() if (p.ndim == 2) == decayed],
-            "weight_decay": 0.1 * decayed,
-        }
-        for decayed in (True, False)
-    ]
-    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=paper.MOMENTUM)
-    for _ in range(10):
-        x, y = torch.randn(2, 16, 64), torch.randint(10, (2, 16))
-        loss = nn.functional.cross_entropy(alone(x[1]), y[1])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        ours = nets.step(x, y, torch.Generator())[1]
-        torch.testing.assert_close(ours, loss.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_falsifier_of_p_zero_is_the_plain_net_to_the_bit():

@@ -1,23 +1,13 @@
 """The curvature ratio, the mask and the verdict rule of papers/2018-visualizing-loss-landscape."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from test_scripts import load
 
-PAPER = Path(__file__).parents[2] / "papers" / "2018-visualizing-loss-landscape"
+from shared import records
 
-
-def load():
-    spec = importlib.util.spec_from_file_location("reproduce_2018", PAPER / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-paper = load()
+paper = load(records.ROOT / "papers/2018-visualizing-loss-landscape/reproduce.py")
 
 
 def generator():
@@ -62,12 +52,3 @@ def test_same_seed_same_start_whatever_trains_beside_it():
     _, alone = paper.train(8, True, [5], [0.0], 1, data)
     _, beside = paper.train(8, True, [4, 5], [0.0, 0.0], 1, data)
     assert torch.equal(alone[0], beside[1])
-
-
-def test_digits_are_split_once_and_for_all():
-    x, y, x_test, y_test = paper.digits()
-    assert x.shape == (1200, 64)
-    assert len(x_test) == len(y_test) == 597
-    assert float(x.mean()) == pytest.approx(0, abs=1e-5)
-    assert float(x.std()) == pytest.approx(1, abs=1e-5)
-    assert len(y.unique()) == 10

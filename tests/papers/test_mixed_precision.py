@@ -1,26 +1,16 @@
 """The rules, the model and the statistic of papers/2018-mixed-precision-training."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from test_scripts import load
 from torch import nn
 
+from shared import records
 from week16.mixed_precision import Policy
 
-PAPER = Path(__file__).parents[2] / "papers" / "2018-mixed-precision-training"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("reproduce_mixed", PAPER / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-paper = load()
+paper = load(records.ROOT / "papers/2018-mixed-precision-training/reproduce.py")
 
 
 def test_best_rate_knows_the_edge_and_divergence():

@@ -1,30 +1,21 @@
 """The stacked step, the statistic and the verdict of papers/2024-muon."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_scripts import load
 
+from shared import records
 from week09.muon import Muon
 from week09.optimizers import AdamW
-from week14.minimal_gpt import GPT, GPTConfig, evaluate, next_token_loss, random_batch
+from week14.minimal_gpt import GPT, GPTConfig, next_token_loss, random_batch
 
-PAPER = Path(__file__).parents[2] / "papers" / "2024-muon"
 CONFIG = GPTConfig(13, 8, 1, 2, 8)
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("reproduce_muon", PAPER / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-paper = load()
+paper = load(records.ROOT / "papers/2024-muon/reproduce.py")
 
 
 def tokens(n=400):
@@ -56,40 +47,13 @@ def alone(arm, lr, seed, steps, decay):
 def test_a_run_in_a_stack_is_the_run_alone(arm):
     validation = tokens(99)[:99].view(11, 9)
     lrs, seeds = [0.02, 0.005], [1, 2]
-    losses = paper.train_stack(
-        CONFIG,
-        tokens(),
-        validation,
-        arm=arm,
-        lrs=lrs,
-        seeds=seeds,
-        steps=6,
-        batch=3,
-        weight_decay=0.1,
-    )
+    options = {"lrs": lrs, "seeds": seeds, "steps": 6, "batch": 3, "weight_decay": 0.1}
+    losses = paper.train_stack(CONFIG, tokens(), validation, arm=arm, **options)
     for loss, lr, seed in zip(losses, lrs, seeds, strict=True):
         model = alone(arm, lr, seed, 6, 0.1)
         with torch.no_grad():
             expected = next_token_loss(model(validation[:, :-1]), validation[:, 1:]).item()
         assert loss == pytest.approx(expected, abs=2e-5)
-
-
-def test_the_same_model_evaluated_by_week_14():
-    stream = tokens(89)
-    model = GPT(CONFIG, torch.Generator().manual_seed(1))
-    windows = torch.stack([stream[8 * i : 8 * i + 9] for i in range(11)])
-    losses = paper.train_stack(
-        CONFIG,
-        tokens(),
-        windows,
-        arm="adamw",
-        lrs=[1e-12],
-        seeds=[1],
-        steps=1,
-        batch=3,
-        weight_decay=0.0,
-    )
-    assert losses[0] == pytest.approx(evaluate(model, stream, window=8), abs=1e-5)
 
 
 @given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 10**6))

@@ -1,15 +1,12 @@
 """The acceptance rules of the speculative decoding paper's reproduction."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from test_scripts import load
 
-PATH = Path(__file__).parents[2] / "papers" / "2023-speculative-decoding" / "reproduce.py"
-spec = importlib.util.spec_from_file_location("reproduce_speculative_decoding", PATH)
-reproduce = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(reproduce)
+from shared import records
+
+reproduce = load(records.ROOT / "papers/2023-speculative-decoding/reproduce.py")
 
 
 def test_long_run_rate_weighs_states_by_visits():

@@ -1,26 +1,16 @@
 """Exact greedy trees on stored entries, and the rule, of papers/2016-xgboost."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeRegressor
+from test_scripts import load
 
-PAPER = Path(__file__).parents[2] / "papers" / "2016-xgboost"
+from shared import records
 
-
-def load():
-    spec = importlib.util.spec_from_file_location("reproduce_2016", PAPER / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-paper = load()
+paper = load(records.ROOT / "papers/2016-xgboost/reproduce.py")
 
 
 def holey(n, p, missing, seed):
@@ -47,17 +37,6 @@ def test_best_split_is_the_best_of_all(n, p, missing, seed):
     assert (0.0 if split is None else split[3]) == pytest.approx(best, abs=1e-5)
 
 
-@given(st.floats(0.02, 0.9), st.integers(0, 10**6))
-def test_naive_and_aware_grow_the_same_tree(density, seed):
-    X, y = paper.sparse_table(80, 6, density, seed)
-    h = np.full(80, 0.25)
-    aware = paper.grow(paper.columns_of(X), 0.5 - y, h, depth=3)
-    naive = paper.grow(paper.columns_of(X, naive=True), 0.5 - y, h, depth=3)
-    np.testing.assert_allclose(
-        paper.predict(aware, X), paper.predict(naive, np.nan_to_num(X)), atol=1e-9
-    )
-
-
 def test_only_what_is_there_is_stored():
     X, _ = holey(50, 4, 0.7, 0)
     aware, naive = paper.columns_of(X), paper.columns_of(X, naive=True)
@@ -73,12 +52,6 @@ def test_squared_loss_without_penalty_is_sklearns_tree():
     tree = paper.grow(paper.columns_of(X), -y, np.ones(120), depth=3, reg_lambda=0.0)
     reference = DecisionTreeRegressor(max_depth=3, random_state=0).fit(X, y)
     np.testing.assert_allclose(paper.predict(tree, X), reference.predict(X))
-
-
-def test_leaf_by_hand():
-    tree = paper.grow(paper.columns_of(np.ones((4, 1))), np.array([-3.0] * 4), np.ones(4), depth=2)
-    assert tree.feature == -1
-    assert tree.weight == pytest.approx(12 / 5)
 
 
 def test_gamma_takes_back_only_what_has_nothing_below():

@@ -51,13 +51,13 @@ def attention_weights(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Softmax over the keys of the scaled scores.
+    """Softmax over the keys of the scaled scores; zeros where a query may attend to nothing.
 
     Parameters
     ----------
     q, k
-        Queries and keys. `kv_head` divides `head`: with fewer key heads, query heads
-        0 … head/kv_head - 1 share key head 0, and so on.
+        `kv_head` divides `head`: with fewer key heads, query heads 0 … head/kv_head - 1 share
+        key head 0, and so on.
     mask
         Broadcastable to (batch, head, query, key). Boolean: True may attend. Float: added to the
         scores. To hide padding of shape (batch, key), pass `keep[:, None, None, :]`.
@@ -65,11 +65,6 @@ def attention_weights(
         Also apply `causal_mask`.
     scale
         Factor of the scores; $1/\\sqrt{d}$ if not given.
-
-    Returns
-    -------
-    weights
-        Rows sum to one. A query that may attend to nothing gets zeros, a bare softmax's NaN.
     """
     _validate(q, k, mask)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -99,10 +94,7 @@ def scaled_dot_product_attention(
     Parameters
     ----------
     dropout
-        Probability of dropping a weight: a module passes 0 at evaluation. The kept ones grow by
-        1/(1 - dropout), so the expectation stays.
-    generator
-        Source of the dropout's randomness; torch's global one if not given.
+        Probability of dropping a weight: a module passes 0 at evaluation.
 
     Notes
     -----
@@ -150,13 +142,9 @@ class MultiHeadAttention(nn.Module):
     ----------
     d_model
         Width of the input and of the output; every head works in d_model / n_heads dimensions.
-    n_heads
-        Number of query heads.
     n_kv_heads
         Number of key and value heads, a divisor of `n_heads`: fewer of them shrink the cache of
         a decoder (grouped-query attention; 1 is multi-query). As many as `n_heads` if not given.
-    bias
-        Whether the four projections have one.
     dropout
         Dropout of the attention weights, in training only.
 
@@ -171,7 +159,6 @@ class MultiHeadAttention(nn.Module):
         n_heads: int,
         *,
         n_kv_heads: int | None = None,
-        bias: bool = True,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -183,10 +170,10 @@ class MultiHeadAttention(nn.Module):
         require(0.0 <= dropout < 1.0, "dropout must be in [0, 1)", dropout)
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
         self.head_dim, self.dropout = d_model // n_heads, dropout
-        self.q_proj = nn.Linear(d_model, n_heads * self.head_dim, bias=bias)
-        self.k_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=bias)
-        self.out_proj = nn.Linear(n_heads * self.head_dim, d_model, bias=bias)
+        self.q_proj = nn.Linear(d_model, n_heads * self.head_dim)
+        self.k_proj = nn.Linear(d_model, n_kv_heads * self.head_dim)
+        self.v_proj = nn.Linear(d_model, n_kv_heads * self.head_dim)
+        self.out_proj = nn.Linear(n_heads * self.head_dim, d_model)
 
     def _heads(
         self, x: Float[Tensor, "batch seq width"], n_heads: int

@@ -86,8 +86,6 @@ def apply_rope(
 
     Parameters
     ----------
-    x
-        Queries or keys.
     positions
         Position of every row, or that of the first one. A cached decoder passes the number of
         tokens before this one: left at 0, every new token would claim to be the first.
@@ -127,12 +125,7 @@ def apply_rope(
 
 
 def alibi_slopes(n_heads: int) -> Float[Tensor, "head"]:
-    r"""Slopes $2^{-8h/n}$, h = 1 … n; between powers of two, every other one of the next power's.
-
-    References
-    ----------
-    Press et al. (2022), section 3, and their code for n that is not a power of two.
-    """
+    r"""Slopes $2^{-8h/n}$, h = 1 … n; between powers of two, every other one of the next."""
     require(n_heads >= 1, "n_heads must be at least 1", n_heads)
     power = 2 ** math.floor(math.log2(n_heads))
     slopes = [2 ** (-8 * h / power) for h in range(1, power + 1)]
@@ -172,7 +165,7 @@ def relative_position_bucket(
     bidirectional
         Whether keys to the right get half of the buckets; without it they all share bucket 0.
     n_buckets
-        Number of buckets, a multiple of 4 (of 2 if not bidirectional).
+        A multiple of 4 (of 2 if not bidirectional).
     max_distance
         From here on every distance shares the last bucket, which is all the bias knows of
         lengths that it was not trained on.

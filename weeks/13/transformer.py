@@ -160,8 +160,6 @@ class Transformer(nn.Module):
 
     Parameters
     ----------
-    source_vocab, target_vocab
-        Numbers of token ids.
     d_model, n_heads, d_ff, dropout, norm_first
         As in `EncoderLayer`.
     n_layers

@@ -67,9 +67,8 @@ class GPTConfig:
         d, n = self.d_model, self.n_heads
         require(d % n == 0, f"n_heads must divide d_model = {d}", n)
         even = self.positions == "learned" or d // n % 2 == 0
-        require(
-            even, "rotary positions need an even head dimension", f"d_model / n_heads = {d // n}"
-        )
+        must = "rotary positions need an even head dimension"
+        require(even, must, f"d_model / n_heads = {d // n}")
 
 
 class Block(nn.Module):
@@ -197,14 +196,8 @@ def training_losses(
 ) -> Iterator[float]:
     """Train `model` in place and give the loss of each step; the learning rate falls to zero.
 
-    Parameters
-    ----------
-    tokens
-        Training text.
-    batch
-        Windows per step, each of the model's context.
-    lr_scale
-        Factor of the learning rates of `make_optimizers`.
+    A step reads `batch` windows of the model's context; `lr_scale` multiplies the learning rates
+    of `make_optimizers`.
     """
     device = next(model.parameters()).device
     optimizers = make_optimizers(model, optimizer, lr_scale=lr_scale)
@@ -228,11 +221,10 @@ def train(model: GPT, tokens: Int[Tensor, " n"], **options) -> list[float]:
 
 @torch.no_grad()
 def evaluate(model: GPT, tokens: Int[Tensor, " n"], *, window: int) -> float:
-    """Loss over the whole of `tokens`, cut into windows that do not overlap (nats per character).
+    """Loss over `tokens`, cut into windows that do not overlap (nats per character).
 
     The first character of a window is predicted from one character only, so this is an upper bound
-    on what the model would have with its full context everywhere. Characters that do not fill a
-    last window are left out.
+    on what the model would have with its full context everywhere.
     """
     require(len(tokens) > window, f"tokens must be longer than window = {window}", len(tokens))
     device = next(model.parameters()).device
@@ -255,15 +247,7 @@ def sample(
     top_k: int = 0,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " m"]:
-    """Continue `prompt` by `length` tokens, one at a time.
-
-    Parameters
-    ----------
-    temperature
-        Divides the logits; towards 0 the likeliest token always wins.
-    top_k
-        Only the k likeliest tokens may be drawn; 0 allows all.
-    """
+    """Continue `prompt` by `length` tokens, one at a time; `top_k` = 0 allows all tokens."""
     most = model.config.vocab_size
     require(len(prompt), "prompt must hold at least one token", "none")
     require(temperature > 0, "temperature must be positive", temperature)

@@ -30,20 +30,10 @@ from shared.require import require
 
 
 class WittenBell:
-    """Interpolated Witten–Bell n-gram model over integer tokens.
+    """Interpolated Witten–Bell n-gram model over tokens 0 .. vocab_size - 1.
 
-    Contexts are hashed to integers exactly (base `vocab_size`), so counting is two sorts an order.
-
-    Parameters
-    ----------
-    order
-        Length of the n-grams; a model of order n sees n - 1 tokens of context.
-    vocab_size
-        Number of tokens; tokens are 0 .. vocab_size - 1.
-
-    References
-    ----------
-    Witten & Bell (1991), method C.
+    A model of order n sees n - 1 tokens of context. Contexts become integers exactly (base
+    `vocab_size`), so counting is two sorts per order.
     """
 
     def __init__(self, order: int, vocab_size: int):
@@ -66,13 +56,7 @@ class WittenBell:
         return self
 
     def log_probs(self, tokens: Int[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
-        """Log-probability, in nats, of each token after the first `order - 1` given those before.
-
-        Returns
-        -------
-        log_probs
-            Shape (n - order + 1,): entry i is for token i + order - 1.
-        """
+        """Log-probability (nats) of each token after the first `order - 1`, given those before."""
         p = np.full(len(tokens) - self.order + 1, 1.0 / self.vocab_size)
         for k, (grams, contexts) in enumerate(zip(self._grams, self._contexts, strict=True), 1):
             keys = self._keys(tokens, k)[self.order - k :]  # align every order on the same targets

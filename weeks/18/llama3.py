@@ -115,12 +115,7 @@ class Cache(Protocol):
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square, multiply by a learned gain.
-
-    References
-    ----------
-    Zhang & Sennrich (2019), eq. 4.
-    """
+    """Divide by the root mean square, multiply by a learned gain (Zhang & Sennrich, eq. 4)."""
 
     def __init__(self, dim: int, eps: float = 1e-5):
         super().__init__()
@@ -158,15 +153,7 @@ class Block(nn.Module):
         cache: Cache | None = None,
         allowed: Bool[Tensor, "#batch 1 seq key"] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """The residual stream after this layer.
-
-        Parameters
-        ----------
-        cache
-            Holds the keys and values of earlier tokens, and gets those of the new ones.
-        allowed
-            Which keys each query may see; if None, those that are not later.
-        """
+        """The residual stream after this layer; keys not `allowed` are not seen, nor later ones."""
         u = self.attention_norm(x)
         q, k, v = (
             project(u).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -175,9 +162,8 @@ class Block(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        # torch's fused kernel: week 13's is equal to it and slower. Its own causal mask would count
-        # queries from position 0, so it serves only where all keys are new; a single new token
-        # sees everything.
+        # torch's causal mask would count queries from position 0, so it serves only where all keys
+        # are new; a single new token sees everything.
         causal = allowed is None and q.shape[2] > 1
         heads = F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]

@@ -1,13 +1,10 @@
 """Positional encodings against transformers' functions, closed forms and their own promises."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from week13.attention import attention_weights, causal_mask
 from week13.evidence.positional_encodings import SCHEMES, CharacterModel
 from week13.positional_encodings import (
     LearnedPositions,
@@ -28,55 +25,6 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 def exact(dim):
     return rope_frequencies(dim, dtype=torch.float64)
-
-
-@given(st.integers(0, 20), st.integers(1, 8), st.integers(0, 500), st.sampled_from([10.0, 1e4]))
-def test_sinusoidal_entry_by_entry(length, half, offset, base):
-    ours = sinusoidal_encoding(length, 2 * half, offset=offset, base=base)
-    assert ours.shape == (length, 2 * half)
-    for p in range(length):
-        for i in range(half):
-            angle = (offset + p) / base ** (2 * i / (2 * half))
-            assert ours[p, 2 * i] == pytest.approx(math.sin(angle), abs=1e-6)
-            assert ours[p, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-6)
-
-
-def test_sinusoidal_products_depend_on_the_distance_alone():
-    table = sinusoidal_encoding(60, 16).double()
-    products = table @ table.T
-    for distance in (0, 1, 7, 30):
-        diagonal = products.diagonal(distance)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0.0)
-        # section 3.5 in closed form: a sum of cosines of the distance
-        closed = (distance * exact(16)).cos().sum()
-        torch.testing.assert_close(diagonal[0], closed, atol=1e-5, rtol=0.0)
-
-
-@pytest.mark.parametrize("start", [0, 1, 117])
-def test_rope_equals_llama(start):
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
-
-    x = normal(2, 3, 5, 8, dtype=torch.float32)
-    rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=24, num_attention_heads=3))
-    theirs, _ = apply_rotary_pos_emb(x, x, *rotary(x, torch.arange(start, start + 5)[None]))
-    torch.testing.assert_close(apply_rope(x, start), theirs, atol=2e-5, rtol=1e-5)
-
-
-def test_rope_interleaved_equals_gptj_and_a_phase():
-    from transformers.models.gptj.modeling_gptj import (
-        apply_rotary_pos_emb,
-        create_sinusoidal_positions,
-    )
-
-    x = normal(2, 3, 5, 8, dtype=torch.float32)
-    ours = apply_rope(x, 7, pairing="interleaved")
-    sin, cos = create_sinusoidal_positions(20, 8)[7:12][None].chunk(2, dim=-1)
-    theirs = apply_rotary_pos_emb(x.transpose(1, 2), sin, cos).transpose(1, 2)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    phase = torch.polar(torch.ones(5, 4), torch.arange(7, 12)[:, None] * rope_frequencies(8))
-    turned = torch.view_as_complex(x.unflatten(-1, (4, 2)).contiguous()) * phase
-    torch.testing.assert_close(ours, torch.view_as_real(turned).flatten(-2), atol=1e-5, rtol=1e-5)
 
 
 @given(
@@ -119,23 +67,12 @@ def test_rope_in_bfloat16_knows_late_positions():
     torch.testing.assert_close(late, apply_rope(x, 1000), atol=0.02, rtol=0.0)
 
 
-def test_rope_gradient_is_the_rotation_back():
-    x = normal(1, 1, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: apply_rope(x, 5, frequencies=exact(4)), x)
-
-
 @pytest.mark.parametrize("n_heads", [1, 2, 3, 4, 6, 8, 12, 16, 20, 32])
 def test_alibi_equals_bloom(n_heads):
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
     theirs = build_alibi_tensor(torch.ones(1, 2), n_heads, torch.float32)[:, 0, 1]
     torch.testing.assert_close(alibi_slopes(n_heads), theirs)
-    q, k = normal(1, n_heads, 5, 4).float(), normal(1, n_heads, 5, 4, seed=1).float()
-    theirs = build_alibi_tensor(torch.ones(1, 5), n_heads, torch.float32)
-    torch.testing.assert_close(
-        attention_weights(q, k, mask=alibi_bias(n_heads, 5, 5), is_causal=True),
-        attention_weights(q, k, mask=theirs, is_causal=True),
-    )
 
 
 def test_alibi_of_the_paper():
@@ -155,9 +92,8 @@ def test_buckets_equal_t5(distances, bidirectional, options):
 
     distance = torch.tensor(distances, dtype=torch.long)
     n_buckets, max_distance = options
-    ours = relative_position_bucket(
-        distance, bidirectional=bidirectional, n_buckets=n_buckets, max_distance=max_distance
-    )
+    sizes = {"n_buckets": n_buckets, "max_distance": max_distance}
+    ours = relative_position_bucket(distance, bidirectional=bidirectional, **sizes)
     theirs = T5Attention._relative_position_bucket(distance, bidirectional, *options)
     assert ours.tolist() == theirs.tolist()
 
@@ -194,10 +130,6 @@ def test_model_is_causal_and_tells_positions_apart(scheme):
     assert not torch.allclose(swapped, whole[:, -1], atol=1e-4)
 
 
-def test_causal_mask_agrees_with_positions():
-    assert torch.equal(causal_mask(3, 5), relative_positions(3, 5) <= 0)
-
-
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -216,8 +148,3 @@ def test_causal_mask_agrees_with_positions():
 def test_wrong_input(call, match):
     with pytest.raises(ValueError, match=match):
         call()
-
-
-def test_wrong_pairing():
-    with pytest.raises((ValueError, TypeError)):
-        apply_rope(normal(1, 1, 2, 4), pairing="pairs")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shared.errors import UserError
-from week14.evidence.minimal_gpt import check_first_loss, count_ngrams, encode_prompt, twins
+from week14.evidence.minimal_gpt import count_ngrams, encode_prompt, twins
 from week14.minimal_gpt import (
     GPT,
     GPTConfig,
@@ -67,21 +67,6 @@ def test_the_future_is_invisible(positions):
         assert not torch.allclose(model(tokens)[:, t + 1], model(changed)[:, t + 1])
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_the_order_of_the_past_matters(positions):
-    model = random_weights(small(positions))
-    tokens = torch.tensor([[1, 2, 3, 4, 5]])
-    assert not torch.allclose(model(tokens)[0, -1], model(tokens[:, [1, 0, 2, 3, 4]])[0, -1])
-
-
-def test_alone_equals_in_a_batch():
-    model = random_weights(small())
-    tokens = torch.randint(11, (5, 12), generator=torch.manual_seed(0))
-    together = model(tokens)
-    for i in range(5):
-        torch.testing.assert_close(model(tokens[i : i + 1])[0], together[i])
-
-
 def test_loss_is_cross_entropy_and_its_gradient():
     logits = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(7, (3, 5))
@@ -108,13 +93,6 @@ def test_every_window_can_be_drawn():
     assert y.max() == 5
 
 
-def test_initial_loss_is_guessing():
-    model = GPT(GPTConfig(50), torch.Generator().manual_seed(0))
-    tokens = torch.randint(50, (2000,), generator=torch.manual_seed(0))
-    loss = evaluate(model, tokens, window=64)
-    assert abs(loss / math.log(50) - 1) < 0.02
-
-
 def test_residual_projections_start_smaller():
     model = GPT(GPTConfig(50, n_layers=8, d_model=64))
     stds = {n: float(p.detach().std()) for n, p in model.named_parameters() if p.ndim == 2}
@@ -123,35 +101,19 @@ def test_residual_projections_start_smaller():
         assert math.isclose(std, 0.02 / 4 if onto_stream else 0.02, rel_tol=0.1)
 
 
-def trained(model, steps, *, seed=0, optimizer="muon", tokens=CYCLE, **options):
-    """The losses of training, and the model."""
-    options |= {"steps": steps, "generator": torch.Generator().manual_seed(seed)}
-    return train(model, tokens, batch=3, optimizer=optimizer, **options), model
-
-
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_seed_decides_everything():
-    first, again, other = (weights(trained(small(seed=s), 3, seed=s)[1]) for s in (0, 0, 1))
+    found = []
+    for seed in (0, 0, 1):
+        model, generator = small(seed=seed), torch.Generator().manual_seed(seed)
+        train(model, CYCLE, steps=3, batch=3, optimizer="muon", generator=generator)
+        found.append(weights(model))
+    first, again, other = found
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_learns_a_cycle_and_not_a_shuffle(optimizer, positions):
-    """Guessing costs ln 11 = 2.4; after a shuffle nothing better is possible."""
-    mixed = CYCLE[torch.randperm(len(CYCLE), generator=torch.manual_seed(0))]
-    final = {}
-    for name, tokens in (("cycle", CYCLE), ("shuffled", mixed)):
-        options = {"optimizer": optimizer, "tokens": tokens, "lr_scale": 2.0}
-        losses, model = trained(small(positions), 60, **options)
-        assert len(losses) == 60
-        final[name] = evaluate(model, CYCLE, window=12)
-    assert final["cycle"] < 1.0
-    assert final["shuffled"] > math.log(11) - 0.1
 
 
 def test_learning_rate_falls_to_zero():
@@ -163,22 +125,6 @@ def test_learning_rate_falls_to_zero():
         path.append(weights(model))
     moved = torch.stack(path).diff(dim=0).norm(dim=1)
     assert moved[-1] < 0.6 * moved[0]
-
-
-def test_training_steps_equal_torchs():
-    ours, theirs = small("learned").double(), small("learned").double()
-    losses, _ = trained(ours, 6, optimizer="adamw")
-    adamw = torch.optim.AdamW(theirs.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(6):
-        adamw.param_groups[0]["lr"] = 3e-3 * (1 - step / 6)
-        x, y = random_batch(CYCLE, 3, 12, generator)
-        loss = F.cross_entropy(theirs(x).flatten(0, 1), y.flatten())
-        assert math.isclose(loss.item(), losses[step], rel_tol=1e-9)
-        adamw.zero_grad()
-        loss.backward()
-        adamw.step()
-    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-7, atol=1e-9)
 
 
 def test_every_parameter_is_trained_by_one_optimizer():
@@ -235,15 +181,6 @@ def test_greedy_limit_and_length():
         assert written[i] == model(window[None])[0, -1].argmax()
 
 
-def test_sampling_with_a_seed_repeats():
-    model, prompt = random_weights(small()), torch.tensor([1])
-    first, again, other = (
-        sample(model, prompt, 20, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -274,15 +211,6 @@ def test_prompts():
         encode_prompt("qa", "ab")
     with pytest.raises(UserError, match="at least one character"):
         encode_prompt("", "ab")
-
-
-@pytest.mark.parametrize(("factor", "passes"), [(1.005, True), (1.03, False)])
-def test_first_loss_check_can_fail(tmp_path, factor, passes):
-    from shared.run import Run
-
-    run = Run(tmp_path / "script.py", out=tmp_path, quiet=True)
-    check_first_loss(run, math.log(50) * factor, GPTConfig(50))
-    assert run.checks[0]["passed"] == passes
 
 
 def test_ngrams_stop_where_keys_would_overflow():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from week14.ngram import WittenBell, bits_per_character, encode_characters, exact_probability
+from week14.ngram import WittenBell, encode_characters, exact_probability
 
 SMALL = st.text(alphabet="abc", min_size=6, max_size=40)
 
@@ -32,28 +32,11 @@ def test_probabilities_sum_to_one_after_any_context(text, unseen, order):
     assert math.isclose(total, 1, rel_tol=1e-12)
 
 
-def test_worked_example():
-    """abab: after a always b (2 times, 1 kind), so p(b|a) = (2 + 1·p(b)) / 3 with p(b) = 1/2."""
-    tokens, _ = encode_characters("abab")
-    model = WittenBell(2, 2).fit(tokens)
-    p_b = (2 + 2 * 0.5) / 6
-    assert math.isclose(math.exp(model.log_probs(np.array([0, 1]))[0]), (2 + p_b) / 3)
-
-
-def test_one_probability_a_target():
-    tokens = np.arange(10) % 3
-    assert WittenBell(4, 3).fit(tokens).log_probs(tokens).shape == (7,)
-
-
 def test_encoding_round_trips_beyond_the_basic_plane():
     text = "naïve 数学 🧮 e\u0301"
     tokens, alphabet = encode_characters(text)
     assert "".join(alphabet[i] for i in tokens) == text
     assert list(alphabet) == sorted(alphabet)
-
-
-def test_bits():
-    assert bits_per_character(math.log(2)) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from week13.attention import scaled_dot_product_attention
 from week13.positional_encodings import apply_rope
 from week18.costs import cache_bytes, flops_per_token, n_parameters, weight_bytes
-from week18.evidence.llama3 import ListCache
 from week18.evidence.llama3_blocks import build, equally_large, n_weights, wrongly_paired
 from week18.llama3 import Block, Llama, LlamaConfig, RMSNorm, initialize
 from week18.pretrained import hugging_face_name
@@ -32,6 +30,22 @@ def random_model(seed=0, **changes):
 
 def random_tokens(*shape, seed=0):
     return torch.randint(13, shape, generator=torch.Generator().manual_seed(seed))
+
+
+class ListCache:
+    """The plainest `Cache`: one growing tensor per layer."""
+
+    def __init__(self):
+        self.length, self.layers = 0, {}
+
+    def update(self, layer, k, v):
+        if layer in self.layers:
+            k, v = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (k, v), strict=True))
+        self.layers[layer] = (k, v)
+        return k, v
+
+    def advance(self, n):
+        self.length += n
 
 
 configs = st.builds(
@@ -109,11 +123,12 @@ def test_padding_on_the_left_changes_nothing(seed):
     tokens = random_tokens(3, 9, seed=seed)
     real = torch.arange(9) >= 9 - lengths[:, None]
     positions = (real.cumsum(1) - 1).clamp(min=0)
-    padded = model(tokens, mask=real, positions=positions)
-    assert padded.isfinite().all()
-    for row, n in enumerate(lengths):
-        alone = model(tokens[row : row + 1, 9 - n :])
-        torch.testing.assert_close(padded[row, 9 - n :], alone[0])
+    for where in (positions, None):  # a common shift is not seen
+        padded = model(tokens, mask=real, positions=where)
+        assert padded.isfinite().all()
+        for row, n in enumerate(lengths):
+            alone = model(tokens[row : row + 1, 9 - n :])
+            torch.testing.assert_close(padded[row, 9 - n :], alone[0])
 
 
 def test_padding_gives_finite_gradients():
@@ -131,16 +146,6 @@ def test_only_distances_matter():
     torch.testing.assert_close(model(tokens), shifted)
     stretched = model(tokens, positions=torch.arange(0, 16, 2))
     assert not torch.allclose(model(tokens), stretched, atol=1e-3)
-
-
-def test_the_future_is_invisible():
-    model = random_model()
-    tokens = random_tokens(1, 10)
-    changed = tokens.clone()
-    changed[:, 6:] = (changed[:, 6:] + 1) % 13
-    before, after = model(tokens), model(changed)
-    torch.testing.assert_close(before[:, :6], after[:, :6])
-    assert not torch.allclose(before[:, 6], after[:, 6])
 
 
 # ---- the cache
@@ -167,19 +172,6 @@ def test_cached_with_padding_equals_rows_alone():
         out = model(tokens[:, a:b], mask=real[:, :b], positions=positions[:, a:b], cache=cache)
     for row, start in enumerate((0, 3)):
         torch.testing.assert_close(out[row], model(tokens[row : row + 1, start:])[0, -2:])
-
-
-def test_cache_is_asked_as_the_protocol_says():
-    class Spy(ListCache):
-        def update(self, layer, k, v):
-            calls.append((layer, tuple(k.shape), self.length))
-            return super().update(layer, k, v)
-
-    calls, cache, model = [], Spy(), random_model()
-    model(random_tokens(3, 4), cache=cache)
-    model(random_tokens(3, 1), cache=cache)
-    first, second = (3, 2, 4, 6), (3, 2, 1, 6)
-    assert calls == [(0, first, 0), (1, first, 0), (0, second, 4), (1, second, 4)]
 
 
 def test_refuses_what_it_cannot_hold():
@@ -225,13 +217,6 @@ def test_rms_norm_in_bfloat16_squares_in_float32():
     torch.testing.assert_close(RMSNorm(4096).bfloat16()(y).float(), theirs, rtol=2**-8, atol=1e-6)
 
 
-def test_rms_norm_of_zero_is_zero():
-    x = torch.zeros(2, 5, requires_grad=True)
-    RMSNorm(5)(x).sum().backward()
-    assert (RMSNorm(5)(x) == 0).all()
-    assert x.grad.isfinite().all()
-
-
 @given(
     half=st.integers(1, 5),
     start=st.integers(0, 10_000),
@@ -259,39 +244,6 @@ def test_scaling_keeps_fast_waves_and_stretches_slow_ones(head_dim, factor):
     torch.testing.assert_close(slow, torch.full_like(slow, factor))
     assert ((ratio >= 1 - 1e-5) & (ratio <= factor * (1 + 1e-5))).all()
     assert (ratio.diff() >= -1e-5 * factor).all()
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_attention_equals_week_13(monkeypatch, masked, kv_heads):
-    """The fused kernel inside the model, and week 13's written out, forward and backward."""
-    model = random_model(n_heads=4, n_kv_heads=kv_heads).double()
-    tokens = random_tokens(2, 7)
-    mask = torch.arange(7) >= torch.tensor([[0], [2]]) if masked else None
-
-    def written_out(q, k, v, *, attn_mask, is_causal, enable_gqa):
-        assert enable_gqa == (q.shape[1] != k.shape[1])
-        return scaled_dot_product_attention(q, k, v, mask=attn_mask, is_causal=is_causal)
-
-    results = []
-    for attention in (F.scaled_dot_product_attention, written_out):
-        monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
-        out = model(tokens, mask=mask)
-        results.append((out, *torch.autograd.grad(out.square().sum(), [*model.parameters()])))
-    torch.testing.assert_close(*results)
-
-
-def test_grouped_heads_equal_repeated_ones():
-    """Query heads 0 and 1 share key-value head 0, and so on."""
-    grouped = random_model(n_heads=4, n_kv_heads=2)
-    full = random_model(n_heads=4, n_kv_heads=4)
-    weights = grouped.state_dict()
-    for name, w in weights.items():
-        if "k_proj" in name or "v_proj" in name:
-            weights[name] = w.unflatten(0, (2, 6)).repeat_interleave(2, dim=0).flatten(0, 1)
-    full.load_state_dict(weights)
-    tokens = random_tokens(2, 9)
-    torch.testing.assert_close(grouped(tokens), full(tokens), **TOLERANCE)
 
 
 def test_mlp_is_gated():
@@ -339,13 +291,6 @@ def test_initial_loss_is_guessing():
 def test_bad_sizes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_wrong_shapes_are_refused():
-    with pytest.raises(TypeError):
-        random_model()(torch.zeros(4, dtype=torch.long))
-    with pytest.raises(TypeError):
-        random_model()(torch.zeros(1, 4))
 
 
 # ---- the costs

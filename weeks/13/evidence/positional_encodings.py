@@ -41,12 +41,10 @@ def main(run: Run, *, length: PositiveInt = 32, seeds: PositiveInt = 3) -> None:
     index = {c: i for i, c in enumerate(sorted(set(characters)))}
     text = torch.tensor([index[c] for c in characters])
     options = {"length": length, "steps": steps}
-    bits = {
-        scheme: torch.stack(
-            [bits_by_position(scheme, text, seed=run.seed + s, **options) for s in range(seeds)]
-        )
-        for scheme in run.progress(SCHEMES, "encodings")
-    }
+    bits = {}
+    for scheme in run.progress(SCHEMES, "encodings"):
+        found = [bits_by_position(scheme, text, seed=run.seed + s, **options) for s in range(seeds)]
+        bits[scheme] = torch.stack(found)
     inside = {s: b[:, length // 2 : length].mean(dim=1) for s, b in bits.items()}
     lost = {s: b[:, length:].mean(dim=1) - inside[s] for s, b in bits.items()}
     for s in ("none", "RoPE"):
@@ -124,11 +122,8 @@ def check_biases(run: Run) -> None:
     distance, t5 = torch.arange(-300, 301), run.against("transformers' T5", why="integers")
     for bidirectional, name in ((True, "both sides"), (False, "past only")):
         ours = relative_position_bucket(distance, bidirectional=bidirectional)
-        t5(
-            f"T5 buckets, {name}",
-            ours,
-            T5Attention._relative_position_bucket(distance, bidirectional),
-        )
+        theirs = T5Attention._relative_position_bucket(distance, bidirectional)
+        t5(f"T5 buckets, {name}", ours, theirs)
 
 
 # ---- train short, test long

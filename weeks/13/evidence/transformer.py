@@ -50,10 +50,8 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
         trained = [train_reversal(steps, run.seed + s, **setting) for s in range(seeds)]
         models[name] = [model for model, _ in trained]
         losses[name] = torch.tensor([curve for _, curve in trained])
-        accuracy[name] = [
-            exact_match(m, s, n=run.budget(quick=50, default=500))
-            for s, m in enumerate(models[name])
-        ]
+        n = run.budget(quick=50, default=500)
+        accuracy[name] = [exact_match(m, s, n=n) for s, m in enumerate(models[name])]
         run.metric(f"exact match, {name}", sum(accuracy[name]) / seeds, "%", rtol=0.05)
     window = max(min(50, steps // 3), 1)
     fall = losses["reversal"][:, :window].mean(1) - losses["reversal"][:, -window:].mean(1)
@@ -62,16 +60,12 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     run.claim(learned, accuracy["reversal"], at_least=95, each=True, **percent)
     run.falsifier("targets shuffled", accuracy["targets shuffled"], breaks=learned)
 
-    padded = {
-        name: [
-            [
-                exact_match(m, s, extra_padding=p, n=run.budget(quick=20, default=200))
-                for p in PADDING
-            ]
+    padded, n = {}, run.budget(quick=20, default=200)
+    for name in ("reversal", "no padding mask"):
+        padded[name] = [
+            [exact_match(m, s, extra_padding=p, n=n) for p in PADDING]
             for s, m in enumerate(models[name])
         ]
-        for name in ("reversal", "no padding mask")
-    }
     cost = {name: [row[0] - row[-1] for row in rows] for name, rows in padded.items()}
     harmless = f"{PADDING[-1]} more columns of padding cost nothing"
     points = {"unit": "points of exact match", "quick": False}

@@ -72,16 +72,13 @@ def check_steps(run: Run, optimizer: str) -> None:
     losses = train(ours, tokens, optimizer=optimizer, generator=run.generator(2), **sizes)
 
     matrices = [p for p in theirs.blocks.parameters() if p.ndim == 2]
-    rest = [p for p in theirs.parameters() if all(p is not m for m in matrices)]
-    common = {"betas": (0.9, 0.95)}
+    rest, adamw = list(theirs.parameters()), {"lr": 3e-3, "weight_decay": 0.1}
     if optimizer == "muon":
-        reference = [
-            torch.optim.Muon(matrices, lr=0.02, adjust_lr_fn="original"),
-            torch.optim.AdamW(rest, lr=1.2e-2, weight_decay=0.0, **common),
-        ]
-    else:
-        all_of_them = theirs.parameters()
-        reference = [torch.optim.AdamW(all_of_them, lr=3e-3, weight_decay=0.1, **common)]
+        rest = [p for p in rest if all(p is not m for m in matrices)]
+        adamw = {"lr": 1.2e-2, "weight_decay": 0.0}
+    reference = [torch.optim.AdamW(rest, betas=(0.9, 0.95), **adamw)]
+    if optimizer == "muon":
+        reference.append(torch.optim.Muon(matrices, lr=0.02, adjust_lr_fn="original"))
     falling = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, steps) for o in reference]
     generator, found = run.generator(2), []
     for _ in range(steps):
@@ -92,12 +89,10 @@ def check_steps(run: Run, optimizer: str) -> None:
         found[-1].backward()
         for o in (*reference, *falling):
             o.step()
-    why = (
-        "float64 rounding, amplified by five steps",
-        "bfloat16 products, batched here, one by one there",
-    )
-    rtol, why = (1e-8, why[0]) if optimizer == "adamw" else (1e-3, why[1])
-    check = run.against(f"torch.optim.{NAMES[optimizer]}", rtol=rtol, why=why)
+    limit = {"rtol": 1e-8, "why": "float64 rounding, amplified by five steps"}
+    if optimizer == "muon":
+        limit = {"rtol": 1e-3, "why": "bfloat16 products, batched here, one by one there"}
+    check = run.against(f"torch.optim.{NAMES[optimizer]}", **limit)
     check(f"losses of the first five steps, {NAMES[optimizer]}", losses, torch.stack(found))
 
 

@@ -100,7 +100,11 @@ def main(
         f"GPT of {size:,} parameters on {run.device}"
     )
     check_against_transformers(run)
-    check_first_loss(run, evaluate(model, validation, window=context), config)
+    first, guess = evaluate(model, validation, window=context), math.log(len(alphabet))
+    spread = 0.02**2 * width / 2  # half a logit's variance: a normalized stream times a fresh head
+    why = "random logits cost half their variance, give or take 1 %"
+    tolerance = {"rtol": 0.01, "atol": spread, "why": why, "kind": "theorem"}
+    run.check("loss before training", first, guess, against="ln(alphabet), guessing", **tolerance)
 
     start, losses = time.perf_counter(), []
     options = {"batch": batch, "optimizer": optimizer}
@@ -122,7 +126,6 @@ def main(
     run.metric("parameters", size)
     means = {n: float(v.mean()) for n, v in ngrams.items()}
     draw_loss(run, losses, shuffled, float(gpt.mean()), means)
-    draw_comparison(run, float(gpt.mean()), means)
     draw_attention(run, model, validation[: min(context, 48)])
     style = {"temperature": temperature, "top_k": min(top_k, len(alphabet))}
     length = run.budget(quick=min(sample_length, 20), default=sample_length)
@@ -220,15 +223,6 @@ def steps_like_torch(run: Run, ours: GPT, theirs: nn.Module) -> None:
     run.check("losses of the first ten steps", losses, found, against=against, rtol=1e-8, why=why)
 
 
-def check_first_loss(run: Run, loss: float, config: GPTConfig) -> None:
-    """Before training, every character must be about equally likely."""
-    variance = 0.02**2 * config.d_model  # of a logit: a normalized stream times the fresh head
-    why = "random logits cost half their variance, give or take 1 %"
-    tolerance = {"rtol": 0.01, "atol": variance / 2, "why": why, "kind": "theorem"}
-    guess = math.log(config.vocab_size)
-    run.check("loss before training", loss, guess, against="ln(alphabet), guessing", **tolerance)
-
-
 # ---- claims
 
 
@@ -241,21 +235,11 @@ def count_ngrams(
 
 
 def judge(run: Run, gpt, shuffled, ngrams, losses: list[float], *, must_win: bool) -> None:
-    """Metrics and claims; intervals are over stretches of the held-out text (one training seed).
-
-    Parameters
-    ----------
-    gpt, shuffled
-        Loss on each stretch, nats per character, trained on text and on shuffled text.
-    ngrams
-        Surprise of every held-out character, by order.
-    must_win
-        Whether beating the n-grams is a claim or only reported.
-    """
+    """Metrics and claims; intervals are over stretches of the held-out text (one training seed)."""
     best = min(ngrams, key=lambda n: ngrams[n].mean())
-    counted = {
-        n: np.array([x.mean() for x in np.array_split(v, len(gpt))]) for n, v in ngrams.items()
-    }
+    counted = {}
+    for n, v in ngrams.items():
+        counted[n] = np.array([x.mean() for x in np.array_split(v, len(gpt))])
     run.metric("GPT loss", gpt.mean(), "nats/char", rtol=0.05)
     run.metric("GPT bits", bits_per_character(gpt.mean()), "bits/char", rtol=0.05)
     run.metric("1-gram loss", ngrams[1].mean(), "nats/char")
@@ -279,43 +263,20 @@ def judge(run: Run, gpt, shuffled, ngrams, losses: list[float], *, must_win: boo
 
 
 def draw_loss(run: Run, losses, shuffled, loss: float, ngrams: dict[int, float]) -> None:
-    """Loss curves, with the n-grams as the lines to cross."""
-
-    def smooth(values):
+    """Smoothed loss curves, with bigrams and the best n-gram as the lines to cross."""
+    lines, x = {}, {}
+    for name, values in (("GPT, training text", losses), ("control: shuffled text", shuffled)):
         width = max(len(values) // 40, 1)
-        mean = np.convolve(values, np.ones(width) / width, mode="valid")
-        return np.arange(len(mean)) + (width - 1) / 2, mean
-
-    last = len(losses) - 1
-    shown = {
-        f"{n}-gram {v:.2f}": v for n, v in ngrams.items() if n == 2 or v == min(ngrams.values())
-    }
+        lines[name] = np.convolve(values, np.ones(width) / width, mode="valid")
+        x[name] = np.arange(len(lines[name])) + (width - 1) / 2
+    best = min(ngrams, key=ngrams.get)
+    levels = {f"{n}-gram {ngrams[n]:.2f}": ngrams[n] for n in {2, best} if n in ngrams}
     with run.figure("loss", "A minute of training overtakes counting") as axes:
-        axes.plot(losses, color=plots.BLUE, alpha=0.2, lw=0.8)
-        axes.plot(*smooth(losses), color=plots.BLUE, label="GPT, training text")
-        axes.plot(*smooth(shuffled), color=plots.GRAY, label="control: shuffled text")
-        axes.plot(last, loss, "o", color=plots.ORANGE, ms=8, clip_on=False)
-        text = {"xytext": (-14, 52), "textcoords": "offset points", "ha": "right"}
-        text |= {"color": plots.ORANGE, "arrowprops": {"arrowstyle": "-", "color": plots.ORANGE}}
-        axes.annotate(f"GPT on the whole validation split: {loss:.2f}", (last, loss), **text)
-        for label, level in shown.items():
-            plots.reference_line(axes, level, label)
-        axes.set(xlabel="training step", ylabel="loss (nats/character)", xlim=(0, len(losses)))
-        axes.set_ylim(min(loss, *ngrams.values()) - 0.35, max(losses) + 0.1)
-        axes.legend(loc="upper right")
-
-
-def draw_comparison(run: Run, loss: float, ngrams: dict[int, float]) -> None:
-    """Bars: letter frequencies, n-grams, the GPT."""
-    names = {n: f"{n}-gram" for n in ngrams} | {1: "letter frequencies"}
-    rows = {names[n]: value for n, value in ngrams.items()} | {"GPT": loss}
-    colors = [plots.BLUE if name == "GPT" else plots.SKY for name in rows]
-    with run.figure("comparison", "Surprise per character of unseen text") as axes:
-        limit = (0, 1.28 * max(rows.values()))
-        plots.bars(axes, rows, colors=colors, xlabel="loss (nats/character)", xlim=limit)
-        for i, value in enumerate(rows.values()):
-            text = f" {value:.2f} nats = {bits_per_character(value):.2f} bits"
-            axes.text(value, i, text, va="center", fontsize=10)
+        labels = {"xlabel": "training step", "ylabel": "loss (nats/character)"}
+        style = {"colors": (plots.BLUE, plots.GRAY), "ends": False}
+        end = f"GPT, whole validation split: {loss:.2f}"
+        axes.plot(len(losses) - 1, loss, "o", color=plots.ORANGE, ms=8, zorder=3, label=end)
+        plots.curves(axes, x, lines, reference=levels, **style, **labels)
 
 
 @torch.no_grad()

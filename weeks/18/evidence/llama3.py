@@ -41,7 +41,7 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     run.rounding(0.05, "Muon multiplies in bfloat16, which processors round differently")
     check_against_transformers(run)
     check_round_trip(run)
-    check_equivalences(run)
+    judge_padding(run)
     check_costs(run)
     draw_frequencies(run)
     draw_cache(run)
@@ -49,24 +49,6 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     seeds = max(2, seeds or run.budget(quick=2, default=4, full=8))
     run.chose(steps=steps, seeds=seeds)
     compare_blocks(run, steps, seeds)
-
-
-class ListCache:
-    """The plainest `Cache`: one growing tensor per layer."""
-
-    def __init__(self):
-        self.length, self.layers = 0, {}
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append along the sequence."""
-        if layer in self.layers:
-            k, v = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (k, v), strict=True))
-        self.layers[layer] = (k, v)
-        return k, v
-
-    def advance(self, n: int) -> None:
-        """Count the tokens."""
-        self.length += n
 
 
 # ---- checks
@@ -100,12 +82,9 @@ def check_against_transformers(run: Run) -> None:
     adamw = AdamW(ours.parameters(), **options), torch.optim.AdamW(theirs.parameters(), **options)
     pairs = zip((ours, theirs), adamw, strict=True)
     losses = [ten_losses(*pair, run.generator(1)) for pair in pairs]
-    with_torch = run.against(
-        "transformers LlamaForCausalLM + torch.optim.AdamW",
-        rtol=1e-5,
-        why="float32 rounding, amplified by ten steps",
-    )
-    with_torch("losses of the first ten steps", *losses)
+    with_torch = {"against": "transformers LlamaForCausalLM + torch.optim.AdamW", "rtol": 1e-5}
+    why = "float32 rounding, amplified by ten steps"
+    run.check("losses of the first ten steps", *losses, why=why, **with_torch)
 
     config = LLAMA_3_1["8B"]
     reference, _ = ROPE_INIT_FUNCTIONS["llama3"](their_config(config), "cpu")
@@ -143,41 +122,22 @@ def check_round_trip(run: Run) -> None:
 
 
 @torch.no_grad()
-def check_equivalences(run: Run) -> None:
-    """Padded rows are as rows alone; a prompt in pieces is as the whole."""
-    model = randomize(Llama(SMALL), seed=run.seed + 2)
+def judge_padding(run: Run) -> None:
+    """Rows padded on the left are as rows alone, but for a mask that is forgotten."""
     lengths = torch.tensor([20, 13, 7])
     tokens = torch.randint(31, (3, 20), generator=run.generator())
     real = torch.arange(20) >= 20 - lengths[:, None]
     positions = (real.cumsum(1) - 1).clamp(min=0)
-    alone = each_alone(model, tokens, lengths)
-    options = {"atol": 2e-5, "rtol": 1e-5, "why": "float32 rounding in another order"}
-    options["kind"] = "consistency"
-    equal = run.against("each row alone", **options)
-    padded = model(tokens, mask=real, positions=positions)
-    equal("padded on the left", padded[real], alone)
-    equal("padded on the left without positions", model(tokens, mask=real)[real], alone)
-
     errors = {"remembered": [], "forgotten": []}
     for seed in range(5):
-        other = randomize(Llama(SMALL), seed=run.seed + 2 + seed)
-        expected = each_alone(other, tokens, lengths)
+        model = randomize(Llama(SMALL), seed=run.seed + 2 + seed)
+        expected = each_alone(model, tokens, lengths)
         for name, mask in (("remembered", real), ("forgotten", None)):
-            out = other(tokens, mask=mask, positions=positions)[real]
+            out = model(tokens, mask=mask, positions=positions)[real]
             errors[name].append((out - expected).abs().max().item())
     matters, unit = "a forgotten padding mask is no rounding error", "largest error of a logit"
     run.claim(matters, errors["forgotten"], at_least=0.1, unit=unit)
     run.falsifier("the mask remembered", errors["remembered"], breaks=matters)
-
-    cache, pieces = ListCache(), []
-    for part in tokens.split([9, 1, 6, 4], dim=1):
-        pieces.append(model(part, cache=cache))
-    whole = run.against("all 20 tokens at once", **options)
-    whole("cached, in pieces of 9, 1, 6 and 4", torch.cat(pieces, dim=1), model(tokens))
-    stored = sum(t.numel() * t.element_size() for pair in cache.layers.values() for t in pair)
-    formula = cache_bytes(SMALL, 3 * 20, bytes_per_value=4)
-    count = run.against("the tensors that it holds", why="a count", kind="consistency")
-    count("bytes of a cache", formula, stored)
 
 
 def each_alone(model: Llama, tokens: Int[Tensor, "row n"], lengths: Int[Tensor, " row"]) -> Tensor:
@@ -197,19 +157,13 @@ def check_costs(run: Run) -> None:
     from transformers import LlamaForCausalLM
 
     formula = {name: n_parameters(config) for name, config in LLAMA_3_1.items()}
-    with torch.device("meta"):  # shapes without memory: 405B would be 1.6 TB
-        built = run.budget(quick=["8B"], default=list(LLAMA_3_1))
-        ours = [sum(p.numel() for p in Llama(LLAMA_3_1[n]).parameters()) for n in built]
+    with torch.device("meta"):  # shapes without memory
         theirs = LlamaForCausalLM(their_config(LLAMA_3_1["8B"]))
     count = run.against("transformers LlamaForCausalLM", why="a count")
     count("parameters of the 8B model", formula["8B"], sum(p.numel() for p in theirs.parameters()))
-    own = {"against": "numel of our models, on the meta device", "kind": "consistency"}
-    run.check("parameters, formula", [formula[n] for n in built], ours, **own, why="a count")
     billions, cards = [n / 1e9 for n in formula.values()], list(PUBLISHED.values())
-    published = run.against(
-        "the published 8.03, 70.55 and 405.85", atol=0.005, why="two published decimals"
-    )
-    published("parameters in billions", billions, cards)
+    rounded = {"against": "the published 8.03, 70.55 and 405.85", "atol": 0.005}
+    run.check("parameters in billions", billions, cards, why="two published decimals", **rounded)
 
     n, model, counts = 48, Llama(SMALL), []
     for backward in (False, True):
@@ -249,34 +203,17 @@ def draw_frequencies(run: Run) -> None:
     run.metric("pairs interpolated", between, rtol=0)
     run.metric("pairs stretched", int(stretched.sum()), rtol=0)
     ends = torch.stack([ratio[kept].max(), ratio[stretched].min()])
-    rule = run.against(
-        "its rule: 1 and the factor",
-        rtol=1e-6,
-        kind="theorem",
-        why="float32 rounding of the frequencies",
-    )
-    rule("stretching of the kept and the stretched", ends, [1.0, scaling.factor])
-    bands = (
-        (1, short, plots.GREEN, 32, 12, "kept: many turns within 8,192 tokens"),
-        (short, long, plots.YELLOW, 54, 4000, "interpolated"),
-        (long, 1e8, plots.PINK, 1, 1.2e6, "not one full turn: 8 times longer"),
-    )
+    rule = {"against": "its rule: 1 and the factor", "kind": "theorem", "rtol": 1e-6}
+    name, why = "stretching of the kept and the stretched", "float32 rounding of the frequencies"
+    run.check(name, ends, [1.0, scaling.factor], why=why, **rule)
     waves = {"trained (LLaMA 3)": before, "stretched\n(LLaMA 3.1)": after}
     with run.figure("frequencies", "Which waves does LLaMA 3.1 stretch to read 128K?") as axes:
-        for bottom, top, color, x, y, label in bands:
-            axes.axhspan(bottom, top, color=color, alpha=0.12, lw=0)
-            axes.text(x, y, label, va="center", fontsize=10, color=plots.REFERENCE)
+        axes.axhspan(short, long, color=plots.YELLOW, alpha=0.15, lw=0)
         levels = {"context 8,192": 8192, "context 131,072": 131_072}
-        axes.set(yscale="log", xlim=(-1, 64), ylim=(4, 6e7))
-        plots.curves(
-            axes,
-            range(64),
-            waves,
-            marker="o",
-            reference=levels,
-            xlabel="pair of dimensions (of 64)",
-            ylabel="wavelength (tokens)",
-        )
+        labels = {"xlabel": "pair of dimensions (of 64)", "ylabel": "wavelength (tokens)"}
+        labels |= {"yscale": "log", "xlim": (-1, 64), "ylim": (4, 6e7)}
+        plots.curves(axes, range(64), waves, marker="o", reference=levels, **labels)
+        axes.text(1, short * 1.2, "interpolated; below kept, above stretched", fontsize=9)
 
 
 def draw_cache(run: Run) -> None:
@@ -287,13 +224,12 @@ def draw_cache(run: Run) -> None:
         name: tokens * cache_bytes(dataclasses.replace(config, n_kv_heads=n), 1) / 2**30
         for name, n in heads.items()
     }
-    weights, ticks = weight_bytes(config) / 2**30, [0.01, 0.1, 1, 10, 100]
+    weights = weight_bytes(config) / 2**30
     with run.figure("cache", "When does the cache of an 8B model outweigh its weights?") as axes:
-        axes.set(xscale="log", yscale="log", xlabel="context of one sequence (tokens)")
+        labels = {"xscale": "log", "yscale": "log", "xlabel": "context of one sequence (tokens)"}
+        labels |= {"ylabel": "bfloat16 cache (GiB)", "marker": "o"}
+        labels["reference"] = {f"weights, {weights:.1f} GiB": weights}
         colors = (plots.ORANGE, plots.BLUE, plots.GREEN)
-        plots.curves(axes, tokens, sizes, marker="o", colors=colors, ylabel="bfloat16 cache (GiB)")
-        axes.axhline(weights, color=plots.REFERENCE, lw=1, ls="--")
-        axes.text(1024, weights * 1.1, f"weights, {weights:.1f} GiB", color=plots.REFERENCE)
+        plots.curves(axes, tokens, sizes, colors=colors, **labels)
         axes.set_xticks(tokens, [f"{int(t / 1024)}K" for t in tokens])
-        axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
         axes.minorticks_off()

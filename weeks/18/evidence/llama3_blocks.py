@@ -216,11 +216,7 @@ def draw_blocks(run: Run, curves: dict, final: dict[str, np.ndarray], letters: f
 
 
 def wrongly_paired(model: Llama) -> Llama:
-    """The same weights with queries and keys turned in the paper's pairs (2i, 2i + 1).
-
-    Reordering the rows of both projections, even ones first, is the same as pairing neighbors:
-    scores do not see a permutation that queries and keys share.
-    """
+    """The same weights turned in pairs (2i, 2i + 1): rows of q and k reordered, even ones first."""
     wrong = copy.deepcopy(model)
     with torch.no_grad():
         for block in wrong.blocks:
