@@ -59,18 +59,13 @@ def edited(words: list[str], similarity: float, tag: str, width: int = 5) -> lis
 
 
 def check_arithmetic(run: Run) -> None:
-    """Products and polynomials against Python's unbounded integers."""
+    """Products against Python's unbounded integers, Jaccard against the planted one."""
     equal = run.against("Python's integers of any length", why="integers: identical")
     edge = [0, 1, 2**30, 2**31 - 1, 2**31, 2**60, MERSENNE - 2, MERSENNE - 1]
     values = edge + [int(v) for v in run.rng.integers(0, MERSENNE, 200)]
     array = np.array(values, dtype=np.uint64)
     exact = np.array([[a * b % MERSENNE for b in values] for a in values], dtype=np.uint64)
     equal("products modulo 2^61 - 1", multiply_mod(array[:, None], array[None, :]), exact)
-    hasher = MinHash(16, seed=run.seed, independence=3)
-    a, b, c = ([int(v) for v in row] for row in hasher.coefficients)
-    exact = [min((a[k] * x * x + b[k] * x + c[k]) % MERSENNE for x in values) for k in range(16)]
-    name = f"signature of {len(values)} numbers, polynomials of degree 2"
-    equal(name, hasher.signature(array), np.array(exact, dtype=np.uint64))
 
     words = [f"w{i}" for i in range(124)]
     planned = [(120 - lost) / (120 + lost) for lost in (0, 7, 40, 119)]
@@ -247,38 +242,23 @@ def real_text(run: Run, passages: list[str], source: str) -> None:
         share = 100 * (1 - len(report.kept) / len(texts))
         run.metric(f"paragraphs of {place} removed", share, "%")
         run.say(f"{place}, paragraphs: {report}; {report.n_candidates} pairs compared")
-        for gone, kept, s in report.examples[:2]:
-            run.say(f"  {s:.2f}  {gone[:64]!r} ~ {kept[:64]!r}")
 
 
 # ---- figures
 
 
-def wilson(hits: np.ndarray, n: int, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score interval of shares: it stays within 0 and 1."""
-    share = np.asarray(hits) / n
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.minimum(middle - half, share), np.maximum(middle + half, share)
-
-
 def draw_s_curve(run: Run, truth, hits, n: int, chosen: tuple[int, int]) -> None:
-    """Theory as lines, measured shares with Wilson intervals on top."""
-    s, share, (low, high) = np.linspace(0, 1, 400), hits / n, wilson(hits, n)
-    labels = {
-        (64, 2): (0.215, 0.8, "64 × 2: finds all,\ncompares far too many", plots.SKY),
-        (8, 16): (0.895, 0.4, "8 × 16:\nmisses\nmany", plots.ORANGE),
-        chosen: (0.29, 0.33, "{} × {}\n(chosen)".format(*chosen), plots.BLUE),
-    }
+    """Theory as lines, measured shares with two standard errors as points."""
+    s, share = np.linspace(0, 1, 400), hits / n
+    error = 2 * np.sqrt(share * (1 - share) / n)
+    lines = {f"{b} × {r}": s_curve(s, b, r) for b, r in ((64, 2), chosen, (8, 16))}
     with run.figure("s_curve", "Which pairs does banding look at?") as axes:
-        for setting, (x, y, text, color) in labels.items():
-            axes.plot(s, s_curve(s, *setting), color=color)
-            axes.text(x, y, text, color=color)
-        axes.errorbar(truth, share, [share - low, high - share], fmt="o", ms=5, color=plots.BLUE)
+        labels = {"xlabel": "Jaccard similarity", "ylabel": "probability of being compared"}
+        colors = (plots.SKY, plots.BLUE, plots.ORANGE)
+        plots.curves(axes, s, lines, colors=colors, ends=False, **labels)
+        axes.errorbar(truth, share, error, fmt="o", ms=5, color=plots.BLUE)
         axes.axvline(THRESHOLD, color=plots.REFERENCE, ls="--", lw=1)
-        axes.text(THRESHOLD - 0.008, 0.5, "threshold", rotation=90, ha="right", va="center")
-        axes.set(xlabel="Jaccard similarity of the pair", ylabel="probability of being compared")
-        axes.set(xlim=(0, 1), ylim=(0, 1.03))
+        axes.legend(title="bands × rows (dashed: threshold)")
 
 
 def draw_spread(run: Run, truth, spread, broken) -> None:
@@ -286,12 +266,9 @@ def draw_spread(run: Run, truth, spread, broken) -> None:
     s = np.linspace(0, 1, 200)
     title = "128 hash functions are worth 128 only if they are independent"
     with run.figure("spread", title) as axes:
-        for k in (1, N_HASHES):
-            axes.plot(s, np.sqrt(s * (1 - s) / k), color=plots.REFERENCE, ls="--", lw=1)
-        axes.plot(truth, spread, "o", color=plots.BLUE)
-        axes.plot(truth, broken, "o", color=plots.ORANGE)
-        axes.text(0.5, 0.075, "128 functions", color=plots.BLUE, ha="center")
-        axes.text(0.5, 0.43, "the same function 128 times", color=plots.ORANGE, ha="center")
-        axes.text(0.5, 0.22, "dashed: theory, √(s(1 − s)/k)", color=plots.REFERENCE, ha="center")
-        axes.set(xlabel="Jaccard similarity s of the pair", xlim=(0, 1), ylim=(0, 0.55))
-        axes.set_ylabel("standard deviation of the estimate")
+        theory = {f"√(s(1 − s)/{k})": np.sqrt(s * (1 - s) / k) for k in (1, N_HASHES)}
+        labels = {"xlabel": "Jaccard similarity s", "ylabel": "standard deviation of the estimate"}
+        plots.curves(axes, s, theory, colors=(plots.REFERENCE,), ends=False, **labels)
+        axes.plot(truth, broken, "o", color=plots.ORANGE, label="the same function 128 times")
+        axes.plot(truth, spread, "o", color=plots.BLUE, label="128 functions")
+        axes.legend()
