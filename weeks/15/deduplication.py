@@ -159,7 +159,6 @@ def deduplicate(
     recall: float = 0.99,
     seed: int = 0,
     verify: bool = True,
-    digest: Callable[[str], bytes] = fingerprint,
 ) -> Deduplicated:
     """Group exact and near-duplicates and keep the first document of each group.
 
@@ -179,7 +178,7 @@ def deduplicate(
     bands, rows = choose_bands(n_hashes, threshold, recall)
     hasher = MinHash(n_hashes, seed=seed)
     texts = [normalize(text) for text in documents]
-    copy_of = exact_copies(texts, verify=verify, digest=digest)
+    copy_of = exact_copies(texts, verify=verify)
     found = {i: shingles(text) for i, text in enumerate(texts) if i not in copy_of}
     sets = {i: runs for i, runs in found.items() if len(runs)}  # no words are no evidence
     index = np.array(list(sets), dtype=np.int64)
