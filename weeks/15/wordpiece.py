@@ -64,9 +64,8 @@ def pair_scores(
     n_tokens
         Tokens in the text.
     score
-        `count`, `ratio`, or `likelihood`: by how many nats the best unigram model's log-likelihood
-        $\sum_t n_t \ln (n_t / N)$ rises when the pair becomes a token. Exact, but for runs such as
-        aaa, in which pairs overlap.
+        `likelihood`: by how many nats the best unigram model's log-likelihood rises when the pair
+        becomes a token. Exact, but for runs such as aaa, in which pairs overlap.
 
     References
     ----------

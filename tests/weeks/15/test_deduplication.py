@@ -1,6 +1,5 @@
 """Deduplication agrees with exact Jaccard, datasketch and Python's integers."""
 
-import math
 import subprocess
 import sys
 
@@ -17,7 +16,6 @@ from week15.deduplication import (
     jaccard,
     shingles,
 )
-from week15.evidence import deduplication as evidence
 from week15.minhash import (
     MERSENNE,
     MinHash,
@@ -60,19 +58,6 @@ def test_signature_of_more_than_a_chunk():
     hasher = MinHash(8)
     whole = hasher.hash(values).min(axis=0)
     np.testing.assert_array_equal(hasher.signature(values), whole)
-
-
-def test_functions_are_independent():
-    """Variance of the estimate is s(1 - s)/k, not s(1 - s): hashes are no copies of each other."""
-    rng = np.random.default_rng(0)
-    z = []
-    for seed in range(120):
-        a, b, s = evidence.random_pair(rng, 0.5)
-        hasher = MinHash(64, seed=seed)
-        estimate = np.mean(hasher.signature(a) == hasher.signature(b))
-        z.append((estimate - s) / math.sqrt(s * (1 - s) / 64))
-    assert abs(np.mean(z)) < 4 / math.sqrt(120)
-    assert abs(np.mean(np.square(z)) - 1) < 4 * math.sqrt(2 / 120)
 
 
 # ---- sets

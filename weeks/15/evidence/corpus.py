@@ -64,9 +64,7 @@ def filters(run: Run, documents: list[datasets.Document]) -> None:
     """What falls of real text, and to which rule."""
     texts = [d.text for d in documents]
     kept, removed = filter_documents(texts)
-    for rule, hits in removed.items():
-        if hits:
-            run.say(f"  {rule:30} removed {len(hits):4}, e.g. {documents[hits[0]].name}")
+    run.say("removed: " + ", ".join(f"{rule} {len(hits)}" for rule, hits in removed.items()))
     run.metric("documents that pass the page rules", 100 * len(kept) / len(texts), "%")
     cleaned = [clean_lines(text) for text in texts]
     n_kept = sum(len(text.splitlines()) for text, _ in cleaned)

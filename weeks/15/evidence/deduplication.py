@@ -8,16 +8,9 @@ import numpy as np
 
 from shared import datasets, plots
 from shared.study import PositiveInt, Run
-from week15.deduplication import deduplicate, jaccard, shingles
+from week15.deduplication import deduplicate, shingles
 from week15.evidence.common import articles
-from week15.minhash import (
-    MERSENNE,
-    MinHash,
-    candidate_pairs,
-    choose_bands,
-    multiply_mod,
-    s_curve,
-)
+from week15.minhash import MinHash, candidate_pairs, choose_bands, s_curve
 
 THRESHOLD, N_HASHES, RECALL = 0.8, 128, 0.99
 
@@ -36,7 +29,6 @@ def main(
     """
     documents, source = articles(run, data)
     passages = long_paragraphs(documents, "\n" if source == "Wikipedia" else "\n\n")
-    check_arithmetic(run)
     estimator(run)
     recall(run, passages, run.budget(quick=min(n_documents, 120), default=n_documents))
     real_text(run, passages, source)
@@ -47,32 +39,11 @@ def long_paragraphs(documents: Iterable[datasets.Document], cut: str) -> list[st
     return [part for d in documents for part in d.text.split(cut) if len(part.split()) >= 15]
 
 
-# ---- checks
-
-
 def edited(words: list[str], similarity: float, tag: str, width: int = 5) -> list[str]:
     """A copy whose last words are new: m shingles each, L of them lost, so J = (m - L)/(m + L)."""
     m = len(words) - width + 1
     lost = round(m * (1 - similarity) / (1 + similarity))
     return [*words[: len(words) - lost], *(f"{tag}x{n}" for n in range(lost))]
-
-
-def check_arithmetic(run: Run) -> None:
-    """Products against Python's unbounded integers, Jaccard against the planted one."""
-    equal = run.against("Python's integers of any length", why="integers: identical")
-    edge = [0, 1, 2**30, 2**31 - 1, 2**31, 2**60, MERSENNE - 2, MERSENNE - 1]
-    values = edge + [int(v) for v in run.rng.integers(0, MERSENNE, 200)]
-    array = np.array(values, dtype=np.uint64)
-    exact = np.array([[a * b % MERSENNE for b in values] for a in values], dtype=np.uint64)
-    equal("products modulo 2^61 - 1", multiply_mod(array[:, None], array[None, :]), exact)
-
-    words = [f"w{i}" for i in range(124)]
-    planned = [(120 - lost) / (120 + lost) for lost in (0, 7, 40, 119)]
-    copies = [" ".join(edited(words, s, "new")) for s in planned]
-    measured = [jaccard(shingles(" ".join(words)), shingles(copy)) for copy in copies]
-    why = "one division in float64"
-    planted = run.against("(m - L)/(m + L), as planted", kind="theorem", atol=1e-15, why=why)
-    planted("Jaccard of edited copies", measured, planned)
 
 
 def random_pair(rng: np.random.Generator, similarity: float, size: int = 120):

@@ -122,12 +122,6 @@ def log_likelihood(segmented: Segmented) -> float:
     return float((values * np.log(values / values.sum())).sum())
 
 
-def merged(segmented: Segmented, a: str, b: str) -> Segmented:
-    """The text after the merge of `a b` is really made."""
-    new = a + b.removeprefix(PREFIX)
-    return [(merge(tokens, (a, b), new), n) for tokens, n in segmented]
-
-
 def counts_of(segmented: Segmented) -> tuple[Counter, Counter]:
     """Of tokens and of pairs of neighbors."""
     single, pairs = Counter(), Counter()
@@ -139,14 +133,6 @@ def counts_of(segmented: Segmented) -> tuple[Counter, Counter]:
     return single, pairs
 
 
-def gains(single: Counter, pairs: Counter, chosen: list[tuple[str, str]]) -> np.ndarray:
-    """The likelihood score of chosen pairs."""
-    n_pair = np.array([pairs[pair] for pair in chosen])
-    n_left, n_right = (np.array([single[pair[side]] for pair in chosen]) for side in (0, 1))
-    twins = np.array([a == b for a, b in chosen])
-    return pair_scores(n_pair, n_left, n_right, twins, single.total(), "likelihood")
-
-
 def check_gain(run: Run, words: Counter) -> None:
     """The gain formula against two likelihoods, before and after a merge that is really made."""
     segmented = [(spell(word), n) for word, n in words.items()]
@@ -156,11 +142,17 @@ def check_gain(run: Run, words: Counter) -> None:
         a for tokens, _ in segmented for (a, b), (_, c) in pairwise(pairwise(tokens)) if a == b == c
     }
     chosen = [pair for pair, _ in pairs.most_common() if not set(pair) <= overlapping][::40][:20]
-    before = log_likelihood(segmented)
-    made = [log_likelihood(merged(segmented, *pair)) - before for pair in chosen]
+    n_pair = np.array([pairs[pair] for pair in chosen])
+    n_left, n_right = (np.array([single[pair[side]] for pair in chosen]) for side in (0, 1))
+    twins = np.array([a == b for a, b in chosen])
+    gains = pair_scores(n_pair, n_left, n_right, twins, single.total(), "likelihood")
+    before, made = log_likelihood(segmented), []
+    for a, b in chosen:
+        after = [(merge(word, (a, b), a + b.removeprefix(PREFIX)), n) for word, n in segmented]
+        made.append(log_likelihood(after) - before)
     why = "differences of sums of about 1e6 nats in float64"
     exact = run.against("the likelihood of the merged text", kind="theorem", atol=1e-6, why=why)
-    exact("rise of the log-likelihood by a merge (nats)", gains(single, pairs, chosen), made)
+    exact("rise of the log-likelihood by a merge (nats)", gains, made)
 
 
 def bits_of_documents(encoder: WordPiece, words: Counter, held_out: list[str]) -> np.ndarray:

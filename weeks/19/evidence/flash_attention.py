@@ -150,6 +150,10 @@ def draw_accesses(run: Run, lengths, sizes, counts: list[list[int]]) -> None:
         options = {"colors": (plots.REFERENCE,), "reference": level, "ends": False}
         plots.curves(right, m / 1024, fall, **options, **labels)
         right.plot(m / 1024, by_size, "o", color=plots.BLUE)
+        for axes, ticks in ((left, n), (right, m // 1024)):
+            axes.minorticks_off()
+            axes.set_xticks(ticks, ticks)
+        right.set_yticks([2, 4, 8, 16], ["2", "4", "8", "16"])
 
 
 def measure_memory(run: Run) -> None:
@@ -255,5 +259,5 @@ def draw_tiles(run: Run) -> None:
                 axes.text(j, i, step, ha="center", va="center")
             axes.imshow(order, cmap="Blues", aspect="auto", alpha=0.6, vmin=-8)
             axes.grid(False)
-            axes.set(xlabel="tile of keys", ylabel="tile of queries")
+            axes.set(xlabel="tile of keys", ylabel="tile of queries", yticks=range(4))
             axes.set_title(name, fontsize=11, weight="normal")
