@@ -35,18 +35,8 @@ def is_chinese(char: str) -> bool:
     return any(low <= ord(char) <= high for low, high in CJK.values())
 
 
-def basic_words(
-    text: str, *, lowercase: bool = True, strip_accents: bool | None = None
-) -> list[str]:
-    """The words of a text.
-
-    Parameters
-    ----------
-    lowercase
-        Character by character, so that Σ becomes σ at a word's end, too.
-    strip_accents
-        Decompose and drop combining marks; None does what `lowercase` does.
-    """
+def basic_words(text: str, *, lowercase: bool = True) -> list[str]:
+    """The words of a text; `lowercase` drops accents, too."""
     clean = []
     for char in text:
         if char in "\t\n\r":
@@ -56,9 +46,7 @@ def basic_words(
         else:
             clean.append(f" {char} " if is_chinese(char) else char)
     text = "".join(clean)
-    if lowercase if strip_accents is None else strip_accents:
+    if lowercase:  # character by character, so that Σ becomes σ at a word's end, too
         text = unicodedata.normalize("NFD", text)
-        text = "".join(char for char in text if unicodedata.category(char) != "Mn")
-    if lowercase:
-        text = "".join(char.lower() for char in text)
+        text = "".join(char.lower() for char in text if unicodedata.category(char) != "Mn")
     return "".join(f" {char} " if is_punctuation(char) else char for char in text).split()

@@ -90,7 +90,6 @@ class ByteLevelBPE:
         *,
         pattern: str | None = GPT2_PATTERN,
         special_tokens: Sequence[str] = (),
-        min_frequency: int = 1,
     ) -> "ByteLevelBPE":
         """Learn a vocabulary of at most `vocab_size` ids, special tokens and bytes included."""
         least = 256 + len(special_tokens)
@@ -101,7 +100,7 @@ class ByteLevelBPE:
         for text in texts:
             words.update(cut(text))
         counts = {word.encode("utf-8", "surrogatepass"): n for word, n in words.items()}
-        merges = learn_merges(counts, vocab_size - least, min_frequency=min_frequency)
+        merges = learn_merges(counts, vocab_size - least)
         return cls(merges, pattern=pattern, special_tokens=special_tokens)
 
     @classmethod
@@ -205,12 +204,12 @@ class ByteLevelBPE:
         require(0 <= low <= high <= last, f"ids must lie between 0 and {last}", f"{low} to {high}")
         return b"".join([self.vocab[i] for i in ids])
 
-    def decode(self, ids: Iterable[int], *, errors: str = "replace") -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text that ids stand for; bytes that are no UTF-8 become U+FFFD.
 
         Ids can cut a character in two: decode what belongs together at once.
         """
-        return self.decode_bytes(ids).decode("utf-8", errors)
+        return self.decode_bytes(ids).decode("utf-8", "replace")
 
 
 if __name__ == "__main__":

@@ -25,16 +25,15 @@ import itertools
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import UInt64
 
 from shared.require import require
 from week15.minhash import MERSENNE, MinHash, candidate_pairs, choose_bands
 
-Shingles = UInt64[np.ndarray, " m"]
 Pair = tuple[int, int, float]  # two documents and their similarity
 
 
@@ -48,7 +47,7 @@ def fingerprint(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def shingles(text: str, width: int = 5) -> Shingles:
+def shingles(text: str, width: int = 5) -> UInt64[np.ndarray, " m"]:
     """Hashes (below 2^61 - 1, sorted, each once) of all runs of `width` words.
 
     A shorter text is one shingle, a text without words has none. The hash is BLAKE2b and not
@@ -70,11 +69,9 @@ def jaccard(a: UInt64[np.ndarray, " m"], b: UInt64[np.ndarray, " n"]) -> float:
     return shared / max(1, len(a) + len(b) - shared)
 
 
-def compare_all_pairs(
-    documents: Sequence[str], *, threshold: float = 0.8, width: int = 5
-) -> list[Pair]:
+def compare_all_pairs(documents: Sequence[str], *, threshold: float = 0.8) -> list[Pair]:
     """Near-duplicates i < j by looking at every pair: what all that follows is to find."""
-    sets = [shingles(text, width) for text in documents]
+    sets = [shingles(text) for text in documents]
     pairs = itertools.combinations(range(len(sets)), 2)
     measured = [(i, j, jaccard(sets[i], sets[j])) for i, j in pairs]
     return [pair for pair in measured if pair[2] >= threshold]
@@ -110,19 +107,14 @@ class Deduplicated:
         Documents whose normalized text an earlier one has.
     pairs
         Near-duplicates i < j and their Jaccard similarity (its estimate without verification).
-    n_candidates, bands, rows
-        How many pairs were compared, and what made them candidates.
-    examples
-        Removed and kept, the beginnings of their texts, and their similarity.
+    n_candidates
+        How many pairs were compared.
     """
 
     leader: list[int]
     exact: list[int]
     pairs: list[Pair]
     n_candidates: int
-    bands: int
-    rows: int
-    examples: list[tuple[str, str, float]] = field(repr=False)
 
     @property
     def kept(self) -> list[int]:
@@ -135,121 +127,75 @@ class Deduplicated:
         return f"{n:,} documents: {exact:,} exact and {near:,} near-duplicates removed"
 
 
+def exact_copies(
+    texts: Sequence[str], *, verify: bool = True, digest: Callable[[str], bytes] = fingerprint
+) -> dict[int, int]:
+    """The first document with the same text, of each that has an earlier one.
+
+    Parameters
+    ----------
+    texts
+        Normalized.
+    verify
+        Compare the texts, too, where digests agree.
+    """
+    firsts: defaultdict[bytes, list[int]] = defaultdict(list)  # different texts may collide
+    copy_of: dict[int, int] = {}
+    for i, text in enumerate(texts):
+        alike = firsts[digest(text)]
+        first = next((j for j in alike if not verify or texts[j] == text), None)
+        if first is None:
+            alike.append(i)
+        else:
+            copy_of[i] = first
+    return copy_of
+
+
 def deduplicate(
-    documents: Iterable[str],
+    documents: Sequence[str],
     *,
     threshold: float = 0.8,
     n_hashes: int = 128,
-    width: int = 5,
     recall: float = 0.99,
     seed: int = 0,
     verify: bool = True,
-    digest: Callable[[str], bytes] = fingerprint,
-    n_examples: int = 5,
 ) -> Deduplicated:
     """Group exact and near-duplicates and keep the first document of each group.
-
-    Only signatures stay in memory, 8 `n_hashes` bytes a document, and while candidates are
-    verified the shingles of those whose partners are still to come.
 
     Parameters
     ----------
     documents
-        Texts, read up to three times: a list, or an object whose `__iter__` starts afresh. The
-        order decides what is kept; sort by date or address if it is not stable.
+        Their order decides what is kept; sort by date or address if it is not stable.
     threshold
         Least Jaccard similarity of near-duplicates.
     recall
         Probability of finding a pair at the threshold; above it the curve only rises.
     verify
-        Compare bytes and shingles of what the hashes found. Without it a generator will do, but
-        SHA-256 and the estimated similarity are trusted.
+        Compare texts and shingles of what the hashes found; else SHA-256 and the estimated
+        similarity are trusted.
     """
-    again = not (isinstance(documents, str) or (verify and iter(documents) is documents))
-    kind = f"a {type(documents).__name__}"
-    require(again, "documents must be texts to read again (or verify=False)", kind)
+    require(not isinstance(documents, str), "documents must be several texts, got a str")
     bands, rows = choose_bands(n_hashes, threshold, recall)
     hasher = MinHash(n_hashes, seed=seed)
-    starts, signatures = [], {}
-    first_with: dict[bytes, int] = {}
-    copy_of: dict[int, int] = {}
-    for i, text in enumerate(documents):
-        text = normalize(text)
-        starts.append(text[:80])
-        first = first_with.setdefault(digest(text), i)
-        if first != i:
-            copy_of[i] = first
-        elif len(found := shingles(text, width)):
-            signatures[i] = hasher.signature(found)
-    if verify:
-        for i, first, text in _confirm_copies(documents, copy_of):
-            if first is None:  # the digests were equal, the texts are not
-                del copy_of[i]
-                if len(found := shingles(text, width)):
-                    signatures[i] = hasher.signature(found)
-            else:
-                copy_of[i] = first
-
-    index = np.array(sorted(signatures), dtype=np.int64)
-    table = np.array([signatures[i] for i in index], dtype=np.uint64).reshape(-1, n_hashes)
+    texts = [normalize(text) for text in documents]
+    copy_of = exact_copies(texts, verify=verify)
+    found = {i: shingles(text) for i, text in enumerate(texts) if i not in copy_of}
+    sets = {i: runs for i, runs in found.items() if len(runs)}  # no words are no evidence
+    index = np.array(list(sets), dtype=np.int64)
+    signatures = [hasher.signature(runs) for runs in sets.values()]
+    table = np.array(signatures, dtype=np.uint64).reshape(-1, n_hashes)
     candidates = candidate_pairs(table, bands, rows)
-    if verify:
-        measured = _exact_similarities(documents, index[candidates], width)
-    else:
-        estimates = [float(np.mean(table[i] == table[j])) for i, j in candidates]
-        measured = zip(*index[candidates].T.tolist(), estimates, strict=True)
-    pairs = sorted(pair for pair in measured if pair[2] >= threshold)
-    sets = DisjointSets(len(starts))
+    pairs = []
+    for a, b in candidates.tolist():
+        i, j = int(index[a]), int(index[b])
+        s = jaccard(sets[i], sets[j]) if verify else float(np.mean(table[a] == table[b]))
+        if s >= threshold:
+            pairs.append((i, j, s))
+    groups = DisjointSets(len(texts))
     for i, j in [*copy_of.items(), *((i, j) for i, j, _ in pairs)]:
-        sets.union(i, j)
-    return Deduplicated(
-        leader=[sets.find(i) for i in range(len(starts))],
-        exact=sorted(copy_of),
-        pairs=pairs,
-        n_candidates=len(candidates),
-        bands=bands,
-        rows=rows,
-        examples=[(starts[j], starts[i], s) for i, j, s in pairs[:n_examples]],
-    )
-
-
-def _confirm_copies(
-    documents: Iterable[str], copy_of: dict[int, int]
-) -> Iterator[tuple[int, int | None, str]]:
-    """Of each supposed copy the first document with the same bytes (None: there is none)."""
-    copy_of = dict(copy_of)  # the caller changes its own as it goes
-    last = {first: i for i, first in sorted(copy_of.items())}
-    texts: defaultdict[int, dict[str, int]] = defaultdict(dict)  # by first index with the digest
-    for i, text in enumerate(documents):
-        first = copy_of.get(i, i)
-        if first not in last:
-            continue
-        text = normalize(text)
-        if i != first:
-            yield i, texts[first].get(text), text
-        texts[first].setdefault(text, i)
-        if i == last[first]:
-            del texts[first]
-
-
-def _exact_similarities(
-    documents: Iterable[str], pairs: Int[np.ndarray, "pairs 2"], width: int
-) -> Iterator[Pair]:
-    """Jaccard of the candidates in one pass, each set held as long as a partner is to come."""
-    earlier: defaultdict[int, list[int]] = defaultdict(list)
-    last: dict[int, int] = {}
-    for i, j in pairs.tolist():
-        earlier[j].append(i)
-        last[i] = max(j, last.get(i, j))
-    held: dict[int, Shingles] = {}
-    for j, text in enumerate(documents):
-        if j not in earlier and j not in last:
-            continue
-        held[j] = shingles(text, width)
-        yield from ((i, j, jaccard(held[i], held[j])) for i in earlier[j])
-        for i in [*earlier[j], j]:
-            if last.get(i, j) == j:
-                del held[i]
+        groups.union(i, j)
+    leader = [groups.find(i) for i in range(len(texts))]
+    return Deduplicated(leader, sorted(copy_of), pairs, len(candidates))
 
 
 if __name__ == "__main__":

@@ -27,17 +27,7 @@ INLINE, HIDDEN = frozenset(_INLINE.split()), frozenset(_HIDDEN.split())
 
 @dataclass(frozen=True)
 class Block:
-    """A run of text without a block-level tag inside.
-
-    Attributes
-    ----------
-    text
-        With white space collapsed.
-    n_words
-        Words, cut at white space.
-    n_link_words
-        Those of them inside of a link.
-    """
+    """A run of text without a block-level tag inside; how many words it has, and in links."""
 
     text: str
     n_words: int

@@ -76,9 +76,7 @@ def learn_merges_by_recounting(
     return merges
 
 
-def learn_merges(
-    words: Mapping[bytes, int], n_merges: int, *, min_frequency: int = 1
-) -> list[tuple[bytes, bytes]]:
+def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[tuple[bytes, bytes]]:
     """The same merges, with the counts kept.
 
     Counts of pairs that exist only fall. So an entry of the heap may be too high, never too low,
@@ -90,11 +88,8 @@ def learn_merges(
         Words and how often each occurs.
     n_merges
         Merges to learn; fewer if the pairs run out.
-    min_frequency
-        Stop when the most frequent pair occurs less often.
     """
     require(n_merges >= 0, "n_merges must be at least 0", n_merges)
-    require(min_frequency >= 1, "min_frequency must be at least 1", min_frequency)
     tokens = [bytes([byte]) for byte in printable_bytes()]
     id_of_byte = {token[0]: i for i, token in enumerate(tokens)}
     spelled = [[id_of_byte[byte] for byte in word] for word in words]
@@ -110,14 +105,12 @@ def learn_merges(
     heapq.heapify(heap)
 
     merges = []
-    while heap and len(merges) < n_merges:
+    while heap and len(merges) < n_merges and heap[0][0] < 0:
         n, pair = heapq.heappop(heap)
         if count[pair] != -n:  # an old entry: counts have fallen since it was pushed
             if count[pair] > 0:
                 heapq.heappush(heap, (-count[pair], pair))
             continue
-        if -n < min_frequency:
-            break
         a, b = pair
         new, born = len(tokens), set()
         tokens.append(tokens[a] + tokens[b])

@@ -54,7 +54,7 @@ def _reduce(x: UInt64[np.ndarray, "*s"]) -> UInt64[np.ndarray, "*s"]:
 
 
 class MinHash:
-    """Minima of `n_hashes` random polynomials over the prime field of 2^61 - 1.
+    """Minima of `n_hashes` random functions h(x) = (a x + b) mod 2^61 - 1.
 
     Parameters
     ----------
@@ -62,27 +62,21 @@ class MinHash:
         k, the length of a signature.
     seed
         Signatures can be compared only if they have the same seed.
-    independence
-        Any so many hash values are independent; a polynomial has one coefficient each.
 
     References
     ----------
-    Carter & Wegman (1979), proposition 7 for independence = 2: h(x) = (a x + b) mod p.
+    Carter & Wegman (1979), proposition 7: any two values of a function are independent.
     """
 
-    def __init__(self, n_hashes: int = 128, *, seed: int = 0, independence: int = 2):
+    def __init__(self, n_hashes: int = 128, *, seed: int = 0):
         require(n_hashes >= 1, "n_hashes must be at least 1", n_hashes)
-        require(independence >= 1, "independence must be at least 1", independence)
         self.n_hashes = n_hashes
         draw = np.random.default_rng(seed).integers
-        self.coefficients = draw(1, MERSENNE, (independence, n_hashes), dtype=np.uint64)
+        self.a, self.b = draw(1, MERSENNE, (2, n_hashes), dtype=np.uint64)
 
     def hash(self, shingles: UInt64[np.ndarray, " m"]) -> UInt64[np.ndarray, "m k"]:
-        """All hash values, by Horner's rule."""
-        x, values = (shingles % _P)[:, None], np.zeros((1, self.n_hashes), dtype=np.uint64)
-        for coefficient in self.coefficients:
-            values = _reduce(multiply_mod(values, x) + coefficient)
-        return np.broadcast_to(values, (len(shingles), self.n_hashes))
+        """All hash values."""
+        return _reduce(multiply_mod(self.a, (shingles % _P)[:, None]) + self.b)
 
     def signature(self, shingles: UInt64[np.ndarray, " m"]) -> UInt64[np.ndarray, " k"]:
         """The least value of each function; of no shingles 2^61 - 1, which none reaches."""

@@ -39,6 +39,10 @@ from week15.lattice import Lattice
 
 SPACE = "▁"  # U+2581 stands for the space before a word, as in SentencePiece
 UNKNOWN_PENALTY = 10.0  # nats below the least likely piece
+MOST_CHARACTERS = 16  # in a piece
+SEED_FACTOR = 10  # candidates at the start, in vocabularies
+SHRINKING = 0.75  # share of the pieces that survives a pruning
+EM_STEPS = 2  # before each
 
 
 def space_words(text: str) -> list[str]:
@@ -46,22 +50,12 @@ def space_words(text: str) -> list[str]:
     return [SPACE + word for word in text.split()]
 
 
-def seed_pieces(words: Mapping[str, int], size: int, *, max_length: int = 16) -> dict[str, int]:
-    """Candidates with their counts: all characters, and the substrings that cover most text.
-
-    Parameters
-    ----------
-    words
-        Words and how often each occurs.
-    size
-        How many substrings besides the characters; ranked by count times length.
-    max_length
-        Characters in a piece at most.
-    """
+def seed_pieces(words: Mapping[str, int], size: int) -> dict[str, int]:
+    """Candidates with their counts: all characters, and `size` substrings that cover most text."""
     counts: Counter[str] = Counter()
     for word, n in words.items():
         for start in range(len(word)):
-            for end in range(start + 1, min(len(word), start + max_length) + 1):
+            for end in range(start + 1, min(len(word), start + MOST_CHARACTERS) + 1):
                 counts[word[start:end]] += n
     characters = {piece: n for piece, n in counts.items() if len(piece) == 1}
     longer = ((n * len(piece), piece) for piece, n in counts.items() if len(piece) > 1 < n)
@@ -126,44 +120,23 @@ class Unigram:
         self._unknown = min(self.scores.values()) - UNKNOWN_PENALTY
 
     @classmethod
-    def train(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int,
-        *,
-        seed_factor: int = 10,
-        shrinking: float = 0.75,
-        em_steps: int = 2,
-    ) -> "Unigram":
-        """Learn at most `vocab_size` tokens, `<unk>` included.
-
-        Parameters
-        ----------
-        seed_factor
-            Candidates at the start, in vocabularies.
-        shrinking
-            Share of the pieces that survives a pruning.
-        em_steps
-            Steps of EM before each.
-        """
-        require(0 < shrinking < 1, "shrinking must be between 0 and 1", shrinking)
-        options = f"{seed_factor}, {em_steps}"
-        require(min(seed_factor, em_steps) >= 1, "seed_factor, em_steps must be >= 1", options)
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Unigram":
+        """Learn at most `vocab_size` tokens, `<unk>` included."""
         words = Counter(word for text in texts for word in space_words(text))
         least = len({char for word in words for char in word}) + 1
         must = f"vocab_size must be at least {least} (characters and <unk>) for some text"
         require(words and vocab_size >= least, must, f"{vocab_size} for {len(words)} words")
         frequency = np.array(list(words.values()), dtype=float)
-        seeds = seed_pieces(words, seed_factor * vocab_size)
+        seeds = seed_pieces(words, SEED_FACTOR * vocab_size)
         pieces, log_p = list(seeds), m_step(np.array(list(seeds.values()), dtype=float))
         lattice = Lattice(list(words), pieces)
         while True:
-            for _ in range(em_steps):
+            for _ in range(EM_STEPS):
                 _, counts = lattice.expected_counts(log_p, frequency)
                 log_p = m_step(counts)
             if len(pieces) < vocab_size:
                 break
-            keep = max(vocab_size - 1, int(shrinking * len(pieces)))
+            keep = max(vocab_size - 1, int(SHRINKING * len(pieces)))
             order = np.argsort(-losses(pieces, log_p, counts), kind="stable")[:keep]
             pieces = [pieces[i] for i in order]
             log_p = m_step(np.exp(log_p[order]))

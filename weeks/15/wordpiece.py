@@ -36,6 +36,7 @@ from week15.bert_words import basic_words
 
 PREFIX = "##"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MOST_CHARACTERS = 100  # a longer word is unknown: longest match can take quadratic time
 Score = Literal["count", "ratio", "likelihood"]
 
 
@@ -63,9 +64,8 @@ def pair_scores(
     n_tokens
         Tokens in the text.
     score
-        `count`, `ratio`, or `likelihood`: by how many nats the best unigram model's log-likelihood
-        $\sum_t n_t \ln (n_t / N)$ rises when the pair becomes a token. Exact, but for runs such as
-        aaa, in which pairs overlap.
+        `likelihood`: by how many nats the best unigram model's log-likelihood rises when the pair
+        becomes a token. Exact, but for runs such as aaa, in which pairs overlap.
 
     References
     ----------
@@ -183,28 +183,16 @@ class WordPiece:
     ----------
     vocab
         The tokens, ids in their order; `[UNK]` must be one of them.
-    lowercase, strip_accents
+    lowercase
         As in `basic_words`.
-    max_input_chars_per_word
-        A longer word is unknown: longest match takes quadratic time in the worst case.
     """
 
-    def __init__(
-        self,
-        vocab: Iterable[str],
-        *,
-        lowercase: bool = True,
-        strip_accents: bool | None = None,
-        max_input_chars_per_word: int = 100,
-    ):
+    def __init__(self, vocab: Iterable[str], *, lowercase: bool = True):
         self.vocab = list(vocab)
         self._id = {token: i for i, token in enumerate(self.vocab)}
         known = len(self._id) == len(self.vocab) and "[UNK]" in self._id
         require(known, "vocab must hold different tokens and [UNK]")
-        most = max_input_chars_per_word
-        require(most >= 1, "max_input_chars_per_word must be at least 1", most)
-        self.lowercase, self.strip_accents = lowercase, strip_accents
-        self.max_input_chars_per_word = max_input_chars_per_word
+        self.lowercase = lowercase
         self._longest = max(map(len, self.vocab))
 
     @classmethod
@@ -214,8 +202,6 @@ class WordPiece:
         vocab_size: int,
         *,
         score: Score = "count",
-        min_frequency: int = 1,
-        special_tokens: Sequence[str] = SPECIAL,
         lowercase: bool = True,
     ) -> "WordPiece":
         """Learn at most `vocab_size` tokens, special ones and characters included."""
@@ -223,19 +209,18 @@ class WordPiece:
         for text in texts:
             words.update(basic_words(text, lowercase=lowercase))
         alphabet = alphabet_of(words)
-        least = len(special_tokens) + len(alphabet)
+        least = len(SPECIAL) + len(alphabet)
         must = f"vocab_size must be at least {least} (special tokens and characters)"
         require(vocab_size >= least, must, vocab_size)
-        options = {"score": score, "min_frequency": min_frequency}
-        made = learn_pieces(words, alphabet, vocab_size - least, **options)
-        return cls([*special_tokens, *alphabet, *made], lowercase=lowercase)
+        made = learn_pieces(words, alphabet, vocab_size - least, score=score)
+        return cls([*SPECIAL, *alphabet, *made], lowercase=lowercase)
 
     def __len__(self) -> int:
         return len(self.vocab)
 
     def encode_word(self, word: str) -> list[int]:
         """Ids of one word: the longest token that fits, again and again, or `[UNK]` alone."""
-        if len(word) > self.max_input_chars_per_word:
+        if len(word) > MOST_CHARACTERS:
             return [self._id["[UNK]"]]
         ids, start = [], 0
         while start < len(word):
@@ -251,7 +236,7 @@ class WordPiece:
 
     def words(self, text: str) -> list[str]:
         """The words that a text is cut into first."""
-        return basic_words(text, lowercase=self.lowercase, strip_accents=self.strip_accents)
+        return basic_words(text, lowercase=self.lowercase)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""

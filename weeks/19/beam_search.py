@@ -13,7 +13,7 @@ since without the division by $t^\alpha$ short texts win: every further token co
 >>> [beam_search(first, lambda _, t: then[t], 2, n_beams=n)[0].tokens for n in (1, 2)]
 [(0, 0), (1, 0)]
 
-`uv run weeks/19/sampling.py` compares it with an enumeration of all texts and with transformers.
+`uv run weeks/19/sampling.py` compares it with transformers, its tests with all texts.
 Wu et al., "Google's neural machine translation system" (2016), section 7, whose length
 penalty is a shifted power; the plain power is transformers', as are the rules of stopping.
 """

@@ -75,16 +75,7 @@ def tiled_forward(
 ) -> tuple[Float[Tensor, "*head query value_dim"], Rows]:
     """Attention a tile of queries at a time, each in one pass over the keys.
 
-    Parameters
-    ----------
-    q, k, v
-        Leading dimensions broadcast; the queries are the last positions of the keys.
-    tile
-        Rows of queries and of keys.
-    memory
-        Counts the traffic.
-    update
-        What absorbs a block; another one than `online_update` shows what goes wrong.
+    Arguments as in `flash_attention`, but leading dimensions broadcast; `update` absorbs a block.
 
     Returns
     -------
@@ -225,11 +216,6 @@ def flash_attention(
         Rows of queries and keys in fast memory (`tile_sizes`); the same for both unless given.
     memory
         Counts the traffic, of the backward pass too.
-
-    Raises
-    ------
-    ValueError
-        If shapes or dtypes do not fit, there is no key, or a causal query comes before all keys.
     """
     validate_shapes(q, k, v, is_causal)
     for name, sizes in (("tile", tile), ("backward_tile", backward_tile or tile)):

@@ -98,15 +98,7 @@ def flash_attention_triton(
     scale: float | None = None,
     tile: tuple[int, int] = (64, 64),
 ) -> tuple[Float[Tensor, "batch head query dim"], Float[Tensor, "batch head query"]]:
-    """Output and log-sum-exp, the arguments as in `flash_attention.flash_attention`.
-
-    Raises
-    ------
-    RuntimeError
-        If Triton is not installed.
-    ValueError
-        If dim or a tile is not a power of two of at least 16, or shapes do not fit.
-    """
+    """Output and log-sum-exp, the arguments as in `flash_attention.flash_attention`."""
     validate_shapes(q, k, v, is_causal)
     batch, heads, n, dim = q.shape
     require(v.shape[-1] == dim, f"v must have the dim of q = {dim}", v.shape[-1])

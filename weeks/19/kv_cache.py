@@ -64,13 +64,6 @@ class KVCache:
 
     Writing in place keeps each step's cost independent of the past; growing by `torch.cat` would
     copy everything at every token. No gradient flows through a cache.
-
-    Attributes
-    ----------
-    length
-        Tokens stored so far, padding included.
-    max_length
-        Tokens that fit.
     """
 
     def __init__(
@@ -119,13 +112,7 @@ class KVCache:
         k: Float[Tensor, "batch kv_head new dim"],
         v: Float[Tensor, "batch kv_head new dim"],
     ) -> tuple[Float[Tensor, "batch kv_head key dim"], Float[Tensor, "batch kv_head key dim"]]:
-        """Write the new tokens' keys and values; return views of those of all tokens so far.
-
-        Raises
-        ------
-        ValueError
-            If they do not fit, or belong to another batch or model.
-        """
+        """Write the new tokens' keys and values; return views of those of all tokens so far."""
         start, end = self.length, self.length + k.shape[2]
         most = self.max_length
         require(end <= most, f"cache holds at most max_length = {most}", end)
@@ -166,14 +153,7 @@ class KVCache:
 class LeftPadded:
     """Prompts of unequal length as one batch that ends together.
 
-    Attributes
-    ----------
-    tokens
-        (batch, seq), -1 where padded.
-    mask
-        (batch, seq), False where padded.
-    positions
-        (batch, seq), counted from each prompt's own first token.
+    Where padded, tokens are -1 and the mask is False; positions count from a prompt's first token.
     """
 
     tokens: Int[Tensor, "batch seq"]
@@ -219,14 +199,6 @@ def generate(
         Whether to keep keys and values; without, every step reads the whole text again.
     stop
         A row ends with any of these tokens; from then on it yields -1. All ended, all is over.
-    generator
-        Passed on to `choose`.
-
-    Raises
-    ------
-    ValueError
-        If a prompt is empty or holds tokens outside the vocabulary, or the text would be longer
-        than the model's positions.
     """
     require(max_new_tokens >= 1, "max_new_tokens must be at least 1", max_new_tokens)
     padded, config = left_pad(prompts), model.config

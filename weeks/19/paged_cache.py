@@ -64,11 +64,6 @@ class PagedKVCache:
         return len(self._free)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes set aside for the whole pool."""
-        return 2 * self._k.numel() * self._k.element_size()
-
-    @property
     def fragmentation(self) -> float:
         """Share of the owned blocks' slots that hold no token."""
         filled: dict[int, int] = {}  # of a shared block, what its fullest owner uses
@@ -116,10 +111,7 @@ class PagedKVCache:
     def batch(self, sequences: Sequence[int], *, new: int = 1) -> "PagedBatch":
         """What to pass to the model with the next `new` tokens of each of these sequences.
 
-        Raises
-        ------
-        ValueError
-            If the pool has too few free blocks; nothing is changed then.
+        If the pool has too few free blocks, that is a ValueError, and nothing is changed.
         """
         different = len(set(sequences)) == len(sequences) > 0
         require(different, "sequences must be different, and at least one", sequences)
@@ -181,15 +173,6 @@ class PagedBatch:
     """Some sequences of a `PagedKVCache` as one batch, the shorter ones padded on the left.
 
     Good for one call of the model: `model(tokens, cache=b, mask=b.mask, positions=b.positions)`.
-
-    Attributes
-    ----------
-    length
-        Stored tokens of the longest sequence: what the others are padded to.
-    mask
-        (batch, length + new), False where padded; None if nothing is.
-    positions
-        (batch, new), each new token's place in its own sequence.
     """
 
     def __init__(self, pool: PagedKVCache, sequences: Sequence[int], new: int):

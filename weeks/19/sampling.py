@@ -21,9 +21,8 @@ tensor([[0.5000, 0.3000, 0.1500, 0.0000]])
 
 Sources: Fan et al., "Hierarchical neural story generation" (2018), section 5.1 (top-k); Holtzman
 et al., "The curious case of neural text degeneration" (2020), eq. 2 (top-p); Nguyen et al.,
-"Turning up the heat" (2024), section 3 (min-p); Meister et al., "Locally typical sampling" (2023),
-eq. 10; Keskar et al., "CTRL" (2019), section 4.1 (repetition penalty); beam search is in
-`beam_search.py`.
+"Turning up the heat" (2024), section 3 (min-p); Keskar et al., "CTRL" (2019), section 4.1
+(repetition penalty); beam search is in `beam_search.py`.
 """
 
 import math
@@ -56,24 +55,9 @@ def penalize_repetition(
     """
     require(penalty > 0, "penalty must be positive", penalty)
     penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
-    return torch.where(_counts(logits, history) > 0, penalized, logits)
-
-
-def penalize_counts(
-    logits: Float[Tensor, "batch vocab"],
-    history: Int[Tensor, "batch seq"],
-    *,
-    frequency: float = 0.0,
-    presence: float = 0.0,
-) -> Float[Tensor, "batch vocab"]:
-    r"""Subtract from logit i: frequency · c_i + presence · [c_i > 0], c_i its count so far.
-
-    References
-    ----------
-    OpenAI, API reference (2023), "frequency and presence penalties".
-    """
-    counts = _counts(logits, history)
-    return logits - frequency * counts - presence * (counts > 0)
+    said = torch.zeros_like(logits)
+    said.scatter_add_(1, history.clamp(min=0), (history >= 0).to(logits.dtype))
+    return torch.where(said > 0, penalized, logits)
 
 
 def _counts(logits: Tensor, history: Tensor) -> Tensor:
@@ -99,9 +83,7 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
     return logits.masked_fill(logits < last, NEVER)
 
 
-def keep_top_p(
-    logits: Float[Tensor, "batch vocab"], p: float, *, min_tokens_to_keep: int = 1
-) -> Float[Tensor, "batch vocab"]:
+def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
     """Remove all but the smallest set of likeliest tokens whose probabilities reach p.
 
     The token that carries the sum over p belongs to the set. Counted from the unlikely end, that
@@ -113,16 +95,13 @@ def keep_top_p(
     Holtzman et al. (2020), eq. 2.
     """
     require(0 <= p <= 1, "p must be between 0 and 1", p)
-    _check_least(min_tokens_to_keep)
     ascending, order = logits.sort()
     goes = ascending.softmax(-1).cumsum(-1) <= 1 - p
-    goes[..., -min_tokens_to_keep:] = False
+    goes[..., -1:] = False
     return logits.masked_fill(goes.scatter(-1, order, goes), NEVER)
 
 
-def keep_min_p(
-    logits: Float[Tensor, "batch vocab"], p: float, *, min_tokens_to_keep: int = 1
-) -> Float[Tensor, "batch vocab"]:
+def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
     r"""Remove tokens less likely than p times the likeliest.
 
     $p_i < p \cdot p_{\max}$ is $z_i < z_{\max} + \ln p$: neither softmax nor sorting is needed.
@@ -132,38 +111,8 @@ def keep_min_p(
     Nguyen et al. (2024), section 3.
     """
     require(0 <= p <= 1, "p must be between 0 and 1", p)
-    _check_least(min_tokens_to_keep)
     threshold = logits.amax(-1, keepdim=True) + (math.log(p) if p > 0 else NEVER)
-    goes = logits < threshold
-    if min_tokens_to_keep > 1:
-        best = logits.topk(min(min_tokens_to_keep, logits.shape[-1])).indices
-        goes = goes.scatter(-1, best, False)
-    return logits.masked_fill(goes, NEVER)
-
-
-def keep_typical(
-    logits: Float[Tensor, "batch vocab"], mass: float, *, min_tokens_to_keep: int = 1
-) -> Float[Tensor, "batch vocab"]:
-    """Remove all but the tokens, of at least this mass, whose surprise is nearest to the entropy.
-
-    References
-    ----------
-    Meister et al. (2023), eq. 10.
-    """
-    require(0 < mass < 1, "mass must be between 0 and 1", mass)
-    _check_least(min_tokens_to_keep)
-    log_p = logits.log_softmax(-1)
-    entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)  # 0 · ln 0 is 0
-    distance, order = (-log_p - entropy).abs().sort()
-    reached = logits.gather(-1, order).softmax(-1).cumsum(-1)
-    last = (reached < mass).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
-    goes = distance > distance.gather(-1, last)
-    goes[..., :min_tokens_to_keep] = False
-    return logits.masked_fill(goes.scatter(-1, order, goes), NEVER)
-
-
-def _check_least(min_tokens_to_keep: int) -> None:
-    require(min_tokens_to_keep >= 1, "min_tokens_to_keep must be at least 1", min_tokens_to_keep)
+    return logits.masked_fill(logits < threshold, NEVER)
 
 
 # ---- the draw
@@ -203,31 +152,25 @@ def draw(
 
 @dataclass(frozen=True)
 class Sampler:
-    """Penalties, temperature, filters and the draw, in the order that transformers applies them.
+    """Penalty, temperature, filters and the draw, in the order that transformers applies them.
 
     What is not set costs nothing. Call it as `sampler(logits, history, generator)`.
 
     Attributes
     ----------
     temperature
-        0 takes the likeliest token, after penalties.
-    top_k, top_p, min_p, typical
+        0 takes the likeliest token, after the penalty.
+    top_k, top_p, min_p
         Filters; None leaves them out.
-    repetition_penalty, frequency_penalty, presence_penalty
-        Push down what the history holds; 1, 0 and 0 do nothing.
-    min_tokens_to_keep
-        Of the filters, all but top-k.
+    repetition_penalty
+        Pushes down what the history holds; 1 does nothing.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
-    typical: float | None = None
     repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    min_tokens_to_keep: int = 1
 
     def __post_init__(self):
         t = self.temperature
@@ -239,23 +182,16 @@ class Sampler:
         self, logits: Float[Tensor, "batch vocab"], history: Int[Tensor, "batch seq"]
     ) -> Float[Tensor, "batch vocab"]:
         """The logits to draw from; what was removed is -∞."""
-        least = {"min_tokens_to_keep": self.min_tokens_to_keep}
         if self.repetition_penalty != 1:
             logits = penalize_repetition(logits, history, self.repetition_penalty)
-        if self.frequency_penalty or self.presence_penalty:
-            logits = penalize_counts(
-                logits, history, frequency=self.frequency_penalty, presence=self.presence_penalty
-            )
         if self.temperature not in (0, 1):
             logits = apply_temperature(logits, self.temperature)
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)
         if self.top_p is not None and self.top_p != 1:
-            logits = keep_top_p(logits, self.top_p, **least)
+            logits = keep_top_p(logits, self.top_p)
         if self.min_p is not None and self.min_p != 0:
-            logits = keep_min_p(logits, self.min_p, **least)
-        if self.typical is not None:
-            logits = keep_typical(logits, self.typical, **least)
+            logits = keep_min_p(logits, self.min_p)
         return logits
 
     def __call__(

@@ -24,10 +24,7 @@ from shared.require import require
 
 
 class SlowMemory:
-    """Counts the numbers that pass between slow memory (HBM) and fast memory (SRAM).
-
-    Whatever a kernel would have to fetch goes through `load`, what it writes back through `store`.
-    """
+    """Counts the numbers that pass between slow memory (HBM) and fast memory (SRAM)."""
 
     def __init__(self):
         self.loads = 0
@@ -55,11 +52,6 @@ def tile_sizes(fast: int, dim: int, *, backward: bool = False) -> tuple[int, int
     All keys are read once for each tile of queries, so that tile is made as large as it goes and
     the inner one small. Forward, q, a (`large` × dim each), k, v (`small` × dim), the scores and
     m, ℓ must fit; backward, k, v and their gradients are the large ones.
-
-    Raises
-    ------
-    ValueError
-        If not even one row fits.
     """
     require(dim >= 1, "dim must be at least 1", dim)
     small = max(1, min(16, fast // (8 * dim)))

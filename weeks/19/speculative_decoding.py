@@ -93,11 +93,6 @@ def expected_speedup(alpha: float, gamma: int, cost: float) -> float:
     return expected_tokens(alpha, gamma) / (gamma * cost + 1)
 
 
-def best_gamma(alpha: float, cost: float, most: int = 64) -> int:
-    """The number of guesses that is fastest."""
-    return max(range(most + 1), key=lambda gamma: expected_speedup(alpha, gamma, cost))
-
-
 def verify(
     guesses: Int[Tensor, "batch gamma"],
     p: Float[Tensor, "batch gamma_plus_1 vocab"],
@@ -115,10 +110,8 @@ def verify(
 
     Returns
     -------
-    kept
-        How many guesses, from the first on.
-    token
-        The one that follows them.
+    kept, token
+        How many guesses, from the first on, and the token that follows them.
 
     References
     ----------
@@ -147,17 +140,7 @@ def leading(kept: Bool[Tensor, "batch gamma"]) -> Int[Tensor, "batch"]:
 
 @dataclass
 class Generation:
-    """A continuation and what it took.
-
-    Attributes
-    ----------
-    tokens
-        Prompt and continuation.
-    target_passes
-        Runs of the target model; without a draft there would be one per token.
-    kept
-        Guesses kept in each of them.
-    """
+    """Prompt and continuation, the target's passes, and the guesses kept in each of them."""
 
     tokens: Int[Tensor, " n"]
     target_passes: int = 0
@@ -221,10 +204,8 @@ def speculative_generate(
     ----------
     target, draft
         The next token's probabilities after each token, over the same vocabulary.
-    length
-        Tokens to add; the last pass guesses no more than are still wanted.
     gamma
-        Guesses per pass.
+        Guesses per pass; the last one guesses no more than are still wanted of `length` tokens.
 
     References
     ----------

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,41 +47,16 @@ def test_same_merges_as_tokenizers(tokenizer, reference):
 
 
 @settings(max_examples=60)
-@given(texts=FEW, vocab_size=st.integers(256, 330), min_frequency=st.integers(1, 4))
-def test_same_merges_where_ties_abound(texts, vocab_size, min_frequency):
-    ours = ByteLevelBPE.train(texts, vocab_size, min_frequency=min_frequency)
-    theirs = hugging_face(texts, vocab_size, min_frequency=min_frequency)
-    assert ours.merges == merges_of(theirs)
+@given(texts=FEW, vocab_size=st.integers(256, 330))
+def test_same_merges_where_ties_abound(texts, vocab_size):
+    ours = ByteLevelBPE.train(texts, vocab_size).merges
+    assert ours == merges_of(hugging_face(texts, vocab_size))
 
 
 @given(texts=FEW, n_merges=st.integers(0, 30))
 def test_the_fast_loop_makes_the_merges_of_the_plain_one(texts, n_merges):
     words = {text.encode(): texts.count(text) for text in texts}
     assert learn_merges(words, n_merges) == learn_merges_by_recounting(words, n_merges)
-
-
-def test_worked_example_of_the_literature():
-    """aaabdaaabac, by hand: aa, then aaa or ab (aa + a is older), and so on."""
-    merges = learn_merges({b"aaabdaaabac": 1}, 3)
-    found = ByteLevelBPE(merges, pattern=None)
-    assert merges[0] == (b"a", b"a")
-    assert len(found.encode("aaabdaaabac")) == 5  # X d X a c
-
-
-@pytest.mark.parametrize("learn", [learn_merges, learn_merges_by_recounting])
-def test_paper_example(learn):
-    """Figure 1 of Sennrich et al. without its end-of-word mark: es, est, lo, low."""
-    words = {b"low": 5, b"lower": 2, b"newest": 6, b"widest": 3}
-    assert [a + b for a, b in learn(words, 4)] == [b"es", b"est", b"lo", b"low"]
-
-
-def test_special_tokens_come_first(documents):
-    names = ("<|endoftext|>", "<|user|>")
-    ours = ByteLevelBPE.train(documents[:5], 300, special_tokens=names)
-    theirs = hugging_face(documents[:5], 300, special_tokens=list(names))
-    text = "a <|user|> b<|endoftext|>"
-    assert ours.encode(text, allowed_special="all") == theirs.encode(text).ids
-    assert len(ours) == 300
 
 
 # ---- encoding
@@ -96,12 +70,6 @@ def test_same_ids_as_both_libraries(tokenizer, reference, text):
     assert ids == evidence.tiktoken_of(tokenizer).encode_ordinary(text)
 
 
-def test_same_ids_on_every_character(tokenizer, reference):
-    """All of the basic plane but surrogates, in words of their own: the pattern's classes agree."""
-    text = "".join(chr(i) + "a" for i in range(0x3000) if chr(i).isprintable() or i < 0x2100)
-    assert tokenizer.encode(text) == reference.encode(text).ids
-
-
 @given(data=st.binary(max_size=80))
 def test_every_byte_string_comes_back(tokenizer, data):
     ids = tokenizer.encode_bytes(data)
@@ -111,7 +79,6 @@ def test_every_byte_string_comes_back(tokenizer, data):
 
 @given(text=st.text(max_size=60))
 def test_every_text_comes_back(tokenizer, text):
-    """Unpaired surrogates, which are no text, are kept too, as bytes."""
     data = tokenizer.decode_bytes(tokenizer.encode(text))
     assert data.decode("utf-8", "surrogatepass") == text
 
@@ -124,14 +91,8 @@ def test_the_heap_gives_the_ids_of_the_plain_replay(texts):
 
 
 def test_a_word_of_100_000_letters(documents):
-    """A scan for every merge would take hours."""
     ours = ByteLevelBPE.train(documents, 700, pattern=None)
     assert ours.decode(ours.encode("ab" * 50_000)) == "ab" * 50_000
-
-
-def test_the_cache_changes_nothing(tokenizer, documents):
-    fresh, text = ByteLevelBPE(tokenizer.merges), documents[3]
-    assert fresh.encode(text) == fresh.encode(text) == tokenizer.encode(text)
 
 
 def test_special_tokens_need_permission():
@@ -168,16 +129,6 @@ def test_file_is_read_by_the_library_and_by_us(documents, tmp_path, pattern):
         assert theirs.decode(ids, skip_special_tokens=False) == ours.decode(ids)
 
 
-def test_pattern_of_gpt4_against_tiktoken(documents):
-    import tiktoken
-
-    ours = ByteLevelBPE.train(documents[:6], 500, pattern=CL100K)
-    ranks = {token: i for i, token in enumerate(ours.vocab)}
-    theirs = tiktoken.Encoding("x", pat_str=CL100K, mergeable_ranks=ranks, special_tokens={})
-    for text in (documents[7], *evidence.NASTY):
-        assert ours.encode(text) == theirs.encode_ordinary(text)
-
-
 def test_bad_files(tokenizer, tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match="cannot be read"):
@@ -202,7 +153,6 @@ RANKS = {bytes([byte]): i for i, byte in enumerate(printable_bytes())}
     [
         (lambda: ByteLevelBPE.train([], 256, special_tokens=["x"]), "vocab_size must be at least"),
         (lambda: learn_merges({}, -1), "n_merges must be at least 0, got -1"),
-        (lambda: learn_merges({}, 1, min_frequency=0), "min_frequency must be at least 1, got 0"),
         (lambda: ByteLevelBPE([], special_tokens=["a", "a"]), "special_tokens must be different"),
         (lambda: ByteLevelBPE([(b"ab", b"c")]), "merges must join tokens known"),
         (lambda: ByteLevelBPE([(b"a", b"b"), (b"a", b"b")]), "merges must make new tokens"),
@@ -225,8 +175,3 @@ def test_nothing_to_learn_from():
     assert len(ByteLevelBPE.train(["", "a"], 1000)) == 256
     assert ByteLevelBPE([]).encode("") == []
     assert ByteLevelBPE([]).decode([]) == ""
-
-
-def test_words_are_cut_as_published():
-    words = regex.findall(GPT2_PATTERN, "I'll  see 42 naïve dogs!?")
-    assert words == ["I", "'ll", " ", " see", " 42", " naïve", " dogs", "!?"]

@@ -64,22 +64,15 @@ def hugging_face_words(text, **options):
 
 
 @settings(max_examples=200)
-@given(text=TEXT, lowercase=st.booleans(), strip_accents=st.sampled_from([None, True, False]))
-def test_same_words_as_tokenizers(text, lowercase, strip_accents):
-    ours = basic_words(text, lowercase=lowercase, strip_accents=strip_accents)
-    assert ours == hugging_face_words(text, lowercase=lowercase, strip_accents=strip_accents)
+@given(text=TEXT | st.sampled_from(evidence.NASTY), lowercase=st.booleans())
+def test_same_words_as_tokenizers(text, lowercase):
+    assert basic_words(text, lowercase=lowercase) == hugging_face_words(text, lowercase=lowercase)
 
 
 @settings(max_examples=150)
 @given(text=st.text(st.characters(max_codepoint=0x17F), max_size=40))
 def test_same_words_as_the_published_python(legacy, text):
     assert basic_words(text) == legacy.BasicTokenizer().tokenize(text)
-
-
-def test_every_old_sign_and_cased_letter_of_the_basic_plane():
-    found = (char for char in map(chr, range(0x10000)) if old(char))
-    text = " x".join(char + "y" for char in found if unicodedata.category(char) not in ("Lo", "Co"))
-    assert basic_words(text) == hugging_face_words(text)
 
 
 def test_chinese_characters_are_those_of_the_published_code(legacy):
@@ -90,27 +83,9 @@ def test_chinese_characters_are_those_of_the_published_code(legacy):
         assert reference._is_chinese_char(low)
     for low in (0x33FF, 0x3040, 0xAC00, 0x2CEB0):
         assert not reference._is_chinese_char(low)
-        assert len(basic_words(f"a{chr(low)}b", strip_accents=False)) == 1
+        assert len(basic_words(f"a{chr(low)}b", lowercase=False)) == 1
     late = chr(0x2B820)
     assert hugging_face_words(f"a{late}b") == [f"a{late}b"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", []),
-        (" \t\n", []),
-        ("\x00\ufffd\u200b", []),
-        ("don't", ["don", "'", "t"]),
-        ("$5.00+tax", ["$", "5", ".", "00", "+", "tax"]),
-        ("Ångström", ["angstrom"]),
-        ("中文ab", ["中", "文", "ab"]),
-        ("ΣΊΣΥΦΟΣ", ["σισυφοσ"]),
-        ("a\u2028b\u3000c", ["a", "b", "c"]),
-    ],
-)
-def test_words_by_hand(text, expected):
-    assert basic_words(text) == expected
 
 
 def test_ascii_signs_are_punctuation():
@@ -123,13 +98,11 @@ def test_ascii_signs_are_punctuation():
 
 
 @settings(max_examples=60, deadline=None)
-@given(texts=FEW, room=st.integers(0, 40), min_frequency=st.integers(1, 4))
-def test_same_vocabulary_where_ties_abound(texts, room, min_frequency):
-    words = {word for text in texts for word in basic_words(text)}
-    size = len(SPECIAL) + len(alphabet_of(words)) + room
-    ours = WordPiece.train(texts, size, min_frequency=min_frequency)
-    alphabet = alphabet_of(words)
-    theirs = evidence.hugging_face(texts, size, alphabet, min_frequency=min_frequency)
+@given(texts=FEW, room=st.integers(0, 40))
+def test_same_vocabulary_where_ties_abound(texts, room):
+    alphabet = alphabet_of({word for text in texts for word in basic_words(text)})
+    size = len(SPECIAL) + len(alphabet) + room
+    ours, theirs = WordPiece.train(texts, size), evidence.hugging_face(texts, size, alphabet)
     assert theirs.get_vocab() == {token: i for i, token in enumerate(ours.vocab)}
 
 
@@ -160,23 +133,6 @@ def test_same_pieces_as_a_recount_of_everything(words, n_merges, score, min_freq
     assert found == expected
 
 
-@given(
-    words=st.dictionaries(
-        st.lists(st.sampled_from("abcdef"), min_size=2, max_size=6, unique=True).map("".join),
-        st.integers(1, 9),
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_likelihood_score_is_the_change_of_the_likelihood(words):
-    segmented = [(spell(word), n) for word, n in words.items()]
-    single, pairs = evidence.counts_of(segmented)
-    pair = min(pairs)
-    change = evidence.log_likelihood(evidence.merged(segmented, *pair))
-    change -= evidence.log_likelihood(segmented)
-    assert evidence.gains(single, pairs, [pair])[0] == pytest.approx(change, abs=1e-9)
-
-
 def test_likelihood_of_a_token_with_itself():
     """abab as two tokens ab: four counts of `##ab`, merged two by two."""
     before = [(["x", "##ab", "##ab"], 3), (["##ab", "y"], 2)]
@@ -197,12 +153,6 @@ def test_count_and_ratio_choose_differently():
     assert learn_pieces(words, alphabet, 3, score="ratio") == ["##gs", "bu", "bun"]
 
 
-def test_pieces_run_out():
-    assert learn_pieces({"ab": 3}, ["a", "b", "##b"], 10) == ["ab"]
-    assert learn_pieces({"ab": 3}, ["a", "b", "##b"], 10, min_frequency=4) == []
-    assert learn_pieces({}, [], 10) == []
-
-
 # ---- encoding
 
 
@@ -217,19 +167,14 @@ def test_same_ids_as_bert(tokenizer, bert, text):
 @given(
     pieces=st.sets(st.text("abc", min_size=1, max_size=4), max_size=12),
     continuing=st.sets(st.text("abc", min_size=1, max_size=4), max_size=12),
-    word=st.text("abcd", min_size=1, max_size=12),
-    longest=st.integers(1, 12),
+    word=st.text("abcd", min_size=1, max_size=12) | st.just("a" * 101),
 )
-def test_any_vocabulary_any_word(pieces, continuing, word, longest):
+def test_any_vocabulary_any_word(pieces, continuing, word):
     from tokenizers import models
 
     vocab = ["[UNK]", *sorted(pieces), *sorted(PREFIX + piece for piece in continuing)]
-    ours = WordPiece(vocab, max_input_chars_per_word=longest)
-    theirs = models.WordPiece(
-        {token: i for i, token in enumerate(vocab)},
-        unk_token="[UNK]",
-        max_input_chars_per_word=longest,
-    )
+    ids = {token: i for i, token in enumerate(vocab)}
+    ours, theirs = WordPiece(vocab), models.WordPiece(ids, unk_token="[UNK]")
     assert ours.encode_word(word) == [token.id for token in theirs.tokenize(word)]
 
 
@@ -237,25 +182,6 @@ def test_a_word_that_cannot_be_finished_is_unknown_as_a_whole():
     found = WordPiece(["[UNK]", "un", "##aff", "##able", "un##"])
     pieces = [found.vocab[i] for i in found.encode("unaffable unaffably")]
     assert pieces == ["un", "##aff", "##able", "[UNK]"]
-
-
-def test_longest_match_can_miss_a_segmentation():
-    """abc = a ##bc is there, but ab comes first and leads nowhere."""
-    found = WordPiece(["[UNK]", "a", "ab", "##bc"])
-    assert found.encode("abc") == [0]
-
-
-def test_long_words_are_unknown():
-    found = WordPiece(["[UNK]", "a", "##a"], max_input_chars_per_word=3)
-    assert found.encode("aaa aaaa") == [1, 2, 2, 0]
-
-
-@given(text=TEXT)
-def test_decode_gives_the_words_back(documents, text):
-    known = WordPiece(["[UNK]", *OLD, *(PREFIX + char for char in OLD)])
-    words = [w for w in basic_words(text) if all(c in OLD for c in w)]
-    ids = known.encode(" ".join(words))
-    assert known.decode(ids) == " ".join(basic_words(" ".join(words)))
 
 
 def test_decode_is_that_of_tokenizers(tokenizer):
@@ -274,18 +200,10 @@ def test_decode_is_that_of_tokenizers(tokenizer):
     [
         (lambda: WordPiece.train(["ab"], 7), r"vocab_size must be at least 8 .*got 7"),
         (lambda: learn_pieces({}, [], -1), "n_merges must be at least 0, got -1"),
-        (
-            lambda: learn_pieces({}, [], 1, min_frequency=0),
-            "min_frequency must be at least 1",
-        ),
+        (lambda: learn_pieces({}, [], 1, min_frequency=0), "min_frequency must be at least 1"),
         (lambda: learn_pieces({"a##": 1}, ["a", "###"], 1), "words must not contain '##', got a##"),
         (lambda: learn_pieces({"ab": 1}, ["a", "b"], 1), r"hold all characters, but \['##b'\]"),
         (lambda: WordPiece(["a"]), r"vocab must hold different tokens and \[UNK\]"),
-        (lambda: WordPiece(["[UNK]", "a", "a"]), r"vocab must hold different tokens and \[UNK\]"),
-        (
-            lambda: WordPiece(["[UNK]"], max_input_chars_per_word=0),
-            "word must be at least 1",
-        ),
         (lambda: WordPiece(["[UNK]"]).decode([3, -1]), "ids must lie between 0 and 0, got -1 to 3"),
     ],
 )

