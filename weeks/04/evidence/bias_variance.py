@@ -124,7 +124,7 @@ def fits(run: Run) -> None:
             ax.set(xlabel="x", ylim=(-2.3, 2.3))
             ax.set_title(f"degree {degree}: {name}", fontsize=11, weight="normal")
         axes[0].set_ylabel("y")
-        axes[0].legend(loc="lower left", fontsize=9)
+        axes[0].legend(loc="upper left", fontsize=9)
 
 
 # ---- splits
