@@ -4,7 +4,6 @@ import itertools
 import math
 
 import numpy as np
-from matplotlib.axes import Axes
 from scipy import integrate, stats
 
 from shared import plots
@@ -16,8 +15,6 @@ PRIOR = "with truths drawn from the prior the credible interval keeps its promis
 FIXED = "at every fixed truth the confidence interval keeps its promise"
 EXACT = "Clopper–Pearson never covers less than it promises"
 NEXT = "a posterior predictive band holds the next value as often as promised"
-NAMES = ("credible", "confidence")
-COLORS = (plots.GREEN, plots.BLUE)
 NEARS = "with 40 values the percentile bootstrap of a mean is within 5 points of its promise"
 
 
@@ -149,15 +146,13 @@ def two_promises(run: Run, level: float, experiments: int) -> None:
     z = stats.norm.ppf(0.5 + level / 2)
     se, sd = noise / n**0.5, prior.update(np.zeros(n)).sd
 
-    def ends(truth: np.ndarray, seed: int) -> np.ndarray:
-        """Credible and confidence interval for each truth, shape (2, truths, 2)."""
+    def hits(truth: np.ndarray, seed: int) -> np.ndarray:
+        """Whether the credible and the confidence interval hold each truth, (2, truths)."""
         rng = np.random.default_rng([run.seed, seed])
         x = truth[:, None] + noise * d.sample_normal(rng, truth.size * n).reshape(-1, n)
         credible = [prior.update(row).credible_interval(level) for row in x]
-        return np.stack([credible, x.mean(axis=1)[:, None] + z * se * np.array([-1, 1])])
-
-    def hits(truth: np.ndarray, seed: int) -> np.ndarray:
-        low, high = np.moveaxis(ends(truth, seed), 2, 0)
+        confidence = x.mean(axis=1)[:, None] + z * se * np.array([-1, 1])
+        low, high = np.moveaxis(np.stack([credible, confidence]), 2, 0)
         return (low <= truth) & (truth <= high)
 
     def theory(t: np.ndarray) -> np.ndarray:
@@ -187,31 +182,15 @@ def two_promises(run: Run, level: float, experiments: int) -> None:
     run.metric("credible interval's coverage, truths from the prior", 100 * credible.mean(), "%")
     run.metric("credible interval's coverage at three prior sd", 100 * far, "%")
 
-    title = f"Two intervals promise {level:.0%}. Over what?"
-    layout = {"columns": 2, "size": (8.8, 4.4), "width_ratios": (1, 1.15)}
-    with run.figure("two_promises", title, **layout) as (left, right):
-        figure_25(left, ends(np.full(25, 2.0), 4), 2.0)
+    with run.figure("two_promises", f"Two intervals promise {level:.0%}. Over what?") as ax:
         grid = np.linspace(-3.5, 3.5, 200)
         prior_shape = 30 * np.exp(-(grid**2) / 2)
-        right.fill_between(grid, prior_shape, color=plots.GRAY, alpha=0.25, lw=0, label="prior")
-        right.plot(grid, 100 * theory(grid), color=plots.GREEN, lw=1)
-        right.axhline(100 * level, color=plots.BLUE, lw=1)
-        for row, values, color in zip(NAMES, counted.T, COLORS, strict=True):
-            right.plot(thetas, 100 * values, "o", color=color, label=row)
-        right.legend(loc="center", bbox_to_anchor=(0.5, 0.5))
-        right.set_title(f"coverage at fixed truths, {experiments:,} each", fontsize=11)
-        right.set(xlabel="true θ (prior standard deviations)", ylabel="coverage (%)", ylim=(0, 104))
-
-
-def figure_25(ax: Axes, ends: np.ndarray, truth: float) -> None:
-    """Intervals of 25 experiments side by side, ends of shape (2, 25, 2)."""
-    for spans, color, shift in zip(ends, COLORS, (0.2, -0.2), strict=True):
-        for i, (low, high) in enumerate(spans):
-            shown = color if low <= truth <= high else plots.ORANGE
-            ax.plot((low, high), [i + shift] * 2, color=shown, solid_capstyle="butt")
-    ax.axvline(truth, color=plots.REFERENCE, lw=1.2, ls="--")
-    ax.set_title(f"25 experiments, θ = {truth:g} (orange misses)", fontsize=11)
-    ax.set(xlabel="θ", ylabel="experiment", xlim=(-2.2, 6.2))
+        ax.fill_between(grid, prior_shape, color=plots.GRAY, alpha=0.25, lw=0, label="prior of θ")
+        ax.plot(grid, 100 * theory(grid), "--", color=plots.REFERENCE, label="theory")
+        lines = {"credible interval": 100 * counted[:, 0], "confidence": 100 * counted[:, 1]}
+        labels = {"xlabel": "true θ (prior standard deviations)", "ylabel": "coverage (%)"}
+        colors = (plots.GREEN, plots.BLUE)
+        plots.curves(ax, thetas, lines, colors=colors, marker="o", ends=False, **labels)
 
 
 def priors_meet(run: Run, level: float) -> None:
