@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from scipy.optimize import rosen_hess
 from torch.func import hessian as torch_hessian
 from torch.func import jacfwd, jacrev
 
@@ -104,6 +105,14 @@ def check_against_torch(run: Run, width: int) -> None:
 
 def check_closed_forms(run: Run) -> None:
     """Derivatives that are known on paper."""
+    x = run.rng.normal(size=5)
+
+    def rosenbrock(v):
+        return sum(100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2 for a, b in pairwise(v))
+
+    why = "float64 rounding of terms up to 1e4"
+    equal = run.against("scipy.optimize.rosen_hess", rtol=1e-11, atol=1e-11, why=why)
+    equal("Rosenbrock, Hessian", hessian(rosenbrock, x), rosen_hess(x))
 
     def spherical(v):
         r, theta, phi = v
