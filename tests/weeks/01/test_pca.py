@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA as Reference
 
 from week01.pca import PCA, low_rank
@@ -20,73 +19,18 @@ def cloud(n, d, seed):
 ATTRIBUTES = "mean_ components_ explained_variance_ explained_variance_ratio_ singular_values_"
 
 
-def assert_same(ours, reference, atol=1e-9):
+@given(st.integers(3, 12), st.integers(1, 8), seeds)
+def test_equals_sklearn(n, d, seed):
+    X, new = np.split(cloud(n + 5, d, seed), [n])
+    k = 1 + seed % min(n - 1, d)
+    ours, reference = PCA(k).fit(X), Reference(k, svd_solver="full").fit(X)
     for name in ATTRIBUTES.split():
-        np.testing.assert_allclose(
-            getattr(ours, name), getattr(reference, name), rtol=1e-9, atol=atol, err_msg=name
-        )
-
-
-@pytest.mark.parametrize("k", [1, 10])
-def test_equals_sklearn(k):
-    X = load_digits().data[:300]
-    ours, reference = PCA(k).fit(X), Reference(k, svd_solver="full").fit(X)
-    assert_same(ours, reference)
-    assert ours.n_components_ == k
-    new = load_digits().data[300:350]
-    np.testing.assert_allclose(ours.transform(new), reference.transform(new), atol=1e-9)
+        theirs = getattr(reference, name)
+        np.testing.assert_allclose(getattr(ours, name), theirs, atol=1e-6, err_msg=name)
     Z = reference.transform(new)
-    np.testing.assert_allclose(ours.inverse_transform(Z), reference.inverse_transform(Z), atol=1e-9)
-
-
-@given(st.integers(2, 12), st.integers(1, 6), seeds)
-def test_equals_sklearn_on_random_clouds(n, d, seed):
-    X = cloud(n, d, seed)
-    k = min(n - 1, d)  # with n <= d the last direction has no variance and no definite sign
-    ours, reference = PCA(k).fit(X), Reference(k, svd_solver="full").fit(X)
-    np.testing.assert_allclose(
-        ours.explained_variance_, reference.explained_variance_, rtol=1e-8, atol=1e-10
-    )
-    np.testing.assert_allclose(
-        ours.inverse_transform(ours.transform(X)), X if k == d or n <= d else 0, atol=1e-9
-    )
-
-
-def test_variance_is_the_variance_of_the_coordinates():
-    X = cloud(50, 5, 0)
-    pca = PCA()
-    Z = pca.fit_transform(X)
-    np.testing.assert_allclose(np.cov(Z.T), np.diag(pca.explained_variance_), atol=1e-10)
-    np.testing.assert_allclose(pca.explained_variance_.sum(), X.var(axis=0, ddof=1).sum())
-    np.testing.assert_allclose(pca.explained_variance_ratio_.sum(), 1.0)
-    assert (np.diff(pca.explained_variance_) <= 0).all()
-
-
-def test_ratio_is_of_the_whole_variance():
-    X = cloud(50, 5, 0)
-    whole = PCA().fit(X).explained_variance_ratio_
-    np.testing.assert_allclose(PCA(2).fit(X).explained_variance_ratio_, whole[:2])
-
-
-def test_moving_the_cloud_moves_only_the_mean():
-    X = cloud(40, 4, 1)
-    here, there = PCA(2).fit(X), PCA(2).fit(X + 100.0)
-    np.testing.assert_allclose(here.components_, there.components_, atol=1e-10)
-    np.testing.assert_allclose(there.mean_, here.mean_ + 100.0)
-
-
-def test_sign_does_not_depend_on_the_order_of_rows():
-    X = cloud(40, 4, 2)
-    np.testing.assert_allclose(PCA().fit(X).components_, PCA().fit(X[::-1]).components_, atol=1e-10)
-    components = PCA().fit(X).components_
-    assert (np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1) > 0).all()
-
-
-def test_more_features_than_samples():
-    X = cloud(4, 9, 3)
-    ours, reference = PCA(3).fit(X), Reference(3, svd_solver="full").fit(X)
-    assert_same(ours, reference)
-    np.testing.assert_allclose(ours.inverse_transform(ours.transform(X)), X, atol=1e-10)
+    np.testing.assert_allclose(ours.transform(new), Z, atol=1e-6)
+    np.testing.assert_allclose(ours.inverse_transform(Z), reference.inverse_transform(Z), atol=1e-6)
+    assert ours.n_components_ == k
 
 
 def test_constant_data_has_no_variance():

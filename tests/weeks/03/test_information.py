@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate, linalg, special, stats
+from scipy import integrate, special, stats
 from sklearn.feature_selection import mutual_info_regression
-from sklearn.metrics import log_loss, mutual_info_score
+from sklearn.metrics import mutual_info_score
 
-from week03 import distributions as d
 from week03 import information as i
 
 seeds = st.integers(0, 2**32 - 1)
@@ -40,15 +39,6 @@ def test_log_sum_exp_and_log_softmax(n, size, seed):
 def test_log_sum_exp_of_infinities():
     x = np.array([[-np.inf, -np.inf], [0.0, -np.inf], [np.inf, 0.0]])
     np.testing.assert_array_equal(i.log_sum_exp(x), [-np.inf, 0.0, np.inf])
-
-
-def test_cross_entropy_does_not_change_when_logits_move():
-    logits = np.random.default_rng(0).normal(size=(5, 4))
-    targets = np.array([0, 3, 1, 1, 2])
-    ours = i.softmax_cross_entropy(logits, targets)
-    np.testing.assert_allclose(ours, i.softmax_cross_entropy(logits + 1000, targets), atol=1e-10)
-    probabilities = np.exp(i.log_softmax(logits))
-    np.testing.assert_allclose(ours.mean(), log_loss(targets, probabilities, labels=range(4)))
 
 
 def test_certain_and_wrong_costs_the_difference_of_logits():
@@ -93,17 +83,6 @@ def test_impossible_symbols():
     assert i.entropy(q) == 0
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), seeds)
-def test_data_processing_inequality(n, m, k, seed):
-    joint = simplex(n * m, seed).reshape(n, m)
-    channel = np.random.default_rng(seed).dirichlet(np.ones(k), size=m)
-    information = i.mutual_information(joint)
-    assert i.mutual_information(joint @ channel) <= information + 1e-12
-    shuffled = joint[:, np.random.default_rng(seed).permutation(m)]
-    np.testing.assert_allclose(i.mutual_information(shuffled), information, atol=1e-12)
-    np.testing.assert_allclose(i.mutual_information(joint.T), information, atol=1e-12)
-
-
 # ---- Gaussians
 
 
@@ -127,19 +106,6 @@ def test_normal_kl_equals_quadrature(mu, sd):
     np.testing.assert_allclose(ours, exact, atol=1e-8)
 
 
-@given(st.integers(1, 4), st.integers(1, 3), seeds)
-def test_normal_kl_adds_over_independent_blocks(n, m, seed):
-    rng = np.random.default_rng(seed)
-    p, q = covariance(n, seed), covariance(n, seed + 1)
-    r, s = covariance(m, seed + 2), covariance(m, seed + 3)
-    a, b = rng.normal(size=n), rng.normal(size=m)
-    means, blocks = (np.zeros(n + m), np.append(a, b)), linalg.block_diag
-    whole = i.normal_kl(means[0], blocks(p, r), means[1], blocks(q, s))
-    parts = i.normal_kl(np.zeros(n), p, a, q) + i.normal_kl(np.zeros(m), r, b, s)
-    np.testing.assert_allclose(whole, parts, rtol=1e-7)
-    assert abs(i.normal_kl(a, p, a, p)) < 1e-9
-
-
 @given(st.floats(-0.99, 0.99))
 def test_normal_information_is_a_divergence_and_a_sum_of_entropies(rho):
     cov = np.array([[1.0, rho], [rho, 1.0]])
@@ -151,16 +117,6 @@ def test_normal_information_is_a_divergence_and_a_sum_of_entropies(rho):
 
 
 # ---- from samples
-
-
-def test_kl_terms_are_unbiased_and_the_second_never_negative():
-    x = d.sample_normal(np.random.default_rng(0), 20_000)
-    plain, corrected = i.kl_terms(d.normal_log_pdf(x), d.normal_log_pdf(x, 0.5))
-    assert (corrected >= 0).all()
-    assert plain.min() < 0
-    for terms in (plain, corrected):
-        assert abs(terms.mean() - 0.125) < 5 * terms.std() / math.sqrt(20_000)
-    assert corrected.std() < plain.std()
 
 
 def test_corrected_terms_keep_their_digits():
@@ -179,14 +135,6 @@ def test_ksg_equals_sklearn(k, rho):
     np.testing.assert_allclose(max(0, i.mutual_information_ksg(x, y, k)), reference, atol=2e-3)
 
 
-def test_ksg_finds_what_correlation_cannot():
-    rng = np.random.default_rng(2)
-    angle = 2 * np.pi * rng.random(400)
-    x, y = np.cos(angle), np.sin(angle) + 0.05 * rng.normal(size=400)
-    assert abs(np.corrcoef(x, y)[0, 1]) < 0.15
-    assert i.mutual_information_ksg(x, y) > 0.8
-
-
 def test_ksg_with_ties_and_constants_is_finite():
     x = np.repeat([0.0, 1.0], 20)
     assert math.isfinite(i.mutual_information_ksg(x, x))
@@ -201,11 +149,6 @@ def test_binned_equals_sklearns_score_of_the_cells(bins, seed):
     np.testing.assert_allclose(ours, mutual_info_score(*cells), atol=1e-12)
     corrected = i.mutual_information_binned(x, y, bins, corrected=True)
     np.testing.assert_allclose(ours - corrected, (bins - 1) ** 2 / 120, atol=1e-12)
-
-
-def test_as_many_bins_as_pairs_find_everything():
-    x, y = np.random.default_rng(3).normal(size=(2, 50))
-    assert i.mutual_information_binned(x, y, 50) == pytest.approx(math.log(50))
 
 
 @given(st.floats(-3, 3), st.floats(0.5, 3))

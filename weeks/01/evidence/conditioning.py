@@ -87,15 +87,9 @@ def digits_kept(run: Run, errors: np.ndarray, kappas: np.ndarray) -> None:
     run.metric("normal equations, error at κ = 1e9", np.median(normal), rtol=None)
     run.metric("QR, error at κ = 1e9", np.median(qr), rtol=None)
     run.metric("QR, error at κ = 1e9 and 45°", np.median(errors[1, :, at, 1]), rtol=None)
-    rule = {
-        "each": True,
-        "unit": "digits",
-        "rtol": None,
-    }  # what rounding leaves is the machine's own
+    rule = {"each": True, "unit": "digits", "rtol": None}  # rounding is the machine's own
     run.claim(KEEP, -np.log10(np.r_[qr, svd]), at_least=5, **rule)
     run.falsifier("the normal equations", -np.log10(normal), breaks=KEEP)
-    name = "b in the column space, κ = 1e9: the normal equations keep less than one digit"
-    run.claim(name, -np.log10(normal), at_most=1, **rule)
 
 
 def growth(run: Run, errors: np.ndarray, kappas: np.ndarray) -> None:
@@ -119,9 +113,6 @@ def graded(run: Run, n: int, seeds: int) -> None:
         A = rng.normal(size=(n, n)) * 10.0 ** -rng.permutation(np.linspace(0.0, 20.0, n))
         exact[seed] = exact_singular_values(A)
         jacobi[seed], lapack[seed] = svd_jacobi(A)[1], np.linalg.svd(A, compute_uv=False)
-    why = "n·eps times the condition number of A with its columns scaled to length 1"
-    equal = run.against("bisection in exact fractions", kind="theorem", atol=1e-13, why=why)
-    equal("small singular values, relative", jacobi / exact, np.ones_like(exact))
     errors = {
         "numpy.linalg.svd": np.maximum(np.abs(lapack / exact - 1.0), EPS / 4),
         "one-sided Jacobi": np.maximum(np.abs(jacobi / exact - 1.0), EPS / 4),
@@ -140,8 +131,8 @@ def graded(run: Run, n: int, seeds: int) -> None:
     with run.figure("graded", title, size=(8.0, 4.2)) as ax:
         sigma = np.sort(exact.ravel())
         bound = np.maximum(EPS, EPS / sigma)
-        ax.loglog(sigma, bound, color=plots.REFERENCE, linestyle="--", linewidth=1.2)
-        ax.text(3e-9, 1e-5, r"$\varepsilon\,\sigma_1/\sigma$", color=plots.REFERENCE)
+        text = r"$\varepsilon\,\sigma_1/\sigma$"
+        ax.loglog(sigma, bound, "--", color=plots.REFERENCE, label=text)
         for (name, error), color, marker in zip(errors.items(), COLORS, "os", strict=False):
             ax.plot(exact.ravel(), error.ravel(), marker, color=color, alpha=0.7, label=name)
         ax.set(xlabel=r"singular value $\sigma$ (the largest is about 1)", ylabel="relative error")

@@ -64,9 +64,6 @@ def _check_decompositions(run: Run) -> None:
         w, V = eigh_jacobi(S)
         put("eigenvalues", w, np.linalg.eigvalsh(S), 1.0)
         put("V Λ Vᵀ = S", (V * w) @ V.T, S, 1.0)
-        # The cut-off falls into a wide gap, so that both keep the same singular values.
-        fit = A @ np.linalg.lstsq(A, b, rcond=1e-5)[0]
-        put("fit A x", A @ least_squares(A, b, rcond=1e-5), fit, np.linalg.norm(b))
         if np.linalg.cond(A) < 1e3 or np.linalg.matrix_rank(A) == 3:
             put("solution x", least_squares(A, b), np.linalg.lstsq(A, b)[0], 1.0 / norm)
             put("projection", project(A, b), A @ (np.linalg.pinv(A) @ b), 1.0)
@@ -102,9 +99,8 @@ def _unit_circle(run: Run) -> None:
                 tip = M @ v
                 arrow = {"arrowstyle": "-|>", "color": color, "lw": 2, "shrinkA": 0, "shrinkB": 0}
                 ax.annotate("", tip, (0, 0), arrowprops=arrow)
-                # Out beyond both curves along the arrow.
-                where = tip * max(1.0 + 0.6 / np.linalg.norm(tip), 1.45 / np.linalg.norm(tip))
-                ax.text(*where, label, color=color, ha="center", va="center")
+                away = 1.0 + 0.6 / np.linalg.norm(tip)
+                ax.text(*(away * tip), label, color=color, ha="center", va="center")
             ax.set_title(name, fontsize=11)
             ax.set(aspect="equal", xlim=(-2.75, 2.75), ylim=(-2.2, 2.2))
             ax.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
@@ -143,5 +139,3 @@ def _orthogonality(run: Run, seeds: int) -> None:
     run.claim(HOUSEHOLDER, worst, at_least=14, each=True, **rule)
     lost = kept["Gram–Schmidt"][:, at]
     run.falsifier("Gram–Schmidt at κ = 1e9", lost, breaks=HOUSEHOLDER)
-    name = "by κ = 1e9 Gram–Schmidt keeps less than 3 digits"
-    run.claim(name, lost, at_most=3, each=True, **(rule | {"rtol": None}))

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA as Reference
 from shared import datasets, plots
 from shared.study import PositiveInt, Run
 from week01.matrix_decompositions import svd_jacobi
-from week01.pca import PCA, low_rank
+from week01.pca import PCA
 
 
 def main(run: Run, *, seeds: PositiveInt = 5) -> None:
@@ -54,11 +54,6 @@ def _digits_map(run: Run, X: np.ndarray, labels: np.ndarray) -> None:
         for digit, color in enumerate(colors):
             mine = Z[labels == digit]
             ax.scatter(*mine.T, s=22, marker=f"${digit}$", color=color, alpha=0.55, linewidths=0)
-        for digit, color in enumerate(colors):
-            place = np.median(Z[labels == digit], axis=0)
-            box = {"boxstyle": "circle,pad=0.25", "facecolor": color, "edgecolor": "white"}
-            style = {"weight": "bold", "ha": "center", "va": "center", "bbox": box}
-            ax.text(*place, str(digit), color="white", fontsize=13, **style)
         ax.set(xlabel=f"component 1 ({share[0]:.0f} % of the variance)")
         ax.set(ylabel=f"component 2 ({share[1]:.0f} %)", aspect="equal", adjustable="datalim")
 
@@ -91,18 +86,14 @@ def _uncentered(run: Run, X: np.ndarray) -> None:
     title = "Forget to center, and the first direction points at the mean"
     with run.figure("uncentered", title, size=(8.0, 4.4)) as ax:
         ax.scatter(*cloud.T, s=12, color=plots.GRAY, alpha=0.6, linewidths=0)
-        for start, direction, length, color, label, offset in (
-            (cloud.mean(axis=0), right.components_[0], 3.2, plots.BLUE, "centered", (8, -4)),
-            (np.zeros(2), wrong, 4.2, plots.ORANGE, "not centered", (-100, 2)),
+        for start, direction, length, color, label in (
+            (cloud.mean(axis=0), right.components_[0], 3.2, plots.BLUE, "centered"),
+            (np.zeros(2), wrong, 4.2, plots.ORANGE, "not centered"),
         ):
             end = start + length * direction
-            arrow = {"arrowstyle": "-|>", "color": color, "lw": 2.5, "shrinkA": 0, "shrinkB": 0}
-            ax.annotate("", end, start, arrowprops=arrow)
-            box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
-            style = {"textcoords": "offset points", "weight": "bold", "bbox": box}
-            ax.annotate(label, end, offset, color=color, **style)
-        ax.plot(0, 0, "+", color=plots.REFERENCE, markersize=10)
-        ax.annotate("origin", (0, 0), (8, -12), textcoords="offset points", color=plots.REFERENCE)
+            ax.plot(*np.transpose([start, end]), lw=3, color=color, label=label)
+        ax.plot(0, 0, "+", color=plots.REFERENCE, markersize=10, label="origin")
+        ax.legend(loc="upper left")
         ax.set(xlabel="first coordinate", ylabel="second coordinate")
         ax.set_aspect("equal", adjustable="datalim")
 
@@ -136,10 +127,6 @@ def _photograph(run: Run, ranks: tuple[int, ...]) -> None:
     errors = [_relative_error(A, view) for view in views]
     equal = run.against("numpy.linalg.svd", atol=1e-11, why="rounding of the norm (Eckart–Young)")
     equal("error of the rank-k photograph", errors, optimum)
-    small = A[::4, ::4]
-    P, s, Qt = np.linalg.svd(small, full_matrices=False)
-    why = "eps / gap, times gray levels up to 255"
-    equal("low_rank", low_rank(small, 5), (P[:, :5] * s[:5]) @ Qt[:5], atol=1e-9, why=why)
     per_number = 2  # bytes, as float16
     stored = [per_number * k * (m + n + 1) for k in ranks]
     jpeg = _jpeg(image, errors[1])

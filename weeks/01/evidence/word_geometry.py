@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.text import Text
 from sklearn.decomposition import TruncatedSVD
 
 from shared import datasets, plots
@@ -21,15 +19,15 @@ from week01.word_geometry import (
     truncated_svd,
 )
 
-GROUPS = {
-    "numbers": ("integer", "float", "floating", "complex", "numeric", "precision"),
-    "errors": ("exception", "exceptions", "raise", "except", "try", "finally"),
-    "coroutines": ("async", "await", "coroutine", "generator", "yield"),
-    "matching": ("pattern", "patterns", "subject", "capture", "succeeds", "fails"),
-    "modules": ("module", "modules", "import", "package", "relative"),
-    "classes": ("class", "classes", "metaclass", "instance", "base"),
-    "debugging": ("breakpoint", "breakpoints", "debugger", "stack"),
-}
+GROUPS = (
+    ("integer", "float", "floating", "complex", "numeric", "precision"),
+    ("exception", "exceptions", "raise", "except", "try", "finally"),
+    ("async", "await", "coroutine", "generator", "yield"),
+    ("pattern", "patterns", "subject", "capture", "succeeds", "fails"),
+    ("module", "modules", "import", "package", "relative"),
+    ("class", "classes", "metaclass", "instance", "base"),
+    ("breakpoint", "breakpoints", "debugger", "stack"),
+)
 NEAR = "a word's plural is among its nearest 10 %"
 
 
@@ -82,7 +80,7 @@ def _shuffled(documents: list[list[str]], rng: np.random.Generator) -> list[list
 
 
 def _check_against_sklearn(run: Run, table: np.ndarray, k: int) -> np.ndarray:
-    U, sigma, Vt = truncated_svd(table, k, run.rng)
+    U, sigma, _ = truncated_svd(table, k, run.rng)
     E = U * sigma
     model = TruncatedSVD(k, algorithm="arpack", tol=0.0, random_state=run.seed)
     reference = model.fit_transform(table)
@@ -92,8 +90,6 @@ def _check_against_sklearn(run: Run, table: np.ndarray, k: int) -> np.ndarray:
     theirs = model.singular_values_
     equal("singular values", sigma, theirs, rtol=1e-10, atol=0.0, why=squared)
     equal("inner products of the embeddings", E @ E.T, reference @ reference.T)
-    theirs = model.components_.T @ model.components_
-    equal("the subspace, V Vᵀ", Vt.T @ Vt, theirs, atol=1e-7)
     return E
 
 
@@ -118,72 +114,29 @@ def _plurals(run: Run, documents: list[list[str]], min_count: int, k: int, seeds
     rule = {"unit": "% of the vocabulary", "note": note, "quick": False}
     run.claim(NEAR, real, at_most=10, **rule)
     run.falsifier("shuffled text", shuffled, breaks=NEAR)
-    name = "in shuffled text a word's plural is beyond its nearest 25 %"
-    run.claim(name, shuffled, at_least=25, **rule)
     lead = np.subtract(medians["counts"], medians["PPMI"])
     name = "weighting by PPMI brings plurals nearer than raw counts"
     run.claim(name, lead, at_least=0, **(rule | {"note": "pairs of the same text"}))
-    order = list(medians)
     title = f"How near is a word's plural? (SVD: {k} numbers)"
     with run.figure("plurals", title, size=(8.0, 3.7)) as ax:
-        for row, name in enumerate(order[::-1]):
-            color = plots.GRAY if "shuffled" in name else plots.BLUE
-            values = np.array(medians[name])
-            ax.plot(values, np.full(len(values), row), "o", color=color, alpha=0.5)
-            ax.plot(values.mean(), row, "|", color=color, markersize=18, markeredgewidth=2.5)
-        ax.axvline(50, color=plots.REFERENCE, linestyle="--", linewidth=1.2)
-        ax.text(48.5, len(order) - 0.6, "chance", color=plots.REFERENCE, ha="right", va="center")
-        ax.set_yticks(range(len(order)), order[::-1])
-        ax.set(xlabel="median place among all words, % (0 is nearest)", xlim=(0, 60))
-        ax.set_ylim(-0.6, len(order) - 0.2)
-
-
-def _place_labels(ax: Axes, points: np.ndarray, labels: list[str], colors: list[str]) -> None:
-    """Write each label beside its point, at the first of many places where it covers nothing."""
-    ax.figure.canvas.draw()
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in ax.transData.transform(points)]
-    turns = np.pi * np.array([0, 1, 0.5, 1.5, 0.25, 0.75, 1.25, 1.75])
-    places = [
-        (r * np.cos(t), r * np.sin(t)) for r in (7, 12, 18, 25, 33, 42, 52, 64) for t in turns
-    ]
-    for point, label, color in zip(points, labels, colors, strict=True):
-        for dx, dy in places:
-            ha = "left" if dx > 1 else "right" if dx < -1 else "center"
-            line = {"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 0}
-            style = {"textcoords": "offset points", "color": color, "fontsize": 9, "va": "center"}
-            arrow = line if np.hypot(dx, dy) > 15 else None
-            text = ax.annotate(label, point, (dx, dy), ha=ha, arrowprops=arrow, **style)
-            text.update_positions(ax.figure.canvas.get_renderer())
-            x0, y0, x1, y1 = Text.get_window_extent(text).extents  # without the line
-            if not any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in taken):
-                taken.append((x0, y0, x1, y1))
-                break
-            text.remove()
+        colors = [plots.GRAY if "shuffled" in name else plots.BLUE for name in medians]
+        label = "median place among all words, % (0 is nearest)"
+        reference = {"chance": 50}
+        plots.bars(ax, medians, colors=colors, reference=reference, xlabel=label, xlim=(0, 60))
 
 
 def _map(run: Run, E: np.ndarray, vocabulary: list[str]) -> None:
     index = {word: i for i, word in enumerate(vocabulary)}
-    palette = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK, "#9C6B00", "#2B8CBE", "#000000"]
-    words = [
-        (word, group, color)
-        for (group, members), color in zip(GROUPS.items(), palette, strict=True)
-        for word in members
-        if word in index
-    ]
-    rows = E[[index[word] for word, _, _ in words]]
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    groups = [[word for word in members if word in index] for members in GROUPS]
+    rows = E[[index[word] for words in groups for word in words]]
     pca = PCA(2)
-    points = pca.fit_transform(rows)
+    points = pca.fit_transform(rows / np.linalg.norm(rows, axis=1, keepdims=True))
     share = pca.explained_variance_ratio_
     title = "A map of words drawn by someone who only counted neighbors"
     with run.figure("map", title, size=(8.0, 6.4)) as ax:
-        colors = [color for _, _, color in words]
-        ax.scatter(*points.T, s=20, c=colors)
-        ax.margins(0.1)
+        parts = np.split(points, np.cumsum([len(words) for words in groups])[:-1])
+        for part, words, color in zip(parts, groups, (*plots.COLORS[:6], "black"), strict=True):
+            ax.plot(*part.T, "o", color=color, label=", ".join(words))
         ax.set_xlabel(f"component 1 ({share[0]:.0%} of the variance)")
         ax.set_ylabel(f"component 2 ({share[1]:.0%})")
-        for group, color in dict.fromkeys((group, color) for _, group, color in words):
-            ax.plot([], [], "o", color=color, label=group)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 7}
-        ax.legend(handletextpad=0.1, columnspacing=1.0, **below)
-        _place_labels(ax, points, [word for word, _, _ in words], colors)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=9, ncols=2)

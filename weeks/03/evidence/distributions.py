@@ -8,7 +8,7 @@ from scipy import stats
 from shared import plots
 from shared.study import PositiveInt, Run
 from week03 import distributions as d
-from week03.special_functions import gamma_cdf, quantile, student_t_cdf
+from week03.special_functions import gamma_cdf
 
 WEIGHTS = np.array([0.4, 0.05, 0.2, 0.0, 0.25, 0.1])
 LEVEL = 1e-3  # of a false alarm among all tests of a run together
@@ -28,7 +28,6 @@ def main(run: Run, *, draws: PositiveInt = 20_000, seeds: PositiveInt = 5) -> No
     """
     draws = run.budget(quick=min(draws, 8000), default=draws, full=10 * draws)
     densities(run)
-    exact_samplers(run)
     samplers(run, draws, run.budget(quick=2, default=seeds, full=4 * seeds))
     two_broken(run, 10 * draws)
     nearer_the_bell(run, averages(run))
@@ -69,12 +68,8 @@ def rejection_beta(rng: np.random.Generator, n: int, envelope: float) -> np.ndar
     def log_target(x):
         return np.minimum(d.beta_log_pdf(x, 2.0, 5.0), math.log(envelope))
 
-    return d.rejection_sample(rng, n, log_target, np.zeros_like, uniform, math.log(envelope))[0]
-
-
-def uniform(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Proposals on [0, 1)."""
-    return rng.random(n)
+    proposal = np.zeros_like, lambda rng, n: rng.random(n)
+    return d.rejection_sample(rng, n, log_target, *proposal, math.log(envelope))[0]
 
 
 def below_100(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -103,25 +98,6 @@ def densities(run: Run) -> None:
         ("Poisson", d.poisson_log_pmf(k, 30.0), stats.poisson.logpmf(k, 30)),
     ):
         equal(f"log-density, {name}", ours, theirs)
-    p = np.linspace(0.005, 0.995, 199)
-    equal("quantiles of t(3)", quantile(lambda q: student_t_cdf(q, 3.0), p), stats.t.ppf(p, 3))
-
-
-def exact_samplers(run: Run) -> None:
-    """Check what can be known about samplers without drawing, and an acceptance rate."""
-    p = run.rng.dirichlet(np.full(1000, 0.1))
-    why = "float64 rounding of shares of 1/1000; sums of powers of two do not round"
-    equal = run.against("the probabilities that went in", kind="theorem", atol=1e-15, why=why)
-    equal("alias table of 1000", d.AliasTable(p).probabilities(), p)
-    quarters = np.array([0.5, 0.25, 0.25])
-    table = d.AliasTable(quarters)
-    equal("columns that hold 1 keep it", table.probabilities(), quarters, atol=0.0)
-    n, highest = 20_000, 2.4576
-    target = (lambda x: d.beta_log_pdf(x, 2.0, 5.0), np.zeros_like)
-    _, rate = d.rejection_sample(run.rng, n, *target, uniform, math.log(highest))
-    error, why = math.sqrt((1 / highest) * (1 - 1 / highest) / n), "five standard errors"
-    equal = run.against("1 / M, M the highest density", kind="theorem", atol=5 * error, why=why)
-    equal("acceptance rate of beta(2, 5) from uniform proposals", rate, 1 / highest)
 
 
 def samplers(run: Run, draws: int, seeds: int) -> None:
@@ -137,7 +113,8 @@ def samplers(run: Run, draws: int, seeds: int) -> None:
         )
 
     p_good, p_broken = p_values(good_samplers()), p_values(broken_samplers())
-    m, lg_good, lg_broken = p_good.size, log10(p_good), log10(p_broken)
+    m = p_good.size
+    lg_good, lg_broken = (np.log10(np.maximum(p, 1e-300)) for p in (p_good, p_broken))
     threshold, note = math.log10(LEVEL / m), f"{m} tests of {draws:,} draws"
     rule = {"each": True, "unit": "log10 p", "note": note}
     run.claim(INNOCENT, lg_good.ravel(), at_least=threshold, **rule)
@@ -148,11 +125,6 @@ def samplers(run: Run, draws: int, seeds: int) -> None:
     run.metric("least p of good samplers", p_good.min())
     figure_fit(run, draws)
     figure_p_values(run, np.sort(p_good.ravel()), p_broken)
-
-
-def log10(p: np.ndarray) -> np.ndarray:
-    """Logarithm of p-values, which may underflow to 0."""
-    return np.log10(np.maximum(p, 1e-300))
 
 
 def p_value(sample, parameters, reference, rng: np.random.Generator, draws: int) -> float:
@@ -185,18 +157,12 @@ def figure_fit(run: Run, draws: int) -> None:
                 ax.plot(values, reference.pmf(values), "o", color=plots.REFERENCE, ms=4)
             else:
                 counts, edges = np.histogram(x, bins=48, range=(low, high))
-                counts = counts / (draws * (edges[1] - edges[0]))
-                ax.stairs(counts, edges, fill=True, color=plots.SKY)
+                density = counts / (draws * (edges[1] - edges[0]))
+                ax.stairs(density, edges, fill=True, color=plots.SKY)
                 grid = np.linspace(low, high, 400)[1:]
                 ax.plot(grid, reference.pdf(grid), color=plots.REFERENCE, lw=1.3)
-                ax.set_ylim(0, 1.15 * counts.max())
+                ax.set_ylim(0, 1.15 * density.max())
             ax.set_title(name, fontsize=10, weight="normal")
-            ax.tick_params(labelsize=9)
-            ax.grid(False)
-        for ax in axes[:, 0]:
-            ax.set_ylabel("density")
-        for ax in axes[1]:
-            ax.set_xlabel("value")
 
 
 def figure_p_values(run: Run, good: np.ndarray, broken: np.ndarray) -> None:
@@ -206,23 +172,18 @@ def figure_p_values(run: Run, good: np.ndarray, broken: np.ndarray) -> None:
     expected = (ranks - 0.5) / m
     band = [stats.beta.ppf(q, ranks, m + 1 - ranks) for q in (0.025, 0.975)]
     title = f"Which of {m} p-values is small enough to accuse a sampler?"
-    with run.figure("p_values", title, size=(8.0, 4.6)) as ax:
+    with run.figure("p_values", title) as ax:
         ax.fill_between(expected, *band, color=plots.REFERENCE, alpha=0.14, linewidth=0)
         ax.plot(expected, expected, color=plots.REFERENCE, lw=1, ls="--")
-        ax.plot(expected, good, "o", color=plots.BLUE, ms=5)
-        text = f"{m} tests of right samplers, sorted\n(band: uniform p, 95 % each)"
-        ax.text(0.06, 0.0035, text, color=plots.BLUE, va="center")
-        accused = f"p < 0.05 would accuse {(good < 0.05).sum()} of {m}"
-        levels = ((0.05, plots.GRAY, accused), (LEVEL / m, plots.GREEN, f"{LEVEL:g} / {m} tests"))
-        for level, color, text in levels:
-            ax.axhline(level, color=color, lw=1.2)
-            ax.text(1.0, level * 0.85, text, color=color, ha="right", va="top")
-        for place, row, name in zip((0.022, 0.11, 0.55), broken, broken_samplers(), strict=True):
-            x = place * np.logspace(-0.1, 0.1, len(row))
-            ax.plot(x, np.full(len(row), 3e-7), "v", color=plots.ORANGE, ms=8)
-            size = f"p ≤ {row.max():.0e}" if row.max() > 0 else "p < 1e-300"
-            ax.text(place, 7e-7, f"{name}\n{size}", color=plots.ORANGE, ha="center", va="bottom")
-        ax.set(xscale="log", yscale="log", ylim=(1.5e-7, 2), ylabel="p-value")
+        ax.plot(expected, good, "o", color=plots.BLUE, ms=5, label=f"{m} tests of right samplers")
+        for k, (row, name) in enumerate(zip(broken, broken_samplers(), strict=True)):
+            label = f"{name}, p at most {max(row.max(), 1e-300):.0e}"
+            low = np.full(len(row), 3e-7 * 3**k)  # really far below the axis
+            ax.plot(expected[: len(row)], low, "v", color=plots.COLORS[k + 1], label=label)
+        plots.reference_line(ax, 0.05, f"p < 0.05 would accuse {(good < 0.05).sum()} of {m}")
+        plots.reference_line(ax, LEVEL / m, f"{LEVEL:g} / {m} tests")
+        ax.legend(loc="lower right", fontsize=9)
+        ax.set(xscale="log", yscale="log", ylim=(1.5e-7, 2), ylabel="p-value (triangles: below)")
         ax.set_xlabel("p-value expected at this rank")
 
 
@@ -234,22 +195,21 @@ def two_broken(run: Run, n: int) -> None:
     run.metric("modulo bias, frequency below 56 over the rest", ratio, rtol=0.03)
     x, grid = rejection_beta(rng, n, 1.8), np.linspace(0, 1, 2001)
     density = np.exp(d.beta_log_pdf(grid, 2.0, 5.0))
-    cut = np.minimum(density, 1.8)
-    with run.figure(
-        "broken", "Two samplers that look fine and are not", columns=2, size=(8.4, 3.9)
-    ) as (left, right):
+    layout = {"columns": 2, "size": (8.4, 3.9)}
+    with run.figure("broken", "Two samplers that look fine and are not", **layout) as axes:
+        left, right = axes
         left.bar(np.arange(100), frequency, width=1.0, color=plots.SKY)
         theory = np.where(np.arange(101) < 256 % 100, 3, 2) / 2.56
         left.step(np.arange(101) - 0.5, theory, where="post", color=plots.ORANGE)
         plots.reference_line(left, 1.0, "asked for: 1 %")
-        left.text(57, 1.25, "3 of 256 bytes each\nbelow 56, else 2", color=plots.ORANGE)
         left.set_title("a random byte modulo 100", fontsize=11, weight="normal")
         left.set(xlabel="value", ylabel="frequency (%)", ylim=(0, 1.5))
-        right.hist(x, bins=60, range=(0, 1), density=True, color=plots.SKY)
-        right.plot(grid, density, color=plots.REFERENCE, lw=1.5, ls="--")
-        right.plot(grid, cut / np.trapezoid(cut, grid), color=plots.ORANGE)
-        right.text(0.33, 2.33, "asked for: beta(2, 5)", color=plots.REFERENCE)
-        right.text(0.48, 1.5, "drawn: min(f, 1.8),\nrescaled", color=plots.ORANGE)
+        right.hist(x, bins=60, range=(0, 1), density=True, color=plots.SKY, label="drawn")
+        right.plot(grid, density, color=plots.REFERENCE, ls="--", label="asked for: beta(2, 5)")
+        cut = np.minimum(density, 1.8)
+        cut /= np.trapezoid(cut, grid)
+        right.plot(grid, cut, color=plots.ORANGE, label="min(f, 1.8), rescaled")
+        right.legend(fontsize=9)
         right.set_title("rejection with envelope 1.8 < max f", fontsize=11, weight="normal")
         right.set(xlabel="value", ylabel="density", xlim=(0, 1), ylim=(0, 2.75))
 
@@ -294,24 +254,18 @@ def nearer_the_bell(run: Run, means: dict[str, np.ndarray]) -> None:
     run.metric("distance of a mean of 1024 exponentials from the normal", gaps[-1])
     with run.figure("averages", "What does averaging do?", columns=3, size=(9.2, 3.7)) as axes:
         titles = ("exponential: the mean settles", "Cauchy: it never does")
-        colors = (plots.BLUE, plots.ORANGE)
         for ax, rows, center, color, title in zip(
-            axes, means.values(), (1, 0), colors, titles, strict=False
+            axes[:2], means.values(), (1, 0), (plots.BLUE, plots.ORANGE), titles, strict=True
         ):
             steps = np.unique(np.geomspace(1, rows.shape[1], 60).astype(int))
             ax.plot(steps, rows[:, steps - 1].T, color=color, lw=0.9, alpha=0.7)
             edge = 1.96 / np.sqrt(steps)
             ax.plot(steps, center + np.array([edge, -edge]).T, color=plots.REFERENCE, ls="--")
             ax.set_title(title, fontsize=11, weight="normal")
-            ax.set(xscale="log", xlabel="n", ylim=(center - 3, center + 3))
+            ax.set(xscale="log", xlabel="n (dashed: ±1.96/√n)", ylim=(center - 3, center + 3))
         axes[0].set_ylabel("mean of the first n draws")
-        axes[0].text(3, 2.6, "±1.96/√n around 1", color=plots.REFERENCE, fontsize=10)
-        ax = axes[2]
-        ax.plot(sizes, gaps, "o", color=plots.BLUE)
-        ax.plot(sizes, edgeworth / root, color=plots.REFERENCE, lw=1.2, ls="--")
-        ax.plot(sizes, bound / root, color=plots.GREEN, lw=1.2)
-        ax.text(1.3, 0.022, "theory\n0.133/√n", color=plots.REFERENCE, fontsize=10)
-        ax.text(5, 0.75, "Berry–Esseen bound", color=plots.GREEN, fontsize=10)
-        ax.set_title("exponential: nearer the bell", fontsize=11, weight="normal")
-        ax.set(xscale="log", yscale="log", xlabel="n", ylim=(2e-3, 2))
-        ax.set_ylabel("greatest gap to the normal CDF")
+        lines = {"measured": gaps, "0.133/√n": edgeworth / root, "Berry–Esseen": bound / root}
+        colors = (plots.BLUE, plots.REFERENCE, plots.GREEN)
+        plots.curves(axes[2], sizes, lines, colors=colors, ends=False)
+        axes[2].set_title("exponential: nearer the bell", fontsize=11, weight="normal")
+        axes[2].set(xscale="log", yscale="log", xlabel="n", ylabel="greatest gap to the normal CDF")

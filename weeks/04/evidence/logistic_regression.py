@@ -3,18 +3,15 @@
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from threadpoolctl import threadpool_limits
 
 from shared import plots
 from shared.study import PositiveInt, Run
-from week01.pca import PCA
 from week04.evidence.data import breast_cancer, digits, split
 from week04.linear_regression import StandardScaler
 from week04.logistic_regression import (
     LogisticRegression,
     gradient_descent,
-    irls_step,
     loss_and_gradient,
     newton_step,
     probabilities,
@@ -38,12 +35,11 @@ def main(run: Run, *, seeds: PositiveInt = 20) -> None:
     with threadpool_limits(1):  # on matrices so small, threads only wait for each other
         check_binary(run, *tumors)
         check_multinomial(run, *images)
-        check_first_steps(run, tumors, images)
+        check_first_steps(run, *images)
         n_test = run.budget(quick=400, default=190), run.budget(quick=1600, default=1297)
         control(run, "breast cancer", *tumors, n_test[0], 3 * seeds)
         control(run, "digits", *images, n_test[1], min(seeds, 12))
         loss_surface(run, *tumors)
-        boundaries(run, tumors, images)
         separable(run)
         classic_bugs(run, *tumors)
 
@@ -56,11 +52,11 @@ def ones(X: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n q"]:
 # ---- checks
 
 
-def reference(C: float):
+def reference():
     """The same model in scikit-learn."""
     from sklearn.linear_model import LogisticRegression as Reference
 
-    return Reference(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000)
+    return Reference(solver="newton-cholesky", tol=1e-12, max_iter=1000)
 
 
 def check_binary(run: Run, X, y) -> None:
@@ -68,12 +64,10 @@ def check_binary(run: Run, X, y) -> None:
     X = StandardScaler().fit_transform(X)
     why = "both stop at a gradient of about 1e-10"
     equal = run.against("sklearn LogisticRegression", atol=1e-8, why=why)
-    for C in (0.01, 1.0, 100.0):
-        ours, theirs = LogisticRegression(C=C, tol=1e-11).fit(X, y), reference(C).fit(X, y)
-        weights = (np.append(model.coef_, model.intercept_) for model in (ours, theirs))
-        chances = ours.predict_proba(X), theirs.predict_proba(X)
-        equal(f"breast cancer, C = {C:g}: weights", *weights)
-        equal(f"breast cancer, C = {C:g}: probabilities", *chances, atol=1e-9)
+    ours, theirs = LogisticRegression(tol=1e-11).fit(X, y), reference().fit(X, y)
+    weights = (np.append(model.coef_, model.intercept_) for model in (ours, theirs))
+    equal("breast cancer: weights", *weights)
+    equal("breast cancer: probabilities", ours.predict_proba(X), theirs.predict_proba(X))
     C, tol = run.budget(quick=1e-4, default=0.01), run.budget(quick=1e-5, default=1e-7)
     slow = LogisticRegression(C=C, solver="gd", tol=tol, max_iter=20_000).fit(X, y)
     fast = LogisticRegression(C=C, tol=tol).fit(X, y)
@@ -88,7 +82,7 @@ def check_multinomial(run: Run, X, y) -> None:
     """Digits, ten classes, against scikit-learn."""
     n = run.budget(quick=150, default=len(X))
     X, y = X[:n], y[:n]
-    ours, theirs = LogisticRegression(tol=1e-11).fit(X, y), reference(1.0).fit(X, y)
+    ours, theirs = LogisticRegression(tol=1e-11).fit(X, y), reference().fit(X, y)
     why = "both stop at a gradient of about 1e-10"
     equal = run.against("sklearn LogisticRegression", atol=1e-8, why=why)
     # Only differences of intercepts mean anything: the mean of all comes off on both sides.
@@ -98,11 +92,11 @@ def check_multinomial(run: Run, X, y) -> None:
     equal("digits: probabilities", ours.predict_proba(X), theirs.predict_proba(X), atol=1e-9)
 
 
-def check_first_steps(run: Run, tumors, images) -> None:
-    """Ten steps of gradient descent against torch; IRLS against Newton."""
+def check_first_steps(run: Run, X, y) -> None:
+    """Ten steps of gradient descent against torch."""
     import torch
 
-    X, Y = ones(images[0][:300]), np.eye(10)[images[1][:300]]
+    X, Y = ones(X[:300]), np.eye(10)[y[:300]]
     penalty = np.append(np.full(64, 1 / 300), 0.0)
     start = 0.1 * np.random.default_rng(run.seed).normal(size=(10, 65))
     path = gradient_descent(start, X, Y, penalty, lr=0.5, steps=10)
@@ -114,13 +108,6 @@ def check_first_steps(run: Run, tumors, images) -> None:
         theirs.append(W.detach().numpy().copy())
     equal = run.against("torch autograd", atol=1e-12, why="rounding")
     equal("10 steps of gradient descent", path, np.array(theirs))
-
-    X, Y = ones(StandardScaler().fit_transform(tumors[0][:, :5])), np.eye(2)[tumors[1]]
-    w = 0.1 * np.random.default_rng(run.seed).normal(size=6)
-    newton = (w - newton_step(w[None], X, Y, np.zeros(6)))[0]
-    source = "weighted least squares (IRLS)"
-    equal = run.against(source, kind="theorem", atol=1e-9, why="rounding")
-    equal("a step of Newton", newton, irls_step(w, X, Y[:, 1]))
 
 
 # ---- what it shows
@@ -160,20 +147,11 @@ def loss_surface(run: Run, X, y) -> None:
     }
     title = "Why scale features? 200 steps of gradient descent, and Newton's"
     with run.figure("surface", title, columns=2, size=(9.2, 4.5)) as axes:
-        excess = [
-            draw_paths(ax, x[:, 0], y, *ranges)
-            for ax, (x, *ranges) in zip(axes, panels.values(), strict=True)
-        ]
-        for ax, name in zip(axes, panels, strict=True):
+        excess = []
+        for ax, (name, (x, *ranges)) in zip(axes, panels.items(), strict=True):
+            excess.append(draw_paths(ax, x[:, 0], y, *ranges))
             ax.set_title(name, fontsize=11, weight="normal")
-        for panel, text, color, place in (
-            (0, "gradient descent,\nafter 200 steps still here", plots.ORANGE, (-1.1, -4.8)),
-            (0, "Newton", plots.BLUE, (-0.55, 11)),
-            (0, "minimum", plots.REFERENCE, (-1.85, 14)),
-            (1, "gradient descent", plots.ORANGE, (-3.9, -0.4)),
-            (1, "Newton", plots.BLUE, (-2.1, 1.1)),
-        ):
-            axes[panel].text(*place, text, color=color, fontsize=10)
+        axes[0].legend(loc="upper right")
     note = f"{excess[0]:.3f} against {excess[1]:.5f} nats"
     run.claim(RAW, excess[0] / excess[1], at_least=100, deterministic=True, note=note)
 
@@ -188,58 +166,13 @@ def draw_paths(ax: Axes, x: Float[np.ndarray, " n"], y, w_range, b_range) -> flo
     W, B = np.meshgrid(np.linspace(*w_range, 120), np.linspace(*b_range, 120))
     surface = np.logaddexp(0, (1 - 2 * y) * (W[..., None] * x + B[..., None])).mean(axis=-1)
     levels = surface.min() * np.array([1.02, 1.2, 1.6, 2.4, 4, 7, 12, 20, 35])
-    shades = [str(gray) for gray in np.linspace(1.0, 0.72, len(levels) + 1)]
     ax.contour(W, B, surface, levels=levels, colors=plots.GRAY, linewidths=0.7)
-    ax.contourf(W, B, surface, levels=[0, *levels, 1e9], colors=shades)
-    ax.plot(*np.transpose(newton), "o-", color=plots.BLUE, markersize=10, lw=1.5, mfc="white")
-    ax.plot(*newton[-1], "*", color=plots.REFERENCE, markersize=15)
-    ax.plot(*path.T, ".-", color=plots.ORANGE, markersize=5, lw=1.2)
+    ax.plot(*np.transpose(newton), "o-", color=plots.BLUE, markersize=8, label="Newton")
+    ax.plot(*path.T, ".-", color=plots.ORANGE, markersize=5, label="gradient descent")
     ax.set(xlabel="weight w", ylabel="intercept b", xlim=w_range, ylim=b_range)
     ax.grid(False)
     end, best = (loss_and_gradient(w[None], A, Y, none)[0] for w in (path[-1], newton[-1]))
     return end - best
-
-
-def boundaries(run: Run, tumors, images) -> None:
-    """Where the classes change: straight lines, for two classes and for five."""
-    title, few = "What do the boundaries look like? Straight, for two classes and for five", 5
-    small = {"fontsize": 11, "weight": "normal"}
-    with run.figure("boundaries", title, columns=2, size=(9.2, 4.6)) as (left, right):
-        A, y = StandardScaler().fit_transform(tumors[0][:, [0, 1]]), tumors[1]
-        side = np.linspace(-2.6, 4.2, 200)
-        grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-        p = LogisticRegression().fit(A, y).predict_proba(grid)[:, 0].reshape(200, 200)
-        fill = {"origin": "lower", "aspect": "auto", "extent": 2 * (side[0], side[-1])}
-        left.imshow(p, cmap="PuOr_r", alpha=0.4, vmin=-0.2, vmax=1.2, **fill)
-        lines = {"levels": [0.1, 0.5, 0.9], "linewidths": [1, 2, 1]}
-        left.contour(side, side, p, colors=plots.REFERENCE, **lines)
-        for level in lines["levels"]:
-            at = float(np.interp(level, p[-1], side))
-            left.text(at, 4.25, f"{level}", ha="center", va="bottom", fontsize=9)
-        for c, color, name, place in (
-            (1, "#542788", "benign", (-2.4, -2.4)),
-            (0, "#B35806", "malignant", (2.3, 3.6)),
-        ):
-            left.plot(*A[y == c].T, "o", color=color, markersize=3, alpha=0.6)
-            left.text(*place, name, color=color, weight="bold")
-        left.set(xlabel="mean radius (standard deviations)", ylabel="mean texture (same)")
-        left.set(xlim=(-2.6, 4.2), ylim=(-2.6, 4.2))
-        left.set_title("tumors: probability of malignant\n", **small)
-
-        X, y = (values[images[1] < few] for values in images)
-        Z = StandardScaler().fit_transform(PCA(2).fit_transform(X))
-        side = np.linspace(-2.6, 2.6, 300)
-        grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-        regions = LogisticRegression().fit(Z, y).predict(grid).reshape(300, 300)
-        fill |= {"extent": 2 * (side[0], side[-1])}
-        right.imshow(regions, cmap=ListedColormap(plots.COLORS[:few]), alpha=0.2, **fill)
-        for c, color in enumerate(plots.COLORS[:few]):
-            right.scatter(*Z[y == c].T, s=14, marker=f"${c}$", color=color, alpha=0.8, lw=0.2)
-        right.set(xlabel="first principal component (scaled)", ylabel="second (scaled)")
-        right.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6))
-        right.set_title("digits 0 to 4: the most probable\n", **small)
-        for ax in (left, right):
-            ax.grid(False)
 
 
 def separable(run: Run) -> None:
@@ -269,13 +202,11 @@ def separable(run: Run) -> None:
     lines = dict(zip(("no penalty", "C = 10", "C = 1"), lengths[0], strict=True))
     title = "Separable classes: do the weights ever stop growing?"
     with run.figure("separable", title, size=(8.4, 4.2)) as ax:
-        line = lengths[0, 0, -1] + theory[0] * np.log(at / steps)
-        ax.plot(at, np.where(line > 0, line, np.nan), "--", color=plots.REFERENCE, lw=1.2)
-        text = {"va": "top", "ha": "right", "color": plots.REFERENCE}
-        ax.text(0.9 * at[-1], line[-1] - 2.8 * theory[0], "theory: 1 / margin", **text)
+        lines["theory: 1 / margin"] = lengths[0, 0, -1] + theory[0] * np.log(at / steps)
+        colors = (plots.ORANGE, plots.SKY, plots.BLUE, plots.REFERENCE)
         labels = {"xscale": "log", "xlabel": "step of gradient descent", "ylim": (0, None)}
         labels |= {"ylabel": "length of the weights |w|", "xlim": (1, steps)}
-        plots.curves(ax, at, lines, colors=(plots.ORANGE, plots.SKY, plots.BLUE), **labels)
+        plots.curves(ax, at, lines, colors=colors, **labels)
 
 
 def margin(A: Float[np.ndarray, "n 3"], y) -> float:
