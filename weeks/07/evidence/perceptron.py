@@ -213,10 +213,11 @@ def show_averages(run: Run, seeds: int) -> None:
     gain = (wrong["last"] - wrong["average"]).mean(axis=1)
     note = "errors of the last minus the average, mean over epochs"
     run.claim(AVERAGE, gain, at_least=0, unit="points", note=note, quick=False)
-    title = f"Digits, even or odd: which of its weights should it keep? Range of {seeds} splits"
+    title = "Digits, even or odd: which of its weights should it keep?"
     with run.figure("averages", title, size=(8.0, 4.3)) as ax:
         colors = (plots.ORANGE, plots.GREEN, plots.BLUE)
-        labels = {"xlabel": "epochs (900 digits each)", "ylabel": "errors on new digits, %"}
+        labels = {"xlabel": f"epochs of 900 digits (bands: range of {seeds} splits)"}
+        labels["ylabel"] = "errors on new digits, %"
         plots.curves(ax, epochs, wrong, colors=colors, xscale="log", ylim=(0, None), **labels)
         ax.set_xticks(epochs, [str(e) for e in epochs])
         ax.minorticks_off()
