@@ -76,26 +76,11 @@ class Applied(torch.autograd.Function):
 
 
 class Networks:
-    """MLPs of one shape, each with its own weights.
-
-    Parameters
-    ----------
-    name
-        In ACTIVATIONS, or one of the gated: then a layer's product is twice as wide, one half
-        gates the other, and widths are divided by √2 so that there are as many parameters.
-    sizes
-        Inputs, hidden widths, classes.
-    rngs
-        One generator per network.
-    variance
-        σ_w²: fan-in times a weight's variance; what keeps unit variance if not given.
-    bias
-        First bias of the hidden layers.
-    """
+    """MLPs of one shape, one per generator; biases of the hidden layers begin at `bias`."""
 
     def __init__(self, name, sizes, rngs, *, variance=None, bias=0.0, dtype=torch.float32):
         self.name, self.params, gated = name, [], name in (GATED, BARE)
-        if gated:
+        if gated:  # a layer's product is twice as wide: one half gates the other
             sizes = [sizes[0], *(round(s / np.sqrt(2)) for s in sizes[1:-1]), sizes[-1]]
         kept = preserving_variance(ACTIVATIONS["SiLU" if gated else name].value)
         kept = variance or (1.0 if name == GATED else kept)
