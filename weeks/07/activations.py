@@ -30,6 +30,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import erfc
 
+from shared.require import require
+
 # ---- values and derivatives; float32 stays float32
 
 
@@ -171,11 +173,9 @@ class SwiGLU:
         up: Float[np.ndarray, "d hidden"],
         down: Float[np.ndarray, "hidden d_out"],
     ):
-        if gate.shape != up.shape or gate.shape[-1] != down.shape[0]:
-            raise ValueError(
-                "gate and up must have shape (d, hidden) and down (hidden, d_out), "
-                f"got {gate.shape}, {up.shape} and {down.shape}"
-            )
+        fit = gate.shape == up.shape and gate.shape[-1] == down.shape[0]
+        must = "gate and up must have shape (d, hidden) and down (hidden, d_out)"
+        require(fit, must, gate.shape, up.shape, down.shape)
         self.gate, self.up, self.down = gate, up, down
 
     def forward(self, x: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d_out"]:
@@ -212,10 +212,8 @@ def gaussian_mean_square(
 
     Gauss–Hermite would be exact for polynomials, but derivatives here have jumps.
     """
-    if not (variance >= 0 and np.isfinite(variance)):
-        raise ValueError(f"variance must be finite and at least 0, got {variance}")
-    if nodes < 2:
-        raise ValueError(f"nodes must be at least 2, got {nodes}")
+    require(0 <= variance < np.inf, "variance must be finite and at least 0", variance)
+    require(nodes >= 2, "nodes must be at least 2", nodes)
     edges = np.linspace(-10, 10, nodes)
     z = (edges[1:] + edges[:-1]) / 2
     density = np.exp(-0.5 * z * z)
@@ -246,8 +244,7 @@ def gradient_factors(
     ----------
     Schoenholz et al. (2017), equations 3 (for q) and 7 (for χ).
     """
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
+    require(depth >= 1, "depth must be at least 1", depth)
     factors = []
     for _ in range(depth):
         factors.append(weight_variance * gaussian_mean_square(activation.slope, q))

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.require import require
 from week07.layers import Add, Layer
 
 
@@ -43,11 +44,10 @@ class Graph(Layer):
     """
 
     def __init__(self, nodes: Sequence[tuple[Any, tuple[int, ...]]]):
-        if not nodes:
-            raise ValueError("nodes must hold at least one layer, got none")
+        require(nodes, "nodes must hold at least one layer, got none")
         for i, (_, sources) in enumerate(nodes, 1):
-            if not all(0 <= source < i for source in sources):
-                raise ValueError(f"node {i} must read values 0 to {i - 1}, got {sources}")
+            earlier = all(0 <= source < i for source in sources)
+            require(earlier, f"node {i} must read values 0 to {i - 1}", sources)
         self.nodes = list(nodes)
         unique = {id(p): p for layer, _ in nodes for p in layer.parameters}
         self.parameters = tuple(unique.values())  # a shared one is one
@@ -93,8 +93,8 @@ def cross_entropy(
     Z: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"]
 ) -> tuple[float, Float[np.ndarray, "n k"]]:
     """Mean of -ln softmax(Z)[y], and its gradient (softmax(Z) - one-hot) / n."""
-    if len(Z) == 0 or y.min() < 0 or y.max() >= Z.shape[1]:
-        raise ValueError(f"y must hold classes from 0 to {Z.shape[1] - 1}, at least one, got {y}")
+    known = len(Z) and 0 <= y.min() <= y.max() < Z.shape[1]
+    require(known, f"y must hold classes from 0 to {Z.shape[1] - 1}, at least one", y)
     rows = np.arange(len(Z))
     shifted = Z - Z.max(axis=1, keepdims=True)  # cancels, and keeps exp from overflowing
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -107,8 +107,7 @@ def squared_error(
     Y: Float[np.ndarray, "*shape"], target: Float[np.ndarray, "*shape"]
 ) -> tuple[float, Float[np.ndarray, "*shape"]]:
     """Mean over all entries of (Y - target)², and its gradient."""
-    if Y.size == 0:
-        raise ValueError(f"Y must have at least one entry, got shape {Y.shape}")
+    require(Y.size, "Y must have at least one entry", Y.shape)
     return float(((Y - target) ** 2).mean()), 2 * (Y - target) / Y.size
 
 
@@ -138,12 +137,11 @@ def gradient_check(
     error
         1e-6 or below is right; 1e-2 or above is a bug, or a kink within `step` of an input.
     """
-    if not 0 < step < np.inf:
-        raise ValueError(f"step must be positive and finite, got {step}")
+    require(0 < step < np.inf, "step must be positive and finite", step)
     worst = 0.0
     for array, gradient in arrays:
-        if array.dtype != np.float64:
-            raise ValueError(f"arrays must be float64 to leave digits, got {array.dtype}")
+        double = array.dtype == np.float64
+        require(double, "arrays must be float64 to leave digits", array.dtype)
         numeric = np.zeros_like(array)
         for index in np.ndindex(array.shape):
             kept = array[index]

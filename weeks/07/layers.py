@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.require import require
+
 
 class Parameter:
     """An array that is learned, and the gradient that has arrived for it so far."""
@@ -53,8 +55,8 @@ class Linear(Layer):
         self, x: Float[np.ndarray, "*batch d"]
     ) -> tuple[Float[np.ndarray, "*batch k"], Any]:
         """Keep x: the gradient of W needs it."""
-        if x.shape[-1] != len(self.W.value):
-            raise ValueError(f"x must have {len(self.W.value)} features, got {x.shape[-1]}")
+        d = len(self.W.value)
+        require(x.shape[-1] == d, f"x must have {d} features", x.shape[-1])
         return x @ self.W.value + self.b.value, x
 
     def backward(self, dy: Float[np.ndarray, "*batch k"], x: Any) -> Float[np.ndarray, "*batch d"]:
@@ -143,11 +145,9 @@ class Embedding(Layer):
 
     def forward(self, ids: Int[np.ndarray, "*batch"]) -> tuple[Float[np.ndarray, "*batch d"], Any]:
         """Keep the indices."""
-        if ids.size and not 0 <= ids.min() <= ids.max() < len(self.table.value):
-            raise ValueError(
-                f"ids must be between 0 and {len(self.table.value) - 1}, "
-                f"got {ids.min()} to {ids.max()}"
-            )
+        last = len(self.table.value) - 1
+        known = not ids.size or 0 <= ids.min() <= ids.max() <= last
+        require(known, f"ids must be between 0 and {last}", ids)
         return self.table.value[ids], ids
 
     def backward(self, dy: Float[np.ndarray, "*batch d"], ids: Any) -> None:
@@ -168,8 +168,8 @@ class Conv1d(Layer):
     ) -> tuple[Float[np.ndarray, "n out steps"], Any]:
         """Look through a sliding window; no padding, so the output is shorter."""
         size = self.W.value.shape[2]
-        if x.shape[2] < size:
-            raise ValueError(f"x must be at least as long as the kernel, {size}, got {x.shape[2]}")
+        must = f"x must be at least as long as the kernel, {size}"
+        require(x.shape[2] >= size, must, x.shape[2])
         windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=2)
         y = np.einsum("ncts,ocs->not", windows, self.W.value) + self.b.value[:, None]
         return y, (windows, x.shape)

@@ -6,7 +6,7 @@ $$ H = \max(0, X W_1 + b_1), \qquad Z = H W_2 + b_2, \qquad
    L = -\frac1n \sum_i \ln \mathrm{softmax}(Z_i)_{y_i} . $$
 
 The chain rule gives $\partial L/\partial Z = (P - Y)/n$, and from it every other gradient by two
-matrix products a layer. Mini-batches and momentum, $v \leftarrow \mu v + g$ and
+matrix products per layer. Mini-batches and momentum, $v \leftarrow \mu v + g$ and
 $\theta \leftarrow \theta - \eta v$, with a rate that falls to zero on a straight line, do the rest.
 
 >>> net = MLP(np.array([[1.0, -1.0]]), np.zeros(2), np.eye(2), np.zeros(2))
@@ -24,11 +24,12 @@ errors* (Nature 323, 1986); K. He et al., *Delving Deep into Rectifiers* (2015),
 the initial weights; Y. LeCun et al. (1998), section III.B, for two-layer networks on MNIST.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from shared.require import require
 
 
 @dataclass(eq=False)
@@ -69,8 +70,7 @@ def initialize(
     He et al. (2015), equation 10.
     """
     for name, value in (("pixels", pixels), ("hidden", hidden), ("classes", classes)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        require(value >= 1, f"{name} must be at least 1", value)
     W1 = rng.normal(scale=np.sqrt(2 / pixels), size=(pixels, hidden))
     W2 = rng.normal(scale=np.sqrt(1 / hidden), size=(hidden, classes))
     return MLP(
@@ -82,8 +82,8 @@ def forward(
     net: MLP, X: Float[np.ndarray, "n pixels"]
 ) -> tuple[Float[np.ndarray, "n hidden"], Float[np.ndarray, "n classes"]]:
     """The hidden layer H and the scores Z."""
-    if X.shape[1] != len(net.W1):
-        raise ValueError(f"X must have {len(net.W1)} columns, as W1 has rows, got {X.shape[1]}")
+    p = len(net.W1)
+    require(X.shape[1] == p, f"X must have {p} columns, as W1 has rows", X.shape[1])
     H = np.maximum(X @ net.W1 + net.b1, 0)
     return H, H @ net.W2 + net.b2
 
@@ -99,10 +99,9 @@ def loss_and_gradients(
 ) -> tuple[float, MLP]:
     """Mean log loss in nats, and its gradient by each parameter, in the shape of a network."""
     n = len(X)
-    if n == 0:
-        raise ValueError("X must have at least one row, got none")
-    if y.min() < 0 or y.max() >= len(net.b2):
-        raise ValueError(f"y must be between 0 and {len(net.b2) - 1}, got {y.min()} to {y.max()}")
+    require(n, "X must have at least one row, got none")
+    known = 0 <= y.min() <= y.max() < len(net.b2)
+    require(known, f"y must be between 0 and {len(net.b2) - 1}", y.min(), y.max())
     H, Z = forward(net, X)
     log_p = log_softmax(Z)
     loss = -float(log_p[np.arange(n), y].mean())
@@ -125,7 +124,6 @@ def train(
     lr: float = 0.1,
     momentum: float = 0.9,
     rng: np.random.Generator,
-    every_epoch: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Change `net` in place and return the loss of each mini-batch, taken before its step.
 
@@ -135,24 +133,19 @@ def train(
         The first step size η; it falls to zero on a straight line.
     momentum
         μ, the share of the last velocity that is kept; 0 is plain gradient descent.
-    every_epoch
-        Called with 1, 2, … after each pass over the data.
 
     Raises
     ------
     ValueError
         For a parameter out of range, or rows that do not match.
     """
-    if len(X) != len(y):
-        raise ValueError(f"X and y must have as many rows, got {len(X)} and {len(y)}")
+    require(len(X) == len(y), "X and y must have as many rows", len(X), len(y))
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not lr > 0 or not 0 <= momentum < 1:
-        raise ValueError(f"lr must be > 0 and momentum in [0, 1), got {lr} and {momentum}")
+        require(value >= 1, f"{name} must be at least 1", value)
+    require(lr > 0 and 0 <= momentum < 1, "lr must be > 0 and momentum in [0, 1)", lr, momentum)
     velocity, losses = net.zeros(), []
     steps = epochs * -(-len(X) // batch_size)
-    for epoch in range(epochs):
+    for _ in range(epochs):
         order = rng.permutation(len(X))  # a new order each time, so that batches differ
         for start in range(0, len(X), batch_size):
             rows = order[start : start + batch_size]
@@ -163,13 +156,11 @@ def train(
                 v += g
                 p -= rate * v
             losses.append(loss)
-        if every_epoch is not None:
-            every_epoch(epoch + 1)
     return losses
 
 
 def predict_proba(net: MLP, X: Float[np.ndarray, "n pixels"]) -> Float[np.ndarray, "n classes"]:
-    """Probability of each class, one row an example."""
+    """Probability of each class, one row per example."""
     return np.exp(log_softmax(forward(net, X)[1]))
 
 

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.require import require
+
 
 @dataclass(frozen=True, eq=False)
 class PerceptronFit:
@@ -91,7 +93,7 @@ def fit(
     y: Int[np.ndarray, " n"],
     *,
     max_epochs: int = 1000,
-    learning_rate: float = 1.0,
+    lr: float = 1.0,
     pocket: bool = False,
 ) -> PerceptronFit:
     """Go through the examples in the order given, again and again, until an epoch has no mistake.
@@ -99,29 +101,24 @@ def fit(
     Parameters
     ----------
     X, y
-        Examples, one a row, and their labels +1 or -1.
-    max_epochs
-        When to give up: examples that cannot be separated are never learned.
-    learning_rate
+        Examples, one per row, and their labels +1 or -1.
+    lr
         η; from zero weights it only scales them and changes no decision.
     pocket
-        Whether to keep the best weights so far, at n more dot products a mistake.
+        Whether to keep the best weights so far, at n more dot products per mistake.
 
     Raises
     ------
     ValueError
-        Labels other than +1 and -1, examples that are not finite or none, or a parameter
-        out of range.
+        Labels other than ±1, examples that are not finite or none, a parameter out of range.
 
     References
     ----------
     Rosenblatt (1958); Freund and Schapire (1999), figure 1.
     """
     _validate(X, y)
-    if max_epochs < 1:
-        raise ValueError(f"max_epochs must be at least 1, got {max_epochs}")
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    require(max_epochs >= 1, "max_epochs must be at least 1", max_epochs)
+    require(0 < lr < np.inf, "lr must be positive and finite", lr)
     Z = augment(X)
     w, total = np.zeros(Z.shape[1]), np.zeros(Z.shape[1])
     path, mistakes = [w.copy()], []
@@ -131,7 +128,7 @@ def fit(
         for z, label in zip(Z, y, strict=True):
             # ≤, not <: zero weights would be "right" about everything and never move.
             if label * (z @ w) <= 0:
-                w += learning_rate * label * z
+                w += lr * label * z
                 mistakes[-1] += 1
                 path.append(w.copy())
                 if pocket and (count := errors(w, X, y)) < fewest:
@@ -200,13 +197,11 @@ def novikoff_bound(X: Float[np.ndarray, "n p"], y: Int[np.ndarray, " n"]) -> flo
 
 
 def _validate(X: np.ndarray, y: np.ndarray) -> None:
-    if len(X) == 0 or len(X) != len(y):
-        raise ValueError(f"X and y must have as many rows, at least one, got {len(X)} and {len(y)}")
-    if not np.isfinite(X).all():
-        raise ValueError("X must be finite, got a NaN or an infinity")
+    same = 0 < len(X) == len(y)
+    require(same, "X and y must have as many rows, at least one", len(X), len(y))
+    require(np.isfinite(X).all(), "X must be finite, got a NaN or an infinity")
     wrong = np.setdiff1d(y, [-1, 1])
-    if wrong.size:
-        raise ValueError(f"y must be +1 or -1, got {wrong[0]}")
+    require(not wrong.size, "y must be +1 or -1", *wrong[:1])
 
 
 if __name__ == "__main__":

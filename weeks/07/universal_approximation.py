@@ -30,6 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from shared.require import require
+
 
 @dataclass(frozen=True, eq=False)
 class ReLUNetwork:
@@ -38,7 +40,7 @@ class ReLUNetwork:
     Attributes
     ----------
     weights, biases
-        One matrix (out, in) and one vector (out) a layer; no ReLU after the last.
+        One matrix (out, in) and one vector (out) per layer; no ReLU after the last.
     """
 
     weights: list[np.ndarray]
@@ -46,12 +48,14 @@ class ReLUNetwork:
 
     def __call__(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The network's value at every x."""
+        return self.outputs(x)[0]
+
+    def outputs(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, "out n"]:
+        """What leaves the last layer, which has no ReLU."""
         h = x[None]
         for i, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h = W @ h + b[:, None]
-            if i < len(self.weights) - 1:
-                h = np.maximum(h, 0)
-        return h[0]
+            h = W @ (np.maximum(h, 0) if i else h) + b[:, None]
+        return h
 
     @property
     def n_units(self) -> int:
@@ -85,10 +89,9 @@ def interpolator(
     ----------
     The broken line's error bound: de Boor, *A Practical Guide to Splines* (1978), chapter III.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"low must be less than high, both finite, got {low} and {high}")
+    require(n >= 1, "n must be at least 1", n)
+    finite = np.isfinite(low) and np.isfinite(high)
+    require(finite and low < high, "low must be less than high, both finite", low, high)
     knots = np.linspace(low, high, n + 1)
     values = np.asarray(f(knots), dtype=float)
     slopes = np.diff(values) / np.diff(knots)
@@ -108,8 +111,7 @@ def sawtooth(k: int) -> ReLUNetwork:
     ----------
     Telgarsky (2016), section 2: tent(x) = 2 relu(x) - 4 relu(x - 1/2) for x in [0, 1].
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    require(k >= 1, "k must be at least 1", k)
     first, out = np.ones((2, 1)), np.array([[2.0, -4.0]])
     shift = np.array([0.0, -0.5])
     # Between two tents the output row of one and the input column of the next are one matrix.
@@ -126,8 +128,7 @@ def square(m: int) -> ReLUNetwork:
     ----------
     Yarotsky (2017), proposition 2, where the sum is read off all layers; here it is passed on.
     """
-    if m < 1:
-        raise ValueError(f"m must be at least 1, got {m}")
+    require(m >= 1, "m must be at least 1", m)
     weights = [np.array([[1.0], [1.0], [1.0]])]
     biases = [np.array([0.0, -0.5, 0.0])]
     for s in range(1, m + 1):
@@ -147,12 +148,11 @@ def count_pieces(network: ReLUNetwork, low: float = 0.0, high: float = 1.0) -> i
 
     Layer by layer: between two known bends every unit is a line, and can cross 0 once.
     """
-    if not low < high:
-        raise ValueError(f"low must be less than high, got {low} and {high}")
+    require(low < high, "low must be less than high", low, high)
     knots = np.array([low, high], dtype=float)
     for depth in range(1, len(network.weights)):
         before = ReLUNetwork(network.weights[:depth], network.biases[:depth])
-        z = _preactivation(before, knots)
+        z = before.outputs(knots)  # (unit, knot), before the ReLU
         left, right = z[:, :-1], z[:, 1:]
         crossing = left * right < 0
         share = left[crossing] / (left[crossing] - right[crossing])
@@ -162,14 +162,6 @@ def count_pieces(network: ReLUNetwork, low: float = 0.0, high: float = 1.0) -> i
         knots = knots[np.r_[True, np.diff(knots) > 1e-12 * (high - low)]]
     slopes = np.diff(network(knots)) / np.diff(knots)
     return 1 + int(np.sum(np.abs(np.diff(slopes)) > 1e-6 * (1 + np.abs(slopes[1:]))))
-
-
-def _preactivation(network: ReLUNetwork, x: np.ndarray) -> np.ndarray:
-    """Values (unit, n) before the last layer's ReLU."""
-    h = x[None]
-    for i, (W, b) in enumerate(zip(network.weights, network.biases, strict=True)):
-        h = W @ (np.maximum(h, 0) if i else h) + b[:, None]
-    return h
 
 
 def shape_of(n_hidden: int, n_parameters: int) -> list[int]:
@@ -184,11 +176,8 @@ def shape_of(n_hidden: int, n_parameters: int) -> list[int]:
     def size(w: int) -> int:
         return 2 * w + (n_hidden - 1) * (w * w + w) + w + 1
 
-    if n_hidden < 1 or size(1) > n_parameters:
-        raise ValueError(
-            f"n_hidden must be at least 1 and n_parameters enough for width 1, "
-            f"got {n_hidden} and {n_parameters}"
-        )
+    must = "n_hidden must be at least 1 and n_parameters enough for width 1"
+    require(n_hidden >= 1 and size(1) <= n_parameters, must, n_hidden, n_parameters)
     w = 1
     while abs(size(w + 1) - n_parameters) <= abs(size(w) - n_parameters):
         w += 1

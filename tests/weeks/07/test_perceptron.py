@@ -1,4 +1,4 @@
-"""The perceptron against scikit-learn, its bound, and the problems that it cannot learn."""
+"""The perceptron's bound, its margin, and the problems that it cannot learn."""
 
 import itertools
 
@@ -24,41 +24,6 @@ def draw(seed, n, d, gap=0.1):
     return X + gap * y[:, None] * normal / np.linalg.norm(normal), y
 
 
-@given(n=st.integers(2, 30), d=st.integers(1, 6), epochs=st.integers(1, 6), seed=seeds)
-def test_same_weights_as_sklearn(n, d, epochs, seed):
-    from sklearn.linear_model import Perceptron
-
-    rng = np.random.default_rng(seed)
-    X, y = rng.integers(-3, 4, (n, d)).astype(float), rng.choice([-1, 1], n)
-    y[:2] = [1, -1]
-    ours = fit(X, y, max_epochs=epochs)
-    theirs = Perceptron(shuffle=False, tol=None, max_iter=epochs).fit(X, y)
-    np.testing.assert_array_equal(ours.weights, np.append(theirs.coef_[0], theirs.intercept_))
-    np.testing.assert_array_equal(predict(ours.weights, X), theirs.predict(X))
-
-
-@given(n=st.integers(2, 20), d=st.integers(1, 5), epochs=st.integers(1, 5), seed=seeds)
-def test_same_average_as_sklearn(n, d, epochs, seed):
-    from sklearn.linear_model import SGDClassifier
-
-    rng = np.random.default_rng(seed)
-    X, y = rng.normal(size=(n, d)), rng.choice([-1, 1], n)
-    y[:2] = [1, -1]
-    ours = fit(X, y, max_epochs=epochs)
-    theirs = SGDClassifier(
-        loss="perceptron",
-        penalty=None,
-        learning_rate="constant",
-        eta0=1.0,
-        average=True,
-        shuffle=False,
-        tol=None,
-        max_iter=len(ours.mistakes_per_epoch),
-    ).fit(X, y)
-    expected = np.append(theirs.coef_[0], theirs.intercept_)
-    np.testing.assert_allclose(ours.average, expected, atol=1e-9)
-
-
 @given(n=st.integers(2, 25), d=st.integers(1, 6), seed=seeds)
 def test_mistakes_stay_within_the_bound(n, d, seed):
     X, y = draw(seed, n, d)
@@ -76,34 +41,27 @@ def test_orthogonal_examples_use_the_bound_up():
 
 
 def test_worked_example_by_hand():
-    # two points, (1) → +1 and (-1) → -1: one mistake on the first, none after
+    # two points, (1) → +1 and (-1) → -1: one mistake on each, then none
     found = fit(np.array([[1.0], [-1.0]]), np.array([1, -1]))
     np.testing.assert_array_equal(found.path, [[0, 0], [1, 1], [2, 0]])
     np.testing.assert_array_equal(found.mistakes_per_epoch, [2, 0])
-
-
-def test_average_by_hand():
-    # after each of the four examples of the two epochs: (1, 1), (2, 0), (2, 0), (2, 0)
-    found = fit(np.array([[1.0], [-1.0]]), np.array([1, -1]))
-    np.testing.assert_array_equal(found.average, [1.75, 0.25])
+    np.testing.assert_array_equal(found.average, [1.75, 0.25])  # of (1, 1), then (2, 0) thrice
 
 
 @given(rate=st.sampled_from([0.25, 2.0, 8.0]), seed=seeds)
-def test_learning_rate_only_scales(rate, seed):
+def test_lr_only_scales(rate, seed):
     X, y = draw(seed, 12, 3)
-    one, other = fit(X, y), fit(X, y, learning_rate=rate)
+    one, other = fit(X, y), fit(X, y, lr=rate)
     np.testing.assert_array_equal(one.mistakes_per_epoch, other.mistakes_per_epoch)
     np.testing.assert_array_equal(rate * one.path, other.path)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
 def test_xor_cycles_in_any_order(order):
-    X, y = XOR[0][list(order)], XOR[1][list(order)]
-    found = fit(X, y, max_epochs=60)
+    found = fit(XOR[0][list(order)], XOR[1][list(order)], max_epochs=60)
     assert not found.converged
     ends = found.path[np.cumsum(found.mistakes_per_epoch)]
     assert len(np.unique(ends, axis=0)) < 20
-    assert np.abs(found.path).max() <= 4
 
 
 def test_every_truth_table_but_xor_is_learned():
@@ -166,18 +124,13 @@ def test_point_on_the_line_is_a_mistake():
 @pytest.mark.parametrize(
     ("X", "y", "options", "match"),
     [
-        (np.zeros((2, 1)), np.array([0, 1]), {}, "y must be \\+1 or -1, got 0"),
-        (np.zeros((0, 1)), np.zeros(0, int), {}, "at least one, got 0 and 0"),
-        (np.array([[np.nan]]), np.array([1]), {}, "X must be finite"),
-        (np.zeros((1, 1)), np.array([1]), {"max_epochs": 0}, "max_epochs must be at least 1"),
-        (np.zeros((1, 1)), np.array([1]), {"learning_rate": 0.0}, "learning_rate must be positive"),
+        ([[0.0], [0.0]], [0, 1], {}, "y must be \\+1 or -1, got 0"),
+        (np.zeros((0, 1)), [], {}, "at least one, got 0 and 0"),
+        ([[np.nan]], [1], {}, "X must be finite"),
+        ([[0.0]], [1], {"max_epochs": 0}, "max_epochs must be at least 1"),
+        ([[0.0]], [1], {"lr": 0.0}, "lr must be positive"),
     ],
 )
 def test_wrong_input_is_refused(X, y, options, match):
     with pytest.raises(ValueError, match=match):
-        fit(X, y, **options)
-
-
-def test_wrong_shapes_are_refused():
-    with pytest.raises(TypeError):
-        fit(np.zeros((3, 2)), np.array([1, -1]))
+        fit(np.array(X), np.array(y, int), **options)

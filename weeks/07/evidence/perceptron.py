@@ -1,15 +1,35 @@
-"""Checks, claims and figures of perceptron."""
+"""Weights are scikit-learn's, the bound holds and is sharp, exclusive or goes round in a circle."""
 
 import numpy as np
 
 from shared import datasets, plots
-from shared.stats import mean_interval
 from shared.study import PositiveInt, Run
 from week07.perceptron import augment, errors, fit, max_margin, novikoff_bound, predict
 
 CORNERS = np.array([[1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
-XOR = CORNERS, np.array([1, -1, 1, -1])
-AND = CORNERS, np.array([-1, -1, -1, 1])
+AND, XOR = np.array([-1, -1, -1, 1]), np.array([1, -1, 1, -1])
+WITHIN = "no separable problem makes more mistakes than R²/γ²"
+SHARP = "the bound is sharp: orthogonal examples use it up"
+CIRCLE = "XOR sends the weights round in a circle: mistakes until they return"
+AVERAGE = "the average of all weights beats the last"
+
+
+def main(run: Run, *, problems: PositiveInt = 40, seeds: PositiveInt = 8) -> None:
+    """Same weights as scikit-learn, mistakes against the bound, a circle, and two ways out.
+
+    Parameters
+    ----------
+    problems
+        Separable problems for each of three dimensions.
+    seeds
+        Samples of the digits that cannot be separated.
+    """
+    check_weights(run)
+    check_margin(run)
+    show_steps(run)
+    show_bound(run, run.budget(quick=6, default=problems))
+    show_xor(run)
+    show_averages(run, run.budget(quick=2, default=seeds))
 
 
 def separable(
@@ -26,324 +46,151 @@ def separable(
     return X * np.sqrt(1 - height[:, None] ** 2) + (y * height)[:, None] * normal, y
 
 
-# ---- checks
-
-
-def _sklearn(average: bool, epochs: int):
-    """Perceptron's own settings, on the estimator that can also average."""
+def check_weights(run: Run) -> None:
+    """Same examples in the same order give the same weights, also where nothing converges."""
     from sklearn.linear_model import Perceptron, SGDClassifier
 
-    common = {"shuffle": False, "tol": None, "max_iter": epochs}
-    if average:
-        return SGDClassifier(
-            loss="perceptron",
-            penalty=None,
-            learning_rate="constant",
-            eta0=1.0,
-            average=True,
-            **common,
-        )
-    return Perceptron(**common)
-
-
-def check_against_sklearn(run: Run) -> None:
-    """Same examples in the same order give the same weights, also where nothing converges."""
     images, labels = datasets.digits()
     X = images.reshape(len(images), -1)[: run.budget(quick=300, default=1797)]
-    epochs, last, theirs, averages, their_averages = 5, [], [], [], []
+    constant = {"loss": "perceptron", "penalty": None, "learning_rate": "constant", "eta0": 1.0}
+    last, average = [], []
     for digit in range(10):
         y = np.where(labels[: len(X)] == digit, 1, -1)
-        ours = fit(X, y, max_epochs=epochs)
-        seen = len(ours.mistakes_per_epoch)  # fewer if it converged: then no weight moves again
-        for average, mine, reference in (
-            (False, last, theirs),
-            (True, averages, their_averages),
-        ):
-            model = _sklearn(average, seen).fit(X, y)
-            mine.append(ours.average if average else ours.weights)
-            reference.append(np.append(model.coef_[0], model.intercept_))
-    run.check(
-        "weights after 5 epochs, ten digits",
-        np.array(last),
-        np.array(theirs),
-        against="sklearn.linear_model.Perceptron",
-        atol=0,
-        why="whole numbers: pixels are 0 to 16, so nothing is rounded",
-    )
-    run.check(
-        "averaged weights, ten digits",
-        np.array(averages),
-        np.array(their_averages),
-        against="sklearn SGDClassifier(loss='perceptron', average=True)",
-        rtol=1e-9,
-        atol=1e-9,
-        why="float64 rounding of up to 9000 summands",
-    )
-    check_margin(run)
+        ours = fit(X, y, max_epochs=5)
+        epochs = len(ours.mistakes_per_epoch)  # fewer if it converged: then no weight moves again
+        options = {"shuffle": False, "tol": None, "max_iter": epochs}
+        theirs = Perceptron(**options).fit(X, y)
+        last.append((ours.weights, np.append(theirs.coef_, theirs.intercept_)))
+        theirs = SGDClassifier(average=True, **constant, **options).fit(X, y)
+        average.append((ours.average, np.append(theirs.coef_, theirs.intercept_)))
+    why = "whole numbers: pixels are 0 to 16, so nothing is rounded"
+    equal = run.against("sklearn.linear_model.Perceptron", why=why)
+    equal("weights after 5 epochs, ten digits", *np.stack(last, axis=1))
+    why = "float64 rounding of up to 9000 summands"
+    equal = run.against("sklearn SGDClassifier, average=True", rtol=1e-9, atol=1e-9, why=why)
+    equal("averaged weights, ten digits", *np.stack(average, axis=1))
 
 
 def check_margin(run: Run) -> None:
-    """The widest margin against a support vector machine and against a linear program's verdict."""
-    from scipy.optimize import linprog
+    """The widest margin against a support vector machine's."""
     from sklearn.svm import SVC
 
-    ours, theirs, dual, separated, feasible = [], [], [], [], []
+    ours, theirs = [], []
     for i, gap in enumerate((0.3, 0.2, 0.1, 0.03)):
-        rng = np.random.default_rng([run.seed, 1, i])
-        X, y = separable(60, 3, gap, rng)
-        margin = max_margin(X, y)
-        Z = augment(X)
+        X, y = separable(60, 3, gap, np.random.default_rng([run.seed, 1, i]))
+        ours.append(max_margin(X, y).gamma)
         # Examples and their mirror images: the SVM's own intercept must then be 0.
-        both = np.vstack([Z, -Z]), np.append(y, -y)
-        machine = SVC(kernel="linear", C=1e12, tol=1e-9).fit(*both)
-        ours.append(margin.gamma)
-        dual.append(np.linalg.norm(margin.mixture @ (Z * y[:, None])))
-        theirs.append(1 / np.linalg.norm(machine.coef_))
-    for i in range(12):
-        rng = np.random.default_rng([run.seed, 2, i])
-        X = rng.normal(size=(9, 2))  # separable or not, about evenly
-        y = np.where(X @ [1.0, 0.5] + 0.5 * rng.normal(size=9) > 0, 1, -1)
-        Z = augment(X) * y[:, None]
-        separated.append(max_margin(X, y).gamma > 0)
-        program = linprog(np.zeros(3), A_ub=-Z, b_ub=-np.ones(9), bounds=(None, None))
-        feasible.append(program.status == 0)
-    run.check(
-        "widest margin γ",
-        np.array(ours),
-        np.array(theirs),
-        rtol=1e-4,
-        against="sklearn.svm.SVC, hard margin, on mirrored examples",
-        why="libsvm stops early, ours has a duality gap of 1e-12",
-    )
-    run.check(
-        "margin against its dual",
-        np.array(ours),
-        np.array(dual),
-        rtol=1e-9,
-        against="theory: the shortest mixture is as long as the widest margin",
-        why="float64 rounding",
-    )
-    run.check(
-        "separable or not, twelve small problems",
-        np.array(separated, dtype=int),
-        np.array(feasible, dtype=int),
-        against="scipy.optimize.linprog, feasibility",
-        why="yes or no",
-    )
-    run.say(f"{sum(feasible)} of 12 small problems are separable")
+        both = np.vstack([augment(X), -augment(X)]), np.append(y, -y)
+        theirs.append(1 / np.linalg.norm(SVC(kernel="linear", C=1e12, tol=1e-9).fit(*both).coef_))
+    why = "libsvm stops early, ours has a duality gap of 1e-12"
+    equal = run.against("sklearn.svm.SVC, hard margin, on mirrored examples", rtol=1e-4, why=why)
+    equal("widest margin γ", ours, theirs)
 
 
-# ---- figures
-
-
-def _line(ax, weights: np.ndarray, **style) -> None:
-    """The line where the score is zero, if it is one."""
-    a, b, c = weights
-    if a == b == 0:
-        return
-    center = -c * np.array([a, b]) / (a * a + b * b)
-    ends = center + np.outer([-9, 9], [-b, a]) / np.hypot(a, b)
-    ax.plot(*ends.T, **style)
-
-
-def _points(ax, X: np.ndarray, y: np.ndarray, size: float = 7) -> None:
+def draw(ax, X: np.ndarray, y: np.ndarray, lines, reach: float) -> None:
+    """Examples, and pairs of weights and a style: the line where their score is zero."""
     for label, color, marker in ((1, plots.BLUE, "o"), (-1, plots.ORANGE, "s")):
-        ax.plot(*X[y == label].T, marker, color=color, ms=size, mec="white", mew=0.8, zorder=3)
+        ax.plot(*X[y == label].T, marker, color=color, ms=6, mec="white", zorder=3)
+    for (a, b, c), style in lines:
+        middle = -c * np.array([a, b]) / (a * a + b * b)
+        ends = middle + np.outer([-9, 9], [-b, a]) / np.hypot(a, b)
+        ax.plot(*ends.T, style, color="black", lw=1.6)
+    limits = (-reach, reach)
+    ax.set(xlim=limits, ylim=limits, aspect="equal", xlabel="$x_1$", xticks=[-1, 1], yticks=[-1, 1])
 
 
 def show_steps(run: Run) -> None:
-    """The line after some of the mistakes, and the example that made it move."""
-    rng = np.random.default_rng([run.seed, 3])
-    X = rng.uniform(-1, 1, (70, 2))
+    """The line before and after some of the mistakes, and the example that made it move."""
+    X = np.random.default_rng([run.seed, 3]).uniform(-1, 1, (70, 2))
     side = X @ [0.8, 0.6] - 0.15
-    keep = np.abs(side) > 0.09
-    X, y = X[keep], np.where(side[keep] > 0, 1, -1)
-    found, Z = fit(X, y), augment(X)
-    last = len(found.path) - 1
-    shown = [1, 2, max(3, last // 2), last]
+    X, y = X[np.abs(side) > 0.09], np.where(side > 0, 1, -1)[np.abs(side) > 0.09]
+    path = fit(X, y).path
+    last = len(path) - 1
     title = f"Each mistake turns the line: {last} of them, then none"
     with run.figure("steps", title, columns=4, size=(9.4, 3.35), sharey=True) as axes:
-        for ax, step in zip(axes, shown, strict=True):
-            moved = found.path[step] - found.path[step - 1]
-            culprit = int(np.abs(Z * y[:, None] - moved).sum(axis=1).argmin())
-            _points(ax, X, y, 5)
-            if step > 1:
-                _line(ax, found.path[step - 1], color=plots.GRAY, lw=1.4, ls="--")
-            _line(ax, found.path[step], color="black", lw=2)
-            ax.plot(*X[culprit], "o", ms=14, mfc="none", mec="black", mew=1.4, zorder=4)
-            ax.set(xlim=(-1.12, 1.12), ylim=(-1.12, 1.12), aspect="equal")
-            ax.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-            ax.set_xlabel("$x_1$")
-            wrong = errors(found.path[step], X, y)
+        for ax, step in zip(axes, (1, 2, max(3, last // 2), last), strict=True):
+            lines = [(path[step], "-"), (path[step - 1], ":")][: 1 if step == 1 else 2]
+            draw(ax, X, y, lines, 1.12)
+            moved = path[step] - path[step - 1]
+            culprit = np.abs(augment(X) * y[:, None] - moved).sum(axis=1).argmin()
+            ax.plot(*X[culprit], "o", ms=14, mfc="none", mec="black", zorder=4)
+            wrong = errors(path[step], X, y)
             ax.set_title(f"mistake {step}: {wrong} wrong", fontsize=11, weight="normal")
         axes[0].set_ylabel("$x_2$")
-    run.metric("mistakes in the picture", last)
 
 
 def show_bound(run: Run, problems: int) -> None:
     """Mistakes against R²/γ² for separable problems of three dimensions, and where it is tight."""
     found = {}
     for d in (3, 10, 100):
-        found[d] = []
+        found[f"random, {d} features"] = pairs = []
         for i in range(problems):
             rng = np.random.default_rng([run.seed, 4, d, i])
             X, y = separable(100, d, 10 ** rng.uniform(-2, -0.3), rng)
-            found[d].append((novikoff_bound(X, y), fit(X, y, max_epochs=100_000).mistakes))
-    corners = []
+            pairs.append((novikoff_bound(X, y), fit(X, y, max_epochs=100_000).mistakes))
+    bounds, mistakes = np.concatenate(list(found.values())).T
+    share = mistakes / bounds
+    found["orthogonal"] = pairs = []
     for n in (2, 5, 14, 40, 120):
         # Perpendicular examples teach nothing about each other; at length 100 the constant 1 that
         # `augment` adds to each hardly bends the right angles.
         X, y = 100.0 * np.eye(n), np.where(np.arange(n) % 2, 1, -1)
-        corners.append((novikoff_bound(X, y), fit(X, y).mistakes))
-    every = np.array([pair for pairs in found.values() for pair in pairs])
-    share = every[:, 1] / every[:, 0]
-    tight = np.array(corners)
+        pairs.append((novikoff_bound(X, y), fit(X, y).mistakes))
+    tight = np.array([mistakes / bound for bound, mistakes in pairs])
+    broken = []
+    for i in range(5):
+        rng = np.random.default_rng([run.seed, 5, i])
+        X, y = separable(100, 10, 0.2, rng)
+        flipped = y.copy()
+        flipped[rng.choice(100, 5, replace=False)] *= -1
+        broken.append(fit(X, flipped, max_epochs=100).mistakes / novikoff_bound(X, y))
 
-    rng = np.random.default_rng([run.seed, 5])
-    X, y = separable(100, 10, 0.2, rng)
-    bound = novikoff_bound(X, y)
-    flipped = y.copy()
-    flipped[rng.choice(100, 5, replace=False)] *= -1
-    noisy = fit(X, flipped, max_epochs=100).mistakes
-    hull = max_margin(X, flipped).gamma
-
+    run.metric("share of the bound used, median", float(np.median(share)))
+    run.metric("share of the bound used, most", share.max())
+    run.metric("share of the bound used, orthogonal examples", tight[-1])
+    note = f"mistakes / bound, bounds {bounds.min():.0f} to {bounds.max():,.0f}"
+    run.claim(WITHIN, np.append(share, tight), at_most=1 + 1e-6, each=True, note=note)
+    note = "after 100 epochs and without an end, over the bound before the flips"
+    run.falsifier("five flipped labels of 100", broken, breaks=WITHIN, note=note)
+    run.claim(SHARP, tight, at_least=0.97, each=True, note="mistakes / bound")
+    run.falsifier("random examples", share, breaks=SHARP)
     title = "Does the perceptron keep to its bound? Always, and mostly far below"
     with run.figure("bound", title, size=(8.0, 4.9)) as ax:
-        ends = np.array([1.5, every[:, 0].max() * 2])
-        ax.loglog(ends, ends, color=plots.REFERENCE, lw=1.4, ls="--")
-        ax.fill_between(ends, ends, ends[1] * 2, color="#F1F1F1", zorder=0, linewidth=0)
-        ax.text(
-            3.2e3,
-            4.6e3,
-            "no run can lie above $R^2/\\gamma^2$",
-            color=plots.REFERENCE,
-            fontsize=10.5,
-            ha="right",
-        )
-        for (d, pairs), color in zip(
-            found.items(), (plots.BLUE, plots.GREEN, plots.PINK), strict=True
-        ):
-            ax.plot(
-                *np.array(pairs).T,
-                "o",
-                color=color,
-                ms=5,
-                alpha=0.75,
-                mew=0,
-                label=f"random, {d} features",
-            )
-        ax.plot(*tight.T, "D", color=plots.ORANGE, ms=7, mec="white", label="orthogonal")
-        ax.set(
-            xlabel="the bound $R^2/\\gamma^2$, from the widest margin",
-            ylabel="mistakes until none is left",
-            xlim=ends,
-            ylim=(1.5, ends[1]),
-        )
-        ax.legend(loc="upper left", bbox_to_anchor=(0.0, 0.99), handletextpad=0.3)
-    run.metric("share of the bound used, median", float(np.median(share)), rtol=0.3)
-    run.metric("share of the bound used, most", float(share.max()), rtol=0.5)
-    run.metric("share of the bound used, orthogonal examples", tight[-1, 1] / tight[-1, 0])
-    run.claim(
-        "no separable problem makes more mistakes than R²/γ²",
-        bool((every[:, 1] <= every[:, 0]).all()),
-        f"{len(every)} random problems, bounds {every[:, 0].min():.0f} to "
-        f"{every[:, 0].max():,.0f}: at most {share.max():.2f} of the bound",
-    )
-    run.claim(
-        "the bound is sharp: orthogonal examples use it up",
-        bool((tight[:, 1] > 0.97 * tight[:, 0]).all() and (tight[:, 1] < tight[:, 0] + 1e-6).all()),
-        f"{', '.join(f'{m:.0f} of {b:.2f}' for b, m in corners)}",
-    )
-    run.claim(
-        "falsifier: five flipped labels of 100, and the same bound is broken",
-        bool(noisy > 3 * bound and hull == 0.0),
-        f"{noisy:,} mistakes in 100 epochs and no end, {bound:.0f} allowed before the "
-        "flips; no plane separates them any more",
-    )
+        ends = np.array([1.5, 2 * bounds.max()])
+        ax.loglog(ends, ends, color=plots.REFERENCE, ls="--", label="$R^2/\\gamma^2$")
+        colors = (plots.BLUE, plots.GREEN, plots.PINK, plots.ORANGE)
+        for (name, pairs), color in zip(found.items(), colors, strict=True):
+            ax.plot(*np.array(pairs).T, "o", color=color, ms=5, alpha=0.8, mew=0, label=name)
+        ax.set(xlabel="the bound $R^2/\\gamma^2$, from the widest margin", ylabel="mistakes")
+        ax.legend(loc="upper left")
 
 
-def cycle(path: np.ndarray, per_epoch: np.ndarray) -> tuple[int, int]:
-    """First epoch at whose end the weights were seen before, and after how many epochs again."""
-    ends = path[np.cumsum(per_epoch)]
-    seen = {}
-    for epoch, weights in enumerate(map(tuple, ends)):
-        if weights in seen:
-            return seen[weights], epoch - seen[weights]
-        seen[weights] = epoch
-    return -1, 0
+def circle(path: np.ndarray, per_epoch: np.ndarray) -> np.ndarray:
+    """Weights from the end of one epoch to the next one that ends with the same, both included."""
+    seen: dict[tuple, int] = {}
+    for end in np.cumsum(per_epoch):
+        start = seen.setdefault(tuple(path[end]), end)
+        if start < end:
+            return path[start : end + 1]
+    return path[:1]
 
 
 def show_xor(run: Run) -> None:
-    """AND is learned, XOR goes round in circles; the mixture that proves it."""
-    epochs = 40
-    learned, circling = fit(*AND), fit(*XOR, max_epochs=epochs)
-    start, period = cycle(circling.path, circling.mistakes_per_epoch)
-    begin = int(circling.mistakes_per_epoch[: start + 1].sum())
-    length = int(circling.mistakes_per_epoch[start + 1 : start + 1 + period].sum())
-    loop = circling.path[begin : begin + length + 1]
-    proof = max_margin(*XOR)
+    """AND is learned; XOR goes round in a circle."""
+    learned, circling = fit(CORNERS, AND), fit(CORNERS, XOR, max_epochs=40)
+    loop = circle(circling.path, circling.mistakes_per_epoch)
+    note = f"no weight beyond {np.abs(circling.path).max():.0f}"
+    run.claim(CIRCLE, len(loop) - 1, at_least=1, deterministic=True, note=note)
+    still = len(circle(learned.path, learned.mistakes_per_epoch)) - 1
+    note = f"learned after {learned.mistakes} mistakes"
+    run.falsifier("AND", still, breaks=CIRCLE, note=note)
     title = "Why does the perceptron never learn exclusive or?"
-    ratios = {"width_ratios": [1, 1, 1.35]}
-    with run.figure("xor", title, columns=3, size=(9.4, 3.5), gridspec_kw=ratios) as axes:
-        left, middle, right = axes
-        for ax, (X, y), name in (
-            (left, AND, "and: one line will do"),
-            (middle, XOR, "xor: these lines, for ever"),
-        ):
-            _points(ax, X, y, 11)
-            ax.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[-1, 1], yticks=[-1, 1])
-            ax.set_xlabel("$x_1$")
-            ax.set_title(name, fontsize=11, weight="normal")
+    with run.figure("xor", title, columns=2, size=(7.6, 4.0)) as (left, right):
+        draw(left, CORNERS, AND, [(learned.weights, "-")], 2)
+        left.set_title("and: one line will do", fontsize=11, weight="normal")
+        draw(right, CORNERS, XOR, [(weights, "-") for weights in loop if weights[:2].any()], 2)
+        right.set_title("xor: these lines, for ever", fontsize=11, weight="normal")
         left.set_ylabel("$x_2$")
-        _line(left, learned.weights, color="black", lw=2)
-        for number, weights in enumerate(loop[1:-1], 1):
-            _line(middle, weights, color="black", lw=1.6)
-            a, b, c = weights  # a number where the line leaves the picture
-            at = (-c / a, -1.8) if b == 0 else (-1.75, (1.75 * a - c) / b)
-            middle.text(
-                *at,
-                str(number),
-                ha="center",
-                va="center",
-                fontsize=10,
-                bbox={"boxstyle": "circle,pad=0.2", "fc": "white", "ec": "black", "lw": 0.8},
-            )
-        shown = 8
-        for result, color, label in (
-            (circling, plots.ORANGE, f"xor: {length} in every epoch"),
-            (learned, plots.BLUE, f"and: {learned.mistakes}, then none"),
-        ):
-            counts = np.zeros(shown + 1)
-            counts[1 : 1 + len(result.mistakes_per_epoch)] = result.mistakes_per_epoch[:shown]
-            total = np.cumsum(counts)
-            right.plot(total, "o-", color=color)
-            place = (
-                {"xytext": (-10, 0), "ha": "right"}
-                if result is circling
-                else {"xytext": (0, 8), "ha": "right"}
-            )
-            right.annotate(
-                label, (shown - 0.4, total[-1]), textcoords="offset points", color=color, **place
-            )
-        right.set(xlabel="epochs", ylim=(-1, None))
-        right.set_title("mistakes so far", fontsize=11, weight="normal")
-    sizes = np.abs(circling.path).max()
-    run.check(
-        "mixture that proves XOR inseparable",
-        proof.mixture,
-        np.full(4, 0.25),
-        atol=1e-12,
-        against="theory: a quarter of each corner",
-        why="float64 rounding",
-    )
-    run.metric("mistakes until AND is learned", learned.mistakes)
-    run.metric("weights in XOR's cycle", length)
-    run.claim(
-        "XOR cycles: the weights return to where they were",
-        bool(period > 0 and not circling.converged and learned.converged and sizes <= 3),
-        f"the weights come back after {length} mistakes, for ever, none beyond "
-        f"{sizes:.0f} in size; AND is learned after {learned.mistakes} mistakes",
-    )
 
 
 def show_averages(run: Run, seeds: int) -> None:
@@ -351,65 +198,26 @@ def show_averages(run: Run, seeds: int) -> None:
     images, labels = datasets.digits()
     X, y = images.reshape(len(images), -1), np.where(labels % 2 == 0, 1, -1)
     epochs = run.budget(quick=(1, 3), default=(1, 2, 3, 5, 8, 12, 20, 30))
-    kinds = {"last": plots.ORANGE, "pocket": plots.GREEN, "average": plots.BLUE}
-    rates = {name: np.zeros((seeds, len(epochs))) for name in kinds}
+    wrong = {name: np.zeros((seeds, len(epochs))) for name in ("last", "pocket", "average")}
     for seed in range(seeds):
         order = np.random.default_rng([run.seed, 6, seed]).permutation(len(X))
         train, test = order[:900], order[900:]
         for column, limit in enumerate(epochs):
             found = fit(X[train], y[train], max_epochs=limit, pocket=True)
-            for name, weights in (
-                ("last", found.weights),
-                ("pocket", found.pocket),
-                ("average", found.average),
-            ):
-                wrong = predict(weights, X[test]) != y[test]
-                rates[name][seed, column] = 100 * wrong.mean()
+            kept = {"last": found.weights, "pocket": found.pocket, "average": found.average}
+            for name, weights in kept.items():
+                missed = predict(weights, X[test]) != y[test]
+                wrong[name][seed, column] = 100 * missed.mean()
+    for name, rates in wrong.items():
+        run.metric(f"errors on new digits, {name}", rates[:, -1].mean(), "%")
+    gain = (wrong["last"] - wrong["average"]).mean(axis=1)
+    note = "errors of the last minus the average, mean over epochs"
+    run.claim(AVERAGE, gain, at_least=0, unit="points", note=note, quick=False)
     title = "Digits, even or odd: which of its weights should it keep?"
     with run.figure("averages", title, size=(8.0, 4.3)) as ax:
-        for name, color in kinds.items():
-            label = {"last": "the last", "pocket": "best so far", "average": "the average"}[name]
-            plots.interval_band(ax, epochs, rates[name], color=color, label=label)
-        ax.set(
-            xscale="log",
-            xlabel="epochs (900 digits each)",
-            ylabel="errors on new digits, %",
-            ylim=(0, None),
-        )
+        colors = (plots.ORANGE, plots.GREEN, plots.BLUE)
+        labels = {"xlabel": f"epochs of 900 digits (bands: range of {seeds} splits)"}
+        labels["ylabel"] = "errors on new digits, %"
+        plots.curves(ax, epochs, wrong, colors=colors, xscale="log", ylim=(0, None), **labels)
         ax.set_xticks(epochs, [str(e) for e in epochs])
         ax.minorticks_off()
-        plots.label_lines(ax)
-        ax.text(
-            0.02,
-            0.05,
-            f"line: mean, band: range of {seeds} splits",
-            transform=ax.transAxes,
-            fontsize=9,
-            color="#666666",
-        )
-    for name in kinds:
-        run.metric(f"errors on new digits, {name}", rates[name][:, -1].mean(), "%", rtol=0.15)
-    gain = mean_interval(rates["last"].mean(1) - rates["average"].mean(1))
-    run.claim(
-        "the average of all weights beats the last",
-        gain.low > 0,
-        f"errors of the last minus the average, mean over epochs: {gain} points, {seeds} splits",
-        quick=False,
-    )
-
-
-def main(run: Run, *, problems: PositiveInt = 40, seeds: PositiveInt = 8) -> None:
-    """Same weights as scikit-learn, mistakes against the bound, a cycle, and two ways out.
-
-    Parameters
-    ----------
-    problems
-        Separable problems for each of three dimensions.
-    seeds
-        Samples of the digits that cannot be separated.
-    """
-    check_against_sklearn(run)
-    show_steps(run)
-    show_bound(run, run.budget(quick=6, default=problems))
-    show_xor(run)
-    show_averages(run, run.budget(quick=2, default=seeds))
