@@ -40,7 +40,7 @@ CHEAP = "a gradient by a tape costs less than four evaluations of f"
 
 
 def main(run: Run, *, width: PositiveInt = 6, points: PositiveInt = 20) -> None:
-    """Check the three ways against torch, and measure what each costs in digits and operations.
+    """Check duals and tape against torch; measure what derivatives cost in digits and operations.
 
     Parameters
     ----------
