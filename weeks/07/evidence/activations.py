@@ -67,11 +67,13 @@ class Applied(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, name):
+        """Keep z."""
         ctx.z, ctx.name = z.detach().numpy(), name
         return torch.from_numpy(ACTIVATIONS[name].value(ctx.z))
 
     @staticmethod
     def backward(ctx, dy):
+        """dy times the slope at z."""
         return dy * torch.from_numpy(ACTIVATIONS[ctx.name].slope(ctx.z)), None
 
 
@@ -214,7 +216,7 @@ def draw_functions(run: Run) -> None:
             ax.set(ylim=(-1.3, 2.2), xticks=[-4, 0, 4])
         for gain in (0.5, 1.0, 2.0):
             axes.flat[-1].plot(x, silu(x) * gain, color=plots.GREEN, alpha=0.3 + gain / 3)
-        axes.flat[-1].set_title("SwiGLU: u · silu(g), u = ½, 1, 2", fontsize=9, weight="normal")
+        axes.flat[-1].set_title("SwiGLU: u · silu(g)", fontsize=10.5, weight="normal")
 
 
 # ---- vanishing gradients
