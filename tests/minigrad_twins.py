@@ -47,24 +47,3 @@ def gradients_agree(expression, ours, theirs, tol=1e-10):
             assert t is None or not t.numpy(force=True).any()
         else:
             close(g, t, 100 * tol)
-
-
-def finite_differences(expression, arrays, step=1e-6):
-    """Gradients of the weighted sum of an expression by central differences."""
-    start = np.random.default_rng(1).normal(size=expression(*map(Tensor, arrays)).shape)
-
-    def value(*arrays):
-        return (expression(*map(Tensor, arrays)).data * start).sum()
-
-    found = []
-    for i, array in enumerate(arrays):
-        slope = np.zeros_like(array)
-        for place in np.ndindex(array.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = [a.copy() for a in arrays]
-                moved[i][place] += sign * step
-                ends.append(value(*moved))
-            slope[place] = (ends[0] - ends[1]) / (2 * step)
-        found.append(slope)
-    return start, found

@@ -22,7 +22,7 @@ BUSY = {  # recorded on a machine that did other work, so that the time says not
     "papers/2024-muon/reproduce",
     "weeks/05/kmeans",
     "weeks/08/train_minigrad",
-    "weeks/08/training_loop",
+    "weeks/09/loss_landscape",
     "weeks/13/positional_encodings",
     "weeks/13/transformer",
     "weeks/16/gradient_accumulation",

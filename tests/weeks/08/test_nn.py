@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from enforce import plain
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from minigrad_twins import both, close, finite_differences, gradients_agree
+from minigrad_twins import both, close, gradients_agree
 
-from week08.minigrad import Tensor, grad, nn
+from week08.minigrad import Tensor, nn
 from week08.minigrad import functional as F
 
 PLAIN = plain("08", "minigrad/functional")
@@ -85,21 +85,10 @@ def test_linear_equals_torch(shape, bias):
 
 def test_losses_equal_torch():
     twice(lambda m, x, y: m.mse_loss(x, y), (3, 4), (3, 4))
-    twice(
-        lambda m, x: m.cross_entropy(x, (Tensor if m is F else torch.tensor)([2, 3, 0, 4])), (4, 5)
-    )
-    labels = np.array([[[0, 1], [2, 2]], [[1, 1], [0, 2]]])  # an image of classes
-    twice(
-        lambda m, x: m.cross_entropy(x, (Tensor if m is F else torch.tensor)(labels)), (2, 3, 2, 2)
-    )
-
-
-def test_cross_entropy_of_certain_logits():
-    logits = Tensor([[1e4, 0.0], [0.0, -1e4]], requires_grad=True)
-    loss = F.cross_entropy(logits, Tensor([1, 0]))
-    loss.backward()
-    assert loss.item() == 5e3
-    assert logits.grad.tolist() == [[0.5, -0.5], [0, 0]]
+    image = [[[0, 1], [2, 2]], [[1, 1], [0, 2]]]
+    for labels, shape in (([2, 3, 0, 4], (4, 5)), (image, (2, 3, 2, 2))):
+        ours, theirs = Tensor(labels), torch.tensor(labels)
+        twice(lambda m, x, y=ours, t=theirs: m.cross_entropy(x, y if m is F else t), shape)
 
 
 @given(
@@ -112,12 +101,7 @@ def test_cross_entropy_of_certain_logits():
 )
 @settings(max_examples=25)
 def test_conv2d_equals_torch(size, kernel, stride, padding, channels, bias):
-    if any(n + 2 * p < k for n, p, k in zip(size, padding, kernel, strict=True)):
-        with pytest.raises(ValueError, match="must fit into the padded input"):
-            F.conv2d(
-                Tensor(np.ones((1, 1, *size))), Tensor(np.ones((1, 1, *kernel))), padding=padding
-            )
-        return
+    assume(all(n + 2 * p >= k for n, p, k in zip(size, padding, kernel, strict=True)))
     twice(
         lambda m, x, w, *b: m.conv2d(x, w, *b, stride=stride, padding=padding),
         (2, channels[0], *size),
@@ -144,25 +128,15 @@ def test_max_pool_of_equal_numbers():
     close(x.grad, t.grad)
 
 
-def test_convolution_equals_finite_differences():
-    def expression(x, w):
-        return F.conv2d(x, w[:, None], stride=(2, 1), padding=(0, 1))
-
-    (leaves, _) = both((1, 1, 4, 5), (2, 2, 3))
-    start, expected = finite_differences(expression, [t.data for t in leaves])
-    for ours, slope in zip(grad(expression(*leaves), leaves, Tensor(start)), expected, strict=True):
-        np.testing.assert_allclose(ours.data, slope, rtol=1e-5, atol=1e-7)
-
-
 def test_embedding_collects_repeated_rows():
     index = np.array([[3, 0, 3], [3, 1, 1]])
-    (w,), (t,) = both((5, 4))
-    y, u = F.embedding(Tensor(index), w), TF.embedding(torch.tensor(index), t)
+    ours, theirs = nn.Embedding(5, 4), torch.nn.Embedding(5, 4).double()
+    load_from(ours, theirs)
+    y, u = ours(Tensor(index)), theirs(torch.tensor(index))
     close(y, u)
     (y**3).sum().backward()
     (u**3).sum().backward()
-    close(w.grad, t.grad)
-    assert not w.grad.data[[2, 4]].any()
+    close(ours.weight.grad, theirs.weight.grad)
 
 
 def test_dropout():
@@ -175,18 +149,9 @@ def test_dropout():
     again = F.dropout(x, 0.2, generator=np.random.default_rng(0))
     np.testing.assert_array_equal(again.data, y.data)
     assert F.dropout(x, 0.2, training=False) is x
-    with pytest.raises(ValueError, match="p must be at least 0 and less than 1, got 2"):
-        F.dropout(x, 2)
-    with pytest.raises(ValueError, match="generator must be given"):
-        F.dropout(x)
 
 
 # ---- layers
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_linear_layer(bias):
-    layers_agree(nn.Linear(4, 3, bias=bias), torch.nn.Linear(4, 3, bias=bias), (5, 4))
 
 
 def test_convolution_layers():
@@ -198,25 +163,13 @@ def test_convolution_layers():
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "shape"),
-    [
-        (nn.BatchNorm1d, torch.nn.BatchNorm1d, (6, 4)),
-        (nn.BatchNorm1d, torch.nn.BatchNorm1d, (3, 4, 5)),
-        (nn.BatchNorm2d, torch.nn.BatchNorm2d, (3, 4, 2, 5)),
-    ],
+    ("name", "shape"),
+    [("BatchNorm1d", (6, 4)), ("BatchNorm1d", (3, 4, 5)), ("BatchNorm2d", (3, 4, 2, 5))],
 )
 @pytest.mark.parametrize("momentum", [0.1, 0.5])
-def test_batch_norm_layer(ours, theirs, shape, momentum):
-    layers_agree(ours(4, momentum=momentum), theirs(4, momentum=momentum), shape, passes=3)
-
-
-def test_batch_norm_refuses():
-    layer = nn.BatchNorm1d(3)
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        layer(Tensor(np.ones((1, 3))))
-    with pytest.raises(ValueError, match="dimensions, 3 features, got"):
-        layer(Tensor(np.ones((2, 4))))
-    layer.eval()(Tensor(np.ones((1, 3))))
+def test_batch_norm_layer(name, shape, momentum):
+    ours, theirs = (getattr(m, name)(4, momentum=momentum) for m in (nn, torch.nn))
+    layers_agree(ours, theirs, shape, passes=3)
 
 
 @pytest.mark.parametrize("shape", [4, (3, 4)])
@@ -247,17 +200,6 @@ def test_dropout_layer_and_modes():
     assert not model[0].training
     np.testing.assert_array_equal(model(x).data, x.data)
     assert model.train()[0].training
-
-
-def test_embedding_layer():
-    ours, theirs = nn.Embedding(7, 3), torch.nn.Embedding(7, 3).double()
-    load_from(ours, theirs)
-    index = np.array([[6, 0, 6]])
-    y, u = ours(Tensor(index)), theirs(torch.tensor(index))
-    close(y, u)
-    (y * y).sum().backward()
-    (u * u).sum().backward()
-    close(ours.weight.grad, theirs.weight.grad)
 
 
 # ---- initial values
@@ -337,28 +279,41 @@ def test_parameters_shared_and_frozen():
         model(1)
 
 
-def test_wrong_input():
-    x = Tensor(np.ones((2, 3), np.float32))
-    image = Tensor(np.ones((1, 2, 4, 4), np.float32))
-    with pytest.raises(TypeError, match="in_features"):
-        nn.Linear(4, 2)(x)
-    with pytest.raises(ValueError, match=r"x must have 4 features, got shape \(2, 3\)"):
-        PLAIN.linear(x, Tensor(np.ones((2, 4), np.float32)))
-    with pytest.raises(ValueError, match=r"target must have shape \(2,\), got \(3,\)"):
-        PLAIN.cross_entropy(x, Tensor([0, 1, 2]))
-    with pytest.raises(IndexError, match=r"target must be in \[0, 3\)"):
-        F.cross_entropy(x, Tensor([0, 3]))
-    with pytest.raises(IndexError, match=r"target must be in \[0, 3\)"):
-        F.cross_entropy(x, Tensor([0, -1]))
-    with pytest.raises(ValueError, match="x must have 3 channels"):
-        PLAIN.conv2d(image, Tensor(np.ones((1, 3, 2, 2), np.float32)))
-    with pytest.raises(ValueError, match=r"target must have the input's shape \(2, 3\)"):
-        PLAIN.mse_loss(x, x.T)
-    with pytest.raises(ValueError, match="stride must be an int or a pair, at least 1, got 0"):
-        F.conv2d(image, Tensor(np.ones((1, 2, 2, 2), np.float32)), stride=0)
-    with pytest.raises(ValueError, match="must fit into the padded input"):
-        F.max_pool2d(image, 5)
-    with pytest.raises(ValueError, match="x must end in"):
-        nn.LayerNorm(4)(x)
-    with pytest.raises(ValueError, match="p must be at least 0"):
-        nn.Dropout(-0.1)(x)
+def x(*shape):
+    return Tensor(np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: nn.Linear(4, 2)(x(2, 3)), TypeError, "in_features"),
+        (lambda: PLAIN.linear(x(2, 3), x(2, 4)), ValueError, "x must have 4 features, got shape"),
+        (
+            lambda: PLAIN.cross_entropy(x(2, 3), Tensor([0, 1, 2])),
+            ValueError,
+            r"target must have shape \(2,\), got \(3,\)",
+        ),
+        (lambda: F.cross_entropy(x(2, 3), Tensor([0, 3])), IndexError, r"must be in \[0, 3\)"),
+        (lambda: F.cross_entropy(x(2, 3), Tensor([0, -1])), IndexError, r"must be in \[0, 3\)"),
+        (lambda: PLAIN.conv2d(x(1, 2, 4, 4), x(1, 3, 2, 2)), ValueError, "must have 3 channels"),
+        (
+            lambda: PLAIN.mse_loss(x(2, 3), x(3, 2)),
+            ValueError,
+            "target must have the input's shape",
+        ),
+        (
+            lambda: F.conv2d(x(1, 2, 4, 4), x(1, 2, 2, 2), stride=0),
+            ValueError,
+            "stride must be an int or a pair, at least 1, got 0",
+        ),
+        (lambda: F.max_pool2d(x(1, 2, 4, 4), 5), ValueError, "must fit into the padded input"),
+        (lambda: nn.LayerNorm(4)(x(2, 3)), ValueError, "x must end in"),
+        (lambda: nn.Dropout(-0.1)(x(2)), ValueError, "p must be at least 0 and less than 1, got"),
+        (lambda: F.dropout(x(2)), ValueError, "generator must be given"),
+        (lambda: nn.BatchNorm1d(3)(x(1, 3)), ValueError, "more than 1 value per channel"),
+        (lambda: nn.BatchNorm1d(3)(x(2, 4)), ValueError, "dimensions, 3 features, got"),
+    ],
+)
+def test_wrong_input(call, error, match):
+    with pytest.raises(error, match=match):
+        call()

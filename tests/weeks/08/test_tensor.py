@@ -4,7 +4,6 @@ Both have the same names, so most expressions here are written once and computed
 """
 
 import gc
-import itertools
 import math
 import operator
 import subprocess
@@ -16,14 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minigrad_twins import both, close, finite_differences, gradients_agree
+from minigrad_twins import both, close, gradients_agree
 
 from week08 import minigrad
 from week08.minigrad import Tensor, grad, no_grad, set_grad_enabled
 
 RNG = np.random.default_rng(0)
-
-
 INDEX = np.array([[0, 2, 2], [1, 2, 0]])
 MASK = RNG.random((3, 4)) < 0.5
 OPERATIONS = {
@@ -35,15 +32,9 @@ OPERATIONS = {
     "used twice": (lambda m, a: a * a + a, (3,)),
     "neg": (lambda m, a: -a, (3,)),
     "pow number": (lambda m, a: a**3 + a**2 + a**1 + a**0 + (a * a + 1) ** -0.5, (3, 2)),
-    "abs": (lambda m, a: a.abs(), (3,)),
-    "exp": (lambda m, a: a.exp(), (3,)),
     "log": (lambda m, a: (a * a + 0.1).log(), (3,)),
     "sqrt": (lambda m, a: (a * a + 0.1).sqrt(), (3,)),
     "sin cos": (lambda m, a: a.sin() * a.cos(), (3,)),
-    "tanh": (lambda m, a: a.tanh(), (3,)),
-    "sigmoid": (lambda m, a: a.sigmoid(), (3,)),
-    "erf": (lambda m, a: a.erf(), (3,)),
-    "relu": (lambda m, a: a.relu(), (5,)),
     "where": (lambda m, a, b: m.where(a > b, a * b, 0.0), (3, 4), (4,)),
     "sum": (lambda m, a: a.sum() * a.sum(1), (3, 4)),
     "sum keepdim": (lambda m, a: a.sum((0, -1), keepdim=True) * a, (3, 4, 2)),
@@ -75,6 +66,8 @@ OPERATIONS = {
     "matrix by batch": (lambda m, a, b: a @ b @ b[0, :, 0], (3, 4), (2, 4, 4)),
     "clone and cast": (lambda m, a: a.clone() + there_and_back(m, a), (3,)),
 }
+for name in ("abs", "exp", "tanh", "sigmoid", "erf", "relu"):
+    OPERATIONS[name] = lambda m, a, name=name: getattr(a, name)(), (5,)
 
 
 def lift(module, array):
@@ -93,20 +86,6 @@ def test_operation_equals_torch_twice_differentiated(name):
     gradients_agree(expression, *both(*shapes), tol)
 
 
-@pytest.mark.parametrize(
-    "name", ["div", "pow number", "where", "var", "amax", "logsumexp", "log_softmax", "gather"]
-)
-def test_operation_equals_finite_differences(name):
-    expression, *shapes = OPERATIONS[name]
-    (leaves, _) = both(*shapes)
-    start, expected = finite_differences(
-        lambda *a: expression(minigrad, *a), [t.data for t in leaves]
-    )
-    found = grad(expression(minigrad, *leaves), leaves, Tensor(start))
-    for ours, slope in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours.data, slope, rtol=1e-5, atol=1e-7)
-
-
 @pytest.mark.parametrize("shapes", [((0,), (0,)), ((0, 3), (3,)), ((2, 0), (1, 1)), ((), ())])
 def test_empty_and_scalar_shapes(shapes):
     gradients_agree(lambda m, a, b: ((a * b).sin() + b).sum() + a.sum(), *both(*shapes))
@@ -122,13 +101,8 @@ def test_empty_matmul(shapes):
 UNARY = [
     lambda m, x: x.tanh(),
     lambda m, x: x.sin(),
-    lambda m, x: x.sigmoid(),
     lambda m, x: x.relu(),
     lambda m, x: (x * x + 1).log(),
-    lambda m, x: (x * x + 0.5).sqrt(),
-    lambda m, x: x.tanh().exp(),
-    lambda m, x: -x,
-    lambda m, x: x.abs(),
     lambda m, x: x.sum(),
     lambda m, x: x.mean(-1, keepdim=True) if x.ndim else x,
     lambda m, x: x.sum(0) if x.ndim else x,
@@ -137,7 +111,6 @@ UNARY = [
     lambda m, x: x[::2] if x.ndim else x,
     lambda m, x: x[[0, 0, -1]] if x.ndim and x.shape[0] else x,
     lambda m, x: x.logsumexp(-1) if x.ndim and x.shape[-1] else x,
-    lambda m, x: x.amax(0, keepdim=True) if x.ndim and x.shape[0] else x,
     lambda m, x: x.max(0).values if x.ndim and x.shape[0] else x,
     lambda m, x: x.softmax(-1) if x.ndim else x,
 ]
@@ -159,13 +132,8 @@ def programs(draw):
         tuple(n if draw(st.booleans()) else 1 for n in shape[draw(st.integers(0, len(shape))) :])
         for _ in range(2)
     ]
-    steps = draw(
-        st.lists(
-            st.tuples(st.integers(0, 99), st.integers(0, 20), st.integers(0, 20)),
-            min_size=1,
-            max_size=12,
-        )
-    )
+    step = st.tuples(st.integers(0, 99), st.integers(0, 20), st.integers(0, 20))
+    steps = draw(st.lists(step, min_size=1, max_size=12))
     return leaves, steps, draw(st.integers(0, 2**32 - 1))
 
 
@@ -203,14 +171,6 @@ def test_random_graphs_equal_torch(program):
 
 
 # ---- the order of the way back
-
-
-def test_counter_example_to_depth_first():
-    a = Tensor(1.0, requires_grad=True)
-    b = a + a
-    c = b + b
-    c.backward()
-    assert a.grad.item() == 4
 
 
 def test_a_value_used_near_and_far():
@@ -285,16 +245,6 @@ def test_gradients_accumulate_and_leaves_own_them():
     assert b.grad.tolist() == [6, 6]
 
 
-def test_two_leaves_never_share_a_gradient():
-    a, b = (Tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
-    start = Tensor([1.0, 1.0])
-    (a * 1 + b * 1).backward(start)
-    arrays = [a.grad.data, b.grad.data, start.data]
-    assert not any(np.shares_memory(x, y) for x, y in itertools.combinations(arrays, 2))
-    a.grad.mul_(5)
-    assert b.grad.tolist() == start.tolist() == [1, 1]
-
-
 def test_freed_graph():
     a = Tensor([1.0], requires_grad=True)
     y = (a * a).sum()
@@ -310,20 +260,30 @@ def test_freed_graph():
     s.backward()
 
 
-def test_backward_refuses():
-    a = Tensor([1.0, 2.0], requires_grad=True)
-    with pytest.raises(RuntimeError, match="only for scalar outputs"):
-        (a * 2).backward()
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        Tensor([1.0]).backward()
-    with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(3,\)"):
-        (a * 2).backward(Tensor(np.ones(3, np.float32)))
-    with pytest.raises(RuntimeError, match="allow_unused"):
-        grad(a.sum(), Tensor([1.0], requires_grad=True))
-    with pytest.raises(RuntimeError, match="not used to compute outputs"):
-        grad(a.sum(), Tensor([1.0]))
-    with pytest.raises(ValueError, match="grad_outputs must have 1 entries, got 2"):
-        grad(a.sum(), a, [None, None])
+def leaf():
+    return Tensor([1.0, 2.0], requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda a: (a * 2).backward(), RuntimeError, "only for scalar outputs"),
+        (lambda a: Tensor([1.0]).backward(), RuntimeError, "does not require grad"),
+        (
+            lambda a: (a * 2).backward(Tensor(np.ones(3, np.float32))),
+            ValueError,
+            r"must have shape \(2,\), got \(3,\)",
+        ),
+        (lambda a: grad(a.sum(), leaf()), RuntimeError, "allow_unused"),
+        (lambda a: grad(a.sum(), Tensor([1.0])), RuntimeError, "not used to compute outputs"),
+        (lambda a: grad(a.sum(), a, [None] * 2), ValueError, "must have 1 entries, got 2"),
+        (lambda a: Tensor([1], requires_grad=True), RuntimeError, "floating point"),
+        (lambda a: (a * 2).numpy(), RuntimeError, "detach"),
+    ],
+)
+def test_what_cannot_be_differentiated(call, error, match):
+    with pytest.raises(error, match=match):
+        call(leaf())
 
 
 def test_modes():
@@ -348,10 +308,6 @@ def test_leaf_rules():
     assert a.is_leaf
     assert not b.is_leaf
     assert not b.detach().requires_grad
-    with pytest.raises(RuntimeError, match="floating point"):
-        Tensor([1], requires_grad=True)
-    with pytest.raises(RuntimeError, match="detach"):
-        b.numpy()
     assert np.shares_memory(b.detach().numpy(), b.data)
 
 
@@ -419,19 +375,28 @@ def test_in_place_operation_is_torchs(name):
     assert x.version == seen.version == 1
 
 
-def test_in_place_refusals():
-    a = Tensor([1.0, 2.0], requires_grad=True)
-    for target in (a, a[:1], a * 2, (a * 2)[:1]):
-        with pytest.raises(RuntimeError, match="an in-place operation is not recorded"):
-            target.add_(1)
-        with pytest.raises(RuntimeError, match="an in-place operation is not recorded"):
-            target[0] = 0.0
-    with pytest.raises(RuntimeError, match="an in-place operation is not recorded"):
-        Tensor([1.0, 2.0]).mul_(a)
-    with pytest.raises(TypeError, match="Cannot cast"):
-        Tensor([1, 2]).add_(0.5)
-    with pytest.raises(ValueError, match=r"output operand with shape \(2,\)"):
-        Tensor([1.0, 2.0]).add_(Tensor(np.ones((3, 2), np.float32)))
+NOT_RECORDED = "an in-place operation is not recorded"
+
+
+@pytest.mark.parametrize(
+    ("write", "error", "match"),
+    [
+        (lambda a: a.add_(1), RuntimeError, NOT_RECORDED),
+        (lambda a: a[:1].add_(1), RuntimeError, NOT_RECORDED),
+        (lambda a: operator.setitem(a * 2, 0, 0.0), RuntimeError, NOT_RECORDED),
+        (lambda a: Tensor([1.0, 2.0]).mul_(a), RuntimeError, NOT_RECORDED),
+        (lambda a: Tensor([1, 2]).add_(0.5), TypeError, "Cannot cast"),
+        (
+            lambda a: a.detach().add_(Tensor(np.ones((3, 2), np.float32))),
+            ValueError,
+            r"output operand with shape \(2,\)",
+        ),
+    ],
+)
+def test_in_place_refusals(write, error, match):
+    a = leaf()
+    with pytest.raises(error, match=match):
+        write(a)
     assert a.tolist() == [1, 2]
     with no_grad():
         assert a.add_(1).tolist() == [2, 3]
@@ -481,12 +446,10 @@ def test_construction_is_torchs(data):
     close(Tensor(data), torch.tensor(data))
 
 
-def test_construction_copies_and_refuses_text():
+def test_construction_copies():
     array = np.ones(2)
     Tensor(array).add_(1)
     assert array.tolist() == [1, 1]
-    with pytest.raises(TypeError, match="data must be numbers"):
-        Tensor(["a"])
 
 
 def test_gradients_keep_their_leafs_dtype():
@@ -536,11 +499,6 @@ def test_large_numbers_do_not_overflow(name, row):
     close(x.grad, t.grad, 1e-8)  # ours is the exacter one
 
 
-def test_logsumexp_of_nothing_likely():
-    x = Tensor(np.full((2, 3), -np.inf), requires_grad=True)
-    assert np.isneginf(x.logsumexp(1).data).all()
-
-
 def test_no_warning_where_torch_has_none():
     x = Tensor([-1.0, 0.0, 1e38])
     for y in (x.log(), x.sqrt(), 1 / x, x / 0, x * 1e10, (x * 10).exp(), (x * x).sum()):
@@ -550,30 +508,26 @@ def test_no_warning_where_torch_has_none():
 # ---- errors and small things
 
 
-def test_wrong_input():
-    x = Tensor(np.ones((2, 3)))
-    with pytest.raises(IndexError, match="dim: axis 2 is out of bounds for array of dimension 2"):
-        x.sum(2)
-    with pytest.raises(IndexError, match="out of range"):
-        x.transpose(0, 5)
-    with pytest.raises(ValueError, match="repeated axis in `dim` argument"):
-        x.sum((0, -2))
-    with pytest.raises(ValueError, match="reshape"):
-        x.reshape(4, 2)
-    with pytest.raises(RuntimeError, match="one dtype"):
-        x @ x.to(np.float32).T
-    with pytest.raises(ValueError, match="matmul"):
-        x @ Tensor(np.float64(1))
-    with pytest.raises(ValueError, match="tensors must not be empty"):
-        minigrad.cat([])
-    with pytest.raises(TypeError, match="unsized"):
-        len(Tensor(1.0))
-    with pytest.raises(TypeError, match="unsupported operand"):
-        x**x
-    with pytest.raises(TypeError, match="unsupported operand"):
-        x + "1"
-    with pytest.raises(TypeError, match="unsupported operand"):
-        np.ones(3) * x
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda x: x.sum(2), IndexError, "dim: axis 2 is out of bounds for array of dimension 2"),
+        (lambda x: x.transpose(0, 5), IndexError, "out of range"),
+        (lambda x: x.sum((0, -2)), ValueError, "repeated axis in `dim` argument"),
+        (lambda x: x.reshape(4, 2), ValueError, "reshape"),
+        (lambda x: x @ x.to(np.float32).T, RuntimeError, "one dtype"),
+        (lambda x: x @ Tensor(np.float64(1)), ValueError, "matmul"),
+        (lambda x: minigrad.cat([]), ValueError, "tensors must not be empty"),
+        (lambda x: len(Tensor(1.0)), TypeError, "unsized"),
+        (lambda x: x**x, TypeError, "unsupported operand"),
+        (lambda x: x + "1", TypeError, "unsupported operand"),
+        (lambda x: np.ones(3) * x, TypeError, "unsupported operand"),
+        (lambda x: Tensor(["a"]), TypeError, "data must be numbers"),
+    ],
+)
+def test_wrong_input(call, error, match):
+    with pytest.raises(error, match=match):
+        call(Tensor(np.ones((2, 3))))
 
 
 def test_small_things():

@@ -101,13 +101,6 @@ def test_large_logits_do_not_overflow():
     np.testing.assert_allclose(grad, [-0.5, 0.0])
 
 
-def test_worked_numbers():
-    assert cross_entropy(np.zeros((2, 5)), np.array([0, 4]))[0] == pytest.approx(np.log(5))
-    assert cross_entropy(np.eye(10), np.arange(10))[0] == pytest.approx(1.4612, abs=1e-4)
-    assert huber(np.array([3.0]), np.array([0.0]), 1.0)[0] == 2.5
-    assert hinge(np.array([1.0, 0.0, -1.0]))[0] == 1.0
-
-
 Z = np.zeros((2, 3))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from week09.muon import Muon, nearest_orthogonal, orthogonalize
-from week09.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from week09.optimizers import SGD, Adam, AdamW, RMSProp
 
 SHAPES = ((4, 6), (3,), (), (6, 4), (2, 3, 2))
 
@@ -123,17 +123,6 @@ def test_centered_rmsprop_divides_by_the_standard_deviation():
     assert float(change) == pytest.approx(9.0, rel=0.02)  # the gradients' deviation is 1
 
 
-def test_several_optimizers_are_torchs_parameter_groups():
-    slow, fast = {"lr": 0.01, "weight_decay": 0.0}, {"lr": 0.1, "weight_decay": 0.3}
-
-    def groups(params):
-        return torch.optim.AdamW([{"params": params[:1], **slow}, {"params": params[1:], **fast}])
-
-    whole = noisy_run(groups)
-    apart = noisy_run(lambda params: Several(AdamW(params[:1], **slow), AdamW(params[1:], **fast)))
-    torch.testing.assert_close(apart, whole, rtol=1e-12, atol=1e-12)
-
-
 class Several:
     """Optimizers that step together."""
 
@@ -236,9 +225,8 @@ def test_muon_batched_is_one_by_one():
 # ---- state
 
 EVERY = {
-    "SGD": lambda p: SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "SGD": lambda p: SGD(p, lr=0.05, momentum=0.9, dampening=0.3),
     "SGD without momentum": lambda p: SGD(p, lr=0.05),
-    "SGD dampened": lambda p: SGD(p, lr=0.05, momentum=0.9, dampening=0.3),
     "RMSProp": lambda p: RMSProp(p, momentum=0.5, centered=True),
     "Adam": lambda p: Adam(p, amsgrad=True),
     "AdamW": AdamW,
@@ -292,13 +280,9 @@ def test_loading_copies(stepped):
     [
         ({"0.largest": torch.zeros(2, 3)}, "t, mean, square of parameters 0 to 0.*'0.largest'"),
         ({"1.mean": torch.zeros(2, 3)}, "of parameters 0 to 0, as AdamW keeps them.*'1.mean'"),
-        ({"mean": torch.zeros(2, 3)}, "got 'mean'"),
         ({"0.mean": torch.zeros(3, 2)}, r"saved\['0.mean'\] must be \(\(2, 3\), torch.float32\)"),
         ({"0.mean": torch.zeros(2, 3).double()}, "got .*float64"),
-        ({"0.mean": 3}, r"saved\['0.mean'\] must be .*got .*int"),
         ({"0.t": 0}, r"saved\['0.t'\] must be .*int.*: 0"),
-        ({"0.t": torch.tensor(3)}, r"saved\['0.t'\] must be .*int"),
-        ({"0.square": None}, "saved lacks 0.square"),
         ({"0.t": None}, "saved lacks 0.t"),
     ],
 )
@@ -347,10 +331,3 @@ PLAIN = plain("09", "optimizers")
 def test_bad_options_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make([torch.zeros(2, 2, requires_grad=True)])
-
-
-def test_base_class_has_no_step_of_its_own():
-    weight = torch.ones(2, 2, requires_grad=True)
-    weight.sum().backward()
-    with pytest.raises(NotImplementedError):
-        Optimizer([weight], lr=0.1, weight_decay=0.0).step()

@@ -108,16 +108,9 @@ def test_batch_of_one_needs_running_statistics():
     x = torch.randn(1, 1, 3)
     with pytest.raises(ValueError, match=r"x must have at least 2 rows in training.*, got 1"):
         norm(x, training=True)
+    before = norm.running_mean.clone(), norm.running_var.clone()
     assert not norm(x, training=True, update=False).any()  # whatever came in
     assert norm(x, training=False).any()
-
-
-def test_use_and_looking_leave_the_running_statistics_alone():
-    norm = reg.BatchNorm(1, 3)
-    norm(torch.randn(1, 8, 3), training=True)
-    before = norm.running_mean.clone(), norm.running_var.clone()
-    norm(torch.randn(1, 8, 3), training=False)
-    norm(torch.randn(1, 8, 3), training=True, update=False)
     assert torch.equal(before[0], norm.running_mean)
     assert torch.equal(before[1], norm.running_var)
 
@@ -185,11 +178,6 @@ def test_max_norm_is_torchs_renorm(limit, fan_in, fan_out, seed):
 )
 def test_early_stopping_by_hand(losses, patience, best):
     assert reg.early_stopping(np.array(losses), patience) == best
-
-
-@given(st.lists(st.floats(-9, 9), min_size=1, max_size=20))
-def test_endless_patience_finds_the_minimum(losses):
-    assert reg.early_stopping(np.array(losses), len(losses)) == int(np.argmin(losses))
 
 
 # ---- decay
@@ -278,12 +266,6 @@ def test_pick_copies_and_leaves_the_rest_alone():
     with torch.no_grad():
         picked.weights[0].zero_()
     assert torch.equal(before, model.forward(x))
-
-
-def test_equal_seeds_start_equal():
-    model = StackedMLP((4, 5, 2), [3, 3, 4])
-    assert torch.equal(model.weights[0][0], model.weights[0][1])
-    assert not torch.equal(model.weights[0][0], model.weights[0][2])
 
 
 # ---- wrong input
