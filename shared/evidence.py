@@ -121,7 +121,6 @@ class Evidence:
         self,
         name: str,
         values,
-        detail: str | None = None,
         *,
         at_least: float | None = None,
         at_most: float | None = None,
@@ -172,8 +171,6 @@ class Evidence:
             deterministic.
         """
         _new(name, self.claims, "claim")
-        if detail is not None:  # BRIDGE: to be removed
-            return self._stated(name, values, detail, quick)
         if at_least is None and at_most is None:
             raise ValueError(f"claim {name!r} has no rule: give at_least or at_most")
         rule = {
@@ -190,21 +187,6 @@ class Evidence:
             row["verdict"] = OF_PAPER.get(row["verdict"], row["verdict"])
         self.claims.append(row)
         return row["verdict"]
-
-    def _stated(self, name: str, holds, detail: str, quick: bool) -> bool:  # BRIDGE
-        holds = holds.item() if hasattr(holds, "item") else holds
-        judged = quick or self.mode != "quick"
-        verdict = ("holds" if holds else "fails") if judged else "not judged"
-        none = dict.fromkeys(("at_least", "at_most", "mean", "low", "high"))
-        row = {"name": name, **none, "n": 1, "each": False, "deterministic": True, "unit": ""}
-        row |= {"note": detail, "seen_before": "", "verdict": verdict, "paper": False}
-        self.claims.append(row | {"rtol": None})
-        return holds
-
-    def verdict(self, name: str, verdict: str, detail: str) -> str:  # BRIDGE
-        self._stated(name, True, detail, True)
-        self.claims[-1] |= {"verdict": verdict, "paper": True}
-        return verdict
 
     def falsifier(self, name: str, values, *, breaks: str, note: str = "") -> bool:
         """Apply a claim's rule to values measured without the mechanism: the rule must fail.

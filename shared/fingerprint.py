@@ -50,7 +50,7 @@ def compare(fresh: dict, recorded: dict, *, tolerance: float | None = None) -> l
         return [f"other data: {', '.join(sorted(other))}"]
     found = []
     new, old = fresh["values"], recorded["values"]
-    found += [f"{name} is new" for name in new if name not in old and name[:9] != "falsifier"]
+    found += [f"{name} is new" for name in new if name not in old]
     found += [f"{name} is gone" for name in old if name not in new]
     for name in (name for name in new if name in old):
         allowed = max(recorded["tolerance"], recorded["slack"].get(name, 0.0))

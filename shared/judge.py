@@ -16,8 +16,6 @@ OF_PAPER = {"holds": "reproduced", "fails": "not reproduced"}
 def rule_text(claim: dict) -> str:
     """``at least 0.1``, ``between 0 and 1 for each``: the rule of a recorded claim in words."""
     low, high = claim["at_least"], claim["at_most"]
-    if low is None and high is None:  # BRIDGE
-        return "stated"
     bounds = f"at least {low:g}" if high is None else f"at most {high:g}"
     if low is not None and high is not None:
         bounds = f"{low:g}" if low == high else f"between {low:g} and {high:g}"
@@ -26,8 +24,6 @@ def rule_text(claim: dict) -> str:
 
 def value_text(row: dict) -> str:
     """The value of a claim or falsifier with its interval, unit and note."""
-    if row["mean"] is None:  # BRIDGE
-        return row["note"]
     if row["low"] is None:
         text = f"{row['mean']:.4g}" + (f" (n = {row['n']})" if row["n"] > 1 else "")
     elif row.get("each"):
