@@ -43,14 +43,9 @@ class Diverged(UserError):
 class State:
     """Everything a step reads and changes.
 
-    Attributes
-    ----------
-    computed
-        The model as it is called: compiled, wrapped for several processes.
-    micro_batch_size
-        What memory allows; the setting is an upper bound.
-    stepped, stepping
-        Steps taken by this process, and their seconds.
+    `computed` is the model as it is called: compiled, wrapped for several processes. Memory allows
+    `micro_batch_size`, of which the setting is an upper bound. This process has `stepped` so often,
+    in `stepping` seconds.
     """
 
     data: PreparedData
@@ -182,7 +177,14 @@ def begin(
         micro_batch_size=settings.micro_batch_size,
     )
     if last is not None:
-        _go_on(state, last, say)
+        try:
+            state.load(last)
+        except BaseException:
+            state.log.close()
+            raise
+        finished = state.step == settings.steps
+        resumed = f"resumed at step {state.step} of {settings.steps}"
+        say(f"{run}: {'it was finished' if finished else resumed}")
     return state
 
 
@@ -201,17 +203,6 @@ def _chosen(
         if long:
             say(f"compile on: {sequences:,} sequences repay it")
     return replace(settings, dtype=NAMES[dtype], compile=compiled), dtype
-
-
-def _go_on(state: State, last: Path, say: Callable[[str], None]) -> None:
-    try:
-        state.load(last)
-    except BaseException:
-        state.log.close()
-        raise
-    finished = state.step == state.settings.steps
-    resumed = f"resumed at step {state.step} of {state.settings.steps}"
-    say(f"{state.run}: {'it was finished' if finished else resumed}")
 
 
 def check_splits(data: PreparedData, settings: Settings) -> None:
