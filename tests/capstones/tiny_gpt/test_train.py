@@ -556,14 +556,11 @@ def test_presets_are_settings(preset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": -1.0}, "lr must be at least 0, got -1"),
         ({"clip": math.nan}, "clip must be at least 0, got nan"),
         ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1"),
         ({"warmup_steps": 600}, "warmup_steps must be below steps = 600, got 600"),
-        ({"max_time": "5x"}, "max_time must be like 90s, 3m or 1.5h, got '5x'"),
         ({"final_lr": 2.0}, "final_lr must be a share of the peak"),
         ({"spike_factor": 0.5}, "spike_factor must be above 1"),
-        ({"n_heads": 3}, "n_heads must divide d_model = 128, got 3"),
         ({"arch": "gpt2", "zero_head": True}, "zero_head must be off"),
         ({"dropout": 1.0}, "dropout must be in"),
     ],
