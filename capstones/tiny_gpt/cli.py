@@ -224,8 +224,12 @@ def sample(
         Tokens to write at most.
     temperature
         0 always takes the likeliest token.
-    top_k, top_p, min_p
-        Leave out unlikely tokens.
+    top_k
+        Draw from so many of the likeliest tokens.
+    top_p
+        Draw from the likeliest tokens that together have this probability.
+    min_p
+        Leave out tokens below this share of the likeliest one's probability.
     repetition_penalty
         Above 1: what was said becomes less likely.
     stop

@@ -47,8 +47,11 @@ def data_folder(settings: Settings, first: bool = True) -> Path:
     folder = settings.out.parent / "data" / f"{slug(settings.data)}-{settings.tokenizer}-{key}"
     if not (folder / "data.json").exists() and first:
         prepared(settings.data, folder, **options)
-    elif not first:
-        _wait_for(folder / "data.json")
+    limit = time.monotonic() + 3600
+    while not (folder / "data.json").exists():  # the first process makes it
+        if time.monotonic() > limit:
+            raise UserError(f"data {folder} was not prepared by the first process in an hour")
+        time.sleep(0.2)
     return folder
 
 
@@ -56,14 +59,6 @@ def _identity(source: Path) -> list[Any]:
     """What changes when a file or folder does."""
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
     return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.exists()]
-
-
-def _wait_for(path: Path, seconds: float = 3600.0) -> None:
-    limit = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > limit:
-            raise UserError(f"data {path.parent} was not prepared by the first process in an hour")
-        time.sleep(0.2)
 
 
 def data_of(checkpoint: Path, run: Path) -> Path:

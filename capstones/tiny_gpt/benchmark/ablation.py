@@ -26,6 +26,7 @@ from shared.stats import Interval, mean_interval
 from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.measure import machine, merge, read_record
 from tiny_gpt.data.batches import Batches
+from tiny_gpt.training import state
 
 __all__ = ["INGREDIENTS", "RECORD", "Effect", "Ingredient", "ablate", "effects"]
 
@@ -36,10 +37,9 @@ ADAMW_RATES = (0.001, 0.002, 0.003, 0.006)
 
 @dataclass(frozen=True)
 class Ingredient:
-    """Something a recipe has, and what stands in its place without it.
+    """Something a recipe has, and changes of settings that stand in its place, by label.
 
-    The alternatives are changes of settings, by label; of several, the best stands for all. One of
-    them is no setting: `batches` (random).
+    Of several, the best stands for all. One is no setting: `batches` (random).
     """
 
     name: str
@@ -84,16 +84,10 @@ class RandomBatches(Batches):
 
 @contextlib.contextmanager
 def changed(batches: str = "permuted") -> Iterator[None]:
-    """Inside, training takes another order of batches.
-
-    It is no setting: nobody should want it, and only this comparison does.
-    """
-    from tiny_gpt.training import state
-
+    """Inside, training takes another order of batches: no setting, for nobody should want it."""
     before = state.Batches
+    state.Batches = RandomBatches if batches == "random" else before
     try:
-        if batches == "random":
-            state.Batches = RandomBatches
         yield
     finally:
         state.Batches = before
@@ -110,9 +104,8 @@ def jobs(seeds: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 def run_job(data: Path, seed: int, changes: dict[str, Any], *, threads: int) -> dict[str, Any]:
     """Train the base recipe with some changes."""
-    special = {key: changes[key] for key in ("batches",) if key in changes}
-    settings = {key: value for key, value in changes.items() if key not in special}
-    with changed(**special):
+    settings = {key: value for key, value in changes.items() if key != "batches"}
+    with changed(changes.get("batches", "permuted")):
         found = recipes.train_recipe("ablation", data, threads=threads, seed=seed, **settings)
     return {key: found[key] for key in ("val_loss", "n_parameters", "steps", "loop_seconds")}
 
@@ -131,7 +124,9 @@ def ablate(
     with tempfile.TemporaryDirectory(prefix="tiny-gpt-ablation-") as folder:
         data = prepare_slice(source, Path(folder))
         for label, seed, own in jobs(seeds):
-            name, plan = f"{label}/{seed}", _plan({**changes, **own}, source)
+            # One of another plan is no job of this ablation.
+            plan = {**recipes.RECIPES["ablation"], **changes, **own, "source": Path(source).name}
+            name, plan = f"{label}/{seed}", json.loads(json.dumps(plan))
             if rows.get(name, {}).get("plan") == plan:
                 continue
             found = run_job(data, seed, {**changes, **own}, threads=threads)
@@ -139,12 +134,6 @@ def ablate(
             job = {"label": label, "seed": seed, **found, "plan": plan, "machine": where}
             rows = merge(out, name, lambda row, job=job: job)["rows"]
     return read_record(out)
-
-
-def _plan(changes: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """What a job computes: one of another plan is no job of this ablation."""
-    plan = {**recipes.RECIPES["ablation"], **changes, "source": Path(source).name}
-    return json.loads(json.dumps(plan))
 
 
 def prepare_slice(source: str | Path, folder: Path, *, val_fraction: float = 0.1) -> Path:

@@ -26,16 +26,12 @@ class Bench:
 
     Attributes
     ----------
-    out
-        The record.
     data
         The source; the record of a quick trial need not be of tinyshakespeare.
     quick
         A few steps of everything (`quick_steps`), to see that it runs; no verdict means anything.
     fresh
         Measure again what is in the record.
-    say
-        Called with one line for each thing measured.
     """
 
     out: Path = RECORD

@@ -15,9 +15,9 @@ from shared.errors import UserError
 from shared.require import require
 from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.bench import Bench
-from tiny_gpt.benchmark.speed import flops_per_token
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
+from tiny_gpt.report.costs import flops_per_token
 
 __all__ = ["MODELS", "SHARES", "run_data", "run_models", "run_sources"]
 
@@ -35,7 +35,8 @@ def run_models(b: Bench) -> None:
         size = {"n_layers": n_layers, "d_model": d_model}
         found = b.ours("cost", **size)
         line = size | {key: found[key] for key in KEPT}
-        line["flops_per_token"] = flops_per_token(recipes.settings_of("cost", **size), 65)
+        config = recipes.settings_of("cost", **size).model_config(65)
+        line["flops_per_token"] = 3 * flops_per_token(config)
         lines.append(line)
         b.say(f"{found['n_parameters']:,} parameters: {found['tokens_per_second']:,.0f} tokens/s")
     b.save("costs-model", {"title": "As the model grows", "recipe": _recipe(b), "lines": lines})
@@ -101,6 +102,5 @@ def prepare_source(source: str, out: str, threads: int) -> dict[str, Any]:
     begin = time.perf_counter()
     report = prepare(source, out, tokenizer="bpe", vocab_size=4096, workers=threads)
     seconds, megabytes = time.perf_counter() - begin, report["read"]["bytes"] / 1e6
-    speed = {"megabytes_per_second": megabytes / seconds}
     sizes = {"documents": report["read"]["documents"], "megabytes": megabytes}
-    return {**sizes, "seconds": seconds, **speed}
+    return {**sizes, "seconds": seconds, "megabytes_per_second": megabytes / seconds}

@@ -27,15 +27,10 @@ __all__ = ["DUELS", "judge", "rival_is_one", "run_curves", "run_duels", "run_ngr
 
 @dataclass(frozen=True)
 class Target:
-    """A promise about a duel.
+    """What a duel must reach: at most `goal` for the loss, else at least.
 
-    Attributes
-    ----------
-    what
-        loss (every seed's validation loss, nats per character), loop or whole (the rival's seconds
-        over ours), parameters.
-    goal, stretch
-        What it must be: at most for the loss, else at least.
+    The loss is every seed's, in nats per character; loop and whole are the rival's seconds over
+    ours.
     """
 
     what: str

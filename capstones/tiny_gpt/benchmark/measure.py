@@ -30,20 +30,10 @@ MARK = "tiny-gpt-measured: "  # before the line of JSON, so that a library's cha
 
 
 def child(name: str, *, threads: int, timeout: float = 7200, **arguments: Any) -> dict[str, Any]:
-    """Call a function in a new process.
+    """Call a function such as ``"tiny_gpt.benchmark.rival:train_rival"`` in a new process.
 
-    Parameters
-    ----------
-    name
-        Such as ``"tiny_gpt.benchmark.rival:train_rival"``; it returns a dictionary.
-    arguments
-        For the function, which is given `threads` too; a path arrives as text.
-
-    Returns
-    -------
-    report
-        What the function returned, with `inside_seconds`, `peak_bytes`, and `whole_seconds`,
-        measured from outside.
+    It is given `threads` too, a path as text, and returns a dictionary; `inside_seconds`,
+    `peak_bytes`, and `whole_seconds`, measured from outside, are added to it.
     """
     words = [name, json.dumps({"threads": threads, **arguments}, default=str)]
     command = [sys.executable, "-m", "tiny_gpt.benchmark.measure", *words]
@@ -132,11 +122,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def merge(path: Path, name: str, change: Callable[[dict[str, Any] | None], dict]) -> dict:
-    """Replace one row of a record by `change(row)` and leave all others as they are.
-
-    The file holds the old record or the new one at any moment, and two processes that change
-    different rows both get theirs in.
-    """
+    """Replace one row of a record by `change(row)`; several processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
         record = read_record(path)

@@ -65,21 +65,11 @@ def n_parameters(settings, vocab_size: int) -> int:
 def train_recipe(
     recipe: str, data: str | Path, *, threads: int = 2, **changes: Any
 ) -> dict[str, Any]:
-    """Train a recipe on prepared data, in a folder that is removed afterwards.
+    """Train a recipe on a prepared folder, in a run's folder that is removed afterwards.
 
-    Parameters
-    ----------
-    data
-        A prepared folder.
-    changes
-        Settings to change, the seed among them.
-
-    Returns
-    -------
-    report
-        Loop seconds (no imports, evaluation or saving among them), validation loss of the last
-        step over the whole split in nats per token, tokens per second, parameters, and the losses
-        evaluated on the way (step, loss) where `eval_every` asks for them.
+    The report has loop seconds (no imports, evaluation or saving among them), the validation loss
+    of the last step over the whole split, and the losses evaluated on the way (step, loss) where
+    `eval_every` asks for them.
     """
     import torch
 

@@ -144,33 +144,20 @@ def train_rival(
             begin = time.perf_counter()
     seconds += time.perf_counter() - begin
     evaluated.append((steps, validation_loss()))
-    return _report("rival", seed, steps, steps * BATCH_SIZE * CONTEXT, params, seconds) | {
-        "val_loss": evaluated[-1][1],
-        "evaluated": evaluated,
-    }
+    tokens = steps * BATCH_SIZE * CONTEXT
+    report = {"recipe": "rival", "val_loss": evaluated[-1][1], "evaluated": evaluated}
+    return report | _facts(seed, steps, tokens, params, seconds)
 
 
-def train_plain(
-    data: str | Path,
-    *,
-    steps: int,
-    threads: int = 2,
-    seed: int = 0,
-    batch_size: int = 32,
-    context: int = 128,
-    n_layers: int = 4,
-    n_heads: int = 4,
-    d_model: int = 128,
-) -> dict[str, Any]:
+def train_plain(data: str | Path, *, steps: int, threads: int = 2) -> dict[str, Any]:
     """The loop of a few lines: a `transformers` GPT-2, biases and all, and `torch.optim.AdamW`."""
     from tiny_gpt.data.shards import open_data
 
     torch.set_num_threads(threads)
-    prepared = open_data(Path(data))
+    prepared, batch_size, context = open_data(Path(data)), 32, 128
     train = prepared.splits["train"]
     text = torch.from_numpy(train.read(0, train.n_tokens))
-    sizes = {"context": context, "n_layers": n_layers, "n_heads": n_heads, "d_model": d_model}
-    model = RivalGPT(prepared.tokenizer.vocab_size, **sizes, biases=True, seed=seed)
+    model = RivalGPT(prepared.tokenizer.vocab_size, context=context, biases=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model.train()
     begin = time.perf_counter()
@@ -181,22 +168,15 @@ def train_plain(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    seconds = time.perf_counter() - begin
-    tokens = steps * batch_size * context
-    return _report("plain", seed, steps, tokens, model.parameters(), seconds)
+    seconds, tokens = time.perf_counter() - begin, steps * batch_size * context
+    return {"recipe": "plain"} | _facts(0, steps, tokens, model.parameters(), seconds)
 
 
-def _report(
-    name: str, seed: int, steps: int, tokens: int, params: Iterable[Tensor], seconds: float
+def _facts(
+    seed: int, steps: int, tokens: int, params: Iterable[Tensor], seconds: float
 ) -> dict[str, Any]:
-    return {
-        "recipe": name,
-        "seed": seed,
-        "steps": steps,
-        "n_parameters": sum(p.numel() for p in params),
-        "loop_seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-    }
+    report = {"seed": seed, "steps": steps, "n_parameters": sum(p.numel() for p in params)}
+    return report | {"loop_seconds": seconds, "tokens_per_second": tokens / seconds}
 
 
 @torch.inference_mode()

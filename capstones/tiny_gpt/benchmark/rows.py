@@ -39,20 +39,11 @@ ROWS: dict[str, Callable[[Bench], None]] = {
 
 
 def bench(rows: Sequence[str] = (), **options: Any) -> dict[str, Any]:
-    """Measure rows and put each into the record as soon as it is done.
+    """Measure rows and put each into the record as soon as it is done; options are of `Bench`.
 
-    Parameters
-    ----------
-    rows
-        Names of `DUELS` and `ROWS`, all of these if none is named; or `ablation`, `wikipedia` and
-        `wikipedia-small`, which have records of their own beside `b.out` and take long.
-    options
-        As `Bench` takes them.
-
-    Returns
-    -------
-    record
-        With everything it held before.
+    Rows are names of `DUELS` and `ROWS`, all of these if none is named; or `ablation`, `wikipedia`
+    and `wikipedia-small`, which have records of their own beside `b.out` and take long. The record
+    that is returned has everything it held before.
     """
     b = Bench(**options)
     if b.quick and Path(b.out).resolve() == RECORD.resolve():

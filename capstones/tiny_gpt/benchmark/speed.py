@@ -5,14 +5,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from shared import datasets
 from shared.errors import UserError
-from shared.require import require
 from tiny_gpt.benchmark import recipes
 from tiny_gpt.benchmark.bench import Bench
+from tiny_gpt.report.costs import flops_per_token
 
-__all__ = ["DECODING_TARGETS", "flops_per_token", "run_decoding", "run_prepare", "run_throughput"]
+__all__ = ["DECODING_TARGETS", "run_decoding", "run_prepare", "run_throughput"]
 
 DECODING_TARGETS = {1: 5.0, 16: 15.0}
 
@@ -94,7 +94,7 @@ def run_throughput(b: Bench, *, repeats: int = 3) -> None:
         for side, run in sides.items():
             runs[side].append(run())
     peak = statistics.median(peaks)
-    flops = flops_per_token(recipes.settings_of("throughput"), 65)
+    flops = 3 * flops_per_token(recipes.settings_of("throughput").model_config(65))
     lines = []
     for side, found in runs.items():
         speed = statistics.median(run["tokens_per_second"] for run in found)
@@ -121,24 +121,18 @@ def _peak(b: Bench) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def flops_per_token(settings: Any, vocab_size: int) -> float:
-    """Model FLOPs of a training token: week 16's count, for plain heads and an MLP of 4 d_model."""
-    from week14.minimal_gpt import GPTConfig
-    from week16.scaling_laws import training_flops
-
-    ours = settings.model_config(vocab_size)
-    plain = ours.d_ff == 4 * ours.d_model and ours.n_kv_heads == ours.n_heads
-    require(plain, "settings must have d_ff = 4 d_model and no grouped heads")
-    config = GPTConfig(vocab_size, ours.context, ours.n_layers, ours.n_heads, ours.d_model)
-    return training_flops(config, 1, attention=True)
-
-
 def run_prepare(b: Bench, *, repeats: int = 3) -> None:
     """Megabytes of text per second from a source to token files."""
     from tiny_gpt.data.prepare import prepare
     from tiny_gpt.data.shards import open_data
 
-    source = b.data if b.quick else _large_text()
+    source = b.data
+    if not b.quick:
+        try:
+            datasets.wikipedia(20)
+            source = "wikipedia"
+        except UserError:
+            source = "pydocs"
     lines = []
     for tokenizer, dedup in (("char", "off"), ("byte", "off"), ("bpe", "off"), ("bpe", "minhash")):
         options = {"tokenizer": tokenizer, "dedup": dedup, "vocab_size": 4096, "workers": b.threads}
@@ -157,13 +151,3 @@ def run_prepare(b: Bench, *, repeats: int = 3) -> None:
         lines.append(line)
         b.say(f"prepare {tokenizer}, dedup {dedup}: {line['megabytes_per_second']:.2f} MB/s")
     b.save("prepare", {"title": f"Preparing {Path(source).name}", "lines": lines})
-
-
-def _large_text() -> str:
-    from shared import datasets
-
-    try:
-        datasets.wikipedia(20)
-    except UserError:
-        return "pydocs"
-    return "wikipedia"

@@ -46,17 +46,13 @@ def pages(folder: Path) -> dict[str, str]:
     rows = read_record(folder / "bench.json")["rows"]
     found = {
         "duels.md": render_duels(rows),
-        "speed.md": _joined(_decoding(rows), _throughput(rows), _prepare(rows)),
+        "speed.md": _speed(rows),
         "windows.md": _windows(rows),
-        "costs.md": _costs(rows),
+        "costs.md": "\n".join(filter(None, (_lines(rows, name, *c) for name, c in COSTS.items()))),
         "ablation.md": render_ablation(read_record(folder / "ablation.json")),
         "wikipedia.md": wikipedia.render(read_record(folder / "wikipedia.json")),
     }
     return {name: text.strip() + "\n" for name, text in found.items() if text.strip()}
-
-
-def _joined(*parts: str) -> str:
-    return "\n".join(part for part in parts if part)
 
 
 def _table(header: Iterable[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -67,9 +63,12 @@ def _table(header: Iterable[str], lines: Iterable[Sequence[str]], left: int = 1)
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-def _formatted(columns: dict[str, str], lines: Iterable[dict[str, Any]], left: int = 1) -> str:
-    cells = [[form.format(**_derived(line)) for form in columns.values()] for line in lines]
-    return _table(columns, cells, left)
+def _lines(rows: dict[str, Any], name: str, columns: dict[str, str], left: int = 1) -> str:
+    """A row's lines as a table of these columns."""
+    lines = rows.get(name, {}).get("lines", [])
+    return _table(
+        columns, [[f.format(**_derived(line)) for f in columns.values()] for line in lines], left
+    )
 
 
 def _derived(line: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def render_duels(rows: dict[str, Any]) -> str:
         low, high = duels.RIVAL_LOSS
         verb = "is" if fine else "is NOT"
         note = f"The stand-in {verb} within {low} to {high}, as nanoGPT's 1.8983 is.\n"
-    return _joined(sides, targets, note, _measured_with(rows))
+    return "\n".join(filter(None, (sides, targets, note, _measured_with(rows))))
 
 
 def _sides(rows: dict[str, Any]) -> list[Sequence[str]]:
@@ -161,27 +160,23 @@ def _measured_with(rows: dict[str, Any]) -> str:
 # ---- speed, windows, costs, ingredients
 
 
-def _decoding(rows: dict[str, Any]) -> str:
+def _speed(rows: dict[str, Any]) -> str:
+    """Tokens per second in decoding and training, megabytes per second in preparing."""
     batches = rows.get("decoding", {}).get("batches", [])
     sides = dict.fromkeys(side for batch in batches for side in batch["seconds"])
-    lines = [(side, *(_speed(batch, side) for batch in batches)) for side in sides]
-    return _table(("tokens per second", *(f"batch {batch['batch']}" for batch in batches)), lines)
+    lines = [(side, *(_decoded(batch, side) for batch in batches)) for side in sides]
+    decoding = _table(("tokens per second", *(f"batch {b['batch']}" for b in batches)), lines)
+    title = rows.get("prepare", {}).get("title", "")
+    training = _lines(rows, "throughput", THROUGHPUT | PEAK)
+    preparing = _lines(rows, "prepare", {title: "{tokenizer}", **PREPARE}, left=2)
+    return "\n".join(filter(None, (decoding, training, preparing)))
 
 
-def _speed(batch: dict[str, Any], side: str) -> str:
+def _decoded(batch: dict[str, Any], side: str) -> str:
     if side not in batch["seconds"]:
         return ""
     ratio = batch["seconds"]["rival uncached"] / batch["seconds"][side]
     return f"{batch['tokens_per_second'][side]:,.0f} (×{ratio:.1f})"
-
-
-def _throughput(rows: dict[str, Any]) -> str:
-    return _formatted(THROUGHPUT | PEAK, rows.get("throughput", {}).get("lines", []))
-
-
-def _prepare(rows: dict[str, Any]) -> str:
-    row = rows.get("prepare", {"title": "", "lines": []})
-    return _formatted({row["title"]: "{tokenizer}", **PREPARE}, row["lines"], left=2)
 
 
 def _windows(rows: dict[str, Any]) -> str:
@@ -201,14 +196,6 @@ def _windows(rows: dict[str, Any]) -> str:
         lines.append((str(kept), read, f"{fmean(losses):.4f}", cell))
     header = ("tokens read anew", "read for each written", "loss (nats)", "minus sliding [range]")
     return _table(header, lines, left=0)
-
-
-def _costs(rows: dict[str, Any]) -> str:
-    """Time, memory and loss as model, data and source grow."""
-    parts = []
-    for name, (columns, left) in COSTS.items():
-        parts.append(_formatted(columns, rows.get(name, {}).get("lines", []), left))
-    return _joined(*parts)
 
 
 def render_ablation(record: dict[str, Any] | None) -> str:

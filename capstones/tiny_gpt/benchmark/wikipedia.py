@@ -106,9 +106,8 @@ def asymptote(
     *,
     rng: np.random.Generator,
     n_resamples: int = 500,
-    level: float = 0.95,
 ) -> tuple[Curve, Interval]:
-    """The curve of the seeds' mean loss, and E with its bootstrap interval.
+    """The curve of the seeds' mean loss, and E with its 95 % bootstrap interval.
 
     A resample draws seeds, and blocks of n^(1/2) neighboring residuals, round the end.
     """
@@ -122,7 +121,7 @@ def asymptote(
         starts = rng.integers(0, n, -(-n // length))
         index = (starts[:, None] + np.arange(length)).ravel()[:n] % n
         drawn.append(fit_curve(step, fitted + residuals[index]).E)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     # Residuals of a least-squares fit have mean 0, seeds drawn do not: keep E within its interval.
     interval = Interval(curve.E, min(float(low), curve.E), max(float(high), curve.E), n)
     return curve, interval
@@ -277,28 +276,21 @@ def draw(row: dict[str, Any], path: Path) -> None:
     """Validation loss against steps, the fitted law and its asymptote."""
     step, loss = np.array(row["evaluated"]).T
     fit = row["fit"]
-    curve = Curve(fit["E"], fit["A"], fit["alpha"])
     dense = np.linspace(fit["steps"][0], step[-1], 200)
+    law = Curve(fit["E"], fit["A"], fit["alpha"])(dense)
     figure, axes = plots.subplots(size=(8.5, 4.8))
     axes.plot(step, loss, "o", ms=4, color=plots.BLUE, label="validation loss")
-    axes.plot(dense, curve(dense), color=plots.ORANGE, label=f"E + A t^-{fit['alpha']:.2f}")
+    axes.plot(dense, law, color=plots.ORANGE, label=f"E + A t^-{fit['alpha']:.2f}")
     floor, (low, high) = loss.min() - 0.1, fit["E_interval"]
-    inside = fit["E"] > floor - 1  # else the curve would be a flat line at the top
-    label = "E, the asymptote at a constant rate"
-    if inside:
+    where = f"{fit['E']:.2f} [{low:.2f}, {high:.2f}]"
+    if fit["E"] > floor - 1:  # else the curve would be a flat line at the top
         floor = min(floor, low - 0.1)
-        axes.axhline(fit["E"], color=plots.REFERENCE, lw=1, ls="--")
         axes.axhspan(low, high, color=plots.REFERENCE, alpha=0.1, lw=0)
-    else:
-        label += f", lies below: {fit['E']:.1f} [{low:.1f}, {high:.1f}]"
-    across = {"transform": axes.get_yaxis_transform(), "color": plots.REFERENCE}
-    axes.text(0.01, fit["E"] if inside else floor, label, va="bottom", fontsize=9, **across)
+        axes.axhline(fit["E"], color=plots.REFERENCE, lw=1, ls="--")
     axes.axvspan(fit["steps"][1], step[-1], color=plots.SKY, alpha=0.15, lw=0)
-    upright = {"transform": axes.get_xaxis_transform(), "color": plots.GRAY}
-    axes.text(fit["steps"][1], 0.97, " the rate falls", va="top", fontsize=9, **upright)
     axes.set(
         title=f"Where is the loss of the model of {row['title']} going?",
-        xlabel="optimizer steps",
+        xlabel=f"optimizer steps (shaded: the rate falls); asymptote E at a constant rate: {where}",
         ylabel="validation loss (nats per token)",
         ylim=(floor, np.quantile(loss, 0.97)),
     )

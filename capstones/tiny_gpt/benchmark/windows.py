@@ -36,13 +36,7 @@ SKIPPED = 4  # contexts at its beginning, where windows are not yet what they wi
 def windowed_losses(
     model: GPT, texts: Int[Tensor, "text length"], kept: int
 ) -> Float[Tensor, "text predicted"]:
-    """Nats of all tokens of a text but the first, from the windows that `window_start` sets.
-
-    Parameters
-    ----------
-    kept
-        Tokens of a window that begins anew.
-    """
+    """Nats of all tokens of a text but the first, from the windows that `window_start` sets."""
     context, length = model.config.context, texts.shape[1]
     losses = texts.new_empty((len(texts), length - 1), dtype=torch.float32)
     n = 1  # tokens read so far

@@ -52,28 +52,15 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """A split's batches by step.
+    """A split's batches by step; steps run on over the end of an epoch, no window is dropped.
 
     Parameters
     ----------
-    split
-        What is read.
-    context
-        Tokens the model sees.
-    batch_size
-        Windows per step. Steps run on over the end of an epoch: no window is dropped.
-    seed
-        Any whole number.
     packing
         ``"concat"`` cuts the stream anywhere and predicts across documents; ``"bestfit"`` cuts
         only documents longer than a row, fills up with padding, and does neither.
     document_mask
         Whether batches say which document each token is from.
-
-    Attributes
-    ----------
-    n_windows
-        Windows (or rows) of an epoch.
     """
 
     def __init__(
@@ -158,12 +145,7 @@ class Batches:
 def permuted(
     index: Int64[np.ndarray, " n"], size: int, keys: UInt64[np.ndarray, " n"]
 ) -> Int64[np.ndarray, " n"]:
-    """Where a keyed permutation of 0 … `size` - 1 takes each index; the same key is the same one.
-
-    References
-    ----------
-    Black & Rogaway (2002), section 3: cycle walking.
-    """
+    """Where a permutation of 0 … `size` - 1, one for each key, takes each index."""
     within = size >= 1 and (not len(index) or 0 <= index.min() <= index.max() < size)
     require(within, f"index must lie between 0 and size - 1, where size = {size}")
     half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))

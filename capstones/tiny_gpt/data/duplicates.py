@@ -117,14 +117,9 @@ class Measure:
 
 
 class Corpus:
-    """Staged documents; close it when done.
+    """Staged documents in a file of texts and a database, both scrap; close it when done.
 
-    Parameters
-    ----------
-    folder
-        Holds the file of texts and the database; both are scrap.
-    near
-        Least Jaccard similarity of near-duplicates; None keeps them.
+    `near` is the least Jaccard similarity of near-duplicates; None keeps them.
     """
 
     def __init__(self, folder: Path, *, exact: bool, near: float | None):

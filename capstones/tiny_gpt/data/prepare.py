@@ -71,8 +71,6 @@ def prepare(
     workers
         Processes; None for as many as there are cores, at most 8. A script that calls this with
         more than one must do so under `if __name__ == "__main__":`, as Python asks.
-    shard_tokens
-        Tokens of a file.
     progress
         Called with the stage, how many bytes are done, and of how many (None if not known).
     text
@@ -85,10 +83,8 @@ def prepare(
 
     Raises
     ------
-    ValueError
-        An option is out of range.
-    UserError
-        The source or the target is not what it should be, or a split would be empty.
+    ValueError, UserError
+        An option is out of range; source or target are wrong, or a split would be empty.
     """
     chosen = TextSettings(**text)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
@@ -115,7 +111,10 @@ def prepare(
                     report = _make(
                         corpus, stream, staging, chosen, seed, shard_tokens, pool, progress
                     )
-                report = {"source": _name_of(source), **report}
+                # Without the folders it lies in, which do not change what is made of it.
+                prefix = "hf:" if str(source).startswith("hf:") else ""
+                name = Path(os.path.abspath(str(source).removeprefix(prefix))).name
+                report = {"source": prefix + name, **report}
                 text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
                 write_synced(staging / "report.json", text.encode() + b"\n")
                 meta = {key: report[key] for key in ("source", "settings", "split", "splits")}
@@ -290,9 +289,3 @@ def _encode(
         "tokens": writer.n_tokens,
         "bytes_per_token": writer.n_bytes / writer.n_tokens,
     }
-
-
-def _name_of(source: str | Path) -> str:
-    """A source's name without the folders it lies in, which do not change what is made of it."""
-    prefix = "hf:" if str(source).startswith("hf:") else ""
-    return prefix + Path(os.path.abspath(str(source).removeprefix(prefix))).name

@@ -46,16 +46,8 @@ FILE_NAME = re.compile(r"([a-z][a-z0-9_]*)(-\d{5}\.tokens|\.documents)")
 class ShardWriter:
     """Writes one split, document by document, in constant memory; a context manager.
 
-    Leaving the block by an exception leaves files without headers, which nobody reads.
-
-    Parameters
-    ----------
-    folder
-        An existing folder; files of the same name in it are refused.
-    vocab_size
-        Up to 65,536 a token takes two bytes, else four.
-    shard_tokens
-        Tokens of a file; only the last one has fewer.
+    Leaving the block by an exception leaves files without headers, which nobody reads. A token
+    takes two bytes up to a `vocab_size` of 65,536, else four.
     """
 
     def __init__(
@@ -86,10 +78,9 @@ class ShardWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
-        else:
-            self._documents.stream.close()
-            if self._shard is not None:
-                self._shard.stream.close()
+        for file in (self._documents, self._shard):
+            if file is not None:
+                file.stream.close()
 
     def append(self, tokens: Integer[np.ndarray, " n"], n_bytes: int) -> None:
         """Add a document: its ids, with the `end_of_text` that closes it; bytes of its text."""
@@ -128,12 +119,10 @@ class Split:
 
     Attributes
     ----------
-    n_tokens, n_documents, n_bytes
-        Sizes; bytes are those of the text in UTF-8.
     offsets
         (n_documents + 1) where each document starts, in tokens; the last one is `n_tokens`.
     document_bytes
-        (n_documents) of each document's text.
+        (n_documents) of each document's text, in UTF-8.
     end_of_text
         The id that closes each document, if the tokenizer has one.
     """
@@ -236,13 +225,10 @@ def refuse_to_replace_others(target: Path) -> None:
 
 
 def open_data(folder: Path, *, verify: bool = False) -> PreparedData:
-    """Open a prepared folder; its tokens are mapped, not read.
+    """Open a prepared folder; its tokens are mapped, and read only to `verify` their digests.
 
-    Parameters
-    ----------
-    verify
-        Whether to read all tokens and check their digests. All else is checked in any case:
-        manifest, tokenizer, documents, headers, sizes, and which tokenizer made each file.
+    All else is checked in any case: manifest, tokenizer, documents, headers, sizes, and which
+    tokenizer made each file.
 
     Raises
     ------

@@ -31,15 +31,10 @@ TEXT_FILES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".adoc", ".py", ".
 
 
 def documents(source: str | Path) -> Iterator[SourceDocument]:
-    """Stream a source's documents.
+    """Stream a source's documents; a file or folder with a data set's name is written ``./name``.
 
-    Parameters
-    ----------
-    source
-        A text of `shared.datasets` by name (a file or folder of that name is written ``./name``);
-        a file in UTF-8, plain or gzip, one document, or with one JSON object a line if it is a
-        ``.jsonl``; a folder, of which all files with a suffix of `TEXT_FILES` are read, but none
-        whose name begins with a dot; or ``"hf:PATH"``.
+    Text is UTF-8, plain or gzip. Of a folder, all files with a suffix of `TEXT_FILES` are read, but
+    none whose name begins with a dot.
     """
     name = str(source)
     if name.startswith("hf:"):

@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Literal, Protocol, SupportsInt, runtime_checkable
+from typing import Literal, SupportsInt
 
 import numpy as np
 from jaxtyping import Int64, UInt32
@@ -37,8 +37,7 @@ Kind = Literal["char", "byte", "bpe"]
 END_OF_TEXT = "<|endoftext|>"
 
 
-@runtime_checkable
-class Tokenizer(Protocol):
+class Tokenizer:
     """What turns text into ids from 0 to `vocab_size` - 1, and back.
 
     `end_of_text` is the id that stands between documents, None if there is none.
@@ -48,21 +47,26 @@ class Tokenizer(Protocol):
     vocab_size: int
     end_of_text: int | None
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of `to_bytes`, in hexadecimal: what distinguishes one tokenizer from another."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def encode(self, text: str) -> Int64[np.ndarray, " n"]:
         """Ids of a text, `end_of_text` never among them; ValueError if it has none."""
+        raise NotImplementedError
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD; ValueError for a wrong id."""
+        raise NotImplementedError
 
     def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
         """UTF-8 bytes that each id stands for, 0 for `end_of_text`."""
+        raise NotImplementedError
 
     def to_bytes(self) -> bytes:
         """The content of tokenizer.json."""
+        raise NotImplementedError
 
 
 def train_tokenizer(
@@ -70,11 +74,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learn a tokenizer from documents, which are read once and not kept.
 
-    Parameters
-    ----------
-    vocab_size
-        For ``"bpe"``: ids in all, the 256 bytes and `end_of_text` included; fewer where the text
-        has no more pairs to merge. The other kinds have as many ids as they need.
+    A BPE has `vocab_size` ids in all, the 256 bytes and `end_of_text` included; fewer where the
+    text has no more pairs to merge. The other kinds have as many ids as they need.
     """
     special = [END_OF_TEXT] if end_of_text else []
     if kind == "char":
@@ -106,16 +107,7 @@ def tokenizer_from_bytes(data: bytes) -> Tokenizer:
         raise ArtifactError(f"tokenizer.json is not one of tiny-gpt's ({error!r})") from error
 
 
-class _Stored:
-    """What is known by the content of its tokenizer.json."""
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of `to_bytes`, in hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
-
-class ByteTokenizer(_Stored):
+class ByteTokenizer(Tokenizer):
     """A byte-level BPE as `Tokenizer`; without merges and without words it is a byte tokenizer."""
 
     def __init__(self, bpe: ByteLevelBPE):
@@ -148,7 +140,7 @@ class ByteTokenizer(_Stored):
         return tokenizer_json(self.bpe).encode("utf-8")
 
 
-class CharTokenizer(_Stored):
+class CharTokenizer(Tokenizer):
     """One id for each character of an alphabet; id 0 may be the end of a text."""
 
     kind: Kind = "char"

@@ -39,19 +39,15 @@ GREEDY_TOKENS = 64
 def export(
     checkpoint: Checkpoint, format: Format | str, out: Path, *, verify: bool = True
 ) -> dict[str, Any]:
-    """Write a checkpoint as a folder that other programs read.
+    """Write a checkpoint as a folder that other programs read, whole or not at all.
 
     Parameters
     ----------
-    checkpoint
-        What `load_checkpoint` gives.
     format
         - ``"hf"``: `config.json`, `model.safetensors`, tokenizer and generation settings, for
           transformers' GPT-2 or LLaMA class, or with the code of our own.
         - ``"onnx"``: `model.onnx` and `tokenizer.json`.
         - ``"gguf"``: `model.gguf` and `tokenizer.json`; architectures gpt2 and llama only.
-    out
-        The folder, written whole or not at all. An earlier export there is replaced.
     verify
         Read it back with the program it is for and compare.
 
@@ -95,20 +91,11 @@ def export(
 
 
 def import_model(path: Path) -> tuple[GPT, Tokenizer | None]:
-    """Read a model that `export` or another program wrote.
+    """Read a model that `export` or another program wrote, in the dtype of the file.
 
-    Parameters
-    ----------
-    path
-        A folder with `config.json` and safetensors of a GPT-2, a LLaMA or a `tiny_gpt`; a folder
-        with `model.gguf`, or such a file. A folder of ours is verified byte by byte.
-
-    Returns
-    -------
-    model
-        In evaluation mode, in the dtype of the file.
-    tokenizer
-        None if there is no `tokenizer.json`.
+    `path` is a folder with `config.json` and safetensors of a GPT-2, a LLaMA or a `tiny_gpt`, a
+    folder with `model.gguf`, or such a file. A folder of ours is verified byte by byte. Without a
+    `tokenizer.json` the tokenizer is None.
 
     Raises
     ------

@@ -47,9 +47,12 @@ def gguf_file(model: GPT, tokenizer: Tokenizer) -> tuple[bytes, str]:
 
     architecture = layout_of(model.config)
     if architecture not in FIELDS:
+        c = model.config
+        extra = ", normalized queries and keys" * c.qk_norm + ", the token before" * c.mix_previous
         raise UserError(
             "format gguf needs the architecture gpt2 or llama: llama.cpp knows no decoder with "
-            f"this model's parts ({_parts(model)}); export it as hf or onnx"
+            f"this model's parts (norm {c.norm}, positions {c.positions}, mlp {c.mlp}{extra}); "
+            "export it as hf or onnx"
         )
     content = content_of(model.config)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,13 +116,6 @@ def model_from_gguf(path: Path) -> GPT:
         for name, array in theirs.items()
     }
     return model_from(content, tensors, path)
-
-
-def _parts(model: GPT) -> str:
-    c = model.config
-    named = {"normalized queries and keys": c.qk_norm, "the token before": c.mix_previous}
-    extra = [name for name, on in named.items() if on]
-    return ", ".join([f"norm {c.norm}", f"positions {c.positions}", f"mlp {c.mlp}", *extra])
 
 
 def _reordered(

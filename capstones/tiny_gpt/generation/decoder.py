@@ -42,13 +42,7 @@ def why_not_compiled() -> str | None:
 
 
 class StaticCache(KVCache):
-    """Week 19's cache, with the token that each row read last (the model's `mix_previous`).
-
-    Attributes
-    ----------
-    last
-        (batch,), set by whoever reads.
-    """
+    """Week 19's cache, with the token that each row read `last`, set by whoever reads."""
 
     last: Int[Tensor, "batch"] | None = None
 
@@ -107,8 +101,6 @@ class _Linear:
 
 
 class _Layer:
-    """A block's parts."""
-
     def __init__(self, block: Block):
         self.attention_norm, self.mlp_norm = map(_Norm.of, (block.attention_norm, block.mlp_norm))
         matrices = (block.qkv, block.out_proj, block.up, block.down)
@@ -120,15 +112,10 @@ def _data(p: Tensor | None) -> Tensor | None:
 
 
 class Decoder:
-    """A model's decode step over a cache.
+    """A model's decode step over a cache, its weights laid out anew.
 
-    The model's weights are laid out anew: what happens to it later does not reach the decoder.
-
-    Parameters
-    ----------
-    compiled
-        Compile the step, once for each shape of model, batch and cache: always masked, over all
-        slots. Where that fails, warn why and go on without.
+    A `compiled` step is compiled once for each shape of model, batch and cache: always masked, over
+    all slots. Where that fails, it warns why and goes on without.
     """
 
     def __init__(self, model: GPT, cache: StaticCache, *, compiled: bool = False):
@@ -171,11 +158,8 @@ class Decoder:
     ) -> Float[Tensor, "batch vocab"]:
         """Logits after one more token of each row.
 
-        Parameters
-        ----------
-        slots
-            Where each token belongs, its position: how many its row's window holds before it. One
-            number where that is the same for all rows.
+        A token's slot is its position: how many tokens its row's window holds before it. One number
+        will do where that is the same for all rows.
         """
         last, self.cache.last = self.cache.last, tokens
         same = isinstance(slots, int)

@@ -16,6 +16,7 @@ decode); Xiao et al., "Efficient streaming language models with attention sinks"
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -36,10 +37,7 @@ Sample = Callable[..., Int[Tensor, "batch"]]
 def window_start(length: int, context: int, kept: int | None = None) -> int:
     """Where the window of a text of so many tokens begins; it reaches to the text's end.
 
-    Parameters
-    ----------
-    kept
-        Tokens of a window that begins anew; a quarter of the context if None.
+    One that begins anew holds `kept` tokens, a quarter of the context if None.
     """
     if length <= context:
         return 0
@@ -74,9 +72,8 @@ def generate(
     cache
         Whether to keep keys and values; without, every step reads the whole window again.
     compile
-        Compile the decode step, once for each model shape and batch size: seconds before the
-        first token (fewer once it is in the compiler's own cache). Where no compiler works, it
-        warns why and decodes without.
+        Compile the decode step: seconds before the first token, fewer once it is in the compiler's
+        own cache. Where no compiler works, it warns why and decodes without.
 
     Raises
     ------
@@ -91,7 +88,7 @@ def generate(
     seeds = range(batch_size) if seeds is None else seeds
     require(len(seeds) == batch_size, f"seeds must be one per row, {batch_size}", len(seeds))
     generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
-    reader = (_Cached(model, batch_size, compile) if cache else _Uncached(model)).read
+    reader = _Cached(model, batch_size, compile).read if cache else partial(_read_anew, model)
     text = _Text(padded.tokens, padded.mask.sum(1).tolist(), max_new_tokens, device)
     return _stream(text, reader, sampler, generators, tuple(stop))
 
@@ -160,16 +157,9 @@ def _read_windows(
     return logits
 
 
-class _Uncached:
-    """Reads every row's whole window at every step."""
-
-    def __init__(self, model: GPT):
-        self.model = model
-
-    def read(self, text: _Text) -> Float[Tensor, "batch vocab"]:
-        """Logits of each row's next token."""
-        starts = text.starts(self.model.config.context)
-        return _read_windows(self.model, text.windows(range(len(starts)), starts))
+def _read_anew(model: GPT, text: _Text) -> Float[Tensor, "batch vocab"]:
+    starts = text.starts(model.config.context)
+    return _read_windows(model, text.windows(range(len(starts)), starts))
 
 
 class _Cached:

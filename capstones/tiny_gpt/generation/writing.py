@@ -10,7 +10,6 @@ from shared.errors import UserError
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.generation.generate import decode_stream, generate
 from tiny_gpt.training.checkpoints import Checkpoint
-from week19.sampling import Sampler
 
 __all__ = ["prompt_tokens", "stream", "until", "write"]
 
@@ -20,16 +19,17 @@ def stream(
     prompt: str,
     max_new_tokens: int,
     *,
-    sampler: Sampler,
     seed: int = 0,
     stop: str | None = None,
-    cache: bool = True,
+    **options: Any,
 ) -> Iterator[str]:
-    """What follows a prompt, piece by piece, to the end of the text or before `stop`."""
-    tokens = _rows(checkpoint, prompt, max_new_tokens, sampler=sampler, seeds=[seed], cache=cache)
-    end = checkpoint.tokenizer.end_of_text
-    row = (int(column[0]) for column in tokens)
-    return until(decode_stream(checkpoint.tokenizer, _before(end, row)), stop)
+    """What follows a prompt, piece by piece, to the end of the text or before `stop`.
+
+    Options are `sampler` and `cache`, as `generate` takes them.
+    """
+    columns = _rows(checkpoint, prompt, max_new_tokens, seeds=[seed], **options)
+    row = _before(checkpoint.tokenizer.end_of_text, (int(column[0]) for column in columns))
+    return until(decode_stream(checkpoint.tokenizer, row), stop)
 
 
 def write(
@@ -37,14 +37,12 @@ def write(
     prompt: str,
     max_new_tokens: int,
     *,
-    sampler: Sampler,
     seeds: Sequence[int],
     stop: str | None = None,
-    cache: bool = True,
+    **options: Any,
 ) -> list[str]:
     """What follows a prompt, once for each seed; each is what `stream` gives alone."""
-    options = {"sampler": sampler, "seeds": seeds, "cache": cache}
-    columns = list(_rows(checkpoint, prompt, max_new_tokens, **options))
+    columns = list(_rows(checkpoint, prompt, max_new_tokens, seeds=seeds, **options))
     tokenizer, texts = checkpoint.tokenizer, []
     for i in range(len(seeds)):
         row = _before(tokenizer.end_of_text, (int(column[i]) for column in columns))

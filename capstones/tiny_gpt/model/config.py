@@ -39,8 +39,6 @@ class GPTConfig:
 
     Attributes
     ----------
-    context
-        Most tokens the model sees at once.
     n_kv_heads
         Heads of keys and values, each shared by `n_heads / n_kv_heads` query heads; all of their
         own if None.
@@ -58,7 +56,7 @@ class GPTConfig:
     zero_head
         An untied head starts at zero: the first loss is ln(vocab_size), no gradient is noise.
     dropout
-        Probability, on the embedding and on both branches of a block.
+        Of the embedding and of both branches of a block.
     """
 
     vocab_size: int

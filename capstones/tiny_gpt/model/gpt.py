@@ -107,13 +107,6 @@ def attend(
 class GPT(nn.Module):
     """Decoder-only transformer.
 
-    Parameters
-    ----------
-    config
-        Sizes and choices.
-    generator
-        Random numbers of the initial weights.
-
     Attributes
     ----------
     checkpoint_blocks
@@ -144,11 +137,9 @@ class GPT(nn.Module):
             self.initialize(generator)
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Normal weights of 0.02, smaller onto the residual stream; zero biases (and zero head).
+        """Normal weights of 0.02; zero biases (and zero head).
 
-        References
-        ----------
-        Radford et al. (2019), section 2.3: residual projections scaled by 1/sqrt(2 n_layers).
+        Onto the residual stream by 1/sqrt(2 n_layers) smaller: Radford et al. (2019), section 2.3.
         """
         for name, p in self.named_parameters():
             if p.ndim == 2:

@@ -28,15 +28,10 @@ __all__ = ["MemorizationReport", "Overlap", "longest_overlaps", "memorization_re
 
 @dataclass(frozen=True)
 class Overlap:
-    """The longest substring that a sample shares with the training text.
+    """The longest substring that a sample shares with the training text, the first of several.
 
-    Attributes
-    ----------
-    text
-        The substring; of several that are as long, the first in the sample.
-    where
-        A place where it stands: the document, counted from 0, and the character it begins at;
-        None if nothing is shared.
+    It stands `where`: in a document, counted from 0, from a character on; None if nothing is
+    shared.
     """
 
     sample: int
@@ -78,14 +73,8 @@ def longest_overlaps(samples: Sequence[str], training: Iterable[str]) -> list[Ov
     """The longest substring of each sample that occurs in a training document, exactly.
 
     Case, white space and all other characters count. Text that was given to the model, such as a
-    prompt, does not belong in a sample.
-
-    Parameters
-    ----------
-    samples
-        Held in memory, with a few hundred bytes for each character.
-    training
-        Documents, read once; a passage does not go on from one to the next.
+    prompt, does not belong in a sample. Samples are held in memory, with a few hundred bytes for
+    each character; documents are read once, and a passage does not go on from one to the next.
     """
     automaton = SuffixAutomaton()
     # The states after each character. A sample's end is a symbol of its own, which no text has.
@@ -112,13 +101,8 @@ def memorization_report(
 ) -> MemorizationReport:
     """Overlaps of samples with the training text, and of unseen text as the measure of them.
 
-    Parameters
-    ----------
-    samples, training
-        As in `longest_overlaps`; at least one sample.
-    held_out
-        Documents that were not trained on. Their pieces are spread evenly over the documents
-        joined together, so they need not be as long as a sample.
+    Pieces of the `held_out` documents are spread evenly over the documents joined together, so
+    these need not be as long as a sample.
     """
     require(samples, "samples must be at least one text, got none")
     unseen = []
@@ -146,18 +130,9 @@ def memorization_report(
 class SuffixAutomaton:
     """All substrings of a growing text: a state is a set of them that end at the same places.
 
-    Attributes
-    ----------
-    edges
-        For each state, the next one by symbol; state 0 is the empty string.
-    link
-        For each state, that of its longest suffix that ends at more places.
-    length
-        For each state, of its longest string; the shortest has one more than the link's.
-
-    References
-    ----------
-    Blumer et al. (1985), section 3.
+    For each state, `edges` has the next one by symbol (state 0 is the empty string), `link` that of
+    its longest suffix that ends at more places, and `length` that of its longest string; the
+    shortest has one more than the link's (Blumer et al., 1985, section 3).
     """
 
     def __init__(self):
@@ -194,12 +169,8 @@ class SuffixAutomaton:
     def scan(self, documents: Iterable[str]) -> tuple[list[int], list[tuple[int, int]]]:
         """How much of each state's longest string, counted from its end, documents hold.
 
-        Returns
-        -------
-        found
-            For each state the length of the longest suffix that occurs.
-        places
-            A document in which it does, and the character it ends before.
+        For each state, the length of the longest suffix that occurs; and a document in which it
+        does, with the character it ends before.
         """
         edges, link, length = self.edges, self.link, self.length
         found = [0] * len(edges)

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -11,11 +11,12 @@ from shared.files import write_atomic
 from tiny_gpt.data.shards import PreparedData, Split
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.generation.writing import write
+from tiny_gpt.report.describe import read_lines
 from tiny_gpt.report.memorization import memorization_report
-from tiny_gpt.report.page import write_report
+from tiny_gpt.report.page import series, write_report
 from tiny_gpt.settings import Settings
-from tiny_gpt.training.checkpoints import Checkpoint, load_checkpoint
-from tiny_gpt.training.evaluate import Evaluation, evaluate
+from tiny_gpt.training.checkpoints import load_checkpoint
+from tiny_gpt.training.evaluate import evaluate
 from tiny_gpt.training.train import Outcome
 from week19.sampling import Sampler
 
@@ -47,9 +48,18 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
         console.rule("sample")
         console.print(Text(text))
     console.rule()
-    if len(losses := _validation_losses(outcome.run)) > 2:
+    _, losses = series(read_lines(outcome.run / "log.jsonl"), "val_loss")
+    if len(losses := losses[np.isfinite(losses)].tolist()) > 2:
         console.print(f"{'loss curve':<16} {sparkline(losses)} {losses[0]:.2f} → {losses[-1]:.2f}")
-    for name, value in _facts(outcome, best, result).items():
+    facts = {
+        "validation loss": f"{result.nats_per_token:.4f} nats/token (best, at step {best.step})",
+        "perplexity": f"{result.perplexity:.3f} per token",
+        "bits per byte": str(result.bits_per_byte),
+        "protocol": result.signature,
+        "parameters": f"{best.model.n_parameters():,}",
+        "training time": f"{outcome.loop_seconds:.1f} s in this process, to step {outcome.step}",
+    }
+    for name, value in facts.items():
         console.print(f"{name:<16} {value}")
     if "memorization" in evaluation:
         console.print(f"{'memorized':<16} {probe}")
@@ -64,23 +74,6 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     blocks = "▁▂▃▄▅▆▇█"
     scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
     return "".join(blocks[round((v - low) * scale)] for v in shown)
-
-
-def _validation_losses(run: Path) -> list[float]:
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [json.loads(line).get("val_loss") for line in lines]
-    return [loss for loss in found if isinstance(loss, float)]
-
-
-def _facts(outcome: Outcome, best: Checkpoint, result: Evaluation) -> dict[str, str]:
-    return {
-        "validation loss": f"{result.nats_per_token:.4f} nats/token (best, at step {best.step})",
-        "perplexity": f"{result.perplexity:.3f} per token",
-        "bits per byte": str(result.bits_per_byte),
-        "protocol": result.signature,
-        "parameters": f"{best.model.n_parameters():,}",
-        "training time": f"{outcome.loop_seconds:.1f} s in this process, to step {outcome.step}",
-    }
 
 
 def _texts(split: Split, tokenizer: Tokenizer):

@@ -40,12 +40,7 @@ STEP = re.compile(r"step-(\d{8})")
 class Checkpoint:
     """A verified checkpoint, its model on the CPU and in evaluation mode.
 
-    Attributes
-    ----------
-    tensors
-        Everything else that was saved as a tensor: the optimizers' buffers.
-    state
-        Everything else: optimizers' counters, loss scale, guard, validation loss.
+    `tensors` are the optimizers' buffers; `state` is all else: counters, loss scale, guard, losses.
     """
 
     path: Path

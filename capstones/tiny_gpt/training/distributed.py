@@ -45,11 +45,8 @@ __all__ = ["Copies", "Slices", "World", "join", "optimizers_for"]
 class World:
     """A single process.
 
-    Attributes
-    ----------
-    independent
-        Whether processes do not wait for each other while they accumulate gradients, so that one
-        may repeat its part with smaller micro-batches.
+    Where processes are `independent` they do not wait for each other while they accumulate
+    gradients, so that one may repeat its part with smaller micro-batches.
     """
 
     rank, size = 0, 1
@@ -238,10 +235,10 @@ class Slices(Copies):
         """Every process cuts its slices from the whole."""
         for p, source in zip(model.parameters(), saved.model.parameters(), strict=True):
             p.copy_(_sliced_like(p, source))
-        tensors = {
-            name: _sliced_like(parameter_of(optimizers, name), value)
-            for name, value in saved.tensors.items()
-        }
+        tensors = {}
+        for name, value in saved.tensors.items():  # optim, member, index of the parameter, buffer
+            _, member, index, _ = name.split(".")
+            tensors[name] = _sliced_like(optimizers.members[member].params[int(index)], value)
         optimizers.load_state(tensors, saved.state["optimizers"])
 
 
@@ -257,8 +254,7 @@ def _sliced_like(p: Tensor, whole: Tensor) -> Tensor:
 class SlicedMuon(Muon):
     """Muon on slices: singular values belong to whole matrices, so each is gathered in its turn.
 
-    Buffers stay sliced. Every process orthogonalizes every matrix, one at a time, so that no
-    more than one is whole at once.
+    Buffers stay sliced, and no more than one matrix is whole at once.
     """
 
     def ahead(self, grad: Tensor, state: dict) -> Tensor:
@@ -290,11 +286,8 @@ class SlicedOptimizers(Optimizers):
 def join(settings: Settings, *, timeout: timedelta = timedelta(minutes=30)) -> World:
     """The processes that torchrun started (RANK is set then), or just this one.
 
-    Parameters
-    ----------
-    timeout
-        How long a process waits for another that has stopped answering before it fails; longer
-        than the first process evaluates.
+    One waits no longer than `timeout` for another that has stopped answering; it must be longer
+    than the first process evaluates.
     """
     cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     if "RANK" not in os.environ:
@@ -323,9 +316,3 @@ def optimizers_for(
     """The optimizers of a model in this world, after `World.wrap`; arguments as `Optimizers`."""
     kind = SlicedOptimizers if isinstance(world, Slices) else Optimizers
     return kind(model, settings, dtype)
-
-
-def parameter_of(optimizers: Optimizers, name: str) -> Tensor:
-    """The parameter whose buffer has this name in `Optimizers.state`."""
-    _, member, index, _ = name.split(".")
-    return optimizers.members[member].params[int(index)]

@@ -10,10 +10,9 @@ $t_b \dots t_{b+L-1}$ predicts $t_{b+1} \dots t_{b+L}$, the last ones of which a
 - ``strided`` (`stride` < context): a window scores its last `stride` tokens and reads the ones
   before again, so each has at least context - stride + 1 tokens before it (the sliding windows of
   Hugging Face's "Perplexity of fixed-length models", whose max_length is our context + 1).
-- ``rolling``: each document on its own. Its first token is predicted from the prefix, an end of
-  text; ends of text are not predicted; the last window reaches back to a whole context. The totals
-  are those of lm-eval's `loglikelihood_rolling`. The right one for a model that was trained with a
-  document mask.
+- ``rolling``: each document on its own, its first token predicted from an end of text; ends of
+  text are not predicted; the last window reaches back to a whole context. The totals are those of
+  lm-eval's `loglikelihood_rolling`. The right one for a model trained with a document mask.
 
 Nats are $-\ln p$ of a token. With $N$ of them in all over $T$ tokens, $B$ bytes of UTF-8 and $W$
 words between white space, perplexity is $e^{N/T}$, word perplexity $e^{N/W}$, and bits per byte
@@ -105,56 +104,43 @@ class Protocol:
     stride
         Tokens that each window but the first scores; by default all, so that none is read twice.
     rolling
-        Whether each document stands alone, behind the prefix, as in lm-eval.
-    prefix
-        Token before a document if `rolling`; the tokenizer's end of text if None.
+        Whether each document stands alone, behind an end of text, as in lm-eval.
     batch_size
         Windows at a time, 8,192 tokens' worth if None; it changes the result by rounding alone.
     dtype
         Of the matrix products: the weights' own for float32, else through autocast. Log
         probabilities are computed in float32 and summed in float64.
-    limit
-        Use only the split's first so many tokens.
     """
 
     context: int | None = None
     stride: int | None = None
     rolling: bool = False
-    prefix: int | None = None
     batch_size: int | None = None
     dtype: torch.dtype = torch.float32
-    limit: int | None = None
 
     def settled(self, model: nn.Module, split: Split, tokenizer: Tokenizer) -> "Protocol":
         """With the defaults of a model, a split and its tokenizer filled in, and checked."""
         longest, vocab_size = model.config.context, model.config.vocab_size
-        n, end = split.n_tokens, tokenizer.end_of_text
         context = longest if self.context is None else self.context
         stride = context if self.stride is None else self.stride
-        prefix = end if self.prefix is None else self.prefix
         batch_size = self.batch_size
         if batch_size is None:
             batch_size = max(1, 8192 // max(1, context))
         require(1 <= context <= longest, f"context must be between 1 and {longest}", context)
         require(1 <= stride <= context, f"stride must be between 1 and {context}", stride)
-        require(self.limit is None or self.limit >= 2, "limit must be at least 2", self.limit)
-        require(n >= 2, "split must have at least 2 tokens", n)
+        require(split.n_tokens >= 2, "split must have at least 2 tokens", split.n_tokens)
         must = f"tokenizer must have at most the model's {vocab_size} ids"
         require(tokenizer.vocab_size <= vocab_size, must, tokenizer.vocab_size)
-        must = f"prefix must be an id below {vocab_size} where documents stand alone and the "
-        must += f"tokenizer's end of text is {end}"
-        known = prefix is not None and 0 <= prefix < vocab_size
-        require(known or not self.rolling, must, prefix)
+        ends = not self.rolling or tokenizer.end_of_text is not None
+        require(ends, "rolling must have an end of text to put before each document")
         require(batch_size >= 1, "batch_size must be at least 1", batch_size)
         must = "dtype must be float32, bfloat16 or float16"
         require(self.dtype in (torch.float32, torch.bfloat16, torch.float16), must, self.dtype)
-        limit = n if self.limit is None else min(self.limit, n)
-        sizes = {"context": context, "stride": stride, "batch_size": batch_size}
-        return replace(self, **sizes, prefix=prefix, limit=limit)
+        return replace(self, context=context, stride=stride, batch_size=batch_size)
 
     def spans(self, split: Split) -> list[tuple[int, int]]:
         """The stretches of tokens that are scored."""
-        return _documents(split, self.limit) if self.rolling else [(1, self.limit)]
+        return _documents(split) if self.rolling else [(1, split.n_tokens)]
 
     def name(self) -> str:
         """As the signature has it."""
@@ -165,40 +151,35 @@ class Protocol:
 def evaluate(
     model: nn.Module, split: Split, tokenizer: Tokenizer, *, interval: bool = True, **protocol: Any
 ) -> Evaluation:
-    """Evaluate a model on a whole split.
+    """Evaluate a model on a whole split; `protocol` is what `Protocol` takes.
 
     The interval resamples documents where there are at least 20, and blocks of at least 1,024
     consecutive tokens otherwise (of more than 1,000 units, neighbors are joined); the signature
-    says which. There is none for a text of fewer than two blocks.
-
-    Parameters
-    ----------
-    interval
-        Whether to resample: a tenth of a second or so.
-    protocol
-        What `Protocol` takes.
+    says which. There is none for a text of fewer than two blocks, nor without `interval`.
 
     Raises
     ------
     ValueError
         For a size out of range, a split without two tokens or without text, a tokenizer that is
-        not the split's or larger than the model's vocabulary, or no prefix where one is needed.
+        not the split's or larger than the model's vocabulary, or no end of text to begin with.
     """
     how = Protocol(**protocol).settled(model, split, tokenizer)
-    lengths, n_words = _text(split, tokenizer, how.limit)
+    lengths, n_words = _text(split, tokenizer)
     losses = token_losses(model, split, tokenizer, **protocol)
     # By the plan and not by what is NaN: a model that diverged must not lose its worst tokens.
-    predicted = np.zeros(how.limit, dtype=bool)
+    predicted = np.zeros(split.n_tokens, dtype=bool)
     for first, stop in how.spans(split):
         predicted[first:stop] = True
-    sums = np.zeros((2, how.limit + 1))  # running sums of nats and bytes: a stretch is a difference
+    sums = np.zeros(
+        (2, split.n_tokens + 1)
+    )  # running sums of nats and bytes: a stretch is a difference
     np.cumsum(np.where(predicted, losses, 0), dtype=np.float64, out=sums[0, 1:])
     # Bytes of predicted tokens alone: the others would count as known for nothing.
     np.cumsum(np.where(predicted, lengths, 0), out=sums[1, 1:])
     nats, n_bytes, n_tokens = float(sums[0, -1]), int(sums[1, -1]), int(predicted.sum())
     require(n_bytes > 0, "split must hold text, got none in the tokens that are predicted")
     bits, unit = Interval(nats / n_bytes / math.log(2), math.nan, math.nan, 1), "none"
-    edges, name = _units(np.minimum(split.offsets, how.limit), how.limit)
+    edges, name = _units(split)
     if interval and len(edges) > 2 and math.isfinite(nats):
         bits, unit = _ratio_interval(np.diff(sums[:, edges])), name
     products = next(model.parameters()).dtype if how.dtype == torch.float32 else how.dtype
@@ -208,8 +189,7 @@ def evaluate(
         f"protocol:{how.name()}",
         f"context:{how.context}",
         *([f"stride:{how.stride}"] if how.stride < how.context else []),
-        *([f"prefix:{how.prefix}"] if how.rolling else []),
-        *([f"limit:{how.limit}"] if how.limit < split.n_tokens else []),
+        *([f"prefix:{tokenizer.end_of_text}"] if how.rolling else []),
         f"tokens:{n_tokens}",
         f"dtype:{NAMES.get(products, products)}",
         f"tokenizer:{tokenizer.kind}:{tokenizer.sha256[:6]}",
@@ -233,8 +213,7 @@ def token_losses(
 ) -> Float32[np.ndarray, " n_tokens"]:
     """Nats of each token of a split; NaN for a token that the protocol does not predict.
 
-    Parameters and errors as in `evaluate`. The model is left in the mode it came in, whatever
-    happens.
+    Parameters and errors as in `evaluate`. The model is left in the mode it came in.
     """
     how = Protocol(**protocol).settled(model, split, tokenizer)
     spans = how.spans(split)
@@ -248,7 +227,7 @@ def token_losses(
         prefixed = {first - 1 for first, _ in spans}
         # Windows of one length side by side: what is padded is computed in vain.
         plan = iter(sorted(plan, key=lambda window: window[0] - window[2]))
-    losses = np.full(how.limit, np.nan, dtype=np.float32)
+    losses = np.full(split.n_tokens, np.nan, dtype=np.float32)
     device = next(model.parameters()).device
     # Without a type the caller's own autocast would go on: float32 must mean float32.
     narrow = how.dtype != torch.float32
@@ -263,7 +242,7 @@ def token_losses(
                 tokens = torch.zeros(len(batch), width, dtype=torch.int64)
                 for row, (begin, _, end) in zip(tokens, batch, strict=True):
                     skip = int(begin in prefixed)
-                    row[:skip] = how.prefix or 0
+                    row[:skip] = tokenizer.end_of_text or 0
                     row[skip : end - begin] = torch.from_numpy(split.read(begin + skip, end))
                 tokens = tokens.to(device)
                 logits = model(tokens[:, :-1]).float()
@@ -281,19 +260,8 @@ def windows(
 ) -> Iterator[tuple[int, int, int]]:
     """Cut tokens start .. stop - 1 into windows that predict each but the first exactly once.
 
-    Parameters
-    ----------
-    context
-        Most tokens that a window reads; it predicts the one after each.
-    stride
-        How many of them every window but the first scores, at most context.
-    reach_back
-        Whether a last window that scores fewer reads more context instead.
-
-    Yields
-    ------
-    begin, first, end
-        Tokens begin .. end - 2 are read, and first .. end - 1 are scored.
+    Of (begin, first, end), tokens begin .. end - 2 are read and first .. end - 1 are scored. A last
+    window that scores fewer than `stride` reads more context instead if it may `reach_back`.
     """
     first = start + 1
     while first < stop:
@@ -305,39 +273,37 @@ def windows(
         first = end
 
 
-def _documents(split: Split, n: int) -> list[tuple[int, int]]:
-    """Where each document's text starts and stops, its end of text left out, up to token n."""
+def _documents(split: Split) -> list[tuple[int, int]]:
+    """Where each document's text starts and stops, its end of text left out."""
     stops = split.offsets[1:] - (split.end_of_text is not None)
-    spans = zip(split.offsets[:-1].tolist(), stops.tolist(), strict=True)
-    return [(start, min(stop, n)) for start, stop in spans if start < n]
+    return list(zip(split.offsets[:-1].tolist(), stops.tolist(), strict=True))
 
 
-def _text(split: Split, tokenizer: Tokenizer, n: int) -> tuple[Int64[np.ndarray, " n"], int]:
-    """Bytes that each of the first n tokens stands for, and how many words they are."""
+def _text(split: Split, tokenizer: Tokenizer) -> tuple[Int64[np.ndarray, " n"], int]:
+    """Bytes that each token stands for, and how many words they are."""
     per_id = tokenizer.byte_lengths()
-    lengths, n_words = np.zeros(n, dtype=np.int64), 0
-    for (start, stop), size in zip(_documents(split, n), split.document_bytes, strict=False):
+    lengths, n_words = np.zeros(split.n_tokens, dtype=np.int64), 0
+    for (start, stop), size in zip(_documents(split), split.document_bytes, strict=True):
         ids = split.read(start, stop)
         must, largest = "tokenizer must be the split's", ids.max(initial=0)
         require(largest < len(per_id), must, f"one of {len(per_id)} ids for id {largest}")
         lengths[start:stop] = per_id[ids]
-        whole, found = stop < n or n == split.n_tokens, lengths[start:stop].sum()
-        got = f"one by which {size} bytes of text are {found}"
-        require(not whole or found == size, must, got)
+        found = lengths[start:stop].sum()
+        require(found == size, must, f"one by which {size} bytes of text are {found}")
         n_words += len(tokenizer.decode(ids).split())
     return lengths, n_words
 
 
-def _units(offsets: Int64[np.ndarray, " edges"], n: int) -> tuple[Int64[np.ndarray, " k"], str]:
-    """Edges of the stretches of n tokens that the bootstrap draws, and their name."""
-    documents = np.unique(offsets)
+def _units(split: Split) -> tuple[Int64[np.ndarray, " k"], str]:
+    """Edges of the stretches of tokens that the bootstrap draws, and their name."""
+    documents = np.unique(split.offsets)
     by_document = len(documents) > MIN_DOCUMENTS
-    units = len(documents) - 1 if by_document else max(1, n // BLOCK)
+    units = len(documents) - 1 if by_document else max(1, split.n_tokens // BLOCK)
     kept = min(units, MAX_UNITS)
     if by_document:
         edges = documents[np.linspace(0, units, kept + 1).astype(np.int64)]
     else:
-        edges = np.linspace(0, n, kept + 1).astype(np.int64)
+        edges = np.linspace(0, split.n_tokens, kept + 1).astype(np.int64)
     return edges, f"{'documents' if by_document else 'blocks'}-{kept}"
 
 

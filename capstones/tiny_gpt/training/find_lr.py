@@ -33,12 +33,8 @@ FARTHEST = 8  # powers of two from where it began
 class Found:
     """Where a search ended: what the settings' rates are to be multiplied by, and the rates.
 
-    Attributes
-    ----------
-    flags
-        The rates as `tiny-gpt train` takes them.
-    losses
-        Nats per token of each factor that was tried; infinite where training diverged.
+    `flags` has the rates as `tiny-gpt train` takes them, `losses` the nats per token of each factor
+    that was tried, infinite where training diverged.
     """
 
     factor: float
@@ -53,17 +49,17 @@ class Found:
         return abs(math.log2(self.factor)) >= FARTHEST
 
 
-def descend(loss: Callable[[int], float], farthest: int = FARTHEST) -> dict[int, float]:
+def descend(loss: Callable[[int], float]) -> dict[int, float]:
     """Losses at whole numbers from 0 downhill, until both neighbors of the best are worse.
 
-    No more than `farthest` away from 0. Each is asked for once; the best has the smallest loss.
+    No more than `FARTHEST` away from 0. Each is asked for once; the best has the smallest loss.
     """
     known = {0: loss(0)}
     while True:
         # Of equals the lowest: where all have diverged the way is down.
         best = min(known, key=lambda k: (known[k], k))
         # Upwards first: too low a rate is the likelier mistake, and a wrong turn costs one trial.
-        new = [k for k in (best + 1, best - 1) if k not in known and abs(k) <= farthest]
+        new = [k for k in (best + 1, best - 1) if k not in known and abs(k) <= FARTHEST]
         if not new:
             return known
         known[new[0]] = loss(new[0])
@@ -76,14 +72,9 @@ def find_lr(
     steps: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Found:
-    """Search for the peak learning rates of `settings`.
+    """Search for the peak learning rates of `settings`, one line said for each trial.
 
-    Parameters
-    ----------
-    steps
-        Of a trial; a fifth of the settings' if None. A warm-up is shortened in proportion.
-    say
-        Called with one line for each trial.
+    A trial has a fifth of the settings' steps if not `steps`; a warm-up is shortened in proportion.
     """
     steps = max(4, settings.steps // 5) if steps is None else steps
     require(steps >= 4, "steps of a trial must be at least 4", steps)

@@ -21,10 +21,7 @@ def finite(value: float) -> float | str:
 class Log:
     """`log.jsonl`, the same bytes however often a run was interrupted, and `timing.jsonl`.
 
-    Attributes
-    ----------
-    bytes_written
-        Length of `log.jsonl`, what a resumed run cuts it back to.
+    A resumed run cuts the log back to the length that its checkpoint knows as `bytes_written`.
     """
 
     def __init__(self, run: Path, writes: bool, *, tensorboard: bool = False):

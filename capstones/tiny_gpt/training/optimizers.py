@@ -31,22 +31,14 @@ def learning_rate(settings: Settings, step: int) -> float:
 class Optimizers:
     """The optimizers of a model as one: Muon for the blocks' matrices, AdamW for the rest.
 
-    Parameters
-    ----------
-    dtype
-        Precision of Muon's products; torch's own takes bfloat16 always.
-
-    Attributes
-    ----------
-    factor
-        Share of the peak rates that the next step takes; the schedule sets it.
+    Muon's products are of `dtype`. The next step takes the share `factor` of the peak rates.
     """
 
     def __init__(self, model: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32):
         self.settings = settings
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if p.ndim == 2 and "blocks." in name]
-        others = [p for name, p in named if not (p.ndim == 2 and "blocks." in name)]
+        matrices, others = [], []
+        for name, p in model.named_parameters():
+            (matrices if p.ndim == 2 and "blocks." in name else others).append(p)
         adamw = {"lr": settings.lr, "betas": (0.9, 0.95)}
         decay = settings.weight_decay
         self.members: dict[str, Optimizer] = {}
@@ -102,17 +94,10 @@ class Optimizers:
 class Guard:
     """Refuses steps that would poison the weights: gradients that are not finite, and spikes.
 
-    Attributes
-    ----------
-    factor
-        Norms above so many times the running median of the last `window` are spikes; 0 allows all.
-    patience
-        So many refusals in a row are no accident.
+    Spikes are norms above `factor` times the running median of the last 64; 0 allows all.
     """
 
     factor: float
-    window: int = 64
-    patience: int = 20
     norms: tuple[float, ...] = ()
     refused: int = 0
 
@@ -126,7 +111,7 @@ class Guard:
             if norm > self.factor * median:
                 reason = "spike"
         if reason is None:
-            self.norms = (*self.norms, norm)[-self.window :] if self.factor else ()
+            self.norms = (*self.norms, norm)[-64:] if self.factor else ()
             self.refused = 0
         else:
             self.refused += 1
@@ -135,7 +120,7 @@ class Guard:
     @property
     def exhausted(self) -> bool:
         """Whether too many steps in a row were refused for the run to go on."""
-        return self.refused >= self.patience
+        return self.refused >= 20
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""

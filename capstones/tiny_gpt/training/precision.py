@@ -6,7 +6,6 @@ the products is converted to and fro. So whole training steps are timed.
 """
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -46,33 +45,23 @@ def loss_sum(
 def precision_for(name: str, model: nn.Module, batch: Batch, device: torch.device) -> Precision:
     """The format that `name` asks for, or for "auto" the one in which steps are quickest.
 
-    Parameters
-    ----------
-    name
-        fp32, bf16, fp16 or auto.
-    model, batch
-        What a step will compute; gradients are dropped, weights are not touched.
+    Gradients of the trial steps are dropped, weights are not touched.
     """
     if name != "auto":
         dtype = DTYPES[name]
         return Precision(dtype, dtype == torch.float16, f"{name}: as asked")
 
     def seconds(device: torch.device, dtype: torch.dtype) -> float:
-        return step_seconds(lambda: loss_sum(model, batch, device, dtype)[0].backward(), device)
+        """The quickest of three steps, after one to warm up."""
+        found = []
+        for _ in range(4):
+            begin = time.perf_counter()
+            loss_sum(model, batch, device, dtype)[0].backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            found.append(time.perf_counter() - begin)
+        return min(found[1:])
 
     choice = choose_precision(device, measure=seconds)
     model.zero_grad(set_to_none=True)
-    reason = choice.reason.replace("a product", "a training step")
-    return choice._replace(reason=reason)
-
-
-def step_seconds(step: Callable[[], None], device: torch.device, repeats: int = 3) -> float:
-    """The quickest of some calls, after one to warm up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds[1:])
+    return choice._replace(reason=choice.reason.replace("a product", "a training step"))

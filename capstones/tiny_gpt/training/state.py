@@ -14,6 +14,7 @@ from torch import nn
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.files import write_atomic
+from shared.require import require
 from tiny_gpt.data.batches import Batches
 from tiny_gpt.data.shards import PreparedData
 from tiny_gpt.model.gpt import GPT
@@ -43,14 +44,9 @@ class Diverged(UserError):
 class State:
     """Everything a step reads and changes.
 
-    Attributes
-    ----------
-    computed
-        The model as it is called: compiled, wrapped for several processes.
-    micro_batch_size
-        What memory allows; the setting is an upper bound.
-    stepped, stepping
-        Steps taken by this process, and their seconds.
+    `computed` is the model as it is called: compiled, wrapped for several processes. Memory allows
+    `micro_batch_size`, of which the setting is an upper bound. This process has `stepped` so often,
+    in `stepping` seconds.
     """
 
     data: PreparedData
@@ -151,7 +147,11 @@ def begin(
     last = resumable(run, settings)
     if last is not None:
         settings = same_run(run, settings)
-    check_splits(data, settings)
+    # Now, not what the first evaluation would stumble over after many steps.
+    for name in ("train", "val"):
+        n = data.splits[name].n_tokens if name in data.splits else 0
+        must = f"data {settings.data} must have 2 tokens of {name} or more"
+        require(n >= 2, must, n, error=UserError)
     generator = torch.Generator().manual_seed(settings.seed)
     model = GPT(settings.model_config(data.tokenizer.vocab_size), generator).to(world.device)
     model.checkpoint_blocks = settings.checkpoint_activations
@@ -165,6 +165,8 @@ def begin(
         f"model {settings.arch}, {model.n_parameters():,} parameters; {settings.steps} steps of "
         f"{settings.batch_size} x {settings.context} tokens, {epochs:.2g} epochs"
     )
+    files = json.loads((data.path / "data.json").read_bytes())["files"]
+    files.pop("report.json", None)  # it holds times
     computed = world.wrap(model, settings)
     state = State(
         data=data,
@@ -178,11 +180,18 @@ def begin(
         scaler=LossScaler() if dtype == torch.float16 else None,
         guard=Guard(settings.spike_factor),
         log=Log(run, world.rank == 0, tensorboard=settings.tensorboard),
-        data_sha256=_digest(data),
+        data_sha256=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
         micro_batch_size=settings.micro_batch_size,
     )
     if last is not None:
-        _go_on(state, last, say)
+        try:
+            state.load(last)
+        except BaseException:
+            state.log.close()
+            raise
+        finished = state.step == settings.steps
+        resumed = f"resumed at step {state.step} of {settings.steps}"
+        say(f"{run}: {'it was finished' if finished else resumed}")
     return state
 
 
@@ -201,32 +210,6 @@ def _chosen(
         if long:
             say(f"compile on: {sequences:,} sequences repay it")
     return replace(settings, dtype=NAMES[dtype], compile=compiled), dtype
-
-
-def _go_on(state: State, last: Path, say: Callable[[str], None]) -> None:
-    try:
-        state.load(last)
-    except BaseException:
-        state.log.close()
-        raise
-    finished = state.step == state.settings.steps
-    resumed = f"resumed at step {state.step} of {state.settings.steps}"
-    say(f"{state.run}: {'it was finished' if finished else resumed}")
-
-
-def check_splits(data: PreparedData, settings: Settings) -> None:
-    """Complain now about what the first evaluation would stumble over after many steps."""
-    for name in ("train", "val"):
-        n = data.splits[name].n_tokens if name in data.splits else 0
-        if n < 2:
-            raise UserError(f"data {settings.data} must have 2 tokens of {name} or more, got {n}")
-
-
-def _digest(data: PreparedData) -> str:
-    """Of everything that was prepared but the report, which holds times."""
-    files = json.loads((data.path / "data.json").read_bytes())["files"]
-    files.pop("report.json", None)
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def resumable(run: Path, settings: Settings) -> Path | None:

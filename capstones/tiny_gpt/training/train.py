@@ -32,15 +32,7 @@ __all__ = ["Diverged", "Listener", "Outcome", "train", "training_losses"]
 
 @dataclass
 class Listener:
-    """What the loop reports while it runs; the command line draws it.
-
-    Attributes
-    ----------
-    say
-        One line for the reader.
-    step
-        After each step: step, loss, tokens per second so far.
-    """
+    """What the loop reports: lines for the reader, and each step's loss and tokens per second."""
 
     say: Callable[[str], None] = lambda line: None
     step: Callable[[int, float, float], None] = lambda step, loss, speed: None
@@ -50,14 +42,8 @@ class Listener:
 class Outcome:
     """How a run ended, after how many steps in all.
 
-    Attributes
-    ----------
-    finished
-        False where it was interrupted: saved, and to be resumed.
-    best_loss
-        Lowest validation loss, nats per token.
-    loop_seconds
-        Time in training steps, of this process's share of the run; no evaluation, no saving.
+    `finished` is False where it was interrupted: saved, and to be resumed. `loop_seconds` is this
+    process's time in steps: no evaluation, no saving.
     """
 
     run: Path

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -26,11 +27,10 @@ from shared.tensors import pack, unpack
 from tiny_gpt.data.batches import Batch
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
-from tiny_gpt.data.tokenizers import train_tokenizer
 from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import Settings
 from tiny_gpt.training import checkpoints, train
-from tiny_gpt.training.checkpoints import load_checkpoint, save_checkpoint
+from tiny_gpt.training.checkpoints import load_checkpoint
 from tiny_gpt.training.distributed import Copies, Slices, World, join, optimizers_for
 from week16.gradient_accumulation import accumulate
 from week16.loss_scaling import LossScaler
@@ -152,12 +152,14 @@ def difference(a, b):
 
 KINDS = {"copies": (Copies, None, 4), "copies-5-by-1": (Copies, 1, 5)}
 KINDS |= {"slices": (Slices, None, 4), "slices-by-1": (Slices, 1, 4)}
+KINDS |= {"slices-recomputed": (Slices, None, 4)}
 
 
 def _ten_steps(folder, settings):
     device, curves = joined(settings).device, {}
     for kind, (world, micro, rows) in KINDS.items():
-        trainer = Trainer(settings, world(device), micro, rows).run(10)
+        chosen = replace(settings, checkpoint_activations=kind.endswith("recomputed"))
+        trainer = Trainer(chosen, world(device), micro, rows).run(10)
         weights = trainer.weights()
         if trainer.world.rank == 0:
             (folder / kind).write_bytes(pack(weights))
@@ -192,13 +194,6 @@ def test_every_row_has_one_process(n, size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_accumulation_equals_one_batch(case):
-    one, four = alone(CASES[case]).run(10), alone(CASES[case], micro=1).run(10)
-    assert difference(one.weights(), four.weights()) < 1e-6
-    torch.testing.assert_close(torch.tensor(one.losses), torch.tensor(four.losses))
-
-
 @pytest.mark.parametrize("kind", ["copies", "copies-5-by-1"])
 def test_two_processes_equal_one(kind, runs):
     settings, of_kind = runs
@@ -208,26 +203,12 @@ def test_two_processes_equal_one(kind, runs):
     assert difference(weights, one.weights()) < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["slices", "slices-by-1"])
+@pytest.mark.parametrize("kind", ["slices", "slices-by-1", "slices-recomputed"])
 def test_slices_equal_copies(kind, runs):
     weights, curve = runs[1][kind]
     expected, expected_curve = runs[1]["copies"]
     torch.testing.assert_close(curve, expected_curve, rtol=1e-5, atol=1e-5)
     assert difference(weights, expected) < 1e-5
-
-
-def _recomputed(folder):
-    world = joined(replace(SMALL, strategy="fsdp"))
-    weights = []
-    for again in (False, True):
-        trainer = Trainer(replace(SMALL, checkpoint_activations=again), world).run(3)
-        weights.append(trainer.weights())
-    world.leave()
-    return difference(*weights) if world.rank == 0 else 0.0
-
-
-def test_slices_with_recomputed_blocks(tmp_path):
-    assert max(in_processes(_recomputed, tmp_path)) < 1e-6
 
 
 def _against_torch(folder):
@@ -318,54 +299,6 @@ def test_an_overflow_in_one_slice_stops_all(tmp_path):
     assert first[4] + second[4] == sum(len(p) for p in whole)  # slices, not copies
 
 
-def _save_after_four(folder, settings):
-    world = joined(settings)
-    trainer = Trainer(settings, world).run(4)
-    tokenizer = train_tokenizer("char", ["abc"])
-    plain = world.gathered(trainer.model)
-    tensors, counters = world.gathered_state(trainer.optimizers)
-    state = {"optimizers": counters}
-    world.first_only(
-        lambda: save_checkpoint(folder / "saved", plain, tokenizer, 4, tensors=tensors, state=state)
-    )
-    world.leave()
-
-
-def resumed(folder, settings, world):
-    """A trainer whose weights are zero, then those of the checkpoint, then six steps further."""
-    trainer = Trainer(settings, world)
-    with torch.no_grad():
-        for p in trainer.model.parameters():
-            p.zero_()
-    saved = load_checkpoint(folder / "saved")
-    world.load(trainer.model, trainer.optimizers, saved)
-    trainer.step = saved.step
-    return trainer.run(6)
-
-
-def _resume(folder, settings):
-    world = joined(settings)
-    weights = resumed(folder, settings, world).weights()
-    world.leave()
-    return difference(weights, alone(settings).run(10).weights()) if world.rank == 0 else 0.0
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_two_save_and_one_resumes(case, tmp_path):
-    settings = replace(CASES[case], strategy="fsdp")
-    in_processes(_save_after_four, tmp_path, settings)
-    trainer = resumed(tmp_path, settings, World(torch.device("cpu")))
-    assert difference(trainer.weights(), alone(settings).run(10).weights()) < 1e-5
-
-
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_one_saves_and_two_resume(strategy, tmp_path):
-    settings = replace(SMALL, strategy=strategy)
-    assert "RANK" not in os.environ
-    _save_after_four(tmp_path, settings)
-    assert max(in_processes(_resume, tmp_path, settings)) < 1e-5
-
-
 def _one_dies(folder, how):
     world = joined(SMALL, seconds=1)
     world.any(False)
@@ -410,8 +343,8 @@ def text(tmp_path_factory):
     return folder / "data"
 
 
-def _train(folder, data, settings):
-    outcome = train.train(open_data(data), settings)
+def _train(folder, data, settings, listener=None):
+    outcome = train.train(open_data(data), settings, listener)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return [outcome.step, outcome.finished]
@@ -426,45 +359,42 @@ def curve(run: Path):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_run_of_two_equals_a_run_of_one(strategy, text, tmp_path):
-    whole = replace(
-        SMALL, steps=12, eval_every=4, save_every=4, samples=0, out=tmp_path / "one", clip=0.5
-    )
-    _train(tmp_path, text, whole)
-    two = replace(whole, strategy=strategy, out=tmp_path / "two")
-    assert in_processes(_train, tmp_path, text, two) == [[12, True]] * 2
-    expected, limit = curve(tmp_path / "one"), 1e-5 if strategy == "fsdp" else 1e-6
-    for ours, reference in zip(curve(tmp_path / "two"), expected, strict=True):
-        assert ours == pytest.approx(reference, rel=0, abs=limit)
+def test_a_run_of_two_equals_a_run_of_one_and_either_goes_on_with_the_other(
+    strategy, text, tmp_path
+):
+    limit = 1e-5 if strategy == "fsdp" else 1e-6
+    one = replace(SMALL, steps=12, eval_every=4, save_every=4, samples=0, clip=0.5)
+    one = replace(one, out=tmp_path / "one")
+    two = replace(one, strategy=strategy, out=tmp_path / "two")
+    ends = {run: checkpoints.folder_of(run.out, 12) for run in (one, two)}
 
-    # Two processes are interrupted after step 8; one goes on.
-    last = checkpoints.folder_of(tmp_path / "two", 12)
-    last.rename(tmp_path / "elsewhere")
+    def follows(run):
+        for ours, reference in zip(curve(run.out), expected, strict=True):
+            assert ours == pytest.approx(reference, rel=0, abs=limit)
+        ours, reference = (load_checkpoint(path).model for path in (ends[run], straight))
+        for p, q in zip(ours.parameters(), reference.parameters(), strict=True):
+            assert float((p - q).detach().abs().max()) < limit
+
+    _train(tmp_path, text, one)
+    expected, straight = curve(one.out), tmp_path / "straight"
+    shutil.copytree(ends[one], straight)
+    assert in_processes(_train, tmp_path, text, two) == [[12, True]] * 2
+    follows(two)
+    for end in ends.values():  # as if interrupted after step 8
+        shutil.rmtree(end)
     _train(tmp_path, text, replace(two, strategy="auto", resume="must"))
-    for ours, reference in zip(curve(tmp_path / "two"), expected, strict=True):
-        assert ours == pytest.approx(reference, rel=0, abs=limit)
-    resumed, straight = load_checkpoint(last).model, load_checkpoint(tmp_path / "elsewhere").model
-    for p, q in zip(resumed.parameters(), straight.parameters(), strict=True):
-        assert float((p - q).detach().abs().max()) < limit
+    follows(two)
+    again = replace(one, strategy=strategy, resume="must")
+    assert in_processes(_train, tmp_path, text, again) == [[12, True]] * 2
+    follows(one)
 
 
 def _interrupted(folder, data, settings):
-    if os.environ["RANK"] == "1":  # only the second process hears of it
+    def kill(step, loss, speed):
+        if step == 3 and os.environ["RANK"] == "1":  # only the second process hears of it
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        class Counting(train.Listener):
-            def __init__(self):
-                super().__init__(step=self.count)
-
-            def count(self, step, loss, speed):
-                if step == 3:
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-        outcome = train.train(open_data(data), settings, Counting())
-    else:
-        outcome = train.train(open_data(data), settings)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    return [outcome.step, outcome.finished]
+    return _train(folder, data, settings, train.Listener(step=kill))
 
 
 def test_an_interruption_of_one_stops_both(text, tmp_path):

@@ -155,16 +155,6 @@ def test_strided_equals_the_loop_of_hugging_faces_docs(documents, model, stride)
     assert ours.n_tokens == split.n_tokens - 1
 
 
-def test_one_window_is_transformers_own_loss(documents, model):
-    split, tokenizer = documents
-    ids = torch.from_numpy(split.read(0, CONTEXT))[None]
-    with torch.no_grad():
-        loss = float(in_transformers(model, CONTEXT)(ids, labels=ids).loss)
-    ours = evaluate(model, split, tokenizer, limit=CONTEXT)
-    assert ours.nats_per_token == pytest.approx(loss, abs=1e-6)
-    assert ours.perplexity == pytest.approx(math.exp(loss), rel=1e-6)
-
-
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "modern"])
 @pytest.mark.parametrize("stride", [None, 1, 3])
 def test_every_token_from_its_own_context(documents, architecture, stride):
@@ -187,35 +177,6 @@ def test_total_is_the_sum_over_all_tokens(documents, model):
     result = evaluate(model, split, tokenizer)
     assert result.n_tokens == split.n_tokens - 1
     assert result.nats_per_token == pytest.approx(np.mean(losses[1:].astype(float)), rel=1e-12)
-
-
-def test_rolling_from_any_prefix(tmp_path):
-    # A character tokenizer without end of text: the prefix is a choice, and one document is all.
-    split, tokenizer = prepare(tmp_path, [words(8)], end_of_text=False)
-    model = model_for(tokenizer)
-    ids = np.concatenate([[5], split.read(0, split.n_tokens)])
-    losses = token_losses(model, split, tokenizer, rolling=True, prefix=5)
-    assert losses[0] == pytest.approx(alone(model, ids[:2]), abs=1e-5)
-    assert not np.isnan(losses).any()
-    result = evaluate(model, split, tokenizer, rolling=True, prefix=5)
-    assert result.n_bytes == len(words(8).encode())
-    assert "|protocol:rolling|context:8|prefix:5|" in result.signature
-    # The last token reads a whole context however the cuts fall.
-    assert losses[-1] == pytest.approx(alone(model, ids[-CONTEXT - 1 :]), abs=1e-5)
-
-
-def test_each_document_stands_behind_the_prefix(documents, model):
-    split, tokenizer = documents
-    losses = token_losses(model, split, tokenizer, rolling=True, prefix=4)
-    default = token_losses(model, split, tokenizer, rolling=True)
-    end_of_text = split.offsets[1:] - 1
-    assert np.isnan(losses[end_of_text]).all()
-    for start, stop in zip(split.offsets[:-1], end_of_text, strict=True):
-        ids = split.read(int(start), int(stop))
-        for found, prefix in ((losses, 4), (default, tokenizer.end_of_text)):
-            for i in range(min(len(ids), CONTEXT)):
-                expected = alone(model, np.concatenate([[prefix], ids[: i + 1]]))
-                assert found[start + i] == pytest.approx(expected, abs=1e-5)
 
 
 # ---- properties
@@ -241,13 +202,10 @@ def test_windows_predict_each_token_once(start, n, context, stride, reach_back):
 def test_batch_size_changes_nothing(documents, model, batch_size, rolling):
     split, tokenizer = documents
     options = {"rolling": rolling, "stride": 5}
-    one = token_losses(model, split, tokenizer, batch_size=1, **options)
-    many = token_losses(model, split, tokenizer, batch_size=batch_size, **options)
-    np.testing.assert_allclose(many, one, rtol=0, atol=2e-5)
     a = evaluate(model, split, tokenizer, batch_size=1, **options)
     b = evaluate(model, split, tokenizer, batch_size=batch_size, **options)
+    assert (a.n_tokens, a.signature) == (b.n_tokens, b.signature)
     assert a.nats_per_token == pytest.approx(b.nats_per_token, abs=1e-6)
-    assert a.signature == b.signature
 
 
 def test_dropout_is_off_and_modes_come_back(documents):
@@ -355,13 +313,15 @@ def test_signature_says_what_the_numbers_depend_on(documents, model):
         ({"stride": 8}, f"|protocol:fixed|context:8|tokens:{n - 1}|"),
         ({"context": 5}, "|context:5|"),
         ({"rolling": True}, "|protocol:rolling|context:8|prefix:0|"),
-        ({"limit": 20}, "|limit:20|tokens:19|"),
-        ({"limit": n}, f"|context:8|tokens:{n - 1}|"),
         ({"dtype": torch.bfloat16}, "|dtype:bf16|"),
     ):
         result = evaluate(model, split, tokenizer, **options)
         assert part in result.signature
         assert result.signature in str(result)
+    assert result.nats_per_token != default.nats_per_token
+    assert result.nats_per_token == pytest.approx(default.nats_per_token, rel=0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert evaluate(model, split, tokenizer) == default
     assert f"{default.nats_per_token:.4f} nats/token" in str(default)
 
 
@@ -373,30 +333,6 @@ def test_to_dict_is_json(documents, model):
     assert back["bits_per_byte"]["value"] == result.bits_per_byte.mean
     assert back["bits_per_byte"]["low"] is None
     assert set(back) == set(Evaluation.__dataclass_fields__)
-
-
-def test_limit_is_a_shorter_split(documents, model, tmp_path):
-    split, tokenizer = documents
-    stop = int(split.offsets[5])
-    shorter, _ = prepare(tmp_path, DOCUMENTS[:5])
-    for rolling in (False, True):
-        a = evaluate(model, split, tokenizer, limit=stop, rolling=rolling)
-        b = evaluate(model, shorter, tokenizer, rolling=rolling)
-        assert a.signature.replace(f"|limit:{stop}", "") == b.signature
-        assert (a.n_bytes, a.n_words) == (b.n_bytes, b.n_words)
-        assert a.nats_per_token == pytest.approx(b.nats_per_token, abs=1e-6)
-    inside = evaluate(model, split, tokenizer, limit=stop + 10, rolling=True)
-    assert inside.n_tokens == stop + 10 - 5
-
-
-def test_types(documents, model):
-    split, tokenizer = documents
-    single = evaluate(model, split, tokenizer)
-    narrow = evaluate(model, split, tokenizer, dtype=torch.bfloat16)
-    assert narrow.nats_per_token != single.nats_per_token
-    assert narrow.nats_per_token == pytest.approx(single.nats_per_token, rel=0.02)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert evaluate(model, split, tokenizer) == single
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -423,9 +359,7 @@ def test_a_model_that_diverged_is_not_flattered(documents, value):
         ({"stride": 0}, "stride must be between 1 and 8, got 0"),
         ({"context": 4, "stride": 5}, "stride must be between 1 and 4, got 5"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"limit": 1}, "limit must be at least 2, got 1"),
         ({"dtype": torch.float64}, "dtype must be .* got torch.float64"),
-        ({"rolling": True, "prefix": 99}, "prefix must be an id below .* got 99"),
     ],
 )
 def test_wrong_options(documents, model, options, message):
@@ -439,15 +373,15 @@ def test_wrong_split_or_tokenizer(documents, model, tmp_path):
     # As many ids, for characters of other lengths: what a tokenizer from an older run may be.
     other = train_tokenizer("char", [bytes(range(65, 64 + tokenizer.vocab_size)).decode()])
     assert other.vocab_size == tokenizer.vocab_size
-    with pytest.raises(ValueError, match=r"tokenizer must be the split's, got one .* bytes"):
-        evaluate(model, split, other)
-    small = train_tokenizer("char", ["ab"])
-    with pytest.raises(ValueError, match=r"tokenizer must be the split's, got one of 3 ids"):
-        evaluate(model, split, small)
-    with pytest.raises(ValueError, match=f"at most the model's {model.config.vocab_size} ids"):
-        evaluate(model, split, train_tokenizer("byte", []))
+    for wrong, message in (
+        (other, "tokenizer must be the split's, got one .* bytes"),
+        (train_tokenizer("char", ["ab"]), "tokenizer must be the split's, got one of 3 ids"),
+        (train_tokenizer("byte", []), f"at most the model's {model.config.vocab_size} ids"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, split, wrong)
     stream, no_end = prepare(tmp_path / "stream", [words(4)], end_of_text=False)
-    with pytest.raises(ValueError, match="end of text is None, got None"):
+    with pytest.raises(ValueError, match="rolling must have an end of text"):
         evaluate(model, stream, no_end, rolling=True)
     short, _ = prepare(tmp_path / "short", ["a"], end_of_text=False)
     with pytest.raises(ValueError, match="split must have at least 2 tokens, got 1"):

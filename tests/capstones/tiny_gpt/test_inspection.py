@@ -22,42 +22,11 @@ from tiny_gpt.report.verify import verify
 from tiny_gpt.settings import Settings
 from tiny_gpt.training import checkpoints
 from tiny_gpt.training.optimizers import Optimizers
+from tiny_gpt.training.train import train
 from week16.activation_checkpointing import SavedTensors
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs away from all of them "
 STEPS = ("00000004", "00000006")
-
-
-def write_run(run, data):
-    """Six steps as the trainer writes them down, validation and a checkpoint at every second."""
-    sizes = {"n_layers": 1, "n_heads": 2, "d_model": 16, "context": 16, "batch_size": 4}
-    settings = Settings(data=str(data.path), out=run, steps=6, dtype="fp32", threads=1, **sizes)
-    model = GPT(settings.model_config(data.tokenizer.vocab_size), torch.Generator().manual_seed(0))
-    optimizers = Optimizers(model, settings)
-    run.mkdir()
-    (run / "settings.toml").write_text(settings.to_toml())
-    log, best = "", 9.0
-    for step in range(1, 7):
-        model(torch.zeros(1, 4, dtype=torch.int64)).square().mean().backward()
-        optimizers.step()
-        line = {"step": step, "loss": 6.0 - step, "lr": 0.01, "grad_norm": 0.5, "tokens": 64}
-        log += json.dumps(line) + "\n"
-        if step % 2:
-            continue
-        loss = (5.0, 4.0, 4.5)[step // 2 - 1]
-        log += json.dumps({"step": step, "val_loss": loss, "val_bits_per_byte": 2.0}) + "\n"
-        folders = [checkpoints.folder_of(run, step)] * (step > 2)  # an older one was pruned
-        if loss < best:
-            best = loss
-            folders.append(run / "best")
-        tensors, counters = optimizers.state()
-        state = {"optimizers": counters, "best_loss": best, "log_bytes": len(log)}
-        state["tokenizer_sha256"] = data.tokenizer.sha256
-        for folder in folders:
-            checkpoints.save_checkpoint(
-                folder, model, data.tokenizer, step, tensors=tensors, state=state
-            )
-    (run / "log.jsonl").write_text(log)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +38,9 @@ def made(tmp_path_factory):
     for i in range(40):
         (texts / f"{i}.txt").write_text(f"{i} {WORDS[i % 9 :] * (2 + i % 3)}", encoding="utf-8")
     prepare(texts, folder / "data", tokenizer="byte", dedup="off", workers=1)
-    write_run(folder / "run", open_data(folder / "data"))
+    sizes = {"n_layers": 1, "n_heads": 2, "d_model": 16, "context": 16, "batch_size": 4, "steps": 6}
+    run = {"data": str(folder / "data"), "out": folder / "run", "dtype": "fp32", "threads": 1}
+    train(open_data(folder / "data"), Settings(**run, **sizes, eval_every=2, save_every=2))
     return folder
 
 
@@ -145,11 +116,6 @@ def test_weights_gradients_and_buffers_to_the_byte(config, optimizer):
     assert predicted["weights"] == sum(p.nbytes for p in model.parameters())
     assert predicted["gradients"] == sum(p.grad.nbytes for p in model.parameters())
     assert predicted["optimizer"] == sum(t.nbytes for t in optimizers.state()[0].values())
-
-
-def test_a_batch_of_none_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        training_memory(CONFIGS[0], 0)
 
 
 # ---- describe
@@ -268,63 +234,47 @@ def test_every_byte_of_data_counts(data, name):
     assert finding.fatal
 
 
-def test_a_log_that_ends_in_half_a_line_is_no_loss(run):
-    with (run / "log.jsonl").open("a") as log:
-        log.write('{"step": 7, "lo')
-    (finding,) = verify(run)
-    assert not finding.fatal
-    assert finding.file == run / "log.jsonl"
+def test_what_an_interruption_left_is_a_note_and_a_missing_file_is_fatal(run):
+    left, log = run / "checkpoints" / ".step-00000008.saving", run / "log.jsonl"
+    left.mkdir()
+    with log.open("a") as stream:
+        stream.write('{"step": 7, "lo')
+    assert {(f.file, f.fatal) for f in verify(run)} == {(left, False), (log, False)}
+    left.rmdir()
+    for path in (log, run / "settings.toml"):
+        path.unlink()
+    assert {(f.file, f.what, f.fatal) for f in verify(run)} == {
+        (log, "is missing", True),
+        (run / "settings.toml", "is missing", True),
+    }
 
 
-def edit(lines, how):
-    if how == "gap":
-        del lines[1]
-    elif how == "twice":
-        lines.insert(1, lines[0])
-    elif how == "torn":
-        lines[3] = lines[3][:9]
-    elif how == "cut":
-        del lines[-4:]
-    elif how == "no beginning":
-        del lines[0]
-    elif how == "shortened":  # in place, so that only its size tells
-        lines[0] = lines[0].replace(" ", "")
-    elif how == "validated":
-        lines[2] = lines[2].replace('"step": 2', '"step": 1')
-    return lines
+EDITS = {  # of a log's lines, and what is said about it
+    "gap": (lambda lines: lines.pop(1), "step 1 is followed by step 3"),
+    "twice": (lambda lines: lines.insert(1, lines[0]), "step 1 is followed by step 1"),
+    "torn": (lambda lines: lines.__setitem__(3, lines[3][:9]), "line 4 is torn"),
+    "cut": (lambda lines: lines.__delitem__(slice(-4, None)), "before the checkpoint of step 6"),
+    "no beginning": (lambda lines: lines.pop(0), "step 0 is followed by step 2"),
+    "shortened": (
+        lambda lines: lines.__setitem__(0, lines[0].replace(" ", "")),  # only its size tells
+        "before the checkpoint of step 6",
+    ),
+    "validated": (
+        lambda lines: lines.__setitem__(2, lines[2].replace('"step": 2', '"step": 1')),
+        "line 3 validates step 1 out of place",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        ("gap", "step 1 is followed by step 3"),
-        ("twice", "step 1 is followed by step 1"),
-        ("torn", "line 4 is torn"),
-        ("cut", "before the checkpoint of step 6"),
-        ("no beginning", "step 0 is followed by step 2"),
-        ("shortened", "before the checkpoint of step 6"),
-        ("validated", "line 3 validates step 1 out of place"),
-    ],
-)
-def test_a_log_with_something_missing(run, how, says):
-    path = run / "log.jsonl"
-    path.write_text("\n".join(edit(path.read_text().splitlines(), how)) + "\n")
+@pytest.mark.parametrize("how", EDITS)
+def test_a_log_with_something_missing(run, how):
+    path, (edit, says) = run / "log.jsonl", EDITS[how]
+    lines = path.read_text().splitlines()
+    edit(lines)
+    path.write_text("\n".join(lines) + "\n")
     findings = verify(run)
     assert any(says in f.what and f.fatal and f.file == path for f in findings)
     assert all(f.good == run / "checkpoints" / "step-00000006" for f in findings)
-
-
-@pytest.mark.parametrize("name", ["settings.toml", "log.jsonl"])
-def test_a_missing_file_is_named(run, name):
-    (run / name).unlink()
-    (finding,) = verify(run)
-    assert (finding.file, finding.what, finding.fatal) == (run / name, "is missing", True)
-
-
-def test_what_an_interrupted_save_left_is_a_note(run):
-    (run / "checkpoints" / ".step-00000008.saving").mkdir()
-    (finding,) = verify(run)
-    assert not finding.fatal
 
 
 def test_no_good_checkpoint_is_no_advice(run):

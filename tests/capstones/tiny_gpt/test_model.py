@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tiny_gpt.export.hugging_face import content_of, tensors_of
 from tiny_gpt.generation.decoder import StaticCache
 from tiny_gpt.model.config import GPTConfig
-from tiny_gpt.model.fused import FusedBlock, rotary_table
 from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import Settings
 from tiny_gpt.training.optimizers import Optimizers
@@ -62,13 +61,7 @@ def theirs_of(model: GPT):
 
 @pytest.mark.parametrize(
     ("arch", "changes"),
-    [
-        ("gpt2", {}),
-        ("gpt2", {"n_layers": 1, "n_heads": 1, "d_model": 12}),
-        ("llama", {}),
-        ("llama", {"n_kv_heads": 2}),
-        ("llama", {"n_kv_heads": 1, "tied": True, "d_ff": 24}),
-    ],
+    [("gpt2", {}), ("llama", {}), ("llama", {"n_kv_heads": 1, "tied": True, "d_ff": 24})],
 )
 def test_logits_and_gradients_are_those_of_transformers(arch, changes):
     model = model_of(arch, **changes)
@@ -90,77 +83,23 @@ def test_logits_and_gradients_are_those_of_transformers(arch, changes):
 # ---- the fused block
 
 
-@pytest.mark.parametrize("n_heads", [1, 2, 3, 4])
-@pytest.mark.parametrize("n", [1, 2, 15])
-def test_fused_equals_plain(n_heads, n):
-    model = model_of(n_heads=n_heads, d_model=24)
-    plain = copy.deepcopy(model)
-    plain.fused = False
-    tokens = tokens_of(n=n + 1)
-    assert model._can_fuse(torch.zeros(1))
-    torch.testing.assert_close(model(tokens), plain(tokens), rtol=1e-5, atol=1e-6)
-    reference = gradients(plain, tokens)
-    for name, grad in gradients(model, tokens).items():
-        scale = float(reference[name].abs().max())
-        torch.testing.assert_close(grad, reference[name], rtol=1e-5, atol=1e-5 * scale)
-
-
 @given(
     batch=st.integers(1, 3),
-    seq=st.integers(1, 6),
+    n=st.integers(1, 9),
     n_heads=st.integers(1, 4),
     half=st.integers(1, 3),
     width=st.integers(1, 9),
 )
-def test_fused_block_equals_the_block(batch, seq, n_heads, half, width):
-    d = 2 * half * n_heads
-    model = model_of(n_layers=1, n_heads=n_heads, d_model=d, d_ff=width)
-    block, generator = model.blocks[0], torch.Generator().manual_seed(seq)
-    x = torch.randn(batch, seq, d, generator=generator)
-    pull = torch.randn(batch, seq, d, generator=generator)
-    angles = torch.arange(seq).reshape(1, 1, seq, 1) * model.frequencies
-    cos, sin = angles.cos(), angles.sin()
-    results = []
-    for fused in (True, False):
-        model.zero_grad()
-        leaf = x.clone().requires_grad_()
-        if fused:
-            weights = (block.qkv.weight, block.out_proj.weight, block.up.weight, block.down.weight)
-            table = rotary_table(cos, sin)
-            out = FusedBlock.apply(leaf, *weights, *table, n_heads, 1e-5, torch.float32)
-        else:
-            out = block(leaf, cos, sin)
-        out.backward(pull)
-        results.append([out.detach(), leaf.grad, *(p.grad.clone() for p in block.parameters())])
-    for ours, reference in zip(*results, strict=True):
-        scale = max(1.0, float(reference.abs().max()))
-        torch.testing.assert_close(ours, reference, rtol=2e-5, atol=2e-5 * scale)
-
-
-def test_fused_gradient_against_differences():
-    """Directional derivatives, in float32: what a wrong factor would change."""
-    model = model_of(n_layers=1, n_heads=2, d_model=8)
-    block, generator = model.blocks[0], torch.Generator().manual_seed(3)
-    x, pull = torch.randn(2, 2, 5, 8, generator=generator)
-    angles = torch.arange(5).reshape(1, 1, 5, 1) * model.frequencies
-    table = rotary_table(angles.cos(), angles.sin())
-    weights = [p.detach().clone() for p in (block.qkv.weight, block.out_proj.weight)]
-    weights += [p.detach().clone() for p in (block.up.weight, block.down.weight)]
-    inputs = [x, *weights]
-
-    def value(at):
-        out = FusedBlock.apply(*at, *table, 2, 1e-5, torch.float32)
-        return (out.double() * pull).sum()
-
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    value(leaves).backward()
-    for i, leaf in enumerate(leaves):
-        way = torch.randn(leaf.shape, generator=generator)
-        h = 1e-2 / float(way.norm())
-        moved = [[*inputs[:i], inputs[i] + s * h * way, *inputs[i + 1 :]] for s in (1, -1)]
-        difference = float(value(moved[0]) - value(moved[1])) / (2 * h)
-        slope = float((leaf.grad * way).sum())
-        assert slope == pytest.approx(difference, rel=5e-3, abs=2e-2), i
+def test_fused_equals_plain(batch, n, n_heads, half, width):
+    model = model_of(n_heads=n_heads, d_model=2 * half * n_heads, d_ff=width)
+    plain, tokens = copy.deepcopy(model), tokens_of(batch, n + 1)
+    plain.fused = False
+    assert model._can_fuse(torch.zeros(1))
+    torch.testing.assert_close(model(tokens), plain(tokens), rtol=1e-5, atol=1e-5)
+    reference = gradients(plain, tokens)
+    for name, grad in gradients(model, tokens).items():
+        scale = max(1e-2, float(reference[name].abs().max()))
+        torch.testing.assert_close(grad, reference[name], rtol=2e-5, atol=2e-5 * scale)
 
 
 def test_fused_stays_close_in_bfloat16():
@@ -254,18 +193,17 @@ def test_first_loss_is_that_of_a_uniform_guess():
 
 def test_wrong_input():
     of = inspect.unwrap(GPTConfig.of.__func__)  # readers have no contract that comes first
-    with pytest.raises(ValueError, match="architecture must be one of gpt2, llama, modern"):
-        of(GPTConfig, "gpt5", 10)
-    with pytest.raises(ValueError, match="n_kv_heads must divide n_heads = 4, got 3"):
-        GPTConfig(10, n_kv_heads=3)
-    with pytest.raises(ValueError, match="n_layers must be at least 1, got 0"):
-        GPTConfig(10, n_layers=0)
-    with pytest.raises(ValueError, match="head_dim must be even"):
-        GPTConfig(10, n_heads=1, d_model=5)
-    with pytest.raises(ValueError, match="tokens must be at most context = 16 long, got 17"):
-        model_of()(tokens_of(n=17))
-    with pytest.raises(ValueError, match="mask must cover 12 tokens, got 3"):
-        model_of()(tokens_of(), mask=torch.ones(3, 3, dtype=torch.bool))
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    for call, message in (
+        (lambda: of(GPTConfig, "gpt5", 10), "architecture must be one of gpt2, llama, modern"),
+        (lambda: GPTConfig(10, n_kv_heads=3), "n_kv_heads must divide n_heads = 4, got 3"),
+        (lambda: GPTConfig(10, n_layers=0), "n_layers must be at least 1, got 0"),
+        (lambda: GPTConfig(10, n_heads=1, d_model=5), "head_dim must be even"),
+        (lambda: model_of()(tokens_of(n=17)), "tokens must be at most context = 16 long, got 17"),
+        (lambda: model_of()(tokens_of(), mask=mask), "mask must cover 12 tokens, got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 # ---- the first steps of the optimizers

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import datasets
 from shared.errors import UserError
 from tiny_gpt.data import leaks
 from tiny_gpt.data import prepare as module
@@ -43,9 +42,8 @@ def with_copies(n, *, most_edits, seed=0):
     """Originals, then exact and edited copies of some, shuffled after the originals."""
     rng = np.random.default_rng(seed)
     originals = make_texts(n, seed=seed)
-    copies = [
-        edited(originals[i], int(rng.integers(0, most_edits + 1)), rng) for i in range(n // 2)
-    ]
+    edits = [int(rng.integers(0, most_edits + 1)) for _ in range(n // 2)]
+    copies = [edited(originals[i], n_edits, rng) for i, n_edits in enumerate(edits)]
     copies += [f"  {originals[i].upper()}\n" for i in range(0, n // 2, 5)]
     return originals + [copies[i] for i in rng.permutation(len(copies))]
 
@@ -55,12 +53,16 @@ def write(path, texts):
     return path
 
 
+def prepared_bytes(source, out, **options):
+    return prepare(source, out, tokenizer="byte", workers=1, **options)
+
+
 def digests(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
 def texts_in(folder):
-    """The documents of each split, decoded; checks that each is closed by the end-of-text token."""
+    """The documents of each split, decoded; each must be closed by the end-of-text token."""
     data = open_data(folder, verify=True)
     found = {}
     for name, split in data.splits.items():
@@ -94,15 +96,6 @@ def decided(texts, folder, *, near=0.8):
 # ---- duplicates
 
 
-def test_kept_documents_equal_week_15(tmp_path):
-    texts = with_copies(150, most_edits=2)
-    kept, removed = decided(texts, tmp_path / "a")
-    reference = deduplicate(texts)
-    assert kept == reference.kept
-    assert [i for i, _, kind, _ in removed if kind == "exact"] == reference.exact
-    assert len(removed) > 60
-
-
 def test_recall_against_brute_force_and_no_false_exact(tmp_path):
     texts = with_copies(200, most_edits=4, seed=1)  # 4 edits leave a similarity of about .5
     _, removed = decided(texts, tmp_path / "a")
@@ -111,12 +104,11 @@ def test_recall_against_brute_force_and_no_false_exact(tmp_path):
     def similarity_of(a, b):
         return len(a & b) / len(a | b)
 
-    expected_kept, expected_removed = [], set()
+    expected_kept = []
     for i, ours in enumerate(runs):
-        if any(similarity_of(ours, runs[j]) >= 0.8 for j in expected_kept):
-            expected_removed.add(i)
-        else:
+        if all(similarity_of(ours, runs[j]) < 0.8 for j in expected_kept):
             expected_kept.append(i)
+    expected_removed = set(range(len(texts))) - set(expected_kept)
     found = {i for i, *_ in removed}
     assert len(expected_removed) > 50
     assert len(found & expected_removed) >= 0.99 * len(expected_removed)
@@ -147,13 +139,10 @@ def test_exact_copies(tmp_path_factory, texts):
 
 @pytest.mark.parametrize(("dedup", "n"), [("off", 8), ("exact", 6), ("minhash", 5)])
 def test_what_is_removed_and_reported(tmp_path, dedup, n):
-    rng = np.random.default_rng(0)
     a, b, c, d, e = make_texts(5)
-    near = edited(a, 1, rng)
+    near = edited(a, 1, np.random.default_rng(0))
     source = write(tmp_path / "in.jsonl", [a, b, near, "", a.upper(), c, d, f" {a}", e])
-    report = prepare(
-        source, tmp_path / "out", tokenizer="byte", dedup=dedup, split="tail", workers=1
-    )
+    report = prepared_bytes(source, tmp_path / "out", dedup=dedup, split="tail")
     removed = report["duplicates"]
     assert report["read"]["documents"] == 8
     assert report["read"]["blank_documents_left_out"] == 1
@@ -214,33 +203,20 @@ def test_one_document_is_cut_at_nine_tenths(tmp_path):
     assert report["leaks"]["share_of_runs_in_training"] == 0.5
 
 
-def test_tinyshakespeare_is_nanogpts_split(tmp_path):
-    try:
-        text = datasets.tinyshakespeare()
-    except UserError as error:
-        pytest.skip(str(error))
-    prepare("tinyshakespeare", tmp_path / "out", tokenizer="char", dedup="off", workers=1)
-    data = open_data(tmp_path / "out")
-    assert data.tokenizer.vocab_size == 65
-    cut = int(0.9 * len(text))
-    assert data.tokenizer.decode(data.splits["train"].read(0, cut).tolist()) == text[:cut]
-    assert data.splits["val"].n_tokens == len(text) - cut == 111_540
-
-
 @given(
     st.lists(st.text("abä", min_size=1, max_size=9), min_size=2, max_size=6), st.floats(0.1, 0.9)
 )
 def test_tail_is_the_last_characters_of_all(tmp_path_factory, texts, fraction):
     folder = tmp_path_factory.mktemp("tail")
     source = write(folder / "in.jsonl", texts)
-    options = {"dedup": "off", "split": "tail", "val_fraction": fraction, "workers": 1}
+    options = {"dedup": "off", "split": "tail", "val_fraction": fraction}
     joined = "".join(texts)
     cut = int((1 - fraction) * len(joined))
     if not 0 < cut < len(joined):
         with pytest.raises(UserError, match="too few"):
-            prepare(source, folder / "out", tokenizer="byte", **options)
+            prepared_bytes(source, folder / "out", **options)
         return
-    prepare(source, folder / "out", tokenizer="byte", **options)
+    prepared_bytes(source, folder / "out", **options)
     found = texts_in(folder / "out")
     assert "".join(found["train"]) == joined[:cut]
     assert "".join(found["val"]) == joined[cut:]
@@ -248,43 +224,30 @@ def test_tail_is_the_last_characters_of_all(tmp_path_factory, texts, fraction):
 
 def test_auto_and_hash_say_what_they_do(tmp_path):
     source = write(tmp_path / "in.jsonl", make_texts(19))
-    options = {"tokenizer": "byte", "workers": 1}
-    report = prepare(source, tmp_path / "out", **options)
-    assert report["split"]["kind"] == "tail"
-    assert report["split"]["reason"] == "19 documents, by hash from 20 on"
-    with pytest.raises(
-        UserError, match="leaves val without any of 19 documents; use the split tail"
-    ):
-        prepare(source, tmp_path / "no", **options, val_fraction=1e-9, split="hash")
-    with pytest.raises(UserError, match="leaves train without any"):
-        prepare(source, tmp_path / "no", **options, val_fraction=1 - 1e-9, split="hash")
+    split = prepared_bytes(source, tmp_path / "out")["split"]
+    assert (split["kind"], split["reason"]) == ("tail", "19 documents, by hash from 20 on")
+    for fraction, empty in ((1e-9, "val"), (1 - 1e-9, "train")):
+        with pytest.raises(UserError, match=f"leaves {empty} without any of 19 documents; use"):
+            prepared_bytes(source, tmp_path / "no", val_fraction=fraction, split="hash")
     assert not (tmp_path / "no").exists()
     source = write(tmp_path / "in.jsonl", make_texts(20))
-    assert prepare(source, tmp_path / "out", **options)["split"]["kind"] == "hash"
-    report = prepare(source, tmp_path / "out", **options, val_fraction=1e-3)
-    assert report["split"]["kind"] == "tail"
-    assert "one split" in report["split"]["reason"]
+    assert prepared_bytes(source, tmp_path / "out")["split"]["kind"] == "hash"
+    split = prepared_bytes(source, tmp_path / "out", val_fraction=1e-3)["split"]
+    assert split["kind"] == "tail"
+    assert "one split" in split["reason"]
 
 
 def test_auto_does_not_trust_a_hash_that_holds_out_too_little(tmp_path):
-    texts = make_texts(60)
-    held = [split_of(t, {"val": 0.1, "train": 0.9}, salt="seed 0") == "val" for t in texts]
-    assert any(held)
-    texts = [
-        t if h else t + " " + f"{i} word " * 400
-        for i, (t, h) in enumerate(zip(texts, held, strict=True))
-    ]
-    texts = [
-        t
-        for t in texts
-        if (len(t) > 1000) != (split_of(t, {"val": 0.1, "train": 0.9}, salt="seed 0") == "val")
-    ]
-    source = write(tmp_path / "in.jsonl", texts)
-    split = prepare(source, tmp_path / "out", tokenizer="byte", workers=1)["split"]
+    def held_out(text):
+        return split_of(text, {"val": 0.1, "train": 0.9}, salt="seed 0") == "val"
+
+    short = [text for text in make_texts(60) if held_out(text)]
+    long = [f"{text} {f'{i} word ' * 400}" for i, text in enumerate(make_texts(60, seed=1))]
+    source = write(tmp_path / "in.jsonl", short + [text for text in long if not held_out(text)])
+    split = prepared_bytes(source, tmp_path / "out")["split"]
     assert split["kind"] == "tail"
     assert "hold out only" in split["reason"]
-    asked = prepare(source, tmp_path / "out", tokenizer="byte", workers=1, split="hash")["split"]
-    assert asked["kind"] == "hash"
+    assert prepared_bytes(source, tmp_path / "out", split="hash")["split"]["kind"] == "hash"
 
 
 def test_bpe_learns_from_a_sample_of_the_training_documents(tmp_path, monkeypatch):
@@ -303,13 +266,14 @@ def test_bpe_learns_from_a_sample_of_the_training_documents(tmp_path, monkeypatc
 def leaky_texts():
     texts = make_texts(60, n_words=50)
     fractions = {"val": 0.3, "train": 0.7}
-    train = [t for t in texts if split_of(t, fractions, salt="seed 0") == "train"]
-    val = [t for t in texts if split_of(t, fractions, salt="seed 0") == "val"]
+
+    def part(name, texts):
+        return [t for t in texts if split_of(t, fractions, salt="seed 0") == name]
+
+    train, val = part("train", texts), part("val", texts)
     # Training quotes one validation text whole, and a half of another, within longer ones.
-    quotes = [
-        f"{make_texts(1, n_words=90, seed=s)[0]} {q}" for s, q in ((90, val[1]), (91, val[3][:150]))
-    ]
-    train += [q for q in quotes if split_of(q, fractions, salt="seed 0") == "train"]
+    around = [make_texts(1, n_words=90, seed=seed)[0] for seed in (90, 91)]
+    train += part("train", [f"{around[0]} {val[1]}", f"{around[1]} {val[3][:150]}"])
     assert len(train) + len(val) == 62
     return train, val
 
@@ -319,7 +283,7 @@ def test_overlap_is_week_15s(tmp_path, monkeypatch, chunk_bytes):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     train, val = leaky_texts()
     source = write(tmp_path / "in.jsonl", train + val)
-    report = prepare(source, tmp_path / "out", tokenizer="byte", val_fraction=0.3, workers=1)
+    report = prepared_bytes(source, tmp_path / "out", val_fraction=0.3)
     assert texts_in(tmp_path / "out") == {"train": train, "val": val}
     found = report["leaks"]
     reference = find_leaks(train, val)
@@ -341,7 +305,7 @@ def test_too_many_runs_are_sampled_by_hash(tmp_path, monkeypatch):
     found = []
     for chunk_bytes in (500, 10**6):
         monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
-        report = prepare(source, tmp_path / "out", tokenizer="byte", val_fraction=0.3, workers=1)
+        report = prepared_bytes(source, tmp_path / "out", val_fraction=0.3)
         found.append(report["leaks"])
     assert found[0] == found[1]
     modulus = found[0]["runs_sampled_one_in"]
@@ -357,49 +321,41 @@ def test_too_many_runs_are_sampled_by_hash(tmp_path, monkeypatch):
 def test_leaks_of_a_tail_without_deduplication_are_counted(tmp_path):
     texts = make_texts(10)
     source = write(tmp_path / "in.jsonl", [*texts, texts[0].upper()])
-    report = prepare(
-        source, tmp_path / "out", tokenizer="byte", dedup="off", split="tail", workers=1
-    )
+    report = prepared_bytes(source, tmp_path / "out", dedup="off", split="tail")
     assert report["leaks"]["exact"] == 1
 
 
 # ---- the same bytes
 
 
-def options_for_bytes():
-    return {"vocab_size": 320, "shard_tokens": 700, "val_fraction": 0.2}
+OPTIONS = {"vocab_size": 320, "shard_tokens": 700, "val_fraction": 0.2}
 
 
 @pytest.fixture
 def prepared(tmp_path):
     """A corpus and the digests of what one process makes of it in one chunk."""
     source = write(tmp_path / "in.jsonl", with_copies(60, most_edits=3))
-    report = prepare(source, tmp_path / "a", **options_for_bytes(), workers=1)
+    report = prepare(source, tmp_path / "a", **OPTIONS, workers=1)
     reference = digests(tmp_path / "a")
     assert json.loads((tmp_path / "a" / "report.json").read_bytes()) == report
     assert sum(name.endswith(".tokens") for name in reference) > 4
     return source, reference
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 999])
-def test_same_bytes_for_any_chunks(prepared, tmp_path, monkeypatch, chunk_bytes):
+@pytest.mark.parametrize(("chunk_bytes", "workers"), [(1, 1), (999, 1), (2000, 2)])
+def test_same_bytes_for_any_chunks_and_processes(
+    prepared, tmp_path, monkeypatch, chunk_bytes, workers
+):
     source, reference = prepared
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
-    prepare(source, tmp_path / "b", **options_for_bytes(), workers=1)
-    assert digests(tmp_path / "b") == reference
-
-
-def test_same_bytes_for_any_number_of_processes(prepared, tmp_path, monkeypatch):
-    source, reference = prepared
-    monkeypatch.setattr(module, "CHUNK_BYTES", 2000)
-    prepare(source, tmp_path / "b", **options_for_bytes(), workers=2)
+    prepare(source, tmp_path / "b", **OPTIONS, workers=workers)
     assert digests(tmp_path / "b") == reference
 
 
 def test_same_bytes_in_another_process(prepared, tmp_path):
     _, reference = prepared
     code = "from tiny_gpt.data.prepare import prepare; "
-    code += f"prepare('in.jsonl', 'b', **{options_for_bytes()}, workers=1)"
+    code += f"prepare('in.jsonl', 'b', **{OPTIONS}, workers=1)"
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert digests(tmp_path / "b") == reference
@@ -415,37 +371,31 @@ def test_one_after_another_does_not_use_the_first_ones_tokenizer(tmp_path):
 # ---- crashes and wrong input
 
 
-def test_leftovers_of_a_crash_are_cleared_away(tmp_path):
+@pytest.fixture
+def old(tmp_path):
+    """A source that was prepared, and the digests of its folder `a`."""
     source = write(tmp_path / "in.jsonl", make_texts(30))
-    prepare(source, tmp_path / "a", **options_for_bytes(), workers=1)
+    prepare(source, tmp_path / "a", **OPTIONS, workers=1)
+    reference = digests(tmp_path / "a")
+    yield source
+    assert digests(tmp_path / "a") == reference
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "in.jsonl"]
+
+
+def test_leftovers_of_a_crash_are_cleared_away(old, tmp_path):
     left = tmp_path / ".a.preparing"
     (left / "data").mkdir(parents=True)
-    for name in (
-        "texts",
-        "documents.sqlite",
-        "runs",
-        "data/val-00099.tokens",
-        "data/val.documents",
-    ):
+    for name in ("texts", "documents.sqlite", "runs", "data/val-00099.tokens"):
         (left / name).write_bytes(b"stale")
-    reference = digests(tmp_path / "a")
-    prepare(source, tmp_path / "a", **options_for_bytes(), workers=1)
-    assert digests(tmp_path / "a") == reference
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "in.jsonl"]
+    prepare(old, tmp_path / "a", **OPTIONS, workers=1)
 
 
-def test_failure_keeps_the_old_folder(tmp_path):
-    source = write(tmp_path / "in.jsonl", make_texts(30))
-    prepare(source, tmp_path / "a", **options_for_bytes(), workers=1)
-    reference = digests(tmp_path / "a")
-    source.write_bytes(source.read_bytes() + b'{"text": "\xff"}\n')
-    with pytest.raises(UserError, match=r"in\.jsonl is not UTF-8"):
-        prepare(source, tmp_path / "a", **options_for_bytes(), workers=1)
-    source.write_bytes(b"\n")
-    with pytest.raises(UserError, match="holds no text"):
-        prepare(source, tmp_path / "a", **options_for_bytes(), workers=1)
-    assert digests(tmp_path / "a") == reference
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "in.jsonl"]
+def test_failure_keeps_the_old_folder(old, tmp_path):
+    torn = old.read_bytes() + b'{"text": "\xff"}\n'
+    for content, message in ((torn, r"in\.jsonl is not UTF-8"), (b"\n", "holds no text")):
+        old.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            prepare(old, tmp_path / "a", **OPTIONS, workers=1)
 
 
 def test_other_folders_are_not_replaced(tmp_path):
@@ -454,7 +404,7 @@ def test_other_folders_are_not_replaced(tmp_path):
     (tmp_path / "photos" / "me.png").write_bytes(b"x")
     for target in ("photos", "in.jsonl"):
         with pytest.raises(UserError, match=r"holds something else|is not a folder"):
-            prepare(source, tmp_path / target, tokenizer="byte", workers=1)
+            prepared_bytes(source, tmp_path / target)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "photos"]
 
 

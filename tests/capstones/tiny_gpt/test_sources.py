@@ -1,9 +1,7 @@
 """Sources stream every document once, in a fixed order, and name the file that is wrong."""
 
 import gzip
-import itertools
 import json
-import tracemalloc
 
 import pytest
 
@@ -138,15 +136,11 @@ def test_unknown_sources():
 
 
 def test_records_are_streamed(tmp_path):
-    lines = tmp_path / "many.jsonl"
-    lines.write_bytes(jsonl(*["x" * 10_000] * 1000))
-    tracemalloc.start()
-    try:
-        count = sum(1 for _ in documents(lines))
-        first = next(itertools.islice(documents(lines), 1))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert count == 1000
-    assert len(first.text) == 10_000
-    assert peak < 1_000_000  # of 10 million bytes
+    (tmp_path / "many.jsonl").write_bytes(jsonl("first", "second") + b"torn")
+    stream = documents(tmp_path / "many.jsonl")
+    assert [next(stream).text, next(stream).text] == [
+        "first",
+        "second",
+    ]  # the third is not read yet
+    with pytest.raises(UserError, match="line 3"):
+        next(stream)

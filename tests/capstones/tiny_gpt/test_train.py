@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.tensors import unpack
-from tiny_gpt.data.batches import Batch
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
 from tiny_gpt.settings import PRESETS, Settings, seconds_of
@@ -96,15 +95,7 @@ def interrupted_after(run, step: int, to) -> None:
 
 
 def test_loss_falls_and_without_a_signal_it_does_not(data, tmp_path, monkeypatch):
-    settings = replace(SMALL, d_model=32, context=16, batch_size=16, steps=80)
-    settings = replace(settings, eval_every=0, save_every=0)
-
-    def losses(out):
-        train.train(data, replace(settings, out=tmp_path / out))
-        found = [line["loss"] for line in steps_of(tmp_path / out)]
-        return found[0], torch.tensor(found[-16:], dtype=torch.float64)
-
-    first, last = losses("real")
+    sizes = {"d_model": 32, "context": 16, "batch_size": 16, "steps": 80, "eval_every": 0}
 
     class Shuffled(state.Batches):
         def __call__(self, step):
@@ -113,21 +104,23 @@ def test_loss_falls_and_without_a_signal_it_does_not(data, tmp_path, monkeypatch
             order = torch.randperm(batch.targets.numel(), generator=generator)
             return batch._replace(targets=batch.targets.flatten()[order].view_as(batch.targets))
 
-    monkeypatch.setattr(state, "Batches", Shuffled)
-    _, control = losses("shuffled")
+    losses = {}
+    for name, batches in (("real", state.Batches), ("shuffled", Shuffled)):
+        monkeypatch.setattr(state, "Batches", batches)
+        train.train(data, replace(SMALL, **sizes, save_every=0, out=tmp_path / name))
+        losses[name] = torch.tensor([x["loss"] for x in steps_of(tmp_path / name)])
     counts = torch.bincount(torch.from_numpy(data.splits["train"].read(0, 5000))).double()
     p = counts[counts > 0] / counts.sum()
-    entropy = float(-(p * p.log()).sum())
+    entropy = float(-(p * p.log()).sum())  # what frequencies alone would give
+    first, last = losses["real"][0], losses["real"][-16:]
     assert first == pytest.approx(math.log(data.tokenizer.vocab_size), abs=1e-5)  # zero head
     assert last.mean() < 0.6 * entropy
-    assert last.mean() + 5 * last.std() < entropy  # frequencies alone do not get there
-    assert control.mean() > 0.97 * entropy
+    assert losses["shuffled"][-16:].mean() > 0.97 * entropy
 
 
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("arch", ["modern", "gpt2"])
 def test_micro_batches_equal_one_batch(arch, mask, documents, tmp_path):
-    """Token-weighted: rows hold from 1 to 16 targets that count."""
     base = replace(SMALL, arch=arch, context=16, batch_size=8, packing="bestfit", clip=0.5)
     base = replace(base, document_mask=mask, eval_every=0, save_every=0, steps=10)
     if arch == "gpt2":  # keys' biases have no gradient but rounding, of which Adam makes steps
@@ -137,22 +130,12 @@ def test_micro_batches_equal_one_batch(arch, mask, documents, tmp_path):
         out = tmp_path / str(size)
         train.train(documents, replace(base, micro_batch_size=size, out=out))
         weights[size] = load_checkpoint(out).model.state_dict()
-        assert len({line["tokens"] for line in steps_of(out)}) > 1
-        assert min(line["tokens"] for line in steps_of(out)) < 8 * 16
+        assert min(line["tokens"] for line in steps_of(out)) < 8 * 16  # padding is no token
         for ours, whole in zip(steps_of(out), steps_of(tmp_path / "None"), strict=True):
             assert ours == pytest.approx(whole, rel=2e-6)
     for size in (1, 3):
         for name, value in weights[None].items():
             torch.testing.assert_close(weights[size][name], value, rtol=0, atol=1e-6)
-
-
-def test_padding_is_no_token(documents):
-    batch = Batch(torch.zeros(2, 4, dtype=int), torch.tensor([[1, 2, -100, -100]] * 2), None, None)
-    uniform = torch.nn.Embedding(5, 5)
-    torch.nn.init.zeros_(uniform.weight)
-    total, n = loss_sum(uniform, batch, torch.device("cpu"), torch.float32)
-    assert int(n) == 4
-    assert float(total.detach()) == pytest.approx(4 * math.log(5))
 
 
 # ---- resume
@@ -274,14 +257,6 @@ def test_other_settings_are_refused_by_name(name, data, tmp_path):
     assert digests(tmp_path / "run", 2) == before
 
 
-def test_free_and_probed_settings_may_change(data, tmp_path):
-    settings = replace(SMALL, out=tmp_path / "run", max_time="0")
-    train.train(data, settings)
-    other = replace(settings, max_time=None, keep=3, threads=2, dtype="auto", compile="auto")
-    assert train.train(data, other).finished
-    assert len(checkpoints.steps_saved(tmp_path / "run")) == 3
-
-
 def test_other_data_is_refused(data, folder, tmp_path):
     settings = replace(SMALL, out=tmp_path / "run", max_time="0")
     train.train(data, settings)
@@ -306,19 +281,18 @@ def test_a_run_that_saved_only_its_best_goes_on_from_it(data, tmp_path):
     train.train(data, replace(SMALL, out=tmp_path / "straight"))
     run, settings = tmp_path / "run", replace(SMALL, out=tmp_path / "run", save_every=0)
 
-    class Killed(BaseException):
-        pass
-
     def kill(step, loss, speed):
         if step == 7:
-            raise Killed
+            raise ZeroDivisionError
 
-    with pytest.raises(Killed):
+    with pytest.raises(ZeroDivisionError):
         train.train(data, settings, Listener(step=kill))
     assert not checkpoints.steps_saved(run)
     assert load_checkpoint(run).step == 5
     said = []
-    train.train(data, replace(settings, resume="must"), Listener(say=said.append))
+    # What does not change the numbers may be chosen anew.
+    free = replace(settings, resume="must", keep=3, threads=2, dtype="auto", compile="auto")
+    train.train(data, free, Listener(say=said.append))
     assert any("resumed at step 5 of 12" in line for line in said)
     assert digests(run) == digests(tmp_path / "straight")
 
@@ -333,26 +307,22 @@ def test_one_run_has_one_writer(data, tmp_path):
     train.train(data, replace(settings, steps=1), Listener(step=again))
 
 
-def test_torn_settings_are_named(data, tmp_path):
-    settings = replace(SMALL, out=tmp_path / "run", max_time="0")
+def test_torn_settings_and_logs_are_named(data, tmp_path):
+    settings = replace(SMALL, out=tmp_path / "run", steps=2)
     train.train(data, settings)
-    path = tmp_path / "run" / "settings.toml"
-    text = path.read_text()
-    for torn in (text.replace("n-heads", "n-hats"), text[:-3], text.replace("= 4", "= 'x'")):
-        path.write_text(torn)
-        with pytest.raises(ArtifactError, match=r"settings\.toml was altered or is torn"):
+    path, log = tmp_path / "run" / "settings.toml", tmp_path / "run" / "log.jsonl"
+    text, torn = path.read_text(), r"settings\.toml was altered or is torn"
+    for file, content, message in (
+        (path, text.replace("n-heads", "n-hats"), torn),
+        (path, text[:-3], torn),
+        (path, text.replace("= 4", "= 'x'"), torn),
+        (log, "", r"log\.jsonl has 0 bytes, fewer than"),
+        (path, None, r"settings\.toml cannot be read"),
+    ):
+        path.write_text(text)
+        file.unlink() if content is None else file.write_text(content)
+        with pytest.raises(ArtifactError, match=message):
             train.train(data, settings)
-    path.unlink()
-    with pytest.raises(ArtifactError, match=r"settings\.toml cannot be read"):
-        train.train(data, settings)
-
-
-def test_a_log_that_was_cut_is_named(data, tmp_path):
-    settings = replace(SMALL, out=tmp_path / "run", max_time=None)
-    train.train(data, settings)
-    (tmp_path / "run" / "log.jsonl").write_text("")
-    with pytest.raises(ArtifactError, match=r"log\.jsonl has 0 bytes, fewer than"):
-        train.train(data, settings)
 
 
 # ---- what must not be applied, and what must not be lost
@@ -386,9 +356,8 @@ def test_divergence_stops_and_leaves_the_last_good_checkpoint(data, tmp_path, mo
     train.train(data, replace(SMALL, out=straight, steps=60, eval_every=0))
     nan_losses(monkeypatch, lambda step: step > 6)
     settings = replace(SMALL, out=run, steps=60, eval_every=0, save_every=2, keep=1)
-    with pytest.raises(
-        Diverged, match=r"20 steps in a row .* step 26; .* checkpoint of step 6 stay"
-    ):
+    message = r"20 steps in a row .* step 26; .* checkpoint of step 6 stay"
+    with pytest.raises(Diverged, match=message):
         train.train(data, settings)
     good = load_checkpoint(run)
     assert good.step == 6
@@ -407,14 +376,12 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
 
 
 def scripted(monkeypatch, losses):
-    """Validation losses by step."""
-    at = iter(losses)
-
-    def evaluate(*args, **options):
-        loss = next(at)
-        return SimpleNamespace(nats_per_token=loss, bits_per_byte=SimpleNamespace(mean=loss))
-
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    """Validation losses in turn."""
+    results = (
+        SimpleNamespace(nats_per_token=loss, bits_per_byte=SimpleNamespace(mean=loss))
+        for loss in losses
+    )
+    monkeypatch.setattr(train, "evaluate", lambda *args, **options: next(results))
 
 
 def test_the_best_is_kept_when_validation_gets_worse(data, tmp_path, monkeypatch):
@@ -524,36 +491,24 @@ def test_auto_precision_says_why_and_leaves_no_gradient(data, tmp_path):
 @given(
     warmup=st.integers(0, 5),
     steps=st.integers(7, 40),
-    schedule=st.sampled_from(["linear", "cosine", "constant"]),
+    schedule=st.sampled_from(["linear", "cosine", "constant", "wsd"]),
 )
 def test_rates_are_those_of_torch(warmup, steps, schedule):
-    final = 0.1
-    settings = Settings(steps=steps, warmup_steps=warmup, schedule=schedule, final_lr=final)
+    names = {"steps": steps, "warmup_steps": warmup, "schedule": schedule, "final_lr": 0.1}
+    settings, final = Settings(**names), 0.1
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    torch_ = torch.optim.lr_scheduler
-    n = steps - warmup
+    torch_, flat = torch.optim.lr_scheduler, max(warmup, steps - max(1, steps // 5))
+    begin = flat if schedule == "wsd" else warmup
+    rise = torch_.LambdaLR(optimizer, lambda step: min(1, (step + 1) / max(1, warmup)))
     fall = {
-        "linear": lambda: torch_.LinearLR(optimizer, 1.0, final, total_iters=n),
-        "cosine": lambda: torch_.CosineAnnealingLR(optimizer, n, eta_min=final),
+        "cosine": lambda: torch_.CosineAnnealingLR(optimizer, steps - begin, eta_min=final),
         "constant": lambda: torch_.ConstantLR(optimizer, 1.0),
-    }[schedule]()
-    scheduler = fall
-    if warmup:
-        rise = torch_.LambdaLR(optimizer, lambda step: (step + 1) / warmup)
-        scheduler = torch_.SequentialLR(optimizer, [rise, fall], [warmup])
+    }.get(schedule, lambda: torch_.LinearLR(optimizer, 1.0, final, total_iters=steps - begin))()
+    scheduler = torch_.SequentialLR(optimizer, [rise, fall], [begin]) if begin else fall
     for step in range(steps):
         assert learning_rate(settings, step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         scheduler.step()
-
-
-def test_wsd_is_flat_then_falls():
-    rates = [
-        learning_rate(Settings(steps=50, schedule="wsd", warmup_steps=4), s) for s in range(50)
-    ]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4:40] == [1.0] * 36
-    assert rates[40:] == pytest.approx([1 - i / 10 for i in range(10)])
 
 
 def test_the_log_holds_the_rate_that_was_used(data, tmp_path):
@@ -580,7 +535,6 @@ def test_the_guard_learns_what_is_usual():
     assert guard.refused == 2
     other = Guard(3.0)
     other.load_state(json.loads(json.dumps(guard.state())))
-    assert other == guard
     assert [other.judge(1.0, 9.0) for _ in range(18)] == ["spike"] * 18
     assert other.exhausted
     assert not guard.exhausted
@@ -602,14 +556,11 @@ def test_presets_are_settings(preset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": -1.0}, "lr must be at least 0, got -1"),
         ({"clip": math.nan}, "clip must be at least 0, got nan"),
         ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1"),
         ({"warmup_steps": 600}, "warmup_steps must be below steps = 600, got 600"),
-        ({"max_time": "5x"}, "max_time must be like 90s, 3m or 1.5h, got '5x'"),
         ({"final_lr": 2.0}, "final_lr must be a share of the peak"),
         ({"spike_factor": 0.5}, "spike_factor must be above 1"),
-        ({"n_heads": 3}, "n_heads must divide d_model = 128, got 3"),
         ({"arch": "gpt2", "zero_head": True}, "zero_head must be off"),
         ({"dropout": 1.0}, "dropout must be in"),
     ],
@@ -625,16 +576,16 @@ def test_durations():
 
 
 def test_too_little_data_is_told_before_training(tmp_path, data):
+    settings = replace(SMALL, out=tmp_path / "run")
     empty = replace(data, splits={"train": data.splits["train"]})
     with pytest.raises(UserError, match="must have 2 tokens of val or more, got 0"):
-        state.check_splits(empty, SMALL)
+        train.train(empty, settings)
     with pytest.raises(ValueError, match="must have at least context"):
-        train.train(data, replace(SMALL, out=tmp_path / "run", context=100_000))
+        train.train(data, replace(settings, context=100_000))
     assert not (tmp_path / "run" / "settings.toml").exists()
 
 
 def test_memory_that_runs_out_halves_the_pieces(data, tmp_path, monkeypatch):
-    """Dropout's masks start again with each attempt."""
     settings = replace(SMALL, dropout=0.2, eval_every=0)
     train.train(data, replace(settings, micro_batch_size=1, out=tmp_path / "one"))
 
@@ -647,8 +598,7 @@ def test_memory_that_runs_out_halves_the_pieces(data, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "loss_sum", hungry)
     said = []
     train.train(data, replace(settings, out=tmp_path / "halved"), Listener(say=said.append))
-    assert [x["loss"] for x in steps_of(tmp_path / "halved")] == [
-        x["loss"] for x in steps_of(tmp_path / "one")
-    ]
+    halved, one = ([x["loss"] for x in steps_of(tmp_path / name)] for name in ("halved", "one"))
+    assert halved == one  # dropout's masks start again with each attempt
     assert sum("memory ran out" in line for line in said) == 2
     assert Settings.of_run(tmp_path / "halved").micro_batch_size is None
