@@ -220,13 +220,11 @@ class GradientBoosting(Estimator):
         self.feature_importances_ = self._importances()
         return self
 
-    def decision_function(
-        self, X: ArrayLike, n_trees: int | None = None
-    ) -> Float[np.ndarray, "n k"]:
-        """The sum of the trees' leaves, of the first `n_trees` rounds (default: up to the best)."""
+    def decision_function(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
+        """The sum of the trees' leaves, up to the best round."""
         X = self._check_fitted_X(X).astype(np.float32)
         margin = np.tile(self.base_score_, (len(X), 1))
-        for trees in self.trees_[: self.best_iteration_ + 1 if n_trees is None else n_trees]:
+        for trees in self.trees_[: self.best_iteration_ + 1]:
             margin += np.stack([tree.predict(X) for tree in trees], axis=1)
         return margin
 

@@ -33,15 +33,12 @@ def benchmark(run: Run, tables: list[Table], rounds: int) -> None:
                 found = corrected_interval(scores[name])
                 if name in ("ours", "ridge or logistic"):
                     run.metric(f"{measure} on {table.name}, {name}", found.mean, rtol=0.05)
-                ax.plot([found.low, found.high], [row, row], color=color, lw=3, alpha=0.5)
-                ax.plot(found.mean, row, "o", color=color, ms=8)
-                text = {"textcoords": "offset points", "ha": "center", "fontsize": 9.5}
-                ax.annotate(f"{found.mean:.3f}", (found.mean, row), (0, 8), **text)
+                half = found.high - found.mean
+                ax.errorbar(found.mean, row, xerr=half, fmt="o", color=color, capsize=4)
             ax.set_yticks(range(4), list(COLORS))
             caption = f"{table.name}\n{len(table.target):,} rows"
             ax.set_title(caption, fontsize=10.5, weight="normal")
-            ax.set(ylim=(3.6, -0.7), xlabel=f"{measure}, nested, {folds} outer folds")
-            ax.margins(x=0.12)
+            ax.set(ylim=(3.6, -0.6), xlabel=f"{measure}, nested, {folds} outer folds")
             level = corrected_interval(scores["ours"] - scores["xgboost"])
             options = {"unit": measure, "note": "each with its own bins", "quick": False}
             name = f"as good as xgboost on {table.name}"
@@ -65,12 +62,7 @@ def nested_cross_validate(
 ) -> dict[str, Float[np.ndarray, " fold"]]:
     """Score of each model on the outer folds, its setting chosen on inner folds of the rest.
 
-    The outer test rows take no part in the choice; all models see the same folds.
-
-    Parameters
-    ----------
-    models
-        By name: a function (table, train, test, setting) to predictions, and its settings.
+    A model is a function (table, train, test, setting) to predictions, and its settings.
     """
     from sklearn.model_selection import KFold, RepeatedKFold
 
