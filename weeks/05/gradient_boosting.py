@@ -99,10 +99,8 @@ class GradientBoosting(Estimator):
     objective
         ``squared_error`` (numbers), ``logistic`` (two classes) or ``softmax`` (two or more; a tree
         for each class and round).
-    n_estimators
-        Rounds.
-    learning_rate
-        The share η of each tree that is added.
+    n_estimators, learning_rate
+        Rounds, and the share η of each tree that is added.
     max_depth, min_child_weight, gamma, reg_lambda, reg_alpha
         What holds a tree back, see `Limits`.
     subsample, colsample_bytree
@@ -165,8 +163,6 @@ class GradientBoosting(Estimator):
         ----------
         X
             (n, p), NaN where missing; compared as float32.
-        y
-            (n,) numbers or labels.
         eval_set
             X and y that early stopping watches.
         cuts
