@@ -55,11 +55,6 @@ class GaussianProcess:
     noise
         Variance of each observation's error.
 
-    Attributes
-    ----------
-    log_marginal_likelihood_ : float
-        Log-density of the observations under the model.
-
     References
     ----------
     Rasmussen and Williams (2006), algorithm 2.1.

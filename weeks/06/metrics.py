@@ -39,24 +39,11 @@ Scores = Num[np.ndarray, " n"]
 
 
 def confusion_matrix(
-    y_true: Labels,
-    y_pred: Labels,
-    *,
-    labels: Shaped[np.ndarray, " c"] | None = None,
-    sample_weight: Weights | None = None,
+    y_true: Labels, y_pred: Labels, *, sample_weight: Weights | None = None
 ) -> Num[np.ndarray, "c c"]:
-    """Weight of the samples of class i (row) that were called class j (column).
-
-    Parameters
-    ----------
-    labels
-        The classes in order; all that occur, sorted, by default. Samples with a class that is not
-        among them, true or predicted, are left out.
-    """
+    """Weight of the samples of class i (row) that were called class j (column), both sorted."""
     weight = weights_of(y_true, y_pred, sample_weight)
-    labels = np.unique(np.concatenate([y_true, y_pred])) if labels is None else labels
-    distinct = len(np.unique(labels)) == len(labels)
-    require(distinct, "labels must differ from each other", labels.tolist())
+    labels = np.unique(np.concatenate([y_true, y_pred]))
     hit_true, hit_pred = y_true[:, None] == labels, y_pred[:, None] == labels
     matrix = (hit_true * weight[:, None]).T @ hit_pred
     return matrix if sample_weight is not None else np.rint(matrix).astype(np.int64)
@@ -128,16 +115,10 @@ def roc_curve(
     *,
     pos_label: object = 1,
     sample_weight: Weights | None = None,
-    drop_intermediate: bool = True,
 ) -> tuple[
     Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
 ]:
     """False and true positive rate at every threshold, from above the highest score downwards.
-
-    Parameters
-    ----------
-    drop_intermediate
-        Leave out points on the straight line between their neighbors.
 
     Returns
     -------
@@ -151,10 +132,6 @@ def roc_curve(
     fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
     both = fps[-1] > 0 and tps[-1] > 0
     require(both, "y_true must hold both classes for a ROC curve", "only one")
-    if drop_intermediate and len(fps) > 2:
-        corner = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
-        keep = np.concatenate([[True], corner, [True]])
-        fps, tps, thresholds = fps[keep], tps[keep], thresholds[keep]
     fpr, tpr = np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1])
     return fpr, tpr, np.append(np.inf, thresholds)
 
@@ -237,7 +214,7 @@ def weights_of(
 def _class_counts(y_true, y_pred, average, pos_label, sample_weight):
     """Weight of hits, of what was called, and of what is there, for each class that counts."""
     labels = np.unique(np.concatenate([y_true, y_pred]))
-    matrix = confusion_matrix(y_true, y_pred, labels=labels, sample_weight=sample_weight)
+    matrix = confusion_matrix(y_true, y_pred, sample_weight=sample_weight)
     counts = np.stack([np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)])
     if average == "binary":
         if len(labels) > 2:

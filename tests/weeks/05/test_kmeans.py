@@ -107,16 +107,6 @@ def test_plus_plus_draws_by_squared_distance():
     np.testing.assert_allclose(shares, np.array([0, 1, 4, 9]) / 14, atol=4 * 0.5 / 2000**0.5)
 
 
-def test_plus_plus_takes_the_best_trial():
-    X = cloud(100, 2, 6)
-
-    def left(trials, seed):
-        centers = kmeans_plus_plus(X, 8, np.random.default_rng(seed), n_trials=trials)
-        return squared_distances(X, centers).min(axis=1).sum()
-
-    assert sum(left(6, s) for s in range(30)) < sum(left(1, s) for s in range(30))
-
-
 def test_plus_plus_with_fewer_different_points_than_centers():
     X = np.repeat([[0.0], [1.0]], 5, axis=0)
     assert set(kmeans_plus_plus(X, 4, np.random.default_rng(0))[:, 0]) == {0.0, 1.0}
@@ -170,11 +160,8 @@ def test_far_points_do_not_underflow():
 @given(st.integers(1, 5), st.integers(1, 5), st.floats(-1000, 1000), seeds)
 def test_log_sum_exp_equals_scipy(n, k, shift, seed):
     a = np.random.default_rng(seed).normal(size=(n, k)) * 30 + shift
+    a[0] = -np.inf  # the log of nothing
     np.testing.assert_allclose(log_sum_exp(a), logsumexp(a, axis=1), rtol=1e-12, atol=1e-12)
-
-
-def test_log_sum_exp_of_nothing():
-    assert log_sum_exp(np.array([[-np.inf, -np.inf], [0.0, -np.inf]])).tolist() == [-np.inf, 0.0]
 
 
 def test_likeliest_of_several_starts_is_kept():
