@@ -59,7 +59,6 @@ def precision(
     y_pred: Labels,
     *,
     average: Average | None = "binary",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
     zero_division: float = 0.0,
 ) -> float | Float[np.ndarray, " c"]:
@@ -68,12 +67,12 @@ def precision(
     Parameters
     ----------
     average
-        binary: of the class `pos_label`. None: one value a class. macro: their mean. weighted:
+        binary: of class 1 (or True). None: one value a class. macro: their mean. weighted:
         their mean by true frequency. micro: counts are added up first.
     zero_division
         The value of 0 / 0; NaN leaves such a class out of the mean.
     """
-    hit, called, _ = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    hit, called, _ = _class_counts(y_true, y_pred, average, sample_weight)
     return _averaged(hit, called, y_true, y_pred, average, sample_weight, zero_division)
 
 
@@ -82,12 +81,11 @@ def recall(
     y_pred: Labels,
     *,
     average: Average | None = "binary",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
     zero_division: float = 0.0,
 ) -> float | Float[np.ndarray, " c"]:
     """Of what is positive, the share that was called so: TP / (TP + FN); see `precision`."""
-    hit, _, there = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    hit, _, there = _class_counts(y_true, y_pred, average, sample_weight)
     return _averaged(hit, there, y_true, y_pred, average, sample_weight, zero_division)
 
 
@@ -96,12 +94,11 @@ def f1(
     y_pred: Labels,
     *,
     average: Average | None = "binary",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
     zero_division: float = 0.0,
 ) -> float | Float[np.ndarray, " c"]:
     """Harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN); see `precision`."""
-    hit, called, there = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    hit, called, there = _class_counts(y_true, y_pred, average, sample_weight)
     # Counts, not the two ratios: with TP = 0 < FP + FN the ratios may be 0/0, F1 is not.
     return _averaged(2 * hit, called + there, y_true, y_pred, average, sample_weight, zero_division)
 
@@ -113,7 +110,6 @@ def roc_curve(
     y_true: Labels,
     y_score: Scores,
     *,
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> tuple[
     Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
@@ -129,7 +125,7 @@ def roc_curve(
     ----------
     Fawcett (2006), algorithm 1: equal scores cross the threshold together.
     """
-    fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
+    fps, tps, thresholds = _cumulated(y_true, y_score, sample_weight)
     both = fps[-1] > 0 and tps[-1] > 0
     require(both, "y_true must hold both classes for a ROC curve", "only one")
     fpr, tpr = np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1])
@@ -141,12 +137,11 @@ def roc_auc(
     y_score: Scores | Num[np.ndarray, "n c"],
     *,
     average: Literal["macro", "micro", "weighted"] = "macro",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> float:
     """Area under the ROC curve; with a column of scores a class, each class against the rest."""
     if y_score.ndim == 1:
-        fpr, tpr, _ = roc_curve(y_true, y_score, pos_label=pos_label, sample_weight=sample_weight)
+        fpr, tpr, _ = roc_curve(y_true, y_score, sample_weight=sample_weight)
         return float(np.trapezoid(tpr, fpr))
     return _one_against_rest(roc_auc, y_true, y_score, average, sample_weight)
 
@@ -155,7 +150,6 @@ def precision_recall_curve(
     y_true: Labels,
     y_score: Scores,
     *,
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> tuple[
     Float[np.ndarray, " points"], Float[np.ndarray, " points"], Num[np.ndarray, " thresholds"]
@@ -164,8 +158,8 @@ def precision_recall_curve(
 
     The last point belongs to no threshold; it only closes the curve.
     """
-    fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
-    require(tps[-1] > 0, f"y_true must hold the class pos_label = {pos_label!r}, it does not")
+    fps, tps, thresholds = _cumulated(y_true, y_score, sample_weight)
+    require(tps[-1] > 0, "y_true must hold class 1, it does not")
     ratio, share = tps / (tps + fps), tps / tps[-1]
     return np.append(ratio[::-1], 1.0), np.append(share[::-1], 0.0), thresholds[::-1]
 
@@ -175,7 +169,6 @@ def average_precision(
     y_score: Scores | Num[np.ndarray, "n c"],
     *,
     average: Literal["macro", "micro", "weighted"] = "macro",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> float:
     """Precision averaged over the steps of recall: a sum of rectangles, nothing interpolated.
@@ -186,9 +179,7 @@ def average_precision(
     curve promise what no threshold delivers.
     """
     if y_score.ndim == 1:
-        ratio, share, _ = precision_recall_curve(
-            y_true, y_score, pos_label=pos_label, sample_weight=sample_weight
-        )
+        ratio, share, _ = precision_recall_curve(y_true, y_score, sample_weight=sample_weight)
         return float(-np.sum(np.diff(share) * ratio[:-1]))
     return _one_against_rest(average_precision, y_true, y_score, average, sample_weight)
 
@@ -211,7 +202,7 @@ def weights_of(
     return sample_weight.astype(np.float64)
 
 
-def _class_counts(y_true, y_pred, average, pos_label, sample_weight):
+def _class_counts(y_true, y_pred, average, sample_weight):
     """Weight of hits, of what was called, and of what is there, for each class that counts."""
     labels = np.unique(np.concatenate([y_true, y_pred]))
     matrix = confusion_matrix(y_true, y_pred, sample_weight=sample_weight)
@@ -222,9 +213,9 @@ def _class_counts(y_true, y_pred, average, pos_label, sample_weight):
                 f"average must not be 'binary' for {len(labels)} classes; choose macro, micro, "
                 "weighted or None"
             )
-        if pos_label not in labels and len(labels) == 2:
-            raise ValueError(f"pos_label must be one of {labels.tolist()}, got {pos_label!r}")
-        return counts[:, labels == pos_label].sum(axis=1, keepdims=True)
+        known = len(labels) < 2 or 1 in labels
+        require(known, "y_true and y_pred must hold class 1, the positive one", labels.tolist())
+        return counts[:, labels == 1].sum(axis=1, keepdims=True)
     return counts.sum(axis=1, keepdims=True) if average == "micro" else counts
 
 
@@ -243,12 +234,12 @@ def _averaged(top, bottom, y_true, y_pred, average, sample_weight, zero_division
     return float(np.average(ratio[there], weights=weight[there]))
 
 
-def _cumulated(y_true, y_score, pos_label, sample_weight):
+def _cumulated(y_true, y_score, sample_weight):
     """Weight of negatives and positives at or above each distinct score, highest first."""
     weight = weights_of(y_true, y_score, sample_weight)
     order = np.argsort(-y_score.astype(np.float64), kind="stable")
     order = order[weight[order] > 0]
-    score, weight, positive = y_score[order], weight[order], (y_true == pos_label)[order]
+    score, weight, positive = y_score[order], weight[order], (y_true == 1)[order]
     # A threshold cannot part equal scores: only the last of each run of ties is a point.
     last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
     return np.cumsum(weight * ~positive)[last], np.cumsum(weight * positive)[last], score[last]

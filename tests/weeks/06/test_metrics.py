@@ -113,8 +113,8 @@ def test_auc_is_the_share_of_ordered_pairs(seed):
 
 def test_constant_score():
     y = np.arange(10) == 0
-    assert ours.roc_auc(y, np.zeros(10), pos_label=True) == 0.5
-    assert ours.average_precision(y, np.zeros(10), pos_label=True) == 0.1
+    assert ours.roc_auc(y, np.zeros(10)) == 0.5
+    assert ours.average_precision(y, np.zeros(10)) == 0.1
 
 
 @given(seeds, st.booleans())
@@ -175,10 +175,10 @@ def brier(p):
 
 WRONG = [
     ("y_true must hold both classes", lambda: ours.roc_curve(ONES, S)),
-    ("y_true must hold the class pos_label = 1", lambda: ours.average_precision(0 * ONES, S)),
+    ("y_true must hold class 1, it does not", lambda: ours.average_precision(0 * ONES, S)),
     ("scores must be finite, got 1 NaN or inf", lambda: ours.roc_auc(Y, S * [1, np.nan, 1])),
     ("average must not be 'binary' for 3 classes", lambda: ours.f1(np.arange(3), np.arange(3))),
-    (r"pos_label must be one of \[0, 2\], got 1", lambda: ours.f1(2 * Y, 2 * Y)),
+    (r"must hold class 1, the positive one, got \[0, 2\]", lambda: ours.f1(2 * Y, 2 * Y)),
     ("sample_weight must be finite, at least 0", lambda: ours.accuracy(Y, Y, sample_weight=-S)),
     ("y_prob must lie between 0 and 1, got -0", lambda: brier(2 * S)),
     ("each row of y_prob must sum to 1", lambda: brier(np.full((3, 2), 0.4))),
