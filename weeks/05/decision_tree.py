@@ -174,18 +174,10 @@ class DecisionTreeClassifier(_Tree, Classifier):
     ----------
     criterion
         ``gini`` or ``entropy``.
-    max_depth, min_samples_split, min_samples_leaf
-        When to stop; by default only when leaves are pure.
     max_features
         How many features each node may choose from, drawn with the seed `random_state`.
     ccp_alpha
         Branches that gain less than this per leaf are pruned.
-
-    Attributes
-    ----------
-    tree_ : Nodes
-    classes_ : the labels, sorted
-    feature_importances_ : (p,)
     """
 
     criterion: Criterion = "gini"

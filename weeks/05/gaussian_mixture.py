@@ -109,14 +109,10 @@ class GaussianMixture(Estimator):
 
     Parameters
     ----------
-    n_components
-        Number of Gaussians k.
     tol
         Stop when the mean log-likelihood rises by less, in nats per point.
     reg_covar
         Added to the diagonal of every covariance, in squared units of X.
-    max_iter
-        Steps per start.
     n_init
         Starts with different seeds, of which the likeliest is kept.
     init_params
@@ -124,8 +120,6 @@ class GaussianMixture(Estimator):
         components on points drawn at random.
     init
         Where to start instead: a `Mixture`.
-    random_state
-        Seed of the starts.
 
     Attributes
     ----------
@@ -133,9 +127,6 @@ class GaussianMixture(Estimator):
         (k,), (k, n_features), (k, n_features, n_features).
     lower_bounds_ : (n_iter_,)
         Mean log-likelihood before each step, in nats; without reg_covar it never falls.
-    lower_bound_ : float
-    converged_ : bool
-    n_iter_, n_features_in_ : int
 
     References
     ----------

@@ -99,10 +99,8 @@ class GradientBoosting(Estimator):
     objective
         ``squared_error`` (numbers), ``logistic`` (two classes) or ``softmax`` (two or more; a tree
         for each class and round).
-    n_estimators
-        Rounds.
-    learning_rate
-        The share η of each tree that is added.
+    n_estimators, learning_rate
+        Rounds, and the share η of each tree that is added.
     max_depth, min_child_weight, gamma, reg_lambda, reg_alpha
         What holds a tree back, see `Limits`.
     subsample, colsample_bytree
@@ -165,8 +163,6 @@ class GradientBoosting(Estimator):
         ----------
         X
             (n, p), NaN where missing; compared as float32.
-        y
-            (n,) numbers or labels.
         eval_set
             X and y that early stopping watches.
         cuts
@@ -221,13 +217,11 @@ class GradientBoosting(Estimator):
         self.feature_importances_ = self._importances()
         return self
 
-    def decision_function(
-        self, X: ArrayLike, n_trees: int | None = None
-    ) -> Float[np.ndarray, "n k"]:
-        """The sum of the trees' leaves, of the first `n_trees` rounds (default: up to the best)."""
+    def decision_function(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
+        """The sum of the trees' leaves, up to the best round."""
         X = self._check_fitted_X(X).astype(np.float32)
         margin = np.tile(self.base_score_, (len(X), 1))
-        for trees in self.trees_[: self.best_iteration_ + 1 if n_trees is None else n_trees]:
+        for trees in self.trees_[: self.best_iteration_ + 1]:
             margin += np.stack([tree.predict(X) for tree in trees], axis=1)
         return margin
 

@@ -35,24 +35,15 @@ LEAST_GAIN = 1e-6  # a smaller one is rounding; XGBoost's kRtEps
 class Limits(NamedTuple):
     """What holds a tree back, in XGBoost's names.
 
-    Attributes
-    ----------
-    max_depth
-        Splits from the root to a leaf, at most.
-    reg_lambda, reg_alpha
-        λ and α: the price of w²/2 and of |w|.
-    gamma
-        Least gain of a split. With wide bins a split below it is not made; with a bin per value
-        (the exact method) it is made and taken back if no split below it survived, as XGBoost does.
-    min_child_weight
-        Least sum of h in a child.
+    With wide bins a split that gains less than gamma is not made; with a bin per value (the exact
+    method) it is made and taken back if no split below it survived, as XGBoost does.
     """
 
     max_depth: int = 6
-    reg_lambda: float = 1.0
-    reg_alpha: float = 0.0
-    gamma: float = 0.0
-    min_child_weight: float = 1.0
+    reg_lambda: float = 1.0  # λ, the price of w²/2
+    reg_alpha: float = 0.0  # α, the price of |w|
+    gamma: float = 0.0  # least gain of a split
+    min_child_weight: float = 1.0  # least sum of h in a child
 
 
 DEFAULTS = Limits()

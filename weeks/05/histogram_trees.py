@@ -34,30 +34,17 @@ from week05.histogram_splits import (
 class Tree(NamedTuple):
     """A binary tree as arrays over its nodes, the root first and parents before children.
 
-    Attributes
-    ----------
-    feature
-        Which feature a node splits on; -1 for a leaf.
-    threshold
-        Rows with a smaller value go left (float32, as XGBoost compares).
-    default_left
-        Whether rows without a value go left.
-    left, right
-        The children.
-    value
-        The weight of a node, were it a leaf, shrinkage included.
-    gain, cover
-        What the split saves, and the sum of h that reaches the node.
+    Rows with a value below the threshold go left (float32, as XGBoost compares).
     """
 
-    feature: Int[np.ndarray, " node"]
+    feature: Int[np.ndarray, " node"]  # -1 for a leaf
     threshold: Float32[np.ndarray, " node"]
-    default_left: Bool[np.ndarray, " node"]
+    default_left: Bool[np.ndarray, " node"]  # whether rows without a value go left
     left: Int[np.ndarray, " node"]
     right: Int[np.ndarray, " node"]
-    value: Float[np.ndarray, " node"]
-    gain: Float[np.ndarray, " node"]
-    cover: Float[np.ndarray, " node"]
+    value: Float[np.ndarray, " node"]  # the weight, were it a leaf, shrinkage included
+    gain: Float[np.ndarray, " node"]  # what the split saves
+    cover: Float[np.ndarray, " node"]  # the sum of h that reaches the node
 
     def predict(self, X: Float32[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
         """The leaf value of each row; NaN follows the default direction."""

@@ -106,28 +106,20 @@ class KMeans(Estimator):
 
     Parameters
     ----------
-    n_clusters
-        Number of centers k.
     init
         ``"k-means++"`` (greedy, 2 + ⌊ln k⌋ trials per center), ``"random"`` points, or the initial
         centers (k, n_features).
     n_init
         Starts, of which the one with the least inertia is kept; given centers are tried once.
-    max_iter
-        Steps per start.
     tol
         Stop when the centers move by less: Σ |shift|² ≤ tol · mean variance of the features.
-    random_state
-        Seed of the starts.
 
     Attributes
     ----------
     cluster_centers_ : (n_clusters, n_features)
     labels_ : (n_samples,)
-    inertia_ : float
-    inertias_ : (n_iter_ + 1,)
-        Inertia before each step and at the end; it never rises.
-    n_iter_, n_features_in_ : int
+    inertia_, inertias_
+        At the end, and (n_iter_ + 1,) before each step and at the end; it never rises.
 
     References
     ----------

@@ -122,21 +122,14 @@ class RandomForestClassifier(_Forest, Classifier):
 
     Parameters
     ----------
-    n_estimators
-        Trees.
     max_features
         Features that a node may choose from, drawn anew each time: a number, a share, or the
         square root of all (``sqrt``).
-    max_depth, min_samples_leaf
-        Limits of each tree; none by default.
     bootstrap
         Whether each tree sees n rows drawn with replacement, or all rows once.
-    random_state
-        Seed of the drawing.
 
     Attributes
     ----------
-    trees_, classes_
     oob_score_ : accuracy of the votes of those trees that have not seen a row (only if bootstrap)
     oob_decision_function_ : (n, k), NaN for a row that every tree has seen
     feature_importances_ : (p,), what the splits on a feature took off the impurity, its share

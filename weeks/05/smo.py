@@ -145,16 +145,10 @@ def smo(
 
     Parameters
     ----------
-    K
-        Kernel matrix of the samples, symmetric and positive semi-definite.
     y
         Labels -1 and +1, both present.
-    C
-        Upper bound of every α: the price of a unit of slack.
     max_iter
         Steps after which to stop regardless, with a warning.
-    tol, selection
-        See `smo_steps`.
     """
     n = len(y)
     require(K.shape == (n, n), f"K must have shape ({n}, {n}) as y has {n} labels", K.shape)

@@ -43,12 +43,8 @@ class SVC(Classifier):
     ----------
     C
         Price of a unit of slack: large means few mistakes and a narrow margin.
-    kernel, degree, coef0
-        As in `kernel_matrix`.
     gamma
         A number, ``"scale"`` for 1 / (n_features · variance of X) or ``"auto"`` for 1 / n_features.
-    tol, max_iter, selection
-        As in `smo`.
     decision_function_shape
         With three classes or more, ``"ovr"`` gives one column per class (votes, ties broken by
         confidence) and ``"ovo"`` one per pair.

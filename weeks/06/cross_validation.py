@@ -59,8 +59,6 @@ class KFold:
 
     Parameters
     ----------
-    n_splits
-        Number of folds; the first n % n_splits have one sample more.
     shuffle
         Mix the samples first; without it, sorted data gives folds of one kind each.
     random_state
@@ -188,7 +186,7 @@ def nested_cross_val_score(
     make
         Returns a new model with the given parameters.
     grid
-        Values to try for each parameter; of equals, the first in order wins.
+        Values to try for each parameter; of equals, the first wins.
 
     Returns
     -------

@@ -193,44 +193,7 @@ def _check_bounds(bounds: np.ndarray) -> None:
     require(ordered, "bounds must be finite with low < high", bounds.tolist())
 
 
-# ---- what is tuned
-
-
-class KernelClassifier:
-    """Ridge regression on one-hot classes with an RBF kernel: two hyper-parameters, no training.
-
-    Parameters
-    ----------
-    length_scale
-        Width of the kernel.
-    ridge
-        Strength of the regularization.
-    """
-
-    def __init__(self, length_scale: float, ridge: float):
-        self.length_scale, self.ridge = length_scale, ridge
-
-    def fit(
-        self, X: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], n_classes: int
-    ) -> "KernelClassifier":
-        """Solve (K + ridge I) W = one-hot(y) − 1/n_classes."""
-        K = kernel_matrix_fast(X, X, self.length_scale)
-        self.X_, self.n_classes_ = X, n_classes
-        target = np.eye(n_classes)[y] - 1 / n_classes
-        self.W_ = np.linalg.solve(K + self.ridge * np.eye(len(X)), target)
-        return self
-
-    def decision_function(self, X: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Estimate of each class's indicator."""
-        return kernel_matrix_fast(X, self.X_, self.length_scale) @ self.W_ + 1 / self.n_classes_
-
-
-def kernel_matrix_fast(
-    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], length_scale: float
-) -> Float[np.ndarray, "n m"]:
-    """RBF kernel by one matrix product, for many dimensions (rounding is of no account here)."""
-    squared = (a**2).sum(axis=1)[:, None] - 2 * a @ b.T + (b**2).sum(axis=1)
-    return np.exp(-squared.clip(min=0) / (2 * length_scale**2))
+# ---- a function to try them on
 
 
 def branin(x: Float[np.ndarray, " 2"]) -> float:

@@ -41,28 +41,13 @@ Scores = Num[np.ndarray, " n"]
 
 @checked
 def confusion_matrix(
-    y_true: Labels,
-    y_pred: Labels,
-    *,
-    labels: Shaped[np.ndarray, " c"] | None = None,
-    sample_weight: Weights | None = None,
+    y_true: Labels, y_pred: Labels, *, sample_weight: Weights | None = None
 ) -> Num[np.ndarray, "c c"]:
-    """Weight of the samples of class i (row) that were called class j (column).
-
-    Parameters
-    ----------
-    labels
-        The classes in order; all that occur, sorted, by default. Samples with a class that is not
-        among them, true or predicted, are left out.
-    """
+    """Weight of the samples of class i (row) that were called class j (column), both sorted."""
     weight = weights_of(y_true, y_pred, sample_weight)
-    labels = np.unique(np.concatenate([y_true, y_pred])) if labels is None else labels
-    order, c = np.argsort(labels), len(labels)
-    require(len(np.unique(labels)) == c, "labels must differ from each other", labels.tolist())
-    near = [np.searchsorted(labels, y, sorter=order).clip(max=c - 1) for y in (y_true, y_pred)]
-    i, j = order[near]  # where each label is, if it is there
-    known = (labels[i] == y_true) & (labels[j] == y_pred)
-    matrix = np.bincount((i * c + j)[known], weight[known], c * c).reshape(c, c)
+    labels, codes = np.unique(np.concatenate([y_true, y_pred]), return_inverse=True)
+    n, c = len(y_true), len(labels)
+    matrix = np.bincount(codes[:n] * c + codes[n:], weight, c * c).reshape(c, c)
     return matrix if sample_weight is not None else np.rint(matrix).astype(np.int64)
 
 
@@ -78,7 +63,6 @@ def precision(
     y_pred: Labels,
     *,
     average: Average | None = "binary",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
     zero_division: float = 0.0,
 ) -> float | Float[np.ndarray, " c"]:
@@ -87,12 +71,12 @@ def precision(
     Parameters
     ----------
     average
-        binary: of the class `pos_label`. None: one value a class. macro: their mean. weighted:
+        binary: of class 1 (or True). None: one value a class. macro: their mean. weighted:
         their mean by true frequency. micro: counts are added up first.
     zero_division
         The value of 0 / 0; NaN leaves such a class out of the mean.
     """
-    hit, called, _ = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    hit, called, _ = _class_counts(y_true, y_pred, average, sample_weight)
     return _averaged(hit, called, y_true, y_pred, average, sample_weight, zero_division)
 
 
@@ -102,12 +86,11 @@ def recall(
     y_pred: Labels,
     *,
     average: Average | None = "binary",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
     zero_division: float = 0.0,
 ) -> float | Float[np.ndarray, " c"]:
     """Of what is positive, the share that was called so: TP / (TP + FN); see `precision`."""
-    hit, _, there = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    hit, _, there = _class_counts(y_true, y_pred, average, sample_weight)
     return _averaged(hit, there, y_true, y_pred, average, sample_weight, zero_division)
 
 
@@ -117,12 +100,11 @@ def f1(
     y_pred: Labels,
     *,
     average: Average | None = "binary",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
     zero_division: float = 0.0,
 ) -> float | Float[np.ndarray, " c"]:
     """Harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN); see `precision`."""
-    hit, called, there = _class_counts(y_true, y_pred, average, pos_label, sample_weight)
+    hit, called, there = _class_counts(y_true, y_pred, average, sample_weight)
     # Counts, not the two ratios: with TP = 0 < FP + FN the ratios may be 0/0, F1 is not.
     return _averaged(2 * hit, called + there, y_true, y_pred, average, sample_weight, zero_division)
 
@@ -135,18 +117,11 @@ def roc_curve(
     y_true: Labels,
     y_score: Scores,
     *,
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
-    drop_intermediate: bool = True,
 ) -> tuple[
     Float[np.ndarray, " points"], Float[np.ndarray, " points"], Float[np.ndarray, " points"]
 ]:
     """False and true positive rate at every threshold, from above the highest score downwards.
-
-    Parameters
-    ----------
-    drop_intermediate
-        Leave out points on the straight line between their neighbors.
 
     Returns
     -------
@@ -157,14 +132,11 @@ def roc_curve(
     ----------
     Fawcett (2006), algorithm 1: equal scores cross the threshold together.
     """
-    fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
+    fps, tps, thresholds = _cumulated(y_true, y_score, sample_weight)
     both = fps[-1] > 0 and tps[-1] > 0
     require(both, "y_true must hold both classes for a ROC curve", "only one")
-    if drop_intermediate and len(fps) > 2:
-        corner = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
-        keep = np.r_[True, corner, True]
-        fps, tps, thresholds = fps[keep], tps[keep], thresholds[keep]
-    return np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1]), np.append(np.inf, thresholds)
+    fpr, tpr = np.append(0, fps / fps[-1]), np.append(0, tps / tps[-1])
+    return fpr, tpr, np.append(np.inf, thresholds)
 
 
 @checked
@@ -173,12 +145,11 @@ def roc_auc(
     y_score: Scores | Num[np.ndarray, "n c"],
     *,
     average: Literal["macro", "micro", "weighted"] = "macro",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> float:
     """Area under the ROC curve; with a column of scores a class, each class against the rest."""
     if y_score.ndim == 1:
-        fpr, tpr, _ = roc_curve(y_true, y_score, pos_label=pos_label, sample_weight=sample_weight)
+        fpr, tpr, _ = roc_curve(y_true, y_score, sample_weight=sample_weight)
         return float(np.trapezoid(tpr, fpr))
     return _one_against_rest(roc_auc, y_true, y_score, average, sample_weight)
 
@@ -188,7 +159,6 @@ def precision_recall_curve(
     y_true: Labels,
     y_score: Scores,
     *,
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> tuple[
     Float[np.ndarray, " points"], Float[np.ndarray, " points"], Num[np.ndarray, " thresholds"]
@@ -197,8 +167,8 @@ def precision_recall_curve(
 
     The last point belongs to no threshold; it only closes the curve.
     """
-    fps, tps, thresholds = _cumulated(y_true, y_score, pos_label, sample_weight)
-    require(tps[-1] > 0, f"y_true must hold the class pos_label = {pos_label!r}, it does not")
+    fps, tps, thresholds = _cumulated(y_true, y_score, sample_weight)
+    require(tps[-1] > 0, "y_true must hold class 1, it does not")
     ratio, share = tps / (tps + fps), tps / tps[-1]
     return np.append(ratio[::-1], 1.0), np.append(share[::-1], 0.0), thresholds[::-1]
 
@@ -209,7 +179,6 @@ def average_precision(
     y_score: Scores | Num[np.ndarray, "n c"],
     *,
     average: Literal["macro", "micro", "weighted"] = "macro",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> float:
     """Precision averaged over the steps of recall: a sum of rectangles, nothing interpolated.
@@ -220,9 +189,7 @@ def average_precision(
     curve promise what no threshold delivers.
     """
     if y_score.ndim == 1:
-        ratio, share, _ = precision_recall_curve(
-            y_true, y_score, pos_label=pos_label, sample_weight=sample_weight
-        )
+        ratio, share, _ = precision_recall_curve(y_true, y_score, sample_weight=sample_weight)
         return float(-np.sum(np.diff(share) * ratio[:-1]))
     return _one_against_rest(average_precision, y_true, y_score, average, sample_weight)
 
@@ -241,17 +208,17 @@ def weights_of(
     return sample_weight.astype(np.float64)
 
 
-def _class_counts(y_true, y_pred, average, pos_label, sample_weight):
+def _class_counts(y_true, y_pred, average, sample_weight):
     """Weight of hits, of what was called, and of what is there, for each class that counts."""
     labels = np.unique(np.concatenate([y_true, y_pred]))
-    matrix = confusion_matrix(y_true, y_pred, labels=labels, sample_weight=sample_weight)
+    matrix = confusion_matrix(y_true, y_pred, sample_weight=sample_weight)
     counts = np.stack([np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)])
     if average == "binary":
         must = f"average must be macro, micro, weighted or None for {len(labels)} classes"
         require(len(labels) <= 2, must, "binary")
-        known = pos_label in labels or len(labels) < 2
-        require(known, f"pos_label must be one of {labels.tolist()}", repr(pos_label))
-        return counts[:, labels == pos_label].sum(axis=1, keepdims=True)
+        known = len(labels) < 2 or 1 in labels
+        require(known, "y_true and y_pred must hold class 1, the positive one", labels.tolist())
+        return counts[:, labels == 1].sum(axis=1, keepdims=True)
     return counts.sum(axis=1, keepdims=True) if average == "micro" else counts
 
 
@@ -269,14 +236,14 @@ def _averaged(top, bottom, y_true, y_pred, average, sample_weight, zero_division
     return float(np.average(ratio[there], weights=weight if np.any(weight) else None))
 
 
-def _cumulated(y_true, y_score, pos_label, sample_weight):
+def _cumulated(y_true, y_score, sample_weight):
     """Weight of negatives and positives at or above each distinct score, highest first."""
     classes = len(np.unique(y_true))
     require(classes <= 2, "y_true must hold two classes, or y_score a column for each", classes)
     weight = weights_of(y_true, y_score, sample_weight)
     order = np.argsort(-y_score.astype(np.float64), kind="stable")
     order = order[weight[order] > 0]
-    score, weight, positive = y_score[order], weight[order], (y_true == pos_label)[order]
+    score, weight, positive = y_score[order], weight[order], (y_true == 1)[order]
     # A threshold cannot part equal scores: only the last of each run of ties is a point.
     last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
     return np.cumsum(weight * ~positive)[last], np.cumsum(weight * positive)[last], score[last]

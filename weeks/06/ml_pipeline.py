@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from shared import datasets
 from shared.arguments import checked
@@ -209,14 +209,6 @@ def cheapest_threshold(
     """Return the threshold of least cost on these samples; of equals, the highest."""
     thresholds, costs = cost_curve(y, p, cost_fp=cost_fp, cost_fn=cost_fn)
     return float(thresholds[costs.argmin()])
-
-
-@checked
-def decision_cost(
-    y: Int[np.ndarray, " n"], act: Bool[np.ndarray, " n"], *, cost_fp: float, cost_fn: float
-) -> float:
-    """Mean cost a sample of these decisions."""
-    return float(np.mean(cost_fp * (act & (y == 0)) + cost_fn * (~act & (y == 1))))
 
 
 def permutation_importance(

@@ -76,7 +76,6 @@ def calibration_curve(
     *,
     n_bins: int = 10,
     strategy: Literal["uniform", "quantile"] = "uniform",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
     """Frequency of the positive class, mean probability and weight, for each bin with samples.
@@ -98,7 +97,7 @@ def calibration_curve(
     bins = np.searchsorted(edges[1:-1], y_prob)
     total, predicted, positive = (
         np.bincount(bins, weights=weight * values, minlength=n_bins)
-        for values in (1.0, y_prob, y_true == pos_label)
+        for values in (1.0, y_prob, y_true == 1)
     )
     filled = total > 0
     return positive[filled] / total[filled], predicted[filled] / total[filled], total[filled]
@@ -111,7 +110,6 @@ def calibration_error(
     *,
     n_bins: int = 10,
     strategy: Literal["uniform", "quantile"] = "uniform",
-    pos_label: object = 1,
     sample_weight: Weights | None = None,
 ) -> float:
     """Expected calibration error: mean distance of frequency and probability over the bins.
@@ -123,12 +121,7 @@ def calibration_error(
     Guo et al. (2017), equation 3, for the probability of the positive class.
     """
     happened, predicted, weight = calibration_curve(
-        y_true,
-        y_prob,
-        n_bins=n_bins,
-        strategy=strategy,
-        pos_label=pos_label,
-        sample_weight=sample_weight,
+        y_true, y_prob, n_bins=n_bins, strategy=strategy, sample_weight=sample_weight
     )
     return float(np.average(np.abs(happened - predicted), weights=weight))
 

@@ -1,10 +1,7 @@
 """Week 05: k-means, Gaussian mixtures, and scores of a clustering."""
 
-import warnings
-
 import numpy as np
 import pytest
-from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
@@ -12,10 +9,9 @@ from scipy.stats import multivariate_normal
 from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.mixture import GaussianMixture as ReferenceMixture
-from sklearn.utils.estimator_checks import check_estimator
 
 from week05.clustering_scores import adjusted_rand_index, silhouette
-from week05.gaussian_mixture import GaussianMixture, Mixture, e_step, log_joint, log_sum_exp, m_step
+from week05.gaussian_mixture import GaussianMixture, Mixture, log_joint, log_sum_exp, m_step
 from week05.kmeans import KMeans, inertia, kmeans_plus_plus, lloyd_step, squared_distances
 
 seeds = st.integers(0, 2**32 - 1)
@@ -29,26 +25,17 @@ def cloud(n, d, seed):
 # ---- k-means
 
 
-@given(st.integers(6, 40), st.integers(1, 4), st.integers(1, 5), seeds)
-def test_equals_sklearn_from_the_same_centers(n, d, k, seed):
-    X = cloud(n, d, seed)
+@given(st.integers(6, 40), st.integers(1, 5), st.sampled_from([0, 1e-3, 1e-1]), seeds)
+def test_equals_sklearn_from_the_same_centers(n, k, tol, seed):
+    X = cloud(n, 3, seed)
     start = X[np.random.default_rng(seed).choice(n, k, replace=False)]
-    ours = KMeans(k, init=start, tol=0).fit(X)
-    reference = ReferenceKMeans(k, init=start, n_init=1, tol=0).fit(X)
+    ours = KMeans(k, init=start, tol=tol).fit(X)
+    reference = ReferenceKMeans(k, init=start, n_init=1, tol=tol).fit(X)
     np.testing.assert_allclose(ours.cluster_centers_, reference.cluster_centers_, atol=1e-10)
     np.testing.assert_array_equal(ours.labels_, reference.labels_)
     np.testing.assert_allclose(ours.inertia_, reference.inertia_, rtol=1e-9, atol=1e-9)
     assert ours.n_iter_ == reference.n_iter_
     np.testing.assert_array_equal(ours.predict(X), ours.labels_)
-
-
-def test_stops_at_the_same_tolerance_as_sklearn():
-    X = cloud(300, 3, 0)
-    for tol in (1e-2, 1e-3, 1e-4):
-        ours = KMeans(6, init=X[:6], tol=tol).fit(X)
-        reference = ReferenceKMeans(6, init=X[:6], n_init=1, tol=tol).fit(X)
-        assert ours.n_iter_ == reference.n_iter_
-        np.testing.assert_array_equal(ours.labels_, reference.labels_)
 
 
 def test_center_without_points_moves_as_in_sklearn():
@@ -61,10 +48,7 @@ def test_center_without_points_moves_as_in_sklearn():
         moved[labels[farthest]],
         X[(labels == labels[farthest]) & (np.arange(60) != farthest)].mean(axis=0),
     )
-    ours = KMeans(4, init=start, tol=0).fit(X)
-    reference = ReferenceKMeans(4, init=start, n_init=1, tol=0).fit(X)
-    np.testing.assert_allclose(ours.cluster_centers_, reference.cluster_centers_, atol=1e-10)
-    assert len(np.unique(ours.labels_)) == 4
+    assert len(np.unique(KMeans(4, init=start, tol=0).fit(X).labels_)) == 4
 
 
 @given(st.integers(5, 40), st.integers(1, 3), st.integers(1, 5), seeds)
@@ -75,13 +59,6 @@ def test_inertia_never_rises(n, d, k, seed):
     np.testing.assert_allclose(
         model.inertia_, inertia(X, model.cluster_centers_, model.labels_), rtol=1e-9, atol=1e-20
     )
-
-
-def test_fixed_point():
-    X = cloud(200, 2, 2)
-    model = KMeans(5, tol=0, random_state=0).fit(X)
-    for j in range(5):
-        np.testing.assert_allclose(model.cluster_centers_[j], X[model.labels_ == j].mean(axis=0))
 
 
 def test_every_point_its_own_cluster_and_all_points_the_same():
@@ -118,16 +95,6 @@ def test_plus_plus_draws_by_squared_distance():
     np.testing.assert_allclose(shares, np.array([0, 1, 4, 9]) / 14, atol=4 * 0.5 / 2000**0.5)
 
 
-def test_plus_plus_takes_the_best_trial():
-    X = cloud(100, 2, 6)
-
-    def left(trials, seed):
-        centers = kmeans_plus_plus(X, 8, np.random.default_rng(seed), n_trials=trials)
-        return squared_distances(X, centers).min(axis=1).sum()
-
-    assert sum(left(6, s) for s in range(30)) < sum(left(1, s) for s in range(30))
-
-
 def test_plus_plus_with_fewer_different_points_than_centers():
     X = np.repeat([[0.0], [1.0]], 5, axis=0)
     assert set(kmeans_plus_plus(X, 4, np.random.default_rng(0))[:, 0]) == {0.0, 1.0}
@@ -160,18 +127,6 @@ def test_em_equals_sklearn_from_the_same_start(n, d, k, seed):
     np.testing.assert_allclose(ours.bic(X), reference.bic(X), rtol=1e-8)
 
 
-@given(st.integers(20, 80), st.integers(1, 3), st.integers(1, 3), seeds)
-def test_likelihood_never_falls(n, d, k, seed):
-    X = cloud(n, d, seed)
-    mixture, path = start_of(X, k, seed), []
-    for _ in range(15):
-        shares, likelihood = e_step(X, mixture)
-        np.testing.assert_allclose(shares.sum(axis=1), 1.0)
-        path.append(likelihood)
-        mixture = m_step(X, shares, 0.0)
-    assert (np.diff(path) > -1e-9).all()
-
-
 def test_density_equals_scipy():
     rng = np.random.default_rng(0)
     X, A = rng.normal(size=(20, 3)), rng.normal(size=(2, 3, 3))
@@ -180,14 +135,6 @@ def test_density_equals_scipy():
     parts = zip(*mixture, strict=True)
     expected = [np.log(w) + multivariate_normal(m, c).logpdf(X) for w, m, c in parts]
     np.testing.assert_allclose(log_joint(X, mixture), np.transpose(expected))
-
-
-def test_one_component_is_the_maximum_likelihood_gaussian():
-    X = cloud(50, 3, 1)
-    model = GaussianMixture(1, reg_covar=0).fit(X)
-    np.testing.assert_allclose(model.means_[0], X.mean(axis=0))
-    np.testing.assert_allclose(model.covariances_[0], np.cov(X.T, ddof=0))
-    assert model.weights_ == pytest.approx(1.0)
 
 
 def test_far_points_do_not_underflow():
@@ -201,11 +148,8 @@ def test_far_points_do_not_underflow():
 @given(st.integers(1, 5), st.integers(1, 5), st.floats(-1000, 1000), seeds)
 def test_log_sum_exp_equals_scipy(n, k, shift, seed):
     a = np.random.default_rng(seed).normal(size=(n, k)) * 30 + shift
+    a[0] = -np.inf  # the log of nothing
     np.testing.assert_allclose(log_sum_exp(a), logsumexp(a, axis=1), rtol=1e-12, atol=1e-12)
-
-
-def test_log_sum_exp_of_nothing():
-    assert log_sum_exp(np.array([[-np.inf, -np.inf], [0.0, -np.inf]])).tolist() == [-np.inf, 0.0]
 
 
 def test_likeliest_of_several_starts_is_kept():
@@ -243,52 +187,31 @@ def test_adjusted_rand_index_equals_sklearn(n, j, k, seed):
     np.testing.assert_allclose(adjusted_rand_index(a, b), adjusted_rand_score(a, b), atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), [("kmeans", "KMeans"), ("gaussian_mixture", "GaussianMixture")]
-)
-def test_scikit_learn_accepts_it(module, name):
-    model = getattr(plain("05", module), name)(2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        results = check_estimator(model, on_skip=None, on_fail=None)
-    failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
-    # Our error for unfitted use is not scikit-learn's own class.
-    assert set(failed) == {"check_estimators_unfitted"}, failed
-    assert len(results) > 25
-
-
 X = cloud(10, 2, 0)
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (KMeans(11), r"n_clusters must be between 1 and n_samples = 10, got 11"),
-        (KMeans(2, n_init=0), r"n_init must be at least 1, got 0"),
-        (KMeans(2, init="first"), r"init must be k-means\+\+, random or an array, got 'first'"),
-        (KMeans(2, init=X[:3]), r"init must have shape \(2, 2\), got \(3, 2\)"),
-        (GaussianMixture(0), r"n_components must be between 1 and n_samples = 10, got 0"),
-        (GaussianMixture(1, reg_covar=-1.0), r"reg_covar must be at least 0, got -1"),
-        (GaussianMixture(1, init_params="x"), r"init_params must be kmeans or random_from_data"),
-        (GaussianMixture(2, init=start_of(X, 3, 0)), r"init must have the shapes"),
-    ],
-)
-def test_wrong_parameters(model, message):
-    with pytest.raises(ValueError, match=message):
-        model.fit(X)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: KMeans(2).predict(X), r"must be fitted before use"),
-        (lambda: GaussianMixture(2).predict(X), r"must be fitted before use"),
-        (lambda: KMeans(2).fit(X * np.nan), r"NaN or inf"),
-        (lambda: GaussianMixture(2).fit(X * np.nan), r"NaN or inf"),
-        (lambda: silhouette(X, np.zeros(10)), r"labels must name between 2 and n_samples - 1 = 9"),
-        (lambda: adjusted_rand_index(X[:1, 0], X[:1, 0]), r"a and b must both have n >= 2 labels"),
+        (lambda: KMeans(11).fit(X), "n_clusters must be between 1 and n_samples = 10, got 11"),
+        (lambda: KMeans(2, n_init=0).fit(X), "n_init must be at least 1, got 0"),
+        (lambda: KMeans(2, init="first").fit(X), r"init must be k-means\+\+, random or an array"),
+        (lambda: KMeans(2, init=X[:3]).fit(X), r"init must have shape \(2, 2\), got \(3, 2\)"),
+        (lambda: KMeans(2).predict(X), "must be fitted before use"),
+        (lambda: KMeans(2).fit(X * np.nan), "NaN or inf"),
+        (lambda: mixture(0), "n_components must be between 1 and n_samples = 10, got 0"),
+        (lambda: mixture(1, reg_covar=-1.0), "reg_covar must be at least 0, got -1"),
+        (lambda: mixture(1, init_params="x"), "init_params must be kmeans or random_from_data"),
+        (lambda: mixture(2, init=start_of(X, 3, 0)), "init must have the shapes"),
+        (lambda: GaussianMixture(2).predict(X), "must be fitted before use"),
+        (lambda: silhouette(X, np.zeros(10)), "labels must name between 2 and n_samples - 1 = 9"),
+        (lambda: adjusted_rand_index(X[:1, 0], X[:1, 0]), "a and b must both have n >= 2 labels"),
     ],
 )
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def mixture(k, **options):
+    return GaussianMixture(k, **options).fit(X)

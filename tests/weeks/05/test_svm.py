@@ -1,19 +1,14 @@
 """Week 05: support vector machines by sequential minimal optimization."""
 
-import warnings
-
 import numpy as np
 import pytest
-from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import minimize
 from sklearn.datasets import load_breast_cancer, load_iris, make_moons
 from sklearn.metrics.pairwise import linear_kernel, polynomial_kernel, rbf_kernel
 from sklearn.svm import SVC as Reference
-from sklearn.utils.estimator_checks import check_estimator
 
-from week05.smo import SELECTIONS, bias_of, kernel_matrix, movable, objectives, smo, smo_steps
+from week05.smo import SELECTIONS, bias_of, kernel_matrix, movable, objectives, smo
 from week05.svm import SVC
 
 seeds = st.integers(0, 2**32 - 1)
@@ -32,22 +27,20 @@ def tumors():
     return X[:200], y[:200], X[200:300]
 
 
-def assert_same(options, X, y, unseen, atol=1e-4):
-    ours = SVC(tol=1e-6, decision_function_shape="ovo", **options).fit(X, y)
-    reference = Reference(tol=1e-6, decision_function_shape="ovo", **options).fit(X, y)
+def assert_same(X, y, unseen, **options):
+    options |= {"tol": 1e-6}
+    ours, reference = SVC(**options).fit(X, y), Reference(**options).fit(X, y)
     np.testing.assert_array_equal(ours.support_, reference.support_)
-    np.testing.assert_array_equal(ours.support_vectors_, reference.support_vectors_)
-    np.testing.assert_allclose(ours.intercept_, reference.intercept_, atol=atol)
-    np.testing.assert_allclose(
-        ours.decision_function(unseen), reference.decision_function(unseen), atol=atol
-    )
+    np.testing.assert_allclose(ours.intercept_, reference.intercept_, atol=1e-4)
+    outputs = (machine.decision_function(unseen) for machine in (ours, reference))
+    np.testing.assert_allclose(*outputs, atol=1e-4)
     np.testing.assert_array_equal(ours.predict(unseen), reference.predict(unseen))
     return ours, reference
 
 
 @pytest.mark.parametrize(("kernel", "C"), [("linear", 0.1), ("rbf", 10.0), ("poly", 1.0)])
 def test_equals_sklearn(kernel, C):
-    ours, reference = assert_same({"kernel": kernel, "C": C}, *tumors())
+    ours, reference = assert_same(*tumors(), kernel=kernel, C=C)
     np.testing.assert_allclose(ours.dual_coef_, reference.dual_coef_, atol=1e-4 * C)
 
 
@@ -55,19 +48,10 @@ def test_equals_sklearn(kernel, C):
 def test_several_classes_equal_sklearn(shape):
     X, y = load_iris(return_X_y=True)
     y = np.array(["setosa", "versicolor", "virginica"])[y]
-    options = {"tol": 1e-6, "gamma": "auto", "decision_function_shape": shape}
-    ours, reference = SVC(**options).fit(X[::2], y[::2]), Reference(**options).fit(X[::2], y[::2])
-    np.testing.assert_array_equal(ours.support_, reference.support_)
-    np.testing.assert_allclose(
-        ours.decision_function(X[1::2]), reference.decision_function(X[1::2]), atol=1e-4
-    )
-    np.testing.assert_array_equal(ours.predict(X[1::2]), reference.predict(X[1::2]))
-
-
-def test_four_classes_equal_sklearn():
+    assert_same(X[::2], y[::2], X[1::2], gamma="auto", decision_function_shape=shape)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(80, 2)), rng.integers(0, 4, 80)
-    assert_same({"C": 5.0}, X, y, rng.normal(size=(50, 2)))
+    assert_same(X, y, rng.normal(size=(50, 2)), C=5.0, decision_function_shape=shape)
 
 
 @given(st.integers(4, 25), st.integers(1, 4), st.sampled_from([0.1, 1.0, 100.0]), seeds)
@@ -88,35 +72,6 @@ def test_solution_meets_the_kkt_conditions(n, d, C, seed):
         assert 0 <= primal - dual + 1e-9 * C <= 1e-5 * (1 + n * C)
 
 
-def test_solution_equals_a_general_optimizer():
-    X, y = problem(12, 2, 3)
-    K, C = kernel_matrix(X, X, "rbf", gamma=1.0), 1.0
-    Q = K * np.outer(y, y)
-    options = {"bounds": [(0, C)] * 12, "method": "SLSQP"}
-    options |= {"constraints": {"type": "eq", "fun": lambda a: a @ y, "jac": lambda a: y}}
-    options |= {"jac": lambda a: Q @ a - 1, "options": {"ftol": 1e-14, "maxiter": 500}}
-    reference = minimize(lambda a: a @ Q @ a / 2 - a.sum(), np.full(12, 0.1), **options)
-    np.testing.assert_allclose(smo(K, y, C, tol=1e-9).alpha, reference.x, atol=1e-5)
-
-
-def test_xor_of_the_textbook():
-    """Haykin, *Neural Networks* (2nd ed., 1999), section 6.5: all α are 1/8 and |w|² is 1/2."""
-    X = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
-    y = np.array([-1.0, 1.0, 1.0, -1.0])
-    K = kernel_matrix(X, X, "poly", gamma=1.0, degree=2, coef0=1.0)
-    found = smo(K, y, 1e6, tol=1e-12)
-    np.testing.assert_allclose(found.alpha, 1 / 8, atol=1e-12)
-    np.testing.assert_allclose(objectives(found.alpha, found.errors, y, 1e6)[1], 1 / 4)
-    np.testing.assert_allclose(found.bias, 0.0, atol=1e-12)
-
-
-def test_two_points_have_the_margin_between_them():
-    machine = SVC(C=1e6, kernel="linear").fit([[0.0], [4.0]], [0, 1])
-    outputs = machine.decision_function([[0.0], [1.0], [2.0], [4.0]])
-    np.testing.assert_allclose(outputs, [-1.0, -0.5, 0.0, 1.0], atol=1e-12)
-    np.testing.assert_allclose(machine.dual_objective_, 1 / 8)  # ½ |w|² with w = 1/2
-
-
 def test_alpha_at_a_bound_is_exact():
     X, y = make_moons(80, noise=0.4, random_state=0)
     C = 0.3  # not a binary fraction: α + (C - α) may miss it by a rounding
@@ -124,15 +79,6 @@ def test_alpha_at_a_bound_is_exact():
     assert ((found.alpha == C) | (found.alpha < C * (1 - 1e-9))).all()
     assert ((found.alpha == 0) | (found.alpha > 1e-12)).all()
     assert (found.alpha == C).sum() > 10
-
-
-def test_dual_rises_at_every_step():
-    X, y = problem(40, 2, 5)
-    K = kernel_matrix(X, X)
-    path = [objectives(a, e, y, 10.0)[1] for a, e, _ in smo_steps(K, y, 10.0)]
-    assert (np.diff(path) > -1e-10).all()
-    assert len(path) == smo(K, y, 10.0).n_iter + 1
-    assert path[0] == 0
 
 
 def test_duplicates_with_opposite_labels():
@@ -187,10 +133,6 @@ def test_class_names_and_order_do_not_matter():
     named = SVC().fit(X, np.where(y == 1, "good", "bad"))
     np.testing.assert_array_equal(named.decision_function(unseen), outputs)
     assert set(named.predict(unseen)) == {"good", "bad"}
-    swapped, same = (
-        SVC(tol=1e-8).fit(X, labels).decision_function(unseen) for labels in (1 - y, y)
-    )
-    np.testing.assert_allclose(swapped, -same, atol=1e-6)
 
 
 def test_stops_at_max_iter_with_a_warning():
@@ -199,42 +141,30 @@ def test_stops_at_max_iter_with_a_warning():
         assert SVC(max_iter=3).fit(X, y).n_iter_.tolist() == [3]
 
 
-def test_scikit_learn_accepts_it():
-    model = plain("05", "svm").SVC(max_iter=5000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        results = check_estimator(model, on_skip=None, on_fail=None)
-    failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
-    # Our error for unfitted use is not scikit-learn's own class; a y of one column is refused.
-    assert set(failed) == {"check_estimators_unfitted", "check_supervised_y_2d"}, failed
-    assert len(results) > 25
+X, Y = problem(20, 3, 0)
+
+
+def fit(**options):
+    return SVC(**options).fit(X, Y)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("call", "message"),
     [
-        ({"C": 0.0}, r"C must be a positive number, got 0"),
-        ({"tol": -1.0}, r"tol must be a positive number, got -1"),
-        ({"kernel": "sigmoid"}, r"kernel must be one of linear, poly, rbf, got 'sigmoid'"),
-        ({"gamma": "wide"}, r"gamma must be a number, scale or auto, got 'wide'"),
-        ({"gamma": -1.0}, r"gamma must be a positive number, got -1"),
-        ({"selection": "random"}, r"selection must be one of .* got 'random'"),
-        ({"decision_function_shape": "x"}, r"decision_function_shape must be ovr or ovo, got 'x'"),
+        (lambda: fit(C=0.0), "C must be a positive number, got 0"),
+        (lambda: fit(tol=-1.0), "tol must be a positive number, got -1"),
+        (lambda: fit(kernel="sigmoid"), "kernel must be one of linear, poly, rbf, got 'sigmoid'"),
+        (lambda: fit(gamma="wide"), "gamma must be a number, scale or auto, got 'wide'"),
+        (lambda: fit(gamma=-1.0), "gamma must be a positive number, got -1"),
+        (lambda: fit(selection="random"), "selection must be one of .* got 'random'"),
+        (lambda: fit(decision_function_shape="x"), "decision_function_shape must be ovr or ovo"),
+        (lambda: SVC().fit(X, np.zeros(20)), "y must have at least 2 classes, got 1 class"),
+        (lambda: SVC().fit(X * np.nan, Y), "NaN or inf"),
+        (lambda: SVC().predict(X), "SVC must be fitted before use"),
+        (lambda: fit().predict(X[:, :2]), "X has 2 features, but SVC is expecting 3"),
+        (lambda: smo(np.eye(2), np.array([1.0, 2.0]), 1.0), "y must hold the labels -1 and 1"),
     ],
 )
-def test_wrong_parameters(options, message):
+def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
-        SVC(**options).fit(*tumors()[:2])
-
-
-def test_wrong_input():
-    X, y, _ = tumors()
-    for call, message in (
-        (lambda: SVC().fit(X, np.zeros(len(X))), r"y must have at least 2 classes, got 1 class"),
-        (lambda: SVC().fit(X * np.nan, y), r"NaN or inf"),
-        (lambda: SVC().predict(X), r"SVC must be fitted before use"),
-        (lambda: SVC().fit(X, y).predict(X[:, :29]), r"X has 29 features, but SVC is expecting 30"),
-        (lambda: smo(np.eye(2), np.array([1.0, 2.0]), 1.0), r"y must hold the labels -1 and 1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
+        call()

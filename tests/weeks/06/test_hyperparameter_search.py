@@ -1,36 +1,29 @@
 """Week 06: grid, random, halving, and Bayesian optimization."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-from scipy.integrate import quad
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from week06 import gaussian_process
 from week06 import hyperparameter_search as ours
 
 seeds = st.integers(0, 2**32 - 1)
-SHAPES = {
-    "rbf": lambda s: RBF(s),
-    "matern32": lambda s: Matern(s, nu=1.5),
-    "matern52": lambda s: Matern(s, nu=2.5),
-}
 SQUARE = np.array([[0.0, 1.0], [-2.0, 2.0]])
 
 
-@pytest.mark.parametrize("kernel", SHAPES)
 @given(st.integers(1, 15), st.integers(1, 3), st.floats(0.2, 2), seeds)
-def test_process_equals_sklearn(kernel, n, d, length_scale, seed):
+def test_process_equals_sklearn(n, d, length_scale, seed):
     rng = np.random.default_rng(seed)
     X, new, y = rng.uniform(size=(n, d)), rng.uniform(size=(7, d)), rng.normal(size=n)
-    mine = gaussian_process.GaussianProcess(length_scale, 1.7, 0.01, kernel).fit(X, y)
+    mine = gaussian_process.GaussianProcess(length_scale, 1.7, 0.01).fit(X, y)
     theirs = GaussianProcessRegressor(
-        ConstantKernel(1.7) * SHAPES[kernel](length_scale), alpha=0.01, optimizer=None
+        ConstantKernel(1.7) * Matern(length_scale, nu=2.5), alpha=0.01, optimizer=None
     ).fit(X, y)
     mean, std = theirs.predict(new, return_std=True)
     np.testing.assert_allclose(mine.predict(new)[0], mean, atol=1e-7)
@@ -57,24 +50,9 @@ def test_likelihood_chooses_the_best_of_its_grid():
     scales, ratios = np.array([0.01, 0.3, 5.0]), np.array([1e-4, 1e-2, 1.0])
     best = gaussian_process.fit_by_likelihood(X, y, length_scales=scales, noise_ratios=ratios)
     assert best.length_scale == 0.3
-    for scale in scales:
-        for ratio in ratios:
-            for variance in np.geomspace(0.1, 10, 9):
-                other = gaussian_process.GaussianProcess(scale, variance, ratio * variance).fit(
-                    X, y
-                )
-                assert other.log_marginal_likelihood_ <= best.log_marginal_likelihood_ + 1e-9
-
-
-@given(st.floats(-3, 3), st.floats(0.05, 3), st.floats(-2, 2))
-def test_expected_improvement(mean, std, best):
-    exact, _ = quad(
-        lambda f: (best - f) * stats.norm.pdf(f, mean, std), mean - 12 * std, best, points=None
-    )
-    exact = exact if best > mean - 12 * std else 0.0
-    value = ours.expected_improvement(np.array([mean]), np.array([std]), best)[0]
-    assert value == pytest.approx(exact, abs=1e-6)
-    assert value >= max(best - mean, 0) - 1e-12
+    for scale, ratio, v in itertools.product(scales, ratios, np.geomspace(0.1, 10, 9)):
+        other = gaussian_process.GaussianProcess(scale, v, ratio * v).fit(X, y)
+        assert other.log_marginal_likelihood_ <= best.log_marginal_likelihood_ + 1e-9
 
 
 def test_expected_improvement_without_doubt():
@@ -103,38 +81,6 @@ def test_halving_schedule():
     assert rungs[-1].candidates.tolist() == [242]
 
 
-@given(st.integers(1, 40), st.integers(2, 4), st.integers(1, 40), seeds)
-@settings(max_examples=10)
-def test_halving_survivors_equal_sklearn(n, factor, most, seed):
-    from sklearn.base import BaseEstimator
-    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
-    from sklearn.model_selection import HalvingGridSearchCV
-
-    assume(n not in (27, 9, 8, 16, 32, 4, 2, 3))  # powers: its logarithm may round down
-    noise = np.random.default_rng(seed).normal(size=(n, most + 1))
-
-    class Scored(BaseEstimator):
-        def __init__(self, candidate=0, resource=1):
-            self.candidate, self.resource = candidate, resource
-
-        def fit(self, X, y=None):
-            return self
-
-        def score(self, X, y=None):
-            return -noise[self.candidate, self.resource]
-
-    limits = {"min_resource": 1, "max_resource": most, "factor": factor}
-    rungs = ours.successive_halving(lambda c, r: noise[c, r], n, **limits)
-    assume(factor ** len(rungs) != most)
-    limits = {"min_resources": 1, "max_resources": most, "factor": factor, "resource": "resource"}
-    grid = {"candidate": list(range(n))}
-    theirs = HalvingGridSearchCV(Scored(), grid, cv=2, refit=False, **limits)
-    theirs.fit(np.zeros((8, 1)), np.arange(8) % 2)
-    who, when = theirs.cv_results_["param_candidate"].astype(int), theirs.cv_results_["iter"]
-    for i in range(min(len(rungs), when.max() + 1)):
-        assert sorted(rungs[i].candidates) == sorted(who[when == i])
-
-
 def test_a_nan_does_not_survive():
     rungs = ours.successive_halving(
         lambda c, n: math.nan if c < 3 else c, 6, min_resource=1, max_resource=2, factor=2
@@ -146,16 +92,13 @@ def test_bayesian_search_finds_a_bowl():
     def bowl(x):
         return float((x[0] - 0.3) ** 2 + (x[1] / 4 - 0.2) ** 2)
 
-    searches = [ours.bayesian_search(bowl, SQUARE, 14, np.random.default_rng(s)) for s in range(3)]
-    randoms = [
-        ours.evaluate(bowl, ours.random_points(SQUARE, 14, np.random.default_rng(s)))
-        for s in range(3)
-    ]
-    assert max(t.values.min() for t in searches) < min(t.values.min() for t in randoms)
-    for trace in searches:
-        assert trace.points.shape == (14, 2)
-        assert ((trace.points >= SQUARE[:, 0]) & (trace.points <= SQUARE[:, 1])).all()
-        np.testing.assert_array_equal(trace.values, [bowl(x) for x in trace.points])
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        found = ours.bayesian_search(bowl, SQUARE, 14, rng)
+        other = ours.evaluate(bowl, ours.random_points(SQUARE, 14, rng))
+        assert found.values.min() < other.values.min()
+        assert found.points.shape == (14, 2)
+        assert ((found.points >= SQUARE[:, 0]) & (found.points <= SQUARE[:, 1])).all()
 
 
 def test_units_do_not_matter():
@@ -179,35 +122,32 @@ def test_constant_objective():
 
 X, Y, RNG = np.zeros((2, 1)), np.zeros(2), np.random.default_rng(0)
 Process = gaussian_process.GaussianProcess
+
+
+def halve(least, **options):
+    ours.successive_halving(max, 3, min_resource=least, max_resource=9, **options)
+
+
 WRONG = [
     ("must be fitted before use", lambda: Process().predict(X)),
     ("length_scale must be positive, got 0", lambda: Process(0.0)),
     ("noise must be at least 0, got -1", lambda: Process(noise=-1.0)),
     ("finite numbers only", lambda: Process().fit(X, Y * np.nan)),
-    (
-        "X must have 1 columns as in fit, got 2",
-        lambda: Process().fit(np.eye(2)[:, :1], Y).predict(np.zeros((1, 2))),
-    ),
+    ("X must have 1 columns as in fit, got 2", lambda: Process(1.0).fit(X, Y).predict(np.eye(2))),
     ("std must be at least 0, got -1", lambda: ours.expected_improvement(Y, Y - 1, 0.0)),
     ("bounds must be finite with low < high", lambda: ours.grid_points(SQUARE[:, ::-1], 2)),
     ("per_axis must be at least 1, got 0", lambda: ours.grid_points(SQUARE, 0)),
     ("n must be at least 1, got 0", lambda: ours.random_points(SQUARE, 0, RNG)),
+    ("factor must be at least 2, got 1", lambda: halve(1, factor=1)),
+    ("min_resource must be between 1 and max_resource = 9", lambda: halve(10)),
     (
-        "factor must be at least 2, got 1",
-        lambda: ours.successive_halving(max, 3, min_resource=1, max_resource=9, factor=1),
-    ),
-    (
-        "min_resource must be between 1 and max_resource = 9",
-        lambda: ours.successive_halving(max, 3, min_resource=10, max_resource=9),
-    ),
-    (
-        "n_initial must be between 2 and budget = 3, got 6",
-        lambda: ours.bayesian_search(lambda x: 0.0, SQUARE, 3, RNG),
+        "n_initial must be between 2 and budget = 3",
+        lambda: ours.bayesian_search(max, SQUARE, 3, RNG),
     ),
 ]
 
 
-@pytest.mark.parametrize(("message", "call"), WRONG, ids=[message for message, _ in WRONG])
+@pytest.mark.parametrize(("message", "call"), WRONG)
 def test_wrong_arguments(message, call):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,16 +1,15 @@
 """Four models on three tables by nested cross-validation."""
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from shared import plots
 from shared.stats import Interval
 from shared.study import Run
 from week05.evidence.tables import Table
-from week05.evidence.xgboost_twin import fit_xgboost, xgboost_margin
 from week05.gradient_boosting import GradientBoosting
 
 COLORS = {
@@ -23,25 +22,26 @@ COLORS = {
 
 def benchmark(run: Run, tables: list[Table], rounds: int) -> None:
     """Scores with intervals, and paired differences from xgboost and from a linear model."""
+    from sklearn.model_selection import KFold, RepeatedKFold
+
     folds, repeats = run.budget(quick=(2, 1), default=(5, 1), full=(5, 5))
+    outer = RepeatedKFold(n_splits=folds, n_repeats=repeats, random_state=run.seed)
+    inner = KFold(2, shuffle=True, random_state=run.seed)
     title = "Which model predicts held-out rows of three tables best?"
     with run.figure("benchmark", title, columns=3, size=(9.2, 3.2), sharey=True) as axes:
         for ax, table in zip(axes, tables, strict=True):
-            scores = nested_cross_validate(competitors(rounds), table, folds, repeats, run.seed)
+            scores = nested_scores(table, rounds, outer, inner)
             measure = "AUC" if table.classes else "R²"
             for row, (name, color) in enumerate(COLORS.items()):
                 found = corrected_interval(scores[name])
                 if name in ("ours", "ridge or logistic"):
                     run.metric(f"{measure} on {table.name}, {name}", found.mean, rtol=0.05)
-                ax.plot([found.low, found.high], [row, row], color=color, lw=3, alpha=0.5)
-                ax.plot(found.mean, row, "o", color=color, ms=8)
-                text = {"textcoords": "offset points", "ha": "center", "fontsize": 9.5}
-                ax.annotate(f"{found.mean:.3f}", (found.mean, row), (0, 8), **text)
+                half = found.high - found.mean
+                ax.errorbar(found.mean, row, xerr=half, fmt="o", color=color, capsize=4)
             ax.set_yticks(range(4), list(COLORS))
             caption = f"{table.name}\n{len(table.target):,} rows"
             ax.set_title(caption, fontsize=10.5, weight="normal")
-            ax.set(ylim=(3.6, -0.7), xlabel=f"{measure}, nested, {folds} outer folds")
-            ax.margins(x=0.12)
+            ax.set(ylim=(3.6, -0.6), xlabel=f"{measure}, nested, {folds} outer folds")
             level = corrected_interval(scores["ours"] - scores["xgboost"])
             options = {"unit": measure, "note": "each with its own bins", "quick": False}
             name = f"as good as xgboost on {table.name}"
@@ -52,41 +52,45 @@ def benchmark(run: Run, tables: list[Table], rounds: int) -> None:
                 run.claim(name, gap, at_least=0, unit="R²", quick=False)
 
 
-def score(truth: Shaped[np.ndarray, " n"], prediction: Float[np.ndarray, " n"]) -> float:
-    """AUC for classes, R² for numbers."""
-    from sklearn.metrics import r2_score, roc_auc_score
+def nested_scores(table: Table, rounds: int, outer: Any, inner: Any) -> dict[str, Any]:
+    """Score of each model on the outer folds, its setting chosen on inner folds of the rest."""
+    from sklearn import metrics
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from xgboost import XGBClassifier, XGBRegressor
 
-    measure = roc_auc_score if truth.dtype.kind == "i" else r2_score
-    return float(measure(truth, prediction))
+    def score(model: Any, X: np.ndarray, y: np.ndarray) -> float:
+        if table.classes:
+            return metrics.roc_auc_score(y, model.predict_proba(X)[:, 1])
+        return metrics.r2_score(y, model.predict(X))
 
-
-def nested_cross_validate(
-    models: dict[str, tuple[Callable, tuple]], table: Table, folds: int, repeats: int, seed: int
-) -> dict[str, Float[np.ndarray, " fold"]]:
-    """Score of each model on the outer folds, its setting chosen on inner folds of the rest.
-
-    The outer test rows take no part in the choice; all models see the same folds.
-
-    Parameters
-    ----------
-    models
-        By name: a function (table, train, test, setting) to predictions, and its settings.
-    """
-    from sklearn.model_selection import KFold, RepeatedKFold
-
-    scores = {name: [] for name in models}
-    outer = RepeatedKFold(n_splits=folds, n_repeats=repeats, random_state=seed)
-    inner = KFold(2, shuffle=True, random_state=seed)
-    for train, test in outer.split(table.coded):
-        halves = [(train[a], train[b]) for a, b in inner.split(train)]
-        for name, (predict, settings) in models.items():
-            totals = [
-                sum(score(table.target[b], predict(table, a, b, setting)) for a, b in halves)
-                for setting in settings
-            ]
-            best = settings[int(np.argmax(totals))]
-            scores[name].append(score(table.target[test], predict(table, train, test, best)))
-    return {name: np.array(values) for name, values in scores.items()}
+    boosted = {"n_estimators": rounds, "learning_rate": 0.1}
+    trees, small = {"n_estimators": rounds, "random_state": 0}, {"max_depth": (2, 4)}
+    if table.classes:
+        ours = GradientBoosting("logistic", max_bins=64, **boosted)
+        xgboost = XGBClassifier(max_bin=64, n_jobs=1, **boosted)
+        forest = RandomForestClassifier(**trees)
+        linear, penalty = LogisticRegression(solver="newton-cholesky"), {"C": (1.0, 0.1)}
+    else:
+        ours = GradientBoosting(max_bins=64, **boosted)
+        xgboost = XGBRegressor(max_bin=64, n_jobs=1, **boosted)
+        forest = RandomForestRegressor(max_features=0.34, **trees)
+        linear, penalty = Ridge(), {"alpha": (1.0, 10.0)}
+    settings = small, small, {"min_samples_leaf": (1, 4)}, penalty
+    found = {}
+    for name, model, grid in zip(COLORS, (ours, xgboost, forest, linear), settings, strict=True):
+        steps = (
+            () if model in (ours, xgboost) else (SimpleImputer(strategy="median"), StandardScaler())
+        )
+        pipeline = make_pipeline(*steps, model)
+        grid = {f"{pipeline.steps[-1][0]}__{key}": values for key, values in grid.items()}
+        search = GridSearchCV(pipeline, grid, scoring=score, cv=inner)
+        found[name] = cross_val_score(search, table.one_hot, table.target, cv=outer, scoring=score)
+    return found
 
 
 def corrected_interval(folds: Float[np.ndarray, " fold"], share: float = 0.25) -> Interval:
@@ -99,48 +103,3 @@ def corrected_interval(folds: Float[np.ndarray, " fold"], share: float = 0.25) -
     n, mean = len(folds), float(folds.mean())
     half = float(stdtrit(n - 1, 0.975) * folds.std(ddof=1) * math.sqrt(1 / n + share))
     return Interval(mean, mean - half, mean + half, n)
-
-
-def competitors(rounds: int) -> dict[str, tuple[Callable, tuple]]:
-    """Each model with two settings between a simple and a flexible one."""
-    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    common = {"learning_rate": 0.1, "max_bins": 64}
-
-    def ours(table, train, test, depth):
-        objective = "logistic" if table.classes else "squared_error"
-        model = GradientBoosting(objective, n_estimators=rounds, max_depth=depth, **common)
-        model.fit(table.one_hot[train], table.target[train])
-        return model.decision_function(table.one_hot[test])[:, -1]
-
-    def xgboost(table, train, test, depth):
-        X, y = table.one_hot[train], table.target[train]
-        objective = "logistic" if table.classes else "squared_error"
-        booster, _ = fit_xgboost(X, y, objective, rounds, max_depth=depth, **common)
-        return xgboost_margin(booster, table.one_hot[test])[:, -1]
-
-    def from_sklearn(classifier, regressor):
-        def predict(table, train, test, setting):
-            model = (classifier if table.classes else regressor)(setting)
-            model = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), model)
-            model.fit(table.one_hot[train], table.target[train])
-            if table.classes:
-                return model.predict_proba(table.one_hot[test])[:, 1]
-            return model.predict(table.one_hot[test])
-
-        return predict
-
-    trees = {"n_estimators": rounds, "random_state": 0}
-    forest = from_sklearn(
-        lambda leaf: RandomForestClassifier(min_samples_leaf=leaf, **trees),
-        lambda leaf: RandomForestRegressor(min_samples_leaf=leaf, max_features=0.34, **trees),
-    )
-    linear = from_sklearn(
-        lambda penalty: LogisticRegression(C=1 / penalty, solver="newton-cholesky"), Ridge
-    )
-    models = (ours, (2, 4)), (xgboost, (2, 4)), (forest, (1, 4)), (linear, (1.0, 10.0))
-    return dict(zip(COLORS, models, strict=True))

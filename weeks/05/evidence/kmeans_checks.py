@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from shared import datasets, plots
 from shared.study import Run
 from week01.pca import PCA
-from week05.clustering_scores import adjusted_rand_index, silhouette
+from week05.clustering_scores import silhouette
 from week05.gaussian_mixture import GaussianMixture, m_step
 from week05.kmeans import KMeans
 
@@ -42,9 +42,8 @@ def stretched(rng: np.random.Generator) -> Points:
 # ---- checks
 
 
-def check_kmeans(run: Run, X: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> None:
-    """From the same centers the same centers, and the same scores."""
-    from sklearn import metrics
+def check_kmeans(run: Run, X: Float[np.ndarray, "n d"]) -> None:
+    """From the same centers the same centers, in as many steps."""
     from sklearn.cluster import KMeans as Reference
 
     start = X[np.random.default_rng(run.seed).choice(len(X), 10, replace=False)]
@@ -56,19 +55,7 @@ def check_kmeans(run: Run, X: Float[np.ndarray, "n d"], labels: Int[np.ndarray, 
         ours = KMeans(10, init=init, tol=0).fit(X)
         theirs = Reference(10, init=init, n_init=1, tol=0, algorithm="lloyd").fit(X)
         equal(f"digits: centers{name}", ours.cluster_centers_, theirs.cluster_centers_)
-        equal(f"digits: labels{name}", ours.labels_, theirs.labels_, atol=0)
-        equal(f"digits: inertia{name}", ours.inertia_, theirs.inertia_, atol=0, rtol=1e-12)
         equal(f"digits: steps{name}", ours.n_iter_, theirs.n_iter_, atol=0)
-    why = "rounding of sums near 1e6"
-    falls = run.against("coordinate descent", kind="theorem", atol=1e-6, why=why)
-    falls("inertia never rises", max(0.0, np.diff(ours.inertias_).max()), 0.0)
-    why = "square roots of distances that cancel to 1e-12"
-    equal = run.against("sklearn.metrics", atol=1e-9, why=why)
-    some, found = X[:600], ours.labels_[:600]
-    equal("silhouette", silhouette(some, found), metrics.silhouette_score(some, found))
-    both = ours.labels_, labels
-    theirs = metrics.adjusted_rand_score(*both)
-    equal("adjusted Rand index", adjusted_rand_index(*both), theirs, atol=1e-12)
 
 
 def check_mixture(run: Run, X: Float[np.ndarray, "n d"]) -> None:
@@ -89,10 +76,7 @@ def check_mixture(run: Run, X: Float[np.ndarray, "n d"]) -> None:
     for name, atol in (("weights_", 1e-10), ("means_", 1e-8), ("covariances_", 1e-7)):
         both = getattr(ours, name), getattr(theirs, name)
         equal(f"digits in 8-D after {steps} EM steps: {name}", *both, atol=atol)
-    shares = ours.predict_proba(X), theirs.predict_proba(X)
-    equal("digits in 8-D: log-likelihood", ours.score(X), theirs.score(X))
     equal("digits in 8-D: BIC", ours.bic(X), theirs.bic(X), atol=0, rtol=1e-12)
-    equal("digits in 8-D: responsibilities", *shares, atol=1e-8)
 
 
 def likelihood_never_falls(run: Run, X: Float[np.ndarray, "n d"], seeds: int) -> None:
@@ -133,22 +117,20 @@ def choosing_k(run: Run, digits: Float[np.ndarray, "n d"], seeds: int) -> None:
     real = np.array([scores(digits, int(k), 0) for k in many]).T
     run.metric("digits: k by BIC", many[real[0].argmin()], rtol=0.3)
     run.metric("digits: k by silhouette", many[real[1].argmax()], rtol=0.3)
-    excess = (bic - bic.min(axis=1, keepdims=True)) / (truth * size)
     title = "How many clusters? Clear on five round ones, a matter of taste on digits"
     layout = {"rows": 2, "columns": 2, "size": (8.0, 5.2), "sharex": "col"}
+    real = real[:, None]  # one fit for each k
     with run.figure("choosing_k", title, **layout) as axes:
-        plots.interval_band(axes[0, 0], ks, excess, color=plots.BLUE, label="BIC")
-        plots.interval_band(axes[1, 0], ks, score, color=plots.GREEN, label="silhouette")
-        axes[0, 1].plot(many, (real[0] - real[0].min()) / len(digits), "o-", color=plots.BLUE)
-        axes[1, 1].plot(many, real[1], "o-", color=plots.GREEN)
-        for ax, true_k in zip(axes.flat, (truth, 10, truth, 10), strict=True):
-            ax.axvline(true_k, color=plots.REFERENCE, linestyle="--", linewidth=1)
-        small = {"fontsize": 10.5, "weight": "normal"}
-        axes[0, 0].set_title(f"five clusters, {seeds} draws", **small)
-        axes[0, 1].set_title("digits in 8-D, ten classes", **small)
-        axes[0, 0].set_ylabel("BIC above its least\n(nats per point)")
-        axes[1, 0].set(ylabel="silhouette", xlabel="k")
-        axes[1, 1].set_xlabel("k")
+        for column, caption, x, (top, bottom), n, true_k in (
+            (axes[:, 0], f"five clusters, {seeds} draws", ks, (bic, score), truth * size, truth),
+            (axes[:, 1], "digits in 8-D, ten classes", many, real, len(digits), 10),
+        ):
+            excess = (top - top.min(axis=1, keepdims=True)) / n
+            plots.curves(column[0], x, {"": excess}, ylabel="BIC above its least\n(nats per point)")
+            plots.curves(column[1], x, {"": bottom}, ylabel="silhouette", xlabel="k")
+            column[0].set_title(caption, fontsize=10.5, weight="normal")
+            for ax in column:
+                ax.axvline(true_k, color=plots.REFERENCE, linestyle="--", linewidth=1)
 
 
 def scores(X: Float[np.ndarray, "n d"], k: int, seed: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """What `random_forest.py` is measured by: scikit-learn's forests, theory, and a column of noise."""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from shared import datasets, plots
 from shared.study import PositiveInt, Run
@@ -37,7 +37,7 @@ def main(run: Run, *, trees: PositiveInt = 60, seeds: PositiveInt = 6) -> None:
     X, y = cancer.data[::step], cancer.target[::step]
     A, b = diabetes.data[::step], diabetes.target[::step]
     check_against_sklearn(run, X, y, A, b, few, seeds)
-    check_bootstrap(run, A, b, run.budget(quick=20, default=max(40, trees)))
+    check_bootstrap(run)
     control(run, X[::3], y[::3], few, seeds)
     forest_size(run, A, b, trees, seeds)
     names = [NAMES.get(name, name) for name in diabetes.feature_names]
@@ -47,72 +47,63 @@ def main(run: Run, *, trees: PositiveInt = 60, seeds: PositiveInt = 6) -> None:
 # ---- checks
 
 
-def noise_of_difference(ours, theirs) -> float:
-    """Four standard errors of the difference of two means, the largest of several."""
-    variance = sum(np.var(values, axis=0, ddof=1) / len(values) for values in (ours, theirs))
-    return float(4 * np.sqrt(variance).max())
-
-
 def check_against_sklearn(run: Run, X, y, X_number, y_number, n_trees: int, seeds: int) -> None:
     """Scores and importances of forests grown from other random numbers, within their noise."""
     from sklearn import ensemble
     from sklearn.inspection import permutation_importance as reference_importance
 
+    def noise(*samples) -> float:
+        variance = sum(np.var(values, axis=0, ddof=1) / len(values) for values in samples)
+        return float(4 * np.sqrt(variance).max())
+
     why = "four standard errors of the difference over the seeds"
     equal = run.against(f"sklearn.ensemble, {seeds} seeds each", why=why)
-    cases = {
-        "classifier": (RandomForestClassifier, ensemble.RandomForestClassifier, X, y, {}),
-        "regressor": (
+    few = {"max_features": 0.34, "min_samples_leaf": 3}
+    for name, Ours, Theirs, A, b, options in (
+        ("classifier", RandomForestClassifier, ensemble.RandomForestClassifier, X, y, {}),
+        (
+            "regressor",
             RandomForestRegressor,
             ensemble.RandomForestRegressor,
             X_number,
             y_number,
-            {"max_features": 0.34, "min_samples_leaf": 3},
+            few,
         ),
-    }
-    for name, (Ours, Theirs, A, b, options) in cases.items():
-        ours = [Ours(n_trees, random_state=s, **options) for s in range(seeds)]
-        options |= {"oob_score": True}
-        theirs = [Theirs(n_trees, random_state=100 + s, **options) for s in range(seeds)]
-        for model in (*ours, *theirs):
-            model.fit(A[::2], b[::2])
+    ):
+        found = []
+        for kind, more in ((Ours, {}), (Theirs, {"oob_score": True})):
+            models = [kind(n_trees, random_state=s, **options, **more) for s in range(seeds)]
+            for model in models:
+                model.fit(A[::2], b[::2])
+            found.append(
+                {
+                    "held-out score": [model.score(A[1::2], b[1::2]) for model in models],
+                    "out-of-bag score": [model.oob_score_ for model in models],
+                    "importances": [model.feature_importances_ for model in models],
+                }
+            )
         slack = run.budget(quick=0.3, default=1e-3)  # two forests of few trees say little
-        for measure, value in {
-            "held-out score": lambda m, A=A, b=b: m.score(A[1::2], b[1::2]),
-            "out-of-bag score": lambda m: m.oob_score_,
-            "importances": lambda m: m.feature_importances_,
-        }.items():
-            found = [np.array([value(m) for m in models]) for models in (ours, theirs)]
-            means, allowed = [values.mean(axis=0) for values in found], noise_of_difference(*found)
-            equal(f"{name}: {measure}", *means, atol=allowed + slack)
-    model, unseen = ours[0], (X_number[1::2], y_number[1::2])
+        for measure in found[0]:
+            ours, theirs = (np.array(values[measure]) for values in found)
+            allowed = noise(ours, theirs) + slack
+            equal(f"{name}: {measure}", ours.mean(axis=0), theirs.mean(axis=0), atol=allowed)
+    unseen = X_number[1::2], y_number[1::2]
+    model = RandomForestRegressor(n_trees, **few).fit(X_number[::2], y_number[::2])
     ours = permutation_importance(model, *unseen, n_repeats=20, rng=run.rng)
     theirs = reference_importance(model, *unseen, n_repeats=20, random_state=0).importances
-    atol, why = noise_of_difference(ours.T, theirs.T), "four standard errors of the shuffles"
-    equal = run.against("sklearn.inspection, on our forest", atol=atol, why=why)
+    why = "four standard errors of the shuffles"
+    equal = run.against("sklearn.inspection", atol=noise(ours.T, theirs.T), why=why)
     equal("permutation importances", ours.mean(axis=1), theirs.mean(axis=1))
 
 
-def check_bootstrap(run: Run, X, y, n_trees: int) -> None:
-    """How many rows a sample leaves out; ρσ² + (1 - ρ)σ²/B, over forests of B trees from many."""
+def check_bootstrap(run: Run) -> None:
+    """How many rows a bootstrap sample leaves out."""
     n, repeats = 2000, 50
     left_out = [(bootstrap_counts(n, run.rng) == 0).mean() for _ in range(repeats)]
-    share = (1 - 1 / n) ** n
     variance = (np.exp(-1) - 2 * np.exp(-2)) / n  # of the share of n boxes that n balls leave empty
     atol, why = 4 * np.sqrt(variance / repeats), "four standard errors of 50 samples"
     equal = run.against("(1 - 1/n)ⁿ, about 1/e", kind="theorem", atol=atol, why=why)
-    equal("share of rows left out of a bootstrap sample", np.mean(left_out), share)
-
-    model = RandomForestRegressor(n_trees, max_features=0.34).fit(X[::2], y[::2])
-    votes = np.array([tree.predict(X[1::2]) for tree in model.trees_])
-    sigma2 = votes.var(axis=0, ddof=1).mean()  # given the data the trees are independent
-    source, why = "σ²/B: equation 15.1 with ρ = 0", "a variance from few groups, rows correlated"
-    rtol = run.budget(quick=0.6, default=0.35)
-    equal = run.against(source, kind="theorem", rtol=rtol, why=why)
-    for size in (2, 5):
-        groups = votes[: n_trees // size * size].reshape(-1, size, votes.shape[1]).mean(axis=1)
-        name = f"variance of a mean of {size} trees, given the data"
-        equal(name, groups.var(axis=0, ddof=1).mean(), sigma2 / size)
+    equal("share of rows left out of a bootstrap sample", np.mean(left_out), (1 - 1 / n) ** n)
 
 
 # ---- claims and figures
@@ -135,66 +126,32 @@ def control(run: Run, X, y, n_trees: int, seeds: int) -> None:
     run.falsifier("true labels score at chance", auc["true"], breaks=CHANCE)
 
 
+def rmse(prediction: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Root mean square error over the rows that have a prediction."""
+    return float(np.sqrt(np.nanmean((prediction - y) ** 2)))
+
+
 def forest_size(run: Run, X, y, n_trees: int, seeds: int) -> None:
-    """Error against the number of trees: bagging, feature sampling, OOB; and in-bag, the trap."""
-    sizes = np.unique(np.geomspace(1, n_trees, 14).astype(int))
-    colors = {
-        "bagging, unseen rows": plots.GREEN,
-        "forest, unseen rows": plots.BLUE,
-        "forest, out of bag": plots.SKY,
-        "forest, rows it has\nseen (the trap)": plots.ORANGE,
-    }
-    curves = []
+    """One tree beside many; and a forest judged on new rows, out of bag, and on those it saw."""
+    gain, share = [], []
     for seed in range(seeds):
         order = np.random.default_rng([run.seed, 41, seed]).permutation(len(y))
         train, test = np.split(order, [2 * len(y) // 3])
         bag, forest = (
             RandomForestRegressor(n_trees, max_features=m, random_state=seed) for m in (1.0, "sqrt")
         )
-        errors = []
-        for model in (bag, forest):
-            trees = model.fit(X[train], y[train]).trees_
-            votes, seen = (np.array([tree.predict(X[i]) for tree in trees]) for i in (test, train))
-            errors.append(error_of_first(votes, np.ones_like(votes, dtype=bool), y[test], sizes))
-        everyone, out = np.ones_like(seen, dtype=bool), out_of_bag(seed, n_trees, len(train))
-        errors += [error_of_first(seen, who, y[train], sizes) for who in (out, everyone)]
-        curves.append(errors)
-    bagged, unseen, oob, in_bag = np.array(curves).transpose(1, 0, 2)  # (seed, size) each
-    name, note = "averaging trees helps", f"error of one tree minus that of {n_trees}"
-    run.claim(name, bagged[:, 0] - bagged[:, -1], at_least=0, note=note)
-    flattery = (unseen - in_bag)[:, -1]
+        trees = bag.fit(X[train], y[train]).trees_
+        one, many = (model.predict(X[test]) for model in (trees[0], bag))
+        gain.append(rmse(one, y[test]) - rmse(many, y[test]))
+        forest.fit(X[train], y[train])
+        unseen, seen = (rmse(forest.predict(X[rows]), y[rows]) for rows in (test, train))
+        oob = rmse(forest.oob_prediction_, y[train])
+        share.append((oob - unseen) / (unseen - seen))
+    note = f"error of one tree minus that of {n_trees}"
+    run.claim("averaging trees helps", gain, at_least=0, note=note)
     note = "RMSE out of bag minus unseen, as a share of how far rows seen flatter"
-    share = (oob - unseen)[:, -1] / flattery
     name = "out of bag is an honest estimate, rows seen are not"
     run.claim(name, share, at_least=-0.25, at_most=0.25, note=note, quick=False)
-    lines = dict(zip(colors, (bagged, unseen, oob, in_bag), strict=True))
-    title = "How many trees, and may a forest be judged on rows that it has seen?"
-    labels = {"xlabel": "trees", "ylabel": "root mean square error (diabetes score)"}
-    labels |= {"xscale": "log", "reference": {"predicting the mean": y.std()}}
-    with run.figure("size", title, size=(8.0, 4.4)) as ax:
-        plots.curves(ax, sizes, lines, colors=list(colors.values()), **labels)
-        ticks = [size for size in (1, 3, 10, 30, 60, 100) if size <= n_trees]
-        ax.set_xticks(ticks, [str(size) for size in ticks])
-        ax.minorticks_off()
-
-
-def out_of_bag(seed: int, n_trees: int, n: int) -> Bool[np.ndarray, "tree n"]:
-    """Which rows each tree of a forest with this seed has not seen, by drawing again."""
-    rng, out = np.random.default_rng(seed), []
-    for _ in range(n_trees):
-        out.append(bootstrap_counts(n, rng) == 0)
-        rng.integers(2**31)
-    return np.array(out)
-
-
-def error_of_first(
-    votes: Float[np.ndarray, "tree n"], who: Bool[np.ndarray, "tree n"], y, sizes
-) -> list[float]:
-    """Root mean square error of the first so many trees, each row judged by those in `who`."""
-    total, judges = np.cumsum(votes * who, axis=0), np.cumsum(who, axis=0)
-    with np.errstate(invalid="ignore"):
-        squares = (total / judges - y) ** 2
-    return [float(np.sqrt(np.nanmean(squares[size - 1]))) for size in sizes]
 
 
 def importances(run: Run, X, y, names: list[str], n_trees: int, seeds: int) -> None:

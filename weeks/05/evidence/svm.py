@@ -67,40 +67,22 @@ def check_against_libsvm(run: Run, X, y, digits, labels) -> None:
     }
     cases["moons, RBF, C = 100"] = (*moon, {"C": 100.0})
     cases["digits, RBF, 45 pairs"] = (digits[:m], labels[:m], digits[m:], {})
-    cases["digits, linear, 45 pairs"] = (digits[:m], labels[:m], digits[m:], {"kernel": "linear"})
     why = "both stop at violations of 1e-6; LIBSVM rounds its kernel to float32: 6e-8, times Σ α"
     equal = run.against("sklearn.svm.SVC (LIBSVM)", why=why)
     for name, (A, b, unseen, options) in cases.items():
         options |= {"tol": 1e-6, "decision_function_shape": "ovo"}
         ours, theirs = SVC(**options).fit(A, b), Reference(**options).fit(A, b)
         outputs = (model.decision_function(unseen) for model in (ours, theirs))
-        duals = ours.dual_objective_, dual_objectives_of(theirs)
-        equal(f"{name}: dual objective", *duals, rtol=1e-6)
+        if len(ours.classes_) == 2:
+            how = {"gamma": theirs._gamma, "degree": theirs.degree, "coef0": theirs.coef0}
+            kernel = kernel_matrix(*[theirs.support_vectors_] * 2, theirs.kernel, **how)
+            u = theirs.dual_coef_
+            dual = np.abs(u).sum(axis=1) - (u @ kernel * u).sum(axis=1) / 2
+            equal(f"{name}: dual objective", ours.dual_objective_, dual, rtol=1e-6)
         equal(f"{name}: support vectors", ours.support_, theirs.support_)
         equal(f"{name}: outputs on unseen data", *outputs, atol=1e-4)
-        equal(f"{name}: predicted classes", ours.predict(unseen), theirs.predict(unseen))
         if name in ("breast cancer, linear", "breast cancer, RBF"):
             run.metric(f"{name}: support vectors of 400 samples", len(ours.support_))
-
-
-def dual_objectives_of(machine) -> Float[np.ndarray, " n_pairs"]:
-    """Dual objective of every pair's machine in a fitted `sklearn.svm.SVC`.
-
-    Row a of its `dual_coef_` holds, for the support vectors of class b > a, those of machine
-    (a, b); for those of class b <= a, of machine (b, a + 1).
-    """
-    options = {"gamma": machine._gamma, "degree": machine.degree, "coef0": machine.coef0}
-    vectors, n_classes = machine.support_vectors_, len(machine.classes_)
-    kernel = kernel_matrix(vectors, vectors, machine.kernel, **options)
-    start = np.concatenate([[0], np.cumsum(machine.n_support_)])
-    found = []
-    for a in range(n_classes):
-        for b in range(a + 1, n_classes):
-            first, second = slice(start[a], start[a + 1]), slice(start[b], start[b + 1])
-            rows = np.r_[first, second]
-            u = np.concatenate([machine.dual_coef_[b - 1, first], machine.dual_coef_[a, second]])
-            found.append(np.abs(u).sum() - u @ kernel[np.ix_(rows, rows)] @ u / 2)
-    return np.array(found)
 
 
 def check_optimality(run: Run, X, y) -> None:
@@ -115,7 +97,6 @@ def check_optimality(run: Run, X, y) -> None:
     why = "tol = 1e-9 on pairs of samples, and rounding of 569 terms"
     equal = run.against("Karush-Kuhn-Tucker conditions", kind="theorem", atol=3e-9, why=why)
     equal("KKT: margin is ≥ 1, = 1, ≤ 1 at α = 0, between, C", broken, np.zeros(n))
-    equal("KKT: Σ α y", alpha @ y, 0.0, atol=1e-11)
     primal, dual = objectives(alpha, errors, y, C)
     why = "at most n C tol = 6e-7 off"
     equal = run.against("strong duality", kind="theorem", rtol=1e-7, why=why)
@@ -188,23 +169,15 @@ def show_convergence(run: Run, X, y, seeds: int) -> None:
     run.metric("steps of second order / maximal violating pair", np.mean(ratios))
     name, note = "choosing the second variable by its gain saves steps", "relative to the other"
     run.claim(name, ratios, at_most=1, unit="of the steps", note=note, quick=False)
-    draw_convergence(run, paths)
-
-
-def draw_convergence(run: Run, paths: dict) -> None:
-    """The objectives of the second-order choice, and the gap of both choices, by step."""
     title = "How does SMO know that it has arrived? Primal and dual meet"
     with run.figure("convergence", title, columns=2, size=(8.6, 4.0)) as (left, right):
         primal, dual = paths["second order"]
-        optimum, shown = dual[-1], min(len(dual), 400)
-        x = np.arange(shown)
-        left.fill_between(x, dual[:shown], primal[:shown], color=plots.GRAY, alpha=0.18, lw=0)
-        lines = {"primal (best so far)": primal[:shown], "dual": dual[:shown]}
-        labels = {"xlabel": "step", "ylabel": "objective", "ylim": (0, 3 * optimum)}
-        colors = (plots.PINK, plots.GREEN)
-        plots.curves(left, x, lines, colors=colors, ends=False, **labels)
-        left.axhline(optimum, color=plots.REFERENCE, linewidth=0.9, linestyle=":")
-        gaps = {name: np.maximum(p - d, 1e-300) / optimum for name, (p, d) in paths.items()}
+        shown = slice(400)
+        lines = {"primal (best so far)": primal[shown], "dual": dual[shown]}
+        labels = {"xlabel": "step", "ylabel": "objective", "ylim": (0, 3 * dual[-1])}
+        x = np.arange(len(dual[shown]))
+        plots.curves(left, x, lines, colors=(plots.PINK, plots.GREEN), ends=False, **labels)
+        gaps = {name: np.maximum(p - d, 1e-300) / d[-1] for name, (p, d) in paths.items()}
         x = {name: np.arange(len(gap)) for name, gap in gaps.items()}
         labels = {"xlabel": "step", "ylabel": "duality gap / optimum", "yscale": "log"}
         plots.curves(right, x, gaps, colors=(plots.ORANGE, plots.BLUE), ends=False, **labels)
@@ -240,8 +213,6 @@ def show_memorizing(run: Run, X, y, seeds: int) -> None:
         reference = {"always “benign”": majority}
         colors = (plots.ORANGE, plots.BLUE, plots.GRAY)
         plots.curves(ax, gammas, lines, colors=colors, reference=reference, **labels)
-        ax.axvline(1 / X.shape[1], color=plots.REFERENCE, linestyle="--", linewidth=1)
-        ax.text(1.15 / X.shape[1], 0.02, "γ = 1 / 30, “scale”", color=plots.REFERENCE, fontsize=10)
 
 
 def unscaled_features(run: Run, X, y) -> None:
@@ -269,6 +240,7 @@ def permuted_labels(run: Run, X, y: Shaped[np.ndarray, " n"], seeds: int) -> Non
         train, test = order[:n], order[n:]
         for name, labels in (("permuted", rng.permutation(y[train])), ("true", y[train])):
             accuracies[name].append(SVC().fit(X[train], labels).score(X[test], y[test]))
-    options = {"note": "test accuracy", "quick": False}
+    seen = "that a 95 % interval over ten splits held 0.1"
+    options = {"note": "test accuracy", "seen_before": seen, "quick": False}
     run.claim(CHANCE, accuracies["permuted"], at_least=0.05, at_most=0.15, **options)
     run.falsifier("true labels", accuracies["true"], breaks=CHANCE)

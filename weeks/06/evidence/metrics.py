@@ -15,6 +15,7 @@ EXACT = "both count the same weights; only the order of additions differs"
 DISTANCE = 1.5  # standard deviations between the two classes of the simulated classifier
 SHARES = {"half positive": 0.5, "1 % positive": 0.01}
 COLORS = (plots.BLUE, plots.ORANGE, plots.GREEN)
+THEORY = {"color": plots.REFERENCE, "lw": 1.2, "ls": "--", "zorder": 3}
 HALVED = "average precision falls by more than half when 1 % are positive"
 LAZY = "accuracy prefers a model that never says yes to one that finds a fifth of the rare class"
 CONSTANT = "by the trapezoid rule, a constant score beats the classifier it was made from"
@@ -31,9 +32,7 @@ def main(run: Run, *, samples: PositiveInt = 20_000, seeds: PositiveInt = 20) ->
     seeds
         Repetitions of each simulation.
     """
-    check_decisions(run)
-    check_rankings(run)
-    check_probabilities(run)
+    check_metrics(run)
     n = min(samples, run.budget(quick=2000, default=samples))
     seeds = run.budget(quick=4, default=seeds)
     ranking_and_prevalence(run, n, seeds)
@@ -55,87 +54,47 @@ def binormal(
 # ---- checks
 
 
-def tied(rng: np.random.Generator, n: int = 500, classes: int = 4):
-    """Labels, scores full of ties, probabilities, and weights some of which are zero."""
-    y, weight = rng.integers(0, classes, n), rng.integers(0, 4, n) / 2
-    scores = np.round(rng.dirichlet(np.ones(classes), n) + 0.5 * np.eye(classes)[y], 1)
-    prob = (scores + 0.05) / (scores + 0.05).sum(axis=1, keepdims=True)
-    return y, scores, prob, weight
-
-
-def check_decisions(run: Run) -> None:
-    """Confusion matrix, accuracy, precision, recall and F1, weighted and averaged every way."""
-    from sklearn import metrics as reference
-
-    y, scores, _, weight = tied(np.random.default_rng(run.seed))
-    pred = scores.argmax(axis=1)
-    pred[pred == 3] = 0  # a class that is never predicted: 0 / 0
-    equal = run.against("sklearn.metrics", atol=1e-14, why=EXACT)
-    mine = ours.confusion_matrix(y, pred, sample_weight=weight)
-    theirs = reference.confusion_matrix(y, pred, sample_weight=weight)
-    equal("confusion matrix, weighted", mine, theirs, atol=1e-12)
-    mine = ours.accuracy(y, pred, sample_weight=weight)
-    equal("accuracy, weighted", mine, reference.accuracy_score(y, pred, sample_weight=weight))
-    cases = [
-        {"average": average, "zero_division": zero, "sample_weight": w}
-        for average in ("macro", "micro", "weighted")
-        for zero in (0.0, 1.0, np.nan)
-        for w in (None, weight)
-    ]
-    for name in ("precision", "recall", "f1"):
-        mine, theirs = getattr(ours, name), getattr(reference, f"{name}_score")
-        found, expected = ([f(y, pred, **case) for case in cases] for f in (mine, theirs))
-        equal(f"{name}: 3 averages × 3 values of 0/0 × weights", found, expected)
-
-
-def check_rankings(run: Run) -> None:
-    """Curves point by point, areas, and AUC by counting pairs."""
-    from scipy.stats import mannwhitneyu
-    from sklearn import metrics as reference
-
-    y, scores, _, weight = tied(np.random.default_rng([run.seed, 1]))
-    label, score = (y == 0).astype(np.int64), scores[:, 0]
-    equal = run.against("sklearn.metrics", atol=1e-14, why=EXACT)
-    for name in ("roc_curve", "precision_recall_curve"):
-        both = (getattr(module, name) for module in (ours, reference))
-        mine, theirs = (np.concatenate(f(label, score, sample_weight=weight)) for f in both)
-        equal(f"{name}, tied and weighted: rates and thresholds", mine, theirs)
-    areas = {
-        "AUC": (ours.roc_auc, reference.roc_auc_score),
-        "average precision": (ours.average_precision, reference.average_precision_score),
-    }
-    onehot, averages = y[:, None] == np.arange(4), ("macro", "weighted", "micro")
-    for name, (mine, theirs) in areas.items():
-        found = [mine(y, scores, average=a, sample_weight=weight) for a in averages]
-        expected = [theirs(onehot, scores, average=a, sample_weight=weight) for a in averages]
-        equal(f"{name} of 4 classes against the rest, 3 averages", found, expected)
-    pairs = mannwhitneyu(score[label == 1], score[label == 0]).statistic
-    share = pairs / (label.sum() * (1 - label).sum())
-    equal = run.against("scipy.stats.mannwhitneyu", atol=1e-14, why=EXACT)
-    equal("AUC is the share of pairs in order", ours.roc_auc(label, score), share)
-
-
-def check_probabilities(run: Run) -> None:
-    """Log loss, Brier score and the calibration curve."""
+def check_metrics(run: Run) -> None:
+    """Decisions, rankings and probabilities of weighted samples with tied scores."""
     from sklearn import metrics as reference
     from sklearn.calibration import calibration_curve
 
-    y, _, prob, weight = tied(np.random.default_rng([run.seed, 2]))
-    label, p = (y == 0).astype(np.int64), prob[:, 0]
-    certain = np.where(np.arange(len(p)) % 50 == 0, 1.0, p)  # confident and often wrong: clipped
-    cases = [(label, p, weight), (y, prob, None), (label, certain, None)]
+    rng = np.random.default_rng(run.seed)
+    y, weight = rng.integers(0, 4, 500), rng.integers(0, 4, 500) / 2
+    scores = np.round(rng.dirichlet(np.ones(4), 500) + 0.5 * np.eye(4)[y], 1)
+    prob = (scores + 0.05) / (scores + 0.05).sum(axis=1, keepdims=True)
+    pred = scores.argmax(axis=1)
+    pred[pred == 3] = 0  # a class that is never predicted: 0 / 0
+    one_hot, w, macro = y[:, None] == np.arange(4), {"sample_weight": weight}, {"average": "macro"}
+    label, score, p = one_hot[:, 0].astype(np.int64), scores[:, 0], prob[:, 0]
     equal = run.against("sklearn.metrics", atol=1e-13, why=EXACT)
-    for name, mine, theirs, some in (
-        ("log loss", probabilities.log_loss, reference.log_loss, cases),
-        ("Brier score", probabilities.brier_score, reference.brier_score_loss, cases),
+    theirs = reference.confusion_matrix(y, pred, **w)
+    equal("confusion matrix", ours.confusion_matrix(y, pred, **w), theirs, atol=1e-12)
+    for name in ("precision", "recall", "f1"):
+        mine, theirs = getattr(ours, name), getattr(reference, f"{name}_score")
+        options = {"zero_division": 0.0} | macro | w
+        equal(f"{name}, mean of 4 classes", mine(y, pred, **options), theirs(y, pred, **options))
+    mine = ours.roc_curve(label, score, **w)
+    theirs = reference.roc_curve(label, score, drop_intermediate=False, **w)
+    equal("ROC curve: rates and thresholds", np.concatenate(mine), np.concatenate(theirs))
+    mine, theirs = (m.precision_recall_curve(label, score, **w) for m in (ours, reference))
+    equal("precision-recall curve", np.concatenate(mine), np.concatenate(theirs))
+    for name, mine, theirs in (
+        ("AUC", ours.roc_auc, reference.roc_auc_score),
+        ("average precision", ours.average_precision, reference.average_precision_score),
     ):
-        found, expected = ([f(*c[:2], sample_weight=c[2]) for c in some] for f in (mine, theirs))
-        equal(f"{name}: two classes, four, and certain mistakes", found, expected)
-    equal = run.against("sklearn.calibration.calibration_curve", atol=1e-14, why=EXACT)
-    for strategy in ("uniform", "quantile"):
-        theirs = calibration_curve(label, p, n_bins=8, strategy=strategy)
-        mine = probabilities.calibration_curve(label, p, n_bins=8, strategy=strategy)[:2]
-        equal(f"calibration curve, {strategy} bins", np.concatenate(mine), np.concatenate(theirs))
+        expected = theirs(one_hot, scores, **macro, **w)
+        equal(f"{name}, mean of 4 classes", mine(y, scores, **macro, **w), expected)
+    for name, mine, theirs in (
+        ("log loss", probabilities.log_loss, reference.log_loss),
+        ("Brier score", probabilities.brier_score, reference.brier_score_loss),
+    ):
+        equal(f"{name} of 4 classes", mine(y, prob, **w), theirs(y, prob, **w))
+    mine, theirs = (
+        probabilities.calibration_curve(label, p)[:2],
+        calibration_curve(label, p, n_bins=10),
+    )
+    equal("calibration curve", np.concatenate(mine), np.concatenate(theirs))
 
 
 # ---- what misleads
@@ -172,34 +131,22 @@ def ranking_and_prevalence(run: Run, n: int, seeds: int) -> None:
         options["seen_before"] = "that 99.9 % intervals over 10 seeds held 0.5"
         run.claim(CHANCE.format(name), [metric(*pair) for pair in permuted], **options)
         run.falsifier(f"{name} of the true labels", intact, breaks=CHANCE.format(name))
-    draw_curves(run, data, auc, precision)
-
-
-def draw_curves(run: Run, data: dict, auc: dict, precision: dict) -> None:
-    """ROC and precision-recall curves of both populations, theory drawn in."""
     title = "One classifier, two populations: which curve notices that positives are rare?"
-    fpr, grid = np.geomspace(1e-7, 1, 800), np.linspace(0.02, 1, 200)
+    grid, fpr = np.linspace(0.02, 1, 200), np.geomspace(1e-7, 1, 800)
     tpr = ndtr(ndtri(fpr) + DISTANCE)
-    left, right = {}, {}
-    for name, pairs in data.items():
-        rates = [ours.roc_curve(*pair)[:2] for pair in pairs]
-        ratios = [ours.precision_recall_curve(*pair)[:2] for pair in pairs]
-        left[f"{name}, AUC {auc[name].mean():.2f}"] = [np.interp(grid, *r) for r in rates]
-        steps = [np.interp(grid, r[::-1], p[::-1]) for p, r in ratios]
-        right[f"{name}, AP {precision[name].mean():.2f}"] = steps
-    theory = {"color": plots.REFERENCE, "lw": 1.2, "ls": "--", "label": "theory"}
-    with run.figure("curves", title, columns=2, size=(8.0, 4.2)) as axes:
-        axes[0].plot(fpr, tpr, zorder=3, **theory)
-        axes[0].plot([0, 1], [0, 1], color=plots.GRAY, lw=1, label="chance")
+    with run.figure("curves", title, columns=2, size=(8.0, 4.2)) as (left, right):
+        roc, recalls = {}, {}
+        for name, pairs in data.items():
+            roc[name] = [np.interp(grid, *ours.roc_curve(*pair)[:2]) for pair in pairs]
+            ratios = [ours.precision_recall_curve(*pair)[:2] for pair in pairs]
+            recalls[name] = [np.interp(grid, r[::-1], p[::-1]) for p, r in ratios]
+            share = SHARES[name]
+            right.plot(tpr, share * tpr / (share * tpr + (1 - share) * fpr), **THEORY)
+        left.plot(fpr, tpr, label="theory", **THEORY)
         labels = {"xlabel": "false positive rate", "ylabel": "true positive rate"}
-        plots.curves(axes[0], grid, left, colors=COLORS, ends=False, **labels)
-        for share, color in zip(SHARES.values(), COLORS, strict=False):
-            axes[1].plot(tpr, share * tpr / (share * tpr + (1 - share) * fpr), **theory)
-            axes[1].axhline(share, color=color, lw=1, ls=":", label=f"chance, {share:.0%}")
-            theory["label"] = "_"
+        plots.curves(left, grid, roc, colors=COLORS, ends=False, **labels)
         labels = {"xlabel": "recall (= true positive rate)", "ylabel": "precision"}
-        plots.curves(axes[1], grid, right, colors=COLORS, ends=False, ylim=(0, 1.02), **labels)
-        axes[1].legend(loc="upper right", bbox_to_anchor=(1, 0.5))
+        plots.curves(right, grid, recalls, colors=COLORS, ends=False, **labels)
 
 
 def accuracy_is_not_enough(run: Run, n: int, seeds: int) -> None:
@@ -261,46 +208,26 @@ def honest_probabilities(run: Run, n: int, seeds: int) -> None:
         "calibration error": probabilities.calibration_error,
     }
     grid, curves = np.linspace(0.03, 0.97, 60), {name: [] for name in powers}
-    table, auc = np.empty((seeds, len(powers), len(scores))), np.empty((seeds, len(powers)))
+    table, floor = np.empty((seeds, len(powers), len(scores))), []
     for s in range(seeds):
         y, _, p = binormal(n, 0.5, np.random.default_rng([run.seed, 6, s]))
         for i, (name, power) in enumerate(powers.items()):
             q = p**power / (p**power + (1 - p) ** power)
             table[s, i] = [score(y, q) for score in scores.values()]
-            auc[s, i] = ours.roc_auc(y, q)
             happened, predicted, _ = probabilities.calibration_curve(y, q)
             curves[name].append(np.interp(grid, predicted, happened))
     run.metric("log loss, true", table[:, 0, 0].mean())
     run.metric("log loss, overconfident", table[:, 1, 0].mean())
-    why = "the order is the same, but for scores that rounding makes equal"
-    equal = run.against("AUC of the true probabilities", kind="consistency", atol=1e-6, why=why)
-    equal("AUC of distorted log-odds", auc[:, 1:], np.repeat(auc[:, :1], 2, axis=1))
     for k, score in enumerate(scores):
         cost = (table[:, 1:, k] - table[:, :1, k]).min(axis=1)
         note = "the smaller of both distortions' costs"
         run.claim(f"distorted log-odds cost {score}", cost, at_least=0, note=note)
-    draw_calibration(run, grid, curves, seeds)
-
-
-def draw_calibration(run: Run, grid: Float[np.ndarray, " g"], curves: dict, seeds: int) -> None:
-    """Reliability curves, and what a perfect model is measured as."""
-    sizes = np.array([100, 300, 1000, 3000, 10000])
-    floor = np.empty((seeds, len(sizes)))
     for s in range(seeds):
         rng = np.random.default_rng([run.seed, 7, s])
-        for i, size in enumerate(sizes):
-            p = binormal(int(size), 0.5, rng)[2]
-            floor[s, i] = probabilities.calibration_error((rng.random(size) < p).astype(int), p)
-    run.metric("calibration error of a perfect model, 100 samples", floor[:, 0].mean(), rtol=0.3)
+        p = binormal(100, 0.5, rng)[2]
+        floor.append(probabilities.calibration_error((rng.random(100) < p).astype(int), p))
+    run.metric("calibration error of a perfect model, 100 samples", np.mean(floor), rtol=0.3)
     title = "How often does it happen when the model says 30 %?"
-    with run.figure("calibration", title, columns=2, size=(8.0, 4.2)) as (left, right):
-        left.plot([0, 1], [0, 1], color=plots.REFERENCE, lw=1, ls="--")
+    with run.figure("calibration", title, size=(6.4, 5.0)) as ax:
         labels = {"xlabel": "predicted probability", "ylabel": "observed frequency"}
-        labels |= {"aspect": "equal", "xlim": (0, 1), "ylim": (0, 1)}
-        plots.curves(left, grid, curves, colors=COLORS, ends=False, **labels)
-        lines = {"perfectly calibrated": floor}
-        labels = {"xlabel": "test samples", "ylabel": "calibration error, 10 bins"}
-        plots.curves(right, sizes, lines, ends=False, xscale="log", yscale="log", **labels)
-        guide = floor[:, 0].mean() * np.sqrt(sizes[0] / sizes)
-        right.plot(sizes, guide, color=plots.REFERENCE, lw=1, ls="--", label="∝ 1/√n")
-        right.legend()
+        plots.curves(ax, grid, curves, colors=COLORS, **labels)

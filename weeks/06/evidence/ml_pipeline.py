@@ -111,78 +111,57 @@ class Project:
         size = f"{len(X):,} rows, {X.shape[1]} columns, {y.mean():.1%} positive"
         self.run.say(f"{size}; dropped as redundant: {', '.join(drop) or 'none'}")
         self.write(f"## The table\n\n{size}. Dropped as redundant: {', '.join(drop) or 'nothing'}.")
-        kinds = ["number" if c in self.numeric else "category" for c in X]
-        columns = {
-            "column": list(X),
-            "kind": kinds,
-            "missing": X.isna().mean().map("{:.1%}".format),
-        }
-        self.write(markdown(pd.DataFrame(columns | {"values": X.nunique()})))
+        columns = {"missing": X.isna().mean().map("{:.1%}".format), "values": X.nunique()}
+        self.write(markdown(pd.DataFrame({"column": list(X)} | columns)))
         return X, y
-
-    def score(self, name: str, parameters: dict, X, y, train, test) -> float:
-        """AUC on the test rows of a model fitted on the training rows."""
-        model = self.build(name, **parameters).fit(X.iloc[train], y[train])
-        return metrics.roc_auc(y[test], positive(model, X.iloc[test]))
 
     def select(self) -> tuple[str, dict, tuple[float, float, float, int]]:
         """Nested cross-validation on a subsample: how good is tuning *and* fitting each model?"""
+        from sklearn.model_selection import GridSearchCV, cross_validate
+        from sklearn.model_selection import StratifiedKFold as folds
+
         run = self.run
         some = np.random.default_rng([run.seed, 1]).permutation(len(self.y))[: self.rows]
         X, y = self.X.iloc[some], self.y[some]
         outside, inside = run.budget(quick=(2, 2), default=(5, 3))
-        outer, inner = (StratifiedKFold(k, True, run.seed) for k in (outside, inside))
-        position = np.zeros((len(y), 1))
+        outer, inner = (folds(k, shuffle=True, random_state=run.seed) for k in (outside, inside))
         results, choices = {}, {}
         for name, grid in run.progress(list(ours.MODELS.items()), "nested cross-validation"):
-            scores, picks = [], []
-            for train, test in outer.split(position, y):
-                parts = [(train[a], train[b]) for a, b in inner.split(position[train], y[train])]
-                means = [np.mean([self.score(name, g, X, y, *ab) for ab in parts]) for g in grid]
-                picks.append(int(np.argmax(means)))
-                scores.append(self.score(name, grid[picks[-1]], X, y, train, test))
-            results[name] = np.array(scores)
-            choices[name] = grid[Counter(picks).most_common(1)[0][0]]
-            run.metric(f"nested AUC, {name}", np.mean(scores))
-        self.check_nested(X, y, outside, inside, results["logistic regression"])
+            pipeline = self.build(name)
+            last = pipeline.steps[-1][0]
+            wanted = [{f"{last}__{key}": [g[key]] for key in g} for g in grid]
+            search = GridSearchCV(pipeline, wanted, scoring="roc_auc", cv=inner)
+            options = {"scoring": "roc_auc", "cv": outer, "return_estimator": True}
+            found = cross_validate(search, X, y, **options)
+            results[name] = found["test_score"]
+            picks = Counter(tuned.best_index_ for tuned in found["estimator"])
+            choices[name] = grid[picks.most_common(1)[0][0]]
+            run.metric(f"nested AUC, {name}", results[name].mean())
         best = max(SHIPPABLE, key=lambda name: results[name].mean())
         share = 1 / (outside - 1)  # one part tests, the others train
-        zero = np.zeros(outside)
         gaps, intervals = (
             [corrected_resampled_ttest(s, than, test_share=share) for s in results.values()]
-            for than in (results[best], zero)
+            for than in (results[best], np.zeros(outside))
         )
         frame = pd.DataFrame({"model": list(results), "chosen": [choices[n] for n in results]})
         frame["AUC"] = [f"{s.mean():.3f}" for s in results.values()]
         texts = [f"{g.difference:+.3f} [{g.low:+.3f}, {g.high:+.3f}]" for g in gaps]
         frame["against the best"] = texts
-        self.write(f"## Which model?\n\nNested cross-validation on {len(y):,} training rows, AUC.")
-        self.write(markdown(frame))
-        self.write("Intervals are corrected for overlapping training sets.")
-        self.write(f"Shipped: {best}, the better of those that can be saved without a pickle.")
+        self.write(
+            f"## Which model?\n\nNested cross-validation on {len(y):,} training rows, AUC; "
+            f"intervals are corrected for overlapping training sets.\n\n{markdown(frame)}\n\n"
+            f"Shipped: {best}, the better of those that can be saved without a pickle."
+        )
         self.write("![Nested AUC](ml_pipeline_models.png)")
-        draw_models(run, results, intervals)
+        with run.figure("models", "Which model? AUC on the outer folds", size=(8.0, 2.9)) as ax:
+            for i, (scores, band) in enumerate(zip(results.values(), intervals, strict=True)):
+                half = band.high - band.difference
+                ax.errorbar(band.difference, i, xerr=half, fmt="|", color=plots.BLUE, capsize=4)
+                ax.plot(scores, np.full(outside, i), "o", color=plots.ORANGE, ms=4)
+            ax.set_yticks(range(3), results)
+            ax.set(ylim=(2.6, -0.6), xlabel="AUC (dots: folds; bars: corrected 95 % interval)")
         found = intervals[list(results).index(best)]
         return best, choices[best], (found.difference, found.low, found.high, outside)
-
-    def check_nested(self, X, y, outside: int, inside: int, mine: np.ndarray) -> None:
-        """The same by scikit-learn's search."""
-        from sklearn.metrics import roc_auc_score
-        from sklearn.model_selection import GridSearchCV, cross_val_score
-        from sklearn.model_selection import StratifiedKFold as Reference
-
-        def score(model, A, b):
-            return roc_auc_score(b, model.predict_proba(A)[:, 1])
-
-        outer, inner = (
-            Reference(k, shuffle=True, random_state=self.run.seed) for k in (outside, inside)
-        )
-        grid = {"logisticregression__C": [g["C"] for g in ours.MODELS["logistic regression"]]}
-        search = GridSearchCV(self.build("logistic regression"), grid, scoring=score, cv=inner)
-        theirs = cross_val_score(search, X, y, cv=outer, scoring=score)
-        why = "the same fits; areas add up in another order"
-        equal = self.run.against("sklearn GridSearchCV in cross_val_score", atol=1e-12, why=why)
-        equal("nested cross-validation of logistic regression", mine, theirs)
 
     def choose_threshold(self, name: str, parameters: dict) -> float:
         """The cheapest threshold on predictions that no row had a part in making."""
@@ -191,21 +170,12 @@ class Project:
             model = self.build(name, **parameters).fit(X.iloc[train], y[train])
             p[test] = positive(model, X.iloc[test])
         threshold = ours.cheapest_threshold(y, p, **costs)
-        few, some = y[:400], p[:400]
-        levels = np.append(np.inf, np.unique(some)[::-1])
-        brute = [ours.decision_cost(few, some >= t, **costs) for t in levels]
-        why = "the same integers"
-        equal = run.against("counting for each threshold", kind="theorem", atol=1e-12, why=why)
-        equal("cost at every threshold", ours.cost_curve(few, some, **costs)[1], brute)
         theory = costs["cost_fp"] / sum(costs.values())
         run.metric("cheapest threshold, out of fold", threshold, rtol=0.2)
         in_theory, cheapest = (self.cost_of(y, p >= t) for t in (theory, threshold))
         if len(y) >= LARGE:
             title = "the threshold of theory costs at most 3 % more than the cheapest one"
-            note = (
-                f"{in_theory.mean():.4f} at {theory:.2f}, {cheapest.mean():.4f} at {threshold:.2f}"
-            )
-            note = f"cost per row minus 1.03 times the least: {note}"
+            note = f"cost per row at {theory:.2f} minus 1.03 times that at {threshold:.2f}"
             run.claim(title, in_theory - 1.03 * cheapest, at_most=0, note=note)
         self.write(
             f"## When to act\n\nA false alarm costs {costs['cost_fp']:g}, a miss "
@@ -224,48 +194,36 @@ class Project:
     def draw_cost(self, p: np.ndarray, threshold: float, theory: float) -> None:
         """Cost by threshold, and the calibration that theory rests on."""
         y, thresholds, curve = self.y, *ours.cost_curve(self.y, p, **self.costs)
-        always, never = (self.cost_of(y, np.full(len(y), act)).mean() for act in (True, False))
         title = "When to act? The cheapest threshold is not one half"
-        layout = {"columns": 2, "gridspec_kw": {"width_ratios": [1.35, 1]}}
-        with self.run.figure("cost", title, size=(8.0, 4.0), **layout) as (left, right):
+        with self.run.figure("cost", title, columns=2, size=(8.0, 4.0)) as (left, right):
             labels = {"xlabel": "act from probability", "ylabel": "mean cost per row (out of fold)"}
-            limits = {"xlim": (0, 1), "ylim": (0.8 * curve.min(), 1.1 * max(always, never))}
-            left.plot(thresholds[1:], curve[1:], color=plots.BLUE)
-            left.set(**labels, **limits)
-            plots.reference_line(left, always, "always act")
-            plots.reference_line(left, never, "never act")
-            left.axvline(theory, color=plots.ORANGE, lw=1.2, label=f"theory: {theory:.2f}")
-            left.plot(
-                threshold, curve.min(), "o", color=plots.BLUE, label=f"least: {threshold:.2f}"
-            )
-            left.legend(loc="upper left", bbox_to_anchor=(0.22, 0.62))
-            happened, predicted, n = probabilities.calibration_curve(y, p)
-            right.plot([0, 1], [0, 1], color=plots.REFERENCE, ls="--", lw=1)
-            half = half_widths(happened, n)
-            right.errorbar(predicted, happened, half, fmt="o", color=plots.BLUE, capsize=2)
-            right.set(xlabel="predicted probability", ylabel="observed frequency")
-            right.set(xlim=(0, 1), ylim=(0, 1))
-            right.set_title("and the probabilities behind it", fontsize=11, weight="normal")
+            always, never = (self.cost_of(y, np.full(len(y), act)).mean() for act in (True, False))
+            levels = {"always act": always, "never act": never}
+            line = {"out of fold": curve[1:]}
+            plots.curves(left, thresholds[1:], line, reference=levels, ends=False, **labels)
+            left.axvline(theory, color=plots.ORANGE, label=f"theory: {theory:.2f}")
+            left.plot(threshold, curve.min(), "o", label=f"least: {threshold:.2f}")
+            left.legend()
+            happened, predicted, _ = probabilities.calibration_curve(y, p)
+            lines = {"this model": happened, "honest": predicted}
+            labels = {"xlabel": "predicted probability", "ylabel": "observed frequency"}
+            plots.curves(right, predicted, lines, ends=False, marker="o", **labels)
 
     def test(self, X, y: np.ndarray, p: np.ndarray, threshold: float) -> None:
         """Look at the test rows once."""
-        from sklearn import metrics as reference
-
         run = self.run
         measures = {
-            "AUC": (metrics.roc_auc, reference.roc_auc_score),
-            "average precision": (metrics.average_precision, reference.average_precision_score),
-            "log loss": (probabilities.log_loss, reference.log_loss),
-            "Brier score": (probabilities.brier_score, reference.brier_score_loss),
+            "AUC": metrics.roc_auc,
+            "average precision": metrics.average_precision,
+            "log loss": probabilities.log_loss,
+            "Brier score": probabilities.brier_score,
         }
-        found, expected = ([pair[k](y, p) for pair in measures.values()] for k in (0, 1))
-        equal = run.against("sklearn.metrics", atol=1e-12, why="order of additions")
-        equal("test metrics", found, expected)
+        found = [measure(y, p) for measure in measures.values()]
         at = {"cheapest threshold": threshold, "acting from 0.50": 0.5, "never acting": np.inf}
         costs = {f"cost, {name}": self.cost_of(y, p >= t) for name, t in at.items()}
         rng = np.random.default_rng([run.seed, 2])
         draws = [rng.integers(0, len(y), len(y)) for _ in range(run.budget(quick=20, default=300))]
-        tried = {name: [mine(y[i], p[i]) for i in draws] for name, (mine, _) in measures.items()}
+        tried = {name: [mine(y[i], p[i]) for i in draws] for name, mine in measures.items()}
         tried |= {name: [cost[i].mean() for i in draws] for name, cost in costs.items()}
         values = [*found, *(cost.mean() for cost in costs.values())]
         frame = pd.DataFrame({"measure": list(tried), "value": [f"{v:.4f}" for v in values]})
@@ -387,27 +345,6 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def half_widths(share: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Half-widths of 95 % intervals of shares, by Agresti and Coull (1998)."""
-    smooth = (share * n + 2) / (n + 4)
-    return 1.96 * np.sqrt(smooth * (1 - smooth) / (n + 4))
-
-
-def draw_models(run: Run, results: dict[str, np.ndarray], intervals: list) -> None:
-    """The outer folds' AUC of each model, and an interval that knows of their overlap."""
-    title = "Which model? AUC on the outer folds"
-    with run.figure("models", title, size=(8.0, 2.9)) as ax:
-        colors = (plots.BLUE, plots.GREEN, plots.ORANGE)
-        for i, (scores, band) in enumerate(zip(results.values(), intervals, strict=True)):
-            wide = {"color": colors[i], "lw": 7, "alpha": 0.25, "solid_capstyle": "butt"}
-            ax.plot([band.low, band.high], [i, i], **wide)
-            ax.plot(scores, np.full(len(scores), i), "o", color=colors[i], ms=5, alpha=0.8)
-            ax.plot(scores.mean(), i, "|", color="black", ms=18, mew=2)
-        ax.set_yticks(range(3), results)
-        ax.set(ylim=(2.6, -0.6), xlabel="AUC (dots: folds; band: corrected 95 % interval)")
-        ax.grid(axis="y", visible=False)
-
-
 def encoding_leak(run: Run, y: Int[np.ndarray, " n"]) -> None:
     """Failure on display: a meaningless code, replaced by the mean target of its rows."""
     before, within = [], []
@@ -427,9 +364,8 @@ def encoding_leak(run: Run, y: Int[np.ndarray, " n"]) -> None:
     run.falsifier("encoded within training", within, breaks=LEAK)
     seen = "that a 99.9 % interval over ten draws held 0.5"
     options = {"note": "AUC", "seen_before": seen, "quick": False}
-    run.claim(
-        "encoded within training, it does not", within, at_least=0.45, at_most=0.55, **options
-    )
+    name = "encoded within training, it does not"
+    run.claim(name, within, at_least=0.45, at_most=0.55, **options)
 
 
 def with_gaps_and_new_words(
