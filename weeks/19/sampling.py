@@ -60,11 +60,6 @@ def penalize_repetition(
     return torch.where(said > 0, penalized, logits)
 
 
-def _counts(logits: Tensor, history: Tensor) -> Tensor:
-    counts = torch.zeros_like(logits)
-    return counts.scatter_add_(1, history.clamp(min=0), (history >= 0).to(logits.dtype))
-
-
 # ---- how bold to be, and what to leave out
 
 

@@ -95,8 +95,8 @@ def test_worked_examples():
 
 def test_penalties_by_hand():
     logits = torch.tensor([[2.0, -2.0, 1.0, -1.0]])
-    history = torch.tensor([[-1, -1, 0, 1, 1]])  # two of padding
-    assert sampling.penalize_repetition(logits, history, 2.0).tolist() == [[1.0, -4.0, 1.0, -1.0]]
+    history = torch.tensor([[-1, -1, 2, 1, 1]])  # two of padding
+    assert sampling.penalize_repetition(logits, history, 2.0).tolist() == [[2.0, -4.0, 0.5, -1.0]]
 
 
 # ---- draws
