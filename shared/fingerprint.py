@@ -45,6 +45,8 @@ def compare(fresh: dict, recorded: dict, *, tolerance: float | None = None) -> l
     lines
         Empty if they agree. Fingerprints of other data are not compared: one line says so.
     """
+    if gone := recorded["data"].keys() - fresh["data"].keys():
+        return [f"no data: {', '.join(sorted(gone))}"]
     common = fresh["data"].keys() & recorded["data"].keys()
     if other := [name for name in common if fresh["data"][name] != recorded["data"][name]]:
         return [f"other data: {', '.join(sorted(other))}"]

@@ -63,7 +63,7 @@ PRINT = {
         ({"values": PRINT["values"] | {"x": 1}}, ["x is new"]),
         ({"verdicts": {"gain": "fails"}}, ["claim gain: fails, recorded holds"]),
         ({"data": {"digits": "sha256:2"}}, ["other data: digits"]),
-        ({"data": {}}, []),
+        ({"data": {}}, ["no data: digits"]),
     ],
 )
 def test_compare(change, found):

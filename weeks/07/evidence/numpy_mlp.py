@@ -116,7 +116,8 @@ def smooth(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def show_training(run: Run, data: Data, hidden: int, epochs: int, batch_size: int) -> MLP:
     """Networks of three seeds, and three whose labels were shuffled; returns the first."""
     losses, right, nets = {}, {}, []
-    for name, passes in (("trained", epochs), ("labels shuffled", 1)):
+    some = -(-20 * batch_size // len(data.X))  # passes, so that a tenth of the steps is two
+    for name, passes in (("trained", epochs), ("labels shuffled", some)):
         losses[name], right[name] = [], []
         for seed in run.progress(range(run.budget(quick=2, default=3)), name):
             rng = np.random.default_rng([run.seed, 2, seed])
