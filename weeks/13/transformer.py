@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from shared.arguments import checked
 from shared.require import require
 from week13.attention import MultiHeadAttention
 from week13.positional_encodings import sinusoidal_encoding
@@ -235,6 +236,7 @@ class Transformer(nn.Module):
 # ---- the loss and the decoding
 
 
+@checked
 def cross_entropy(
     logits: Float[Tensor, "*batch vocab"],
     target: Int[Tensor, "*batch"],
@@ -258,10 +260,11 @@ def cross_entropy(
     """
     require(0.0 <= label_smoothing < 1.0, "label_smoothing must be in [0, 1)", label_smoothing)
     log_p = logits.log_softmax(dim=-1)
-    nll = -log_p.gather(-1, target[..., None])[..., 0]
-    loss = (1 - label_smoothing) * nll - label_smoothing * log_p.mean(dim=-1)
-    counts = torch.ones_like(loss) if pad is None else (target != pad).to(loss)
-    return (loss * counts).sum() / counts.sum()
+    counts = torch.ones_like(target).bool() if pad is None else target != pad
+    nll = -log_p.gather(-1, (target * counts)[..., None])[..., 0]  # pad may be no token: -100
+    everywhere = log_p.mean(dim=-1) if label_smoothing else 0.0
+    loss = (1 - label_smoothing) * nll - label_smoothing * everywhere
+    return loss.where(counts, 0.0).sum() / counts.sum()
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from shared.arguments import checked
 from shared.require import require
 from week09.muon import Muon
 from week09.optimizers import AdamW
@@ -152,6 +153,7 @@ class GPT(nn.Module):
 # ---- training
 
 
+@checked
 def next_token_loss(
     logits: Float[Tensor, "batch seq vocab"], targets: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, ""]:
@@ -247,16 +249,22 @@ def sample(
     top_k: int = 0,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " m"]:
-    """Continue `prompt` by `length` tokens, one at a time; `top_k` = 0 allows all tokens."""
-    most = model.config.vocab_size
+    """Continue `prompt` by `length` tokens, one at a time, out of the `top_k` likeliest.
+
+    A `top_k` of 0, or one above the size of the vocabulary, allows all tokens.
+    """
     require(len(prompt), "prompt must hold at least one token", "none")
-    require(temperature > 0, "temperature must be positive", temperature)
-    require(0 <= top_k <= most, f"top_k must be between 0 and vocab_size = {most}", top_k)
+    require(length >= 0, "length must be at least 0", length)
+    require(0 < temperature < math.inf, "temperature must be positive and finite", temperature)
+    require(top_k >= 0, "top_k must be at least 0", top_k)
     tokens = prompt.to(next(model.parameters()).device)
     for _ in range(length):
-        logits = model(tokens[None, -model.config.context :])[0, -1] / temperature
+        logits = model(tokens[None, -model.config.context :])[0, -1].float()
+        best = logits.max()
+        require(best.isfinite(), "model must give logits with a finite maximum", best.item())
+        logits = (logits - best) / min(max(temperature, 1e-30), 1e30)  # the best gets 0
         if top_k:
-            logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
+            logits[logits < logits.topk(min(top_k, len(logits))).values[-1]] = -torch.inf
         token = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
         tokens = torch.cat([tokens, token.to(tokens.device)])
     return tokens.cpu()

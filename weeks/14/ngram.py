@@ -24,8 +24,9 @@ import math
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
+from shared.arguments import checked
 from shared.require import require
 
 
@@ -43,21 +44,25 @@ class WittenBell:
         require(order * math.log2(max(vocab_size, 2)) < 63, "n-grams must fit in 63-bit keys", size)
         self.order, self.vocab_size = order, vocab_size
 
-    def fit(self, tokens: Int[np.ndarray, " n"]) -> "WittenBell":
+    @checked
+    def fit(self, tokens: Integer[np.ndarray, " n"]) -> "WittenBell":
         """Count every n-gram of orders 1 to `order` in `tokens`."""
-        self._grams, self._contexts = [], []
+        all_grams, all_contexts = [], []
         for k in range(1, self.order + 1):
             grams, counts = np.unique(self._keys(tokens, k), return_counts=True)
             contexts, starts = np.unique(grams // self.vocab_size, return_index=True)
             totals = np.add.reduceat(counts, starts)
             kinds = np.diff(np.append(starts, len(grams)))
-            self._grams.append((grams, counts))
-            self._contexts.append((contexts, totals, kinds))
+            all_grams.append((grams, counts))
+            all_contexts.append((contexts, totals, kinds))
+        self._grams, self._contexts = all_grams, all_contexts  # a failed fit changes nothing
         return self
 
-    def log_probs(self, tokens: Int[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
+    @checked
+    def log_probs(self, tokens: Integer[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
         """Log-probability (nats) of each token after the first `order - 1`, given those before."""
-        p = np.full(len(tokens) - self.order + 1, 1.0 / self.vocab_size)
+        require(hasattr(self, "_grams"), "WittenBell must be fitted before use: call fit first")
+        p = np.full(len(self._keys(tokens, self.order)), 1.0 / self.vocab_size)
         for k, (grams, contexts) in enumerate(zip(self._grams, self._contexts, strict=True), 1):
             keys = self._keys(tokens, k)[self.order - k :]  # align every order on the same targets
             count = _lookup(grams[0], grams[1], keys)
@@ -67,15 +72,18 @@ class WittenBell:
             p = np.where(total > 0, (count + kinds * p) / seen, p)
         return np.log(p)
 
-    def seen(self, tokens: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " m"]:
+    @checked
+    def seen(self, tokens: Integer[np.ndarray, " n"]) -> Bool[np.ndarray, " m"]:
         """Whether each n-gram of `tokens` was counted: those that were not need the smoothing."""
+        require(hasattr(self, "_grams"), "WittenBell must be fitted before use: call fit first")
         return np.isin(self._keys(tokens, self.order), self._grams[-1][0])
 
-    def _keys(self, tokens: Int[np.ndarray, " n"], k: int) -> Int[np.ndarray, " m"]:
+    def _keys(self, tokens: Integer[np.ndarray, " n"], k: int) -> Int[np.ndarray, " m"]:
         n, most = len(tokens), self.vocab_size - 1
         require(n >= self.order, f"tokens must hold at least order = {self.order}", n)
         low, high = tokens.min(), tokens.max()
         require(low >= 0 and high <= most, f"tokens must lie in 0..{most}", f"{low}..{high}")
+        tokens = tokens.astype(np.int64, copy=False)  # with uint64, keys would become floats
         keys = np.zeros(len(tokens) - k + 1, dtype=np.int64)
         for i in range(k):
             keys = keys * self.vocab_size + tokens[i : len(tokens) - k + 1 + i]

@@ -49,6 +49,9 @@ class LossScaler:
     `growth_interval` good steps in a row it grows. `state_dict` has the keys of
     `torch.amp.GradScaler`'s, so that either may continue what the other began. With `dynamic`
     False the scale stays; bad steps are still skipped.
+
+    Several optimizers of one loss step in one call, `scaler.step(a, b)`: all their gradients carry
+    the same scale, which one call for each would change between them.
     """
 
     def __init__(
@@ -67,10 +70,12 @@ class LossScaler:
         self.scale, self.dynamic = float(scale), dynamic
         self.growth_factor, self.backoff_factor = growth_factor, backoff_factor
         self.growth_interval, self.good_steps = growth_interval, 0
-        self._found_inf: bool | None = None  # of the gradients unscaled last, until they are used
+        self._found_inf: dict[int, bool] = {}  # of each optimizer unscaled since the last step
+        self._scaled: bool | None = None  # whether a loss was since the last step; None: never
 
     def scale_loss(self, loss: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The loss to call backward on."""
+        self._scaled = True
         return loss * self.scale
 
     def unscale(self, optimizer: Optimizer) -> bool:
@@ -78,8 +83,10 @@ class LossScaler:
 
         Gradients of 16 bits are refused: there the division would lose what the scaling saved.
         """
-        once = self._found_inf is None
+        once = id(optimizer) not in self._found_inf
         require(once, "optimizer must be unscaled once per step, got a second call")
+        must = "optimizers of one loss must step in one call, scaler.step(a, b)"
+        require(self._scaled is not False, f"{must}, got a call after the step")
         grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         grads = [grad for grad in grads if grad is not None]
         for grad in grads:
@@ -87,20 +94,29 @@ class LossScaler:
             require(wide, "optimizer must have float32 gradients", grad.dtype)
         for grad in grads:
             grad.mul_(1 / self.scale)
-        self._found_inf = not all(bool(torch.isfinite(grad).all()) for grad in grads)
-        return self._found_inf
+        found_inf = not all(bool(torch.isfinite(grad).all()) for grad in grads)
+        self._found_inf[id(optimizer)] = found_inf
+        return found_inf
 
-    def step(self, optimizer: Optimizer) -> bool:
-        """Unscale if need be, take the optimizer's step unless it would poison the weights.
+    def step(self, *optimizers: Optimizer) -> bool:
+        """Unscale what is not yet; each optimizer steps, unless that would poison its weights.
 
-        Returns whether the step was taken. Adapts the scale.
+        Returns whether all steps were taken. Adapts the scale, once, to all gradients unscaled.
         """
-        found_inf = self.unscale(optimizer) if self._found_inf is None else self._found_inf
-        if not found_inf:
-            optimizer.step()
-        self._found_inf = None
+        different = len({id(optimizer) for optimizer in optimizers})
+        each_once = 0 < different == len(optimizers)
+        require(each_once, "optimizers must be given, each once", different, len(optimizers))
+        for optimizer in optimizers:
+            if id(optimizer) not in self._found_inf:
+                self.unscale(optimizer)
+        taken = [not self._found_inf[id(optimizer)] for optimizer in optimizers]
+        for optimizer, fine in zip(optimizers, taken, strict=True):
+            if fine:
+                optimizer.step()
+        found_inf = any(self._found_inf.values())
+        self._found_inf, self._scaled = {}, None if self._scaled is None else False
         self.update(found_inf)
-        return not found_inf
+        return all(taken)
 
     def update(self, found_inf: bool) -> None:
         """Adapt the scale to what one step's gradients showed."""

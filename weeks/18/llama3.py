@@ -232,6 +232,7 @@ class Llama(nn.Module):
         most = self.config.context
         require(past + n <= most, f"tokens must be at most context = {most} long", past + n)
         if mask is not None:
+            require(mask.dtype == torch.bool, "mask must be booleans", mask.dtype)
             covered = mask.shape[1]
             require(covered == past + n, f"mask must cover {past + n} tokens", covered)
         if positions is None:

@@ -18,6 +18,7 @@ Wu et al., "Google's neural machine translation system" (2016), section 7, whose
 penalty is a shifted power; the plain power is transformers', as are the rules of stopping.
 """
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,7 @@ from torch import Tensor
 from shared.require import require
 from week18.llama3 import Llama
 from week19.kv_cache import KVCache
+from week19.sampling import FINITE, in_float32
 
 Step = Callable[[Int[Tensor, "beam"], Int[Tensor, "beam"]], Float[Tensor, "beam vocab"]]
 
@@ -70,15 +72,21 @@ def beam_search(
     """
     for name, value in (("max_new_tokens", max_new_tokens), ("n_beams", n_beams)):
         require(value >= 1, f"{name} must be at least 1", value)
+    power = abs(length_penalty) * math.log(max_new_tokens)
+    must = "length_penalty must be finite, and so must max_new_tokens to its power"
+    require(power < 700, must, length_penalty)  # exp(710) is infinite
+    known = early_stopping in (True, False, "never")
+    require(known, "early_stopping must be True, False or 'never'", early_stopping)
     vocab = len(logits)
     beams: list[tuple[int, ...]] = [()]
-    sums, log_p = torch.zeros(1, device=logits.device), logits.log_softmax(-1)[None]
+    sums, log_p = torch.zeros(1, device=logits.device), in_float32(logits).log_softmax(-1)[None]
     finished: list[Hypothesis] = []
     for length in range(1, max_new_tokens + 1):
         totals = (sums[:, None] + log_p).flatten()
         # Each stop token can take n_beams places; n_beams must be left to go on with.
         n = min(max(2, 1 + len(stop)) * n_beams, len(totals))
         best, index = totals.topk(n)
+        require(not best[0].isnan(), FINITE)  # NaN comes first, and one makes its whole row NaN
         going = []
         for rank, (total, i) in enumerate(zip(best.tolist(), index.tolist(), strict=True)):
             parent, token = divmod(i, vocab)
@@ -101,7 +109,10 @@ def beam_search(
         parents, beams, totals_kept = (list(part) for part in zip(*going, strict=True))
         sums = torch.tensor(totals_kept, device=logits.device)
         tokens = torch.tensor([text[-1] for text in beams], device=logits.device)
-        log_p = step(torch.tensor(parents, device=logits.device), tokens).log_softmax(-1)
+        logits = step(torch.tensor(parents, device=logits.device), tokens)
+        fits, must = (len(beams), vocab), "step must give logits of shape (beam, vocab)"
+        require(logits.shape == fits, f"{must} = {fits}", tuple(logits.shape))
+        log_p = in_float32(logits).log_softmax(-1)
     return finished
 
 

@@ -28,19 +28,24 @@ et al., "The curious case of neural text degeneration" (2020), eq. 2 (top-p); Ng
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.arguments import checked
 from shared.require import require
 
 NEVER = -math.inf
+FP32 = torch.finfo(torch.float32)
+FINITE = "logits must have a finite largest value in each row, got NaN, +∞ or nothing but -∞"
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 # ---- what was said before
 
 
+@checked
 def penalize_repetition(
     logits: Float[Tensor, "batch vocab"], history: Int[Tensor, "batch seq"], penalty: float
 ) -> Float[Tensor, "batch vocab"]:
@@ -53,7 +58,8 @@ def penalize_repetition(
     ----------
     Keskar et al. (2019), section 4.1.
     """
-    require(penalty > 0, "penalty must be positive", penalty)
+    usual = FP32.tiny <= penalty <= FP32.max
+    require(usual, "penalty must be positive and finite in float32", penalty)
     penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
     said = torch.zeros_like(logits)
     said.scatter_add_(1, history.clamp(min=0), (history >= 0).to(logits.dtype))
@@ -64,17 +70,24 @@ def penalize_repetition(
 
 
 def apply_temperature(
-    logits: Float[Tensor, "batch vocab"], temperature: float
-) -> Float[Tensor, "batch vocab"]:
+    logits: Float[Tensor, "*rows vocab"], temperature: float
+) -> Float[Tensor, "*rows vocab"]:
     """Divide by the temperature: towards 0 the likeliest always wins, towards ∞ all are equal."""
     require(0 < temperature < math.inf, "temperature must be positive and finite", temperature)
-    return logits / temperature
+    t = min(max(temperature, FP32.tiny), FP32.max)  # in float32 1e-50 is 0, and 0/0 NaN
+    top = logits.amax(-1, keepdim=True)
+    # Where that overflows, the distances from the likeliest say the same, and cannot.
+    return torch.where((top / t).isfinite(), logits / t, (logits - top) / t)
 
 
 def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
-    """Remove all but the k likeliest tokens; those that tie with the last stay too."""
-    require(k >= 1, "k must be at least 1", k)
-    last = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    """Remove all but the k likeliest tokens; those that tie with the last stay too.
+
+    0 removes none, as does a k above the size of the vocabulary.
+    """
+    whole = isinstance(k, Integral) and k >= 0
+    require(whole, "k must be a whole number of tokens, or 0 for all", k)
+    last = logits.topk(min(k or logits.shape[-1], logits.shape[-1])).values[..., -1:]
     return logits.masked_fill(logits < last, NEVER)
 
 
@@ -91,7 +104,7 @@ def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
     """
     require(0 <= p <= 1, "p must be between 0 and 1", p)
     ascending, order = logits.sort()
-    goes = ascending.softmax(-1).cumsum(-1) <= 1 - p
+    goes = in_float32(ascending).softmax(-1).cumsum(-1) <= 1 - p
     goes[..., -1:] = False
     return logits.masked_fill(goes.scatter(-1, order, goes), NEVER)
 
@@ -113,13 +126,27 @@ def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
 # ---- the draw
 
 
+def in_float32(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+    """In float32 at least: half precision rounds a probability to two or three digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def probabilities(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+    """The softmax, in float32 at least; refuses a row that has none."""
+    p = in_float32(logits).softmax(-1)
+    require(not p[..., :1].isnan().any(), FINITE)  # one bad logit makes all of its row NaN
+    return p
+
+
 def greedy(
-    logits: Float[Tensor, "batch vocab"],
+    logits: Float[Tensor, "*rows vocab"],
     history: Int[Tensor, "batch seq"] | None = None,
     generator: Generators = None,
-) -> Int[Tensor, "batch"]:
+) -> Int[Tensor, "*rows"]:
     """The likeliest token; of several, the first. History and generator play no part."""
-    return logits.argmax(-1)
+    token = logits.argmax(-1, keepdim=True)
+    require(logits.gather(-1, token).isfinite().all(), FINITE)  # NaN and +∞ win every argmax
+    return token[..., 0]
 
 
 def draw(
@@ -131,18 +158,17 @@ def draw(
     stand before it. With a sequence of generators, one per row, it depends on its own alone: a row
     gets in any batch what it would get by itself.
     """
-    # A softmax in half precision would round each probability to two or three digits.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    noise = torch.empty_like(logits)
+    p = probabilities(logits)
+    noise = torch.empty_like(p)
     if isinstance(generator, Sequence):
-        n, rows = len(generator), len(logits)
+        n, rows = len(generator), len(p)
         require(n == rows, f"generator must be one per row, {rows}", n)
         for row, own in zip(noise, generator, strict=True):
             row.exponential_(generator=own)
     else:
         noise.exponential_(generator=generator)
     # Where p is 0 a noise of 0 would make 0/0, and argmax would take that NaN.
-    return (logits.softmax(-1) / noise.clamp_(min=1e-30)).argmax(-1)
+    return (p / noise.clamp_(min=1e-30)).argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -156,7 +182,7 @@ class Sampler:
     temperature
         0 takes the likeliest token, after the penalty.
     top_k, top_p, min_p
-        Filters; None leaves them out.
+        Filters; None leaves them out, and so does a `top_k` of 0.
     repetition_penalty
         Pushes down what the history holds; 1 does nothing.
     """
@@ -177,6 +203,7 @@ class Sampler:
         self, logits: Float[Tensor, "batch vocab"], history: Int[Tensor, "batch seq"]
     ) -> Float[Tensor, "batch vocab"]:
         """The logits to draw from; what was removed is -∞."""
+        logits = in_float32(logits)
         if self.repetition_penalty != 1:
             logits = penalize_repetition(logits, history, self.repetition_penalty)
         if self.temperature not in (0, 1):
@@ -189,6 +216,7 @@ class Sampler:
             logits = keep_min_p(logits, self.min_p)
         return logits
 
+    @checked
     def __call__(
         self,
         logits: Float[Tensor, "batch vocab"],

@@ -29,6 +29,7 @@ Source: Leviathan, Kalman & Matias, "Fast inference from transformers via specul
 (2023), algorithm 1, theorem 3.8 and appendix A.1; Chen et al. (2023) found the same rule.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -36,12 +37,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from shared.arguments import checked
 from shared.require import require
+from week19.sampling import apply_temperature, greedy, in_float32, probabilities
 
 # Probabilities of the next token after each one of a sequence (its batch is 1).
 NextToken = Callable[[Int[Tensor, "1 seq"]], Float[Tensor, "1 seq vocab"]]
 
 
+@checked
 def residual(
     p: Float[Tensor, "*batch vocab"], q: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch vocab"]:
@@ -58,6 +62,7 @@ def residual(
     return torch.where(total > 0, left / total.clamp(min=torch.finfo(p.dtype).tiny), p)
 
 
+@checked
 def acceptance_rate(
     p: Float[Tensor, "*batch vocab"], q: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch"]:
@@ -93,6 +98,7 @@ def expected_speedup(alpha: float, gamma: int, cost: float) -> float:
     return expected_tokens(alpha, gamma) / (gamma * cost + 1)
 
 
+@checked
 def verify(
     guesses: Int[Tensor, "batch gamma"],
     p: Float[Tensor, "batch gamma_plus_1 vocab"],
@@ -156,16 +162,17 @@ def with_temperature(
     With both models at temperature 0 the rules above turn into: keep a guess if it is the target's
     own choice, else take that choice. Greedy decoding is no special case.
     """
-    require(temperature >= 0, "temperature must be at least 0", temperature)
+    usual = 0 <= temperature < math.inf
+    require(usual, "temperature must be at least 0 and finite", temperature)
 
-    def probabilities(tokens: Int[Tensor, "1 seq"]) -> Float[Tensor, "1 seq vocab"]:
-        logits = logits_of(tokens)
+    def next_token(tokens: Int[Tensor, "1 seq"]) -> Float[Tensor, "1 seq vocab"]:
+        logits = in_float32(logits_of(tokens))
         if temperature == 0:
-            choice = logits.argmax(-1)
+            choice = greedy(logits)
             return torch.nn.functional.one_hot(choice, logits.shape[-1]).to(logits.dtype)
-        return (logits / temperature).softmax(-1)
+        return probabilities(apply_temperature(logits, temperature))
 
-    return probabilities
+    return next_token
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -166,6 +167,15 @@ FULL = (2, 3, 4)
         (lambda: attend(FULL, FULL, FULL, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
         (lambda: attend(FULL, FULL, FULL, mask=torch.ones(2, 3).bool()), "mask must broadcast"),
         (lambda: attend(FULL, (2, 2, 4), (2, 2, 4), is_causal=True), "query_len must be"),
+        *(
+            (
+                lambda kind=kind: plain("13", "attention").attention_weights(
+                    torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), mask=torch.ones(3, 3).to(kind)
+                ),
+                f"mask must be booleans, or floats to add, got {kind}",
+            )
+            for kind in (torch.int64, torch.int32, torch.uint8)
+        ),
         (lambda: MultiHeadAttention(10, 4), "n_heads must divide d_model = 10, got 4"),
         (lambda: MultiHeadAttention(8, 4, n_kv_heads=3), "must divide n_heads = 4, got 3"),
         (lambda: MultiHeadAttention(8, 4, dropout=-0.1), "dropout must be"),

@@ -1,8 +1,11 @@
 """The Transformer against torch's: blocks, loss, decoding, and padding."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,6 +96,22 @@ def test_loss_ignores_how_much_padding_there_is():
     torch.testing.assert_close(*losses)
 
 
+@pytest.mark.parametrize("pad", [0, -100])
+def test_what_does_not_count_may_be_anything(pad):
+    """Infinite logits at padding, and removed tokens: 0 times infinity would be NaN."""
+    logits, target = torch.randn(2, 3, 5, generator=torch.manual_seed(0)), torch.tensor([[1, 2, 3]])
+    target = target.repeat(2, 1)
+    target[0, 2] = pad
+    logits[0, 2, 1:] = math.inf
+    logits[1, :, 4] = -math.inf
+    ours = cross_entropy(logits, target, pad=pad)
+    theirs = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=pad)
+    torch.testing.assert_close(ours, theirs)
+
+
+LOSS = plain("13", "transformer").cross_entropy
+
+
 def test_the_decoder_does_not_see_the_future():
     model = tiny()
     source, target = batch(3)
@@ -149,6 +168,13 @@ def test_padding_mask():
         (
             lambda: cross_entropy(torch.zeros(1, 2), torch.tensor([0]), label_smoothing=1.0),
             r"label_smoothing must be in \[0, 1\), got 1",
+        ),
+        *(
+            (
+                lambda shape=shape: LOSS(torch.zeros(2, 3, 5), torch.zeros(shape).long()),
+                "target must be integers of shape",
+            )
+            for shape in ((2, 2), (1, 3), (2,), (2, 3, 1))
         ),
         (
             lambda: greedy_decode(tiny(), batch(1)[0], bos=BOS, eos=EOS, max_len=0),

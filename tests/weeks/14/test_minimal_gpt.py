@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from enforce import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -170,6 +171,31 @@ def test_top_k_draws_among_the_k_likeliest():
     assert drawn == allowed
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-40, 1e-300])
+def test_a_small_temperature_is_greedy(temperature):
+    model, prompt = random_weights(small()), torch.tensor([3, 1, 4])
+    cold = sample(model, prompt, 20, temperature=temperature)
+    assert cold.tolist() == sample(model, prompt, 20, top_k=1).tolist()
+
+
+def test_top_k_beyond_the_alphabet_is_all():
+    model, prompt = random_weights(small()), torch.tensor([3, 1, 4])
+    texts = [
+        sample(model, prompt, 20, top_k=k, generator=torch.Generator().manual_seed(0)).tolist()
+        for k in (0, 11, 10**9)
+    ]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def broken(value):
+    model = small()
+    nn.init.constant_(model.head.weight, value)
+    return model
+
+
+LOSS = plain("14", "minimal_gpt").next_token_loss
+
+
 def test_greedy_limit_and_length():
     model = random_weights(small())
     prompt = torch.tensor([3, 1, 4])
@@ -194,8 +220,25 @@ def test_greedy_limit_and_length():
         ),
         (lambda: evaluate(small(), torch.zeros(12, dtype=torch.long), window=12), "longer than"),
         (lambda: sample(small(), torch.tensor([1]), 1, temperature=0.0), "temperature must be"),
-        (lambda: sample(small(), torch.tensor([1]), 1, top_k=12), "top_k must be between 0 and"),
+        (lambda: sample(small(), torch.tensor([1]), 1, top_k=-1), "top_k must be at least 0"),
         (lambda: sample(small(), torch.zeros(0, dtype=torch.long), 1), "prompt must hold"),
+        (lambda: sample(small(), torch.tensor([1]), -1), "length must be at least 0, got -1"),
+        *(
+            (
+                lambda t=t: sample(small(), torch.tensor([1]), 1, temperature=t),
+                f"temperature must be positive and finite, got {t}",
+            )
+            for t in (-1.0, math.nan, math.inf)
+        ),
+        (lambda: sample(broken(math.nan), torch.tensor([1]), 1), "finite maximum, got nan"),
+        *(
+            (
+                lambda shape=shape: LOSS(torch.zeros(2, 3, 5), torch.zeros(shape).long()),
+                "targets must be integers of shape",
+            )
+            for shape in ((2, 2), (1, 3), (2,), (2, 3, 1))
+        ),
+        (lambda: LOSS(torch.zeros(2, 3, 5), torch.zeros(2, 3)), "targets must be integers"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -121,6 +121,47 @@ def test_scale_follows_gradscaler(pattern, interval):
         assert resumed.state_dict() == ours.state_dict() == theirs.state_dict()
 
 
+@settings(max_examples=12)
+@given(
+    bad=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8),
+    clipped=st.booleans(),
+)
+def test_two_optimizers_of_one_loss_follow_gradscaler(bad, clipped):
+    """Each is skipped for its own gradients; the scale is adapted once, to all of them."""
+    ours = LossScaler(8.0, growth_interval=2)
+    theirs = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    w, v = ([nn.Parameter(torch.full((2,), x)) for x in (1.0, 2.0)] for _ in range(2))
+    mine, others = ([torch.optim.SGD([p], lr=0.1) for p in ps] for ps in (w, v))
+    for pair in bad:
+        factors = [math.inf if x else 1.0 for x in pair]
+        for params, scale in ((w, ours.scale_loss), (v, theirs.scale)):
+            for p in params:
+                p.grad = None
+            scale(sum((p**2).sum() * f for p, f in zip(params, factors, strict=True))).backward()
+        if clipped:  # the second is unscaled before the step, the first in it
+            assert ours.unscale(mine[1]) is pair[1]
+            theirs.unscale_(others[1])
+        assert ours.step(*mine) is not any(pair)
+        for optimizer in others:
+            theirs.step(optimizer)
+        theirs.update()
+        assert ours.scale == theirs.get_scale()
+        same(torch.cat(w).detach(), torch.cat(v).detach())
+    assert ours.state_dict() == theirs.state_dict()
+
+
+SGD = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+
+
+def stepped_apart(scaler):
+    w = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    a, b = (torch.optim.SGD([p], lr=0.1) for p in w)
+    scaler.scale_loss(w[0].sum() + w[1].sum()).backward()
+    scaler.unscale(b)
+    scaler.step(a)
+    scaler.step(b)
+
+
 def test_unscale_once_before_clipping():
     w = nn.Parameter(torch.tensor([3.0, 4.0]))
     sgd, scaler = torch.optim.SGD([w], lr=1.0), LossScaler(1024.0)
@@ -233,6 +274,9 @@ def unscaled(dtype, times=1):
         (lambda: LossScaler().load_state_dict({}), "state must be a loss scaler's, got none of"),
         (lambda: unscaled(torch.float16), "must have float32 gradients, got torch.float16"),
         (lambda: unscaled(torch.float32, 2), "optimizer must be unscaled once per step"),
+        (lambda: LossScaler().step(), "optimizers must be given, each once, got 0 and 0"),
+        (lambda: LossScaler().step(*[SGD] * 2), "each once, got 1 and 2"),
+        (lambda: stepped_apart(LossScaler()), r"must step in one call, scaler.step\(a, b\), got a"),
         (lambda: trained(lr=0), "lr must be positive, got 0"),
         (lambda: trained(weights="stochastic"), "generator must be given for stochastic"),
         (lambda: trained(n=0), "batches must hold at least one batch"),

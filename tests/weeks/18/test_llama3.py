@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from enforce import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -183,6 +184,9 @@ def test_refuses_what_it_cannot_hold():
         model(random_tokens(1, 3), cache=cache)
     with pytest.raises(ValueError, match="mask must cover 8 tokens, got 2"):
         model(random_tokens(1, 2), cache=cache, mask=torch.ones(1, 2, dtype=torch.bool))
+    other = plain("18", "llama3").Llama(model.config)
+    with pytest.raises(ValueError, match=r"mask must be booleans, got torch\.int64"):
+        other(random_tokens(1, 2), mask=torch.ones(1, 2, dtype=torch.long))
 
 
 # ---- the parts

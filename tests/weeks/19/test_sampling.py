@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 import transformers as hf
+from enforce import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from week19 import sampling
 from week19.beam_search import beam_search, cached_step
 from week19.sampling import Sampler, draw, greedy
+from week19.speculative_decoding import with_temperature
 from week19.twins import small_llama
 
 SMALL = st.integers(-3, 3).map(float) | st.floats(-8, 8, width=32)
@@ -137,18 +139,100 @@ def test_greedy_and_temperature_zero():
     ("call", "message"),
     [
         (lambda z: sampling.apply_temperature(z, 0.0), "temperature must be positive and finite"),
-        (lambda z: sampling.keep_top_k(z, 0), "k must be at least 1, got 0"),
+        (lambda z: sampling.keep_top_k(z, -1), "k must be a whole number of tokens, .* got -1"),
+        (lambda z: plain("19", "sampling").keep_top_k(z, 2.5), "k must be .* got 2.5"),
         (lambda z: sampling.keep_top_p(z, 1.2), "p must be between 0 and 1, got 1.2"),
         (lambda z: sampling.keep_min_p(z, -0.1), "p must be between 0 and 1, got -0.1"),
         (lambda z: sampling.penalize_repetition(z, z[:, :1].long(), 0.0), "penalty must be posi"),
         (lambda z: draw(z, [torch.Generator()]), "generator must be one per row, 2, got 1"),
         (lambda z: Sampler(temperature=-1.0), "temperature must be at least 0"),
         (lambda z: Sampler(top_p=2.0), "p must be between 0 and 1, got 2"),
+        (lambda z: Sampler(top_k=-1), "k must be a whole number of tokens, or 0 for all, got -1"),
+        (lambda z: Sampler(math.nan), "temperature must be at least 0 and finite, got nan"),
+        (lambda z: Sampler(math.inf), "temperature must be at least 0 and finite, got inf"),
+        (lambda z: Sampler(top_p=math.nan), "p must be between 0 and 1, got nan"),
+        *(
+            (lambda z, p=p: Sampler(repetition_penalty=p), "penalty must be positive and finite")
+            for p in (0.0, -1.0, math.nan, math.inf, 1e-50, 1e300)
+        ),
+        (
+            lambda z: plain("19", "sampling").Sampler()(z, torch.zeros(1, 4, dtype=torch.long)),
+            r"history must be integers of shape \(batch = 2, seq\), got torch.int64 of",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2, 3))
+
+
+COLD = torch.tensor([[-5, 3, -math.inf, 2], [-9, -7, -8, -math.inf], [4e4, -4e4, 3e4, 0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1e-5, 1e-40, 1e-300])
+def test_a_small_temperature_is_greedy(temperature, dtype):
+    """What overflows must not become NaN: that wins every argmax, as token 0."""
+    logits, history = COLD.to(dtype), torch.zeros(3, 1, dtype=torch.long)
+    assert Sampler(temperature)(logits, history).tolist() == [1, 1, 0]
+    assert draw(sampling.apply_temperature(logits, temperature)).tolist() == [1, 1, 0]
+    p = with_temperature(lambda tokens: logits[None], temperature)(history.T)
+    assert p[0].argmax(-1).tolist() == [1, 1, 0]
+    assert p.amax(-1).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_a_large_temperature_draws_all_that_is_left():
+    logits = torch.tensor([[3.0, -math.inf, -9.0]]).expand(300, -1)
+    drawn = Sampler(1e300)(logits, torch.zeros(300, 1, dtype=torch.long))
+    assert set(drawn.tolist()) == {0, 2}
+
+
+def now_and_then(bad, then):
+    fine = torch.zeros(3)
+    first, later = (fine, bad) if then else (bad, fine)
+    return beam_search(first, lambda parents, _: later.expand(len(parents), -1), 2, n_beams=2)
+
+
+@pytest.mark.parametrize(
+    "bad", [[0.0, math.nan, 1.0], [0.0, math.inf, 1.0], [-math.inf] * 3], ids=["nan", "inf", "-inf"]
+)
+@pytest.mark.parametrize(
+    "door",
+    [
+        greedy,
+        draw,
+        *(
+            lambda z, options=options: Sampler(**options)(z, torch.zeros(2, 1, dtype=torch.long))
+            for options in (
+                {"temperature": 0},
+                {"temperature": 1e-40},
+                {"temperature": 0.7, "top_k": 2, "min_p": 0.1},
+                {"top_p": 0.9, "repetition_penalty": 1.3},
+            )
+        ),
+        lambda z: now_and_then(z[1], then=False),
+        lambda z: now_and_then(z[1], then=True),
+        lambda z: with_temperature(lambda tokens: z[None], 0)(torch.zeros(1, 2, dtype=torch.long)),
+        lambda z: with_temperature(lambda tokens: z[None])(torch.zeros(1, 2, dtype=torch.long)),
+    ],
+)
+def test_no_token_is_chosen_from_nothing(door, bad):
+    with pytest.raises(ValueError, match="logits must have a finite largest value in each row"):
+        door(torch.tensor([[1.0, 2.0, 3.0], bad]))
+
+
+@pytest.mark.parametrize("k", [0, 3, 4, 10**9])
+def test_top_k_of_none_or_more_than_there_are_keeps_all(k):
+    logits, history = torch.tensor([[1.0, 3.0, 2.0]]), torch.zeros(1, 1, dtype=torch.long)
+    same(sampling.keep_top_k(logits, k), logits)
+    same(Sampler(top_k=k).process(logits, history), logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_top_p_adds_up_in_float32(dtype):
+    """In half precision a sum over 20,000 equal tokens would stand still."""
+    logits = torch.zeros(1, 20_000, dtype=dtype)
+    assert torch.isfinite(sampling.keep_top_p(logits, 0.75)).sum() == pytest.approx(15_000, abs=5)
 
 
 # ---- beam search
@@ -233,3 +317,17 @@ def test_beam_search_names_bad_input():
         beam_search(first, step, 3, n_beams=0)
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
         beam_search(first, step, 0, n_beams=2)
+    for penalty in (math.nan, math.inf, -math.inf, 1e3, -1e3):
+        with pytest.raises(ValueError, match="length_penalty must be finite, and so must"):
+            beam_search(first, step, 3, n_beams=2, length_penalty=penalty)
+    with pytest.raises(ValueError, match=r"step must give .* = \(2, 4\), got \(1, 4\)"):
+        beam_search(first, lambda parents, tokens: torch.zeros(1, 4), 3, n_beams=2)
+    with pytest.raises(ValueError, match="early_stopping must be True, False or 'never', got alw"):
+        plain("19", "beam_search").beam_search(first, step, 3, n_beams=2, early_stopping="always")
+
+
+def test_beams_of_half_precision_are_scored_in_float32():
+    first, step, _ = markov(3)
+    low = beam_search(first.half(), lambda *at: step(*at).half(), 4, n_beams=3)
+    high = beam_search(first.half().float(), lambda *at: step(*at).half().float(), 4, n_beams=3)
+    assert low == high

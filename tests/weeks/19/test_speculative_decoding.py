@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +120,7 @@ def test_distribution_of_generated_text():
 # ---- wrong input
 
 
+ROWS = rows(0, 2, 3)
 MODEL, PROMPT = with_temperature(table_model(rows(0, 3, 3))), torch.tensor([0])
 
 
@@ -129,6 +131,12 @@ MODEL, PROMPT = with_temperature(table_model(rows(0, 3, 3))), torch.tensor([0])
         (lambda: generate(MODEL, PROMPT[:0], 3), "prompt must hold at least one token"),
         (lambda: generate(MODEL, PROMPT, -1), "length must be at least 0, got -1"),
         (lambda: with_temperature(MODEL, -1), "temperature must be at least 0"),
+        (lambda: with_temperature(MODEL, float("nan")), "at least 0 and finite, got nan"),
+        (lambda: with_temperature(MODEL, float("inf")), "at least 0 and finite, got inf"),
+        (
+            lambda: plain("19", "speculative_decoding").acceptance_rate(ROWS[0], ROWS[0, :1]),
+            r"q must be floats of shape \(\*batch, vocab\), got torch.float64 of shape \(1\)",
+        ),
         (lambda: expected_tokens(1.5, 2), "alpha must lie in"),
         (lambda: expected_tokens(0.5, -1), "gamma must be at least 0"),
         (lambda: expected_speedup(0.5, 1, -1), "cost must be at least 0"),
