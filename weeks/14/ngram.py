@@ -62,7 +62,7 @@ class WittenBell:
     def log_probs(self, tokens: Integer[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
         """Log-probability (nats) of each token after the first `order - 1`, given those before."""
         require(hasattr(self, "_grams"), "WittenBell must be fitted before use: call fit first")
-        p = np.full(len(self._keys(tokens, self.order)), 1.0 / self.vocab_size)
+        p = np.full(max(len(tokens) - self.order + 1, 0), 1.0 / self.vocab_size)
         for k, (grams, contexts) in enumerate(zip(self._grams, self._contexts, strict=True), 1):
             keys = self._keys(tokens, k)[self.order - k :]  # align every order on the same targets
             count = _lookup(grams[0], grams[1], keys)
