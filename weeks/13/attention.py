@@ -125,8 +125,10 @@ def _validate(q: Tensor, k: Tensor, mask: Tensor | None) -> None:
     must = "the heads of q must be a multiple of those of k"
     require(kv_heads and heads % kv_heads == 0, must, heads, kv_heads)
     if mask is not None:
-        known = mask.dtype == torch.bool or mask.is_floating_point()
-        require(known, "mask must be booleans, or floats to add", mask.dtype)
+        dtype = getattr(mask, "dtype", "")
+        known = isinstance(mask, Tensor) and (dtype == torch.bool or mask.is_floating_point())
+        must = "mask must be a tensor of booleans, or of floats to add"
+        require(known, must, f"{type(mask).__name__} {dtype}")
         scores = (q.shape[0], heads, q.shape[2], k.shape[2])
         sides = zip(mask.shape[::-1], scores[::-1], strict=False)
         fits = mask.ndim <= 4 and all(m in (1, s) for m, s in sides)

@@ -166,7 +166,9 @@ def random_batch(
     tokens: Int[Tensor, " n"], batch: int, context: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
     """Windows from random places, and the same windows one character later."""
-    starts = torch.randint(len(tokens) - context, (batch, 1), generator=generator)
+    n = len(tokens)
+    require(n > context, f"tokens must be longer than context = {context}", n)
+    starts = torch.randint(n - context, (batch, 1), generator=generator)
     index = starts + torch.arange(context)
     return tokens[index], tokens[index + 1]
 
@@ -228,6 +230,7 @@ def evaluate(model: GPT, tokens: Int[Tensor, " n"], *, window: int) -> float:
     The first character of a window is predicted from one character only, so this is an upper bound
     on what the model would have with its full context everywhere.
     """
+    require(window >= 1, "window must be at least 1", window)
     require(len(tokens) > window, f"tokens must be longer than window = {window}", len(tokens))
     device = next(model.parameters()).device
     n = (len(tokens) - 1) // window
@@ -240,6 +243,7 @@ def evaluate(model: GPT, tokens: Int[Tensor, " n"], *, window: int) -> float:
 
 
 @torch.no_grad()
+@checked
 def sample(
     model: GPT,
     prompt: Int[Tensor, " n"],

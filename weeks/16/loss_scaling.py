@@ -20,6 +20,7 @@ Sources: P. Micikevicius et al., *Mixed Precision Training* (ICLR 2018), section
 
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -64,9 +65,11 @@ class LossScaler:
         dynamic: bool = True,
     ):
         require(0 < scale < math.inf, "scale must be positive and finite", scale)
-        require(growth_factor > 1, "growth_factor must be above 1", growth_factor)
+        grows = 1 < growth_factor < math.inf
+        require(grows, "growth_factor must be above 1 and finite", growth_factor)
         require(0 < backoff_factor < 1, "backoff_factor must be between 0 and 1", backoff_factor)
-        require(growth_interval >= 1, "growth_interval must be at least 1", growth_interval)
+        whole = isinstance(growth_interval, Integral) and growth_interval >= 1
+        require(whole, "growth_interval must be a whole number from 1 on", growth_interval)
         self.scale, self.dynamic = float(scale), dynamic
         self.growth_factor, self.backoff_factor = growth_factor, backoff_factor
         self.growth_interval, self.good_steps = growth_interval, 0

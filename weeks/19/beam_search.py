@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from shared.arguments import checked
 from shared.require import require
 from week18.llama3 import Llama
 from week19.kv_cache import KVCache
@@ -43,6 +44,7 @@ class Hypothesis:
     score: float
 
 
+@checked
 def beam_search(
     logits: Float[Tensor, "vocab"],
     step: Step,
@@ -102,9 +104,10 @@ def beam_search(
         if not going or length == max_new_tokens:
             break
         if len(finished) == n_beams:
-            to_come = early_stopping == "never" and length_penalty > 0
+            never = early_stopping == "never"
+            to_come = never and length_penalty > 0
             bound = going[0][2] / (max_new_tokens if to_come else length) ** length_penalty
-            if early_stopping is True or bound <= finished[-1].score:
+            if (early_stopping and not never) or bound <= finished[-1].score:
                 break
         parents, beams, totals_kept = (list(part) for part in zip(*going, strict=True))
         sums = torch.tensor(totals_kept, device=logits.device)

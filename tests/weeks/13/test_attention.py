@@ -169,12 +169,17 @@ FULL = (2, 3, 4)
         (lambda: attend(FULL, (2, 2, 4), (2, 2, 4), is_causal=True), "query_len must be"),
         *(
             (
-                lambda kind=kind: plain("13", "attention").attention_weights(
-                    torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), mask=torch.ones(3, 3).to(kind)
+                lambda mask=mask: plain("13", "attention").attention_weights(
+                    torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), mask=mask
                 ),
-                f"mask must be booleans, or floats to add, got {kind}",
+                f"mask must be a tensor of booleans, or of floats to add, got {got}",
             )
-            for kind in (torch.int64, torch.int32, torch.uint8)
+            for mask, got in [
+                (torch.ones(3, 3, dtype=torch.int64), "Tensor torch.int64"),
+                (torch.ones(3, 3, dtype=torch.uint8), "Tensor torch.uint8"),
+                (torch.ones(3, 3, dtype=torch.bool).numpy(), "ndarray bool"),
+                ([[True] * 3] * 3, "list"),
+            ]
         ),
         (lambda: MultiHeadAttention(10, 4), "n_heads must divide d_model = 10, got 4"),
         (lambda: MultiHeadAttention(8, 4, n_kv_heads=3), "must divide n_heads = 4, got 3"),

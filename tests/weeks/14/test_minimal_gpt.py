@@ -222,6 +222,15 @@ def test_greedy_limit_and_length():
         (lambda: sample(small(), torch.tensor([1]), 1, temperature=0.0), "temperature must be"),
         (lambda: sample(small(), torch.tensor([1]), 1, top_k=-1), "top_k must be at least 0"),
         (lambda: sample(small(), torch.zeros(0, dtype=torch.long), 1), "prompt must hold"),
+        (lambda: evaluate(small(), CYCLE, window=0), "window must be at least 1, got 0"),
+        (
+            lambda: random_batch(torch.arange(5), 2, 5, torch.Generator()),
+            "tokens must be longer than context = 5, got 5",
+        ),
+        (
+            lambda: plain("14", "minimal_gpt").sample(small(), [1], 1),
+            "prompt must be integers of shape .* got list",
+        ),
         (lambda: sample(small(), torch.tensor([1]), -1), "length must be at least 0, got -1"),
         *(
             (

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from enforce import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -150,6 +151,11 @@ def test_two_optimizers_of_one_loss_follow_gradscaler(bad, clipped):
     assert ours.state_dict() == theirs.state_dict()
 
 
+def loaded(**changes):
+    scaler = plain("16", "loss_scaling").LossScaler()
+    scaler.load_state_dict(scaler.state_dict() | changes)
+
+
 SGD = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
 
 
@@ -268,9 +274,15 @@ def unscaled(dtype, times=1):
         (lambda: Format("fp64", 11, 52, 1023), "exponent_bits must be between 2 and 8, got 11"),
         (lambda: decode(torch.tensor([0, 256]), E5M2), r"between 0 and 2\*\*8 - 1, got \[256\]"),
         (lambda: LossScaler(0.0), "scale must be positive and finite, got 0.0"),
-        (lambda: LossScaler(growth_factor=1.0), "growth_factor must be above 1, got 1.0"),
+        (
+            lambda: LossScaler(growth_factor=1.0),
+            "growth_factor must be above 1 and finite, got 1.0",
+        ),
+        (lambda: LossScaler(growth_factor=math.inf), "growth_factor must be .* got inf"),
         (lambda: LossScaler(backoff_factor=1.0), "backoff_factor must be between 0 and 1, got 1"),
-        (lambda: LossScaler(growth_interval=0), "growth_interval must be at least 1, got 0"),
+        (lambda: LossScaler(growth_interval=0), "growth_interval must be a whole .* got 0"),
+        (lambda: loaded(growth_interval=2.5), "growth_interval must be a whole .* got 2.5"),
+        (lambda: loaded(scale=math.nan), "scale must be positive and finite, got nan"),
         (lambda: LossScaler().load_state_dict({}), "state must be a loss scaler's, got none of"),
         (lambda: unscaled(torch.float16), "must have float32 gradients, got torch.float16"),
         (lambda: unscaled(torch.float32, 2), "optimizer must be unscaled once per step"),

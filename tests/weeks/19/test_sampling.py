@@ -322,6 +322,10 @@ def test_beam_search_names_bad_input():
             beam_search(first, step, 3, n_beams=2, length_penalty=penalty)
     with pytest.raises(ValueError, match=r"step must give .* = \(2, 4\), got \(1, 4\)"):
         beam_search(first, lambda parents, tokens: torch.zeros(1, 4), 3, n_beams=2)
+    with pytest.raises(
+        ValueError, match=r"logits must be .* \(vocab\), got torch.float32 of shape \(1,"
+    ):
+        plain("19", "beam_search").beam_search(first[None], step, 3, n_beams=2)
     with pytest.raises(ValueError, match="early_stopping must be True, False or 'never', got alw"):
         plain("19", "beam_search").beam_search(first, step, 3, n_beams=2, early_stopping="always")
 
