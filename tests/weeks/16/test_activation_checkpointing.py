@@ -85,6 +85,16 @@ def test_several_inputs_of_which_some_need_no_gradient():
     assert b.grad is None
 
 
+def test_nested_and_unused():
+    """What made the inputs gets its gradient once, through the outer graph."""
+    x = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+    checkpoint(lambda x: checkpoint(torch.sin, checkpoint(torch.exp, x)), x).backward()
+    torch.testing.assert_close(x.grad, torch.cos(x.exp()) * x.exp(), rtol=0, atol=1e-15)
+    unused = nn.Linear(3, 3)
+    checkpoint(lambda x: (unused, 2 * x)[1], x).sum().backward()
+    assert unused.weight.grad is None
+
+
 def test_autocast_is_restored():
     layer, x = nn.Linear(8, 8), torch.randn(4, 8)
     found = []
