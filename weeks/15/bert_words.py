@@ -23,6 +23,8 @@ CJK = {  # blocks of Chinese characters, first and last code
     "Compatibility Supplement": (0x2F800, 0x2FA1F),
 }
 
+VANISH = {"Cc", "Cf", "Co", "Cs"}  # control, format, private; not Cn, which a newer table may know
+
 
 def is_punctuation(char: str) -> bool:
     """Unicode's punctuation, and every visible ASCII sign that is no letter or digit ($, +, ~)."""
@@ -41,8 +43,8 @@ def basic_words(text: str, *, lowercase: bool = True) -> list[str]:
     for char in text:
         if char in "\t\n\r":
             clean.append(" ")
-        elif char == "\ufffd" or unicodedata.category(char)[0] == "C":
-            continue  # control, format and private characters vanish: they separate nothing
+        elif char == "\ufffd" or unicodedata.category(char) in VANISH:
+            continue  # they separate nothing
         else:
             clean.append(f" {char} " if is_chinese(char) else char)
     text = "".join(clean)

@@ -31,6 +31,7 @@ from typing import Literal
 import regex
 
 from shared.require import require
+from week15.cut import cut_words
 from week15.merges import Pair, learn_merges, merge, printable_bytes
 
 # No merge crosses a word's end: letters, digits and the rest apart, each with its leading space.
@@ -45,7 +46,7 @@ class ByteLevelBPE:
     merges
         Pairs of tokens in the order in which they merge.
     pattern
-        Regular expression that cuts text into words; None leaves it whole.
+        Regular expression that cuts text into words, see `cut_words`; None leaves it whole.
     special_tokens
         Names that stand for no text, such as `<|endoftext|>`; they get the first ids.
 
@@ -95,10 +96,10 @@ class ByteLevelBPE:
         least = 256 + len(special_tokens)
         must = f"vocab_size must be at least {least} (bytes and special tokens)"
         require(vocab_size >= least, must, vocab_size)
-        cut = regex.compile(pattern).findall if pattern else lambda text: [text]
+        cut = regex.compile(pattern) if pattern else None
         words: Counter[str] = Counter()
         for text in texts:
-            words.update(cut(text))
+            words.update(cut_words(text, cut) if cut else [text])
         counts = {word.encode("utf-8", "surrogatepass"): n for word, n in words.items()}
         merges = learn_merges(counts, vocab_size - least)
         return cls(merges, pattern=pattern, special_tokens=special_tokens)
@@ -154,7 +155,7 @@ class ByteLevelBPE:
 
     def _encode_ordinary(self, text: str) -> list[int]:
         cache, ids = self._cache, []
-        for word in self._words.findall(text) if self._words else [text]:
+        for word in cut_words(text, self._words) if self._words else [text]:
             known = cache.get(word)
             if known is None:
                 known = self.encode_bytes(word.encode("utf-8", "surrogatepass"))

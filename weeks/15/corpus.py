@@ -240,7 +240,8 @@ class Leaks:
         Indices of held-out documents with a copy or near-duplicate in training.
     overlap
         Of each held-out document the share of its 13-word runs that training has: also what is
-        quoted inside of a longer text, which Jaccard overlooks.
+        quoted inside of a longer text, which Jaccard overlooks. A script without spaces has a
+        word for each character (`words_of`).
     """
 
     exact: list[int]

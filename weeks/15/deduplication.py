@@ -1,7 +1,7 @@
 r"""Deduplication: find every document that is another one, or nearly, without comparing all pairs.
 
-A document is the set of its five-word *shingles*; two documents are near-duplicates if their
-Jaccard similarity
+A document is the set of its *shingles*, runs of five words; where a script has no spaces, each
+character is a word. Two documents are near-duplicates if their Jaccard similarity
 
 $$s = |A \cap B| / |A \cup B|$$
 
@@ -22,19 +22,26 @@ Source: Broder, "On the resemblance and containment of documents" (1997), sectio
 
 import hashlib
 import itertools
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import regex
 from jaxtyping import UInt64
 
 from shared.require import require
 from week15.minhash import MERSENNE, MinHash, candidate_pairs, choose_bands
 
 Pair = tuple[int, int, float]  # two documents and their similarity
+_NO_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_WORD = rf"[[{_NO_SPACES}]&&\w]\p{{M}}*|[\w--[{_NO_SPACES}]]+"
+# Hyphens are no signs, nor are * and / where they stand at one side of a word.
+_SIGN = (
+    r"[\p{Sm}\p{Sc}\p{So}^]|-(?=\s?\d)|(?<!\w)-(?=\w)|(?<=\w)[*/%&](?=\w)|(?<=\w )[-*/%&](?= \w)"
+)
+WORD, SIGN, BOTH = (regex.compile("(?V1)" + p) for p in (_WORD, _SIGN, f"{_WORD}|{_SIGN}"))
 
 
 def normalize(text: str) -> str:
@@ -47,14 +54,28 @@ def fingerprint(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
+def words_of(text: str) -> list[str]:
+    """What shingles are runs of: words, and each character of a script without spaces.
+
+    In formulas signs are words, too: 0-1=-1 is no copy of 0+1=1. A text is one if it has a sign for
+    every four words, and under five words or mostly numbers and single letters.
+    """
+    text = normalize(text)
+    words = WORD.findall(text)
+    if 4 * len(SIGN.findall(text)) < max(1, len(words)):
+        return words
+    terms = sum(len(word) == 1 or word[0].isdigit() for word in words)
+    return BOTH.findall(text) if len(words) < 5 or 2 * terms > len(words) else words
+
+
 def shingles(text: str, width: int = 5) -> UInt64[np.ndarray, " m"]:
-    """Hashes (below 2^61 - 1, sorted, each once) of all runs of `width` words.
+    """Hashes (below 2^61 - 1, sorted, each once) of all runs of `width` words (see `words_of`).
 
     A shorter text is one shingle, a text without words has none. The hash is BLAKE2b and not
     Python's `hash`, which differs from process to process.
     """
     require(width >= 1, "width must be at least 1", width)
-    words = re.findall(r"\w+", normalize(text))
+    words = words_of(text)
     runs = {" ".join(words[i : i + width]) for i in range(max(1, len(words) - width + 1))} - {""}
     digests = b"".join(
         hashlib.blake2b(run.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -21,8 +21,20 @@ from html.parser import HTMLParser
 
 _INLINE = """a abbr b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small
 span strike strong sub sup time tt u var wbr"""
-_HIDDEN = "script style noscript template svg head iframe object select"
+# No head: its end may be left out, and all of its parts that hold text are here.
+_HIDDEN = "title script style noscript template svg iframe object select"
 INLINE, HIDDEN = frozenset(_INLINE.split()), frozenset(_HIDDEN.split())
+NESTED = frozenset(("template", "svg", "object"))
+# What ends an open element although its own end is missing, by the standard (13.2.6).
+_TABLE = "caption table tbody tfoot thead tr td th"
+_HTML = """b big blockquote body br center code dd div dl dt em embed h1 h2 h3 h4 h5 h6 head hr i
+img li listing menu meta nobr ol p pre ruby s small span strong strike sub sup table tt u ul var"""
+STARTS_END = {"select": frozenset(f"input keygen textarea {_TABLE}".split())}
+STARTS_END |= {"svg": frozenset(_HTML.split())}
+# The end of an element around it: <div><svg></div>. No element of SVG has such a name.
+_AROUND = "html article aside footer header main nav section td th tr"
+ENDS_END = {"select": frozenset(_TABLE.split()), "svg": frozenset(f"{_HTML} {_AROUND}".split())}
+HTML_INSIDE = frozenset(("foreignobject", "desc", "title"))  # there <p> does not leave the drawing
 
 
 @dataclass(frozen=True)
@@ -46,25 +58,26 @@ class _Blocks(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.blocks: list[Block] = []
         self._parts: list[tuple[str, bool]] = []
-        self._hidden: str | None = None  # the tag that hides; only its own end shows again
-        self._depth = 0
+        self._hidden: str | None = None  # the tag that hides
+        self._depth = self._inside = 0  # how often it is open, and of HTML_INSIDE in a drawing
         self._in_link = False
 
     def handle_starttag(self, tag, attrs):
-        if self._hidden == "head" and tag == "body":  # </head> may be left out
+        if not self._inside and tag in STARTS_END.get(self._hidden, ()):
             self._hidden = None
         if self._hidden:
-            self._depth += tag == self._hidden
+            self._depth += tag == self._hidden and tag in NESTED
+            self._inside += self._hidden == "svg" and tag in HTML_INSIDE
         elif tag not in INLINE | HIDDEN:
             self.end_block()
         elif tag in HIDDEN:
             self.end_block()
-            self._hidden, self._depth = tag, 1
+            self._hidden, self._depth, self._inside = tag, 1, 0
         elif tag == "a":
             self._in_link = True
 
     def handle_startendtag(self, tag, attrs):
-        if tag not in HIDDEN:  # <svg/> hides nothing that follows
+        if tag not in HIDDEN and not (self._hidden and tag in HTML_INSIDE):  # <svg/> hides nothing
             self.handle_starttag(tag, attrs)
             if tag == "a":
                 self._in_link = False
@@ -72,7 +85,8 @@ class _Blocks(HTMLParser):
     def handle_endtag(self, tag):
         if self._hidden:
             self._depth -= tag == self._hidden
-            if not self._depth:
+            self._inside -= self._inside > 0 and tag in HTML_INSIDE
+            if not self._depth or (not self._inside and tag in ENDS_END.get(self._hidden, ())):
                 self._hidden = None
         elif tag == "a":
             self._in_link = False

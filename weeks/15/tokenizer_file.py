@@ -12,9 +12,11 @@ Source: the library `tokenizers`, its format for BPE.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shared.artifacts import write_atomic
 from shared.errors import UserError
+from shared.require import require
 from week15.bpe import GPT2_PATTERN, ByteLevelBPE
 from week15.merges import printable_bytes
 
@@ -25,7 +27,13 @@ def save_tokenizer(tokenizer: ByteLevelBPE, path: Path) -> None:
 
 
 def load_tokenizer(path: Path) -> ByteLevelBPE:
-    """Read what `save_tokenizer` wrote, or another byte-level BPE with the same order of ids."""
+    """Read what `save_tokenizer` wrote, or another byte-level BPE with the same order of ids.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or would give other ids in `tokenizers` than here.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -83,29 +91,99 @@ def tokenizer_json(tokenizer: ByteLevelBPE) -> str:
 
 
 def tokenizer_from_json(text: str, name: str) -> ByteLevelBPE:
-    """The tokenizer of a file's text; `name` says in errors where the text is from."""
+    """The tokenizer of a file's text; `name` says in errors where the text is from.
+
+    What would change the ids and is not honored is refused by name, as is what is not known.
+    """
     byte_of = {char: byte for byte, char in printable_bytes().items()}
     try:
         content = json.loads(text)
-        cut, model = content["pre_tokenizer"], content["model"]
-        pattern = GPT2_PATTERN if cut.get("use_regex") else None
-        if cut["type"] == "Sequence":
-            pattern = cut["pretokenizers"][0]["pattern"]["Regex"]
-            cut = cut["pretokenizers"][-1]
-        if cut["type"] != "ByteLevel" or cut["add_prefix_space"]:
-            raise ValueError("it cuts text in another way")
-        merges = [
-            tuple(bytes(byte_of[char] for char in half) for half in merge)
-            for merge in model["merges"]
-        ]
+        _only(content, "", **TOP)
+        _only(model := content["model"], "model.", **MODEL)
+        _only(content["decoder"], "decoder.", **BYTE_LEVEL)
+        if content.get("post_processor") is not None:  # a ByteLevel one moves offsets, not ids
+            _only(content["post_processor"], "post_processor.", **BYTE_LEVEL)
+        halves = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
+        merges = [(bytes(map(byte_of.__getitem__, part)) for part in pair) for pair in halves]
         special = sorted(content["added_tokens"], key=lambda token: token["id"])
+        for token in special:
+            _only(token, "added_tokens.", **ADDED)
+        alike = len({token.get("normalized") for token in special}) < 2
+        require(alike, "added_tokens.normalized must be the same for all")
         names = [token["content"] for token in special]
-        found = ByteLevelBPE(merges, pattern=pattern, special_tokens=names)
-        if model["vocab"] != _vocabulary(found):
-            raise ValueError("its ids are not in the order of its merges")
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        pattern = _pattern(content["pre_tokenizer"])
+        found = ByteLevelBPE(map(tuple, merges), pattern=pattern, special_tokens=names)
+        require(model["vocab"] == _vocabulary(found), "its ids are not in the order of its merges")
+        if model.get(
+            "ignore_merges"
+        ):  # then a word that is a token has its id, whatever merges say
+            bad = (
+                t
+                for i, t in enumerate(found.vocab[len(names) :], len(names))
+                if found.encode_bytes(t) != [i]
+            )
+            require((odd := next(bad, None)) is None, "model.ignore_merges must not matter", odd)
+    except KeyError as error:
+        what = f"it does not say {error.args[0]!r}"
+        raise UserError(f"{name} is not a byte-level BPE's tokenizer.json ({what})") from error
+    except (IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"{name} is not a byte-level BPE's tokenizer.json ({error})") from error
     return found
+
+
+ANY = None  # what has no effect on ids
+TOP = {"version": ANY, "truncation": (None,), "padding": (None,), "normalizer": (None,)}
+TOP |= dict.fromkeys(("added_tokens", "pre_tokenizer", "post_processor", "decoder", "model"), ANY)
+ADDED = {"id": ANY, "content": ANY, "normalized": ANY, "special": ANY}
+ADDED |= dict.fromkeys(("single_word", "lstrip", "rstrip"), (False,))
+MODEL = {"type": ("BPE",), "dropout": (None, 0), "vocab": ANY, "merges": ANY}
+MODEL |= dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix"), (None, ""))
+# All bytes have ids, so nothing is unknown.
+MODEL |= dict.fromkeys(("unk_token", "fuse_unk", "byte_fallback", "ignore_merges"), ANY)
+BYTE_LEVEL = {"type": ("ByteLevel",), "add_prefix_space": ANY, "trim_offsets": ANY}
+BYTE_LEVEL |= {"use_regex": ANY}
+SPLIT = {"type": ("Split",), "pattern": ANY, "behavior": ("Isolated",), "invert": (False,)}
+ELSEWHERE = (
+    r"&&",
+    r"\h",
+    r"\H",
+    r"\R",
+    r"\X",
+    r"\K",
+    r"\O",
+    r"\y",
+    r"\Y",
+    "(?~",
+)  # as in Oniguruma
+
+
+def _only(part: Any, name: str, **accepted: tuple | None) -> None:
+    """Refuse what is not among the accepted values, or has no accepted name."""
+    require(isinstance(part, dict), f"{name.rstrip('.') or 'it'} must be an object", part)
+    for key, value in part.items():
+        require(key in accepted, f"{name}{key} must be absent", repr(value))
+        if (values := accepted[key]) is not None:
+            must = f"{name}{key} must be {' or '.join(map(json.dumps, values))}"
+            require(value in values, must, json.dumps(value)[:80])
+
+
+def _pattern(cut: Any) -> str | None:
+    """The pattern of a pre-tokenizer: GPT-2's, that of a split before the bytes, or none."""
+    require(isinstance(cut, dict), "pre_tokenizer must be an object", cut)
+    steps = cut["pretokenizers"] if cut["type"] == "Sequence" else [cut]
+    *splits, byte_level = steps
+    spaces = {"add_prefix_space": (False,)}
+    _only(byte_level, "pre_tokenizer.", **BYTE_LEVEL | spaces)
+    require("add_prefix_space" in byte_level, "pre_tokenizer.add_prefix_space must be false")
+    use_regex = byte_level.get("use_regex", True)  # as the library reads older files
+    if not splits:
+        return GPT2_PATTERN if use_regex else None
+    require(len(splits) == 1 and not use_regex, "pre_tokenizer must cut text once", len(steps))
+    _only(splits[0], "pre_tokenizer.", **SPLIT)
+    pattern = splits[0]["pattern"]["Regex"]
+    odd = [sign for sign in ELSEWHERE if sign in pattern]
+    require(not odd, f"pre_tokenizer.pattern must mean the same elsewhere, not hold {odd}")
+    return pattern
 
 
 def _vocabulary(tokenizer: ByteLevelBPE) -> dict[str, int]:

@@ -101,8 +101,8 @@ def config_from_hugging_face(content: dict[str, Any]) -> LlamaConfig:
         require(got == plain, f"{name} must be {plain!r}", repr(got))
     rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
     for source in (content, rope):
-        part = source.get("partial_rotary_factor", 1.0)
-        require(part == 1, "partial_rotary_factor must be 1", repr(part))
+        part = source.get("partial_rotary_factor")
+        require(part in (None, 1), "partial_rotary_factor must be 1", repr(part))
     kind = rope.get("rope_type", rope.get("type", "default"))
     require(kind in ("default", "llama3"), "rope_type must be 'default' or 'llama3'", repr(kind))
     scaling = None
@@ -118,7 +118,9 @@ def config_from_hugging_face(content: dict[str, Any]) -> LlamaConfig:
     for name, value in sizes.items():
         fits = type(value) in kinds.get(name, (int,))
         require(fits, f"{SIZES[name]} must be a number of its kind", repr(value))
-    base = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
+    given = (source.get("rope_theta") for source in (rope, content))
+    base = next((theta for theta in given if theta is not None), 10_000.0)
+    require(type(base) in (float, int) and base > 0, "rope_theta must be above 0", repr(base))
     return LlamaConfig(**{"norm_eps": 1e-6} | sizes, rope_base=base, rope_scaling=scaling)
 
 

@@ -1,14 +1,18 @@
 """Byte-level BPE is that of two production libraries, and keeps every byte."""
 
 import json
+import random
+import sys
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import datasets
 from shared.errors import UserError
 from week15.bpe import GPT2_PATTERN, ByteLevelBPE
+from week15.cut import cut_words
 from week15.evidence import bpe as evidence
 from week15.libraries import hugging_face, merges_of
 from week15.merges import learn_merges, learn_merges_by_recounting, printable_bytes
@@ -19,8 +23,9 @@ CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Characters of one Unicode version may be unassigned in another library's: none of those here.
+# tiktoken has a table of its own for younger characters.
 TEXT = st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=("Cs", "Cn")), max_size=60)
+ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 FEW = st.lists(st.text("ab c", min_size=1, max_size=40), min_size=1, max_size=12)
 
 
@@ -59,6 +64,32 @@ def test_the_fast_loop_makes_the_merges_of_the_plain_one(texts, n_merges):
     assert learn_merges(words, n_merges) == learn_merges_by_recounting(words, n_merges)
 
 
+@pytest.mark.parametrize("letters", ["ACGT", "ab", "a"])
+def test_the_work_for_a_word_grows_with_its_length(letters):
+    """Executed lines are counted, not seconds: twice the text, hardly more than twice the lines."""
+
+    def n_lines(n: int) -> int:
+        word = bytes(random.Random(0).choices(letters.encode(), k=n))
+        count = 0
+
+        def trace(frame, event, argument):
+            nonlocal count
+            count += event == "line"
+            return trace if frame.f_code is learn_merges.__code__ else None
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            learn_merges({word: 1}, 50)
+        finally:
+            sys.settrace(before)
+        return count
+
+    once, twice = n_lines(2000), n_lines(4000)
+    assert twice < 2.3 * once
+    assert once < 60 * 2000
+
+
 # ---- encoding
 
 
@@ -68,6 +99,38 @@ def test_same_ids_as_both_libraries(tokenizer, reference, text):
     ids = tokenizer.encode(text)
     assert ids == reference.encode(text).ids
     assert ids == evidence.tiktoken_of(tokenizer).encode_ordinary(text)
+
+
+@settings(max_examples=150)
+@given(text=ANY_TEXT)
+def test_same_ids_as_tokenizers_of_any_text(tokenizer, reference, text):
+    assert tokenizer.encode(text) == reference.encode(text).ids
+
+
+def test_every_character_is_cut_as_tokenizers_does():
+    """All of Unicode, each beside a letter, a digit, a sign and a space."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    reference = ByteLevel(add_prefix_space=False)
+    characters = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
+    pattern = regex.compile(GPT2_PATTERN)
+    for start in range(0, len(characters), 2000):
+        text = "".join(f"a{c}1{c}!{c}\n{c}" for c in characters[start : start + 2000])
+        spans = [span for _, span in reference.pre_tokenize_str(text)]
+        assert cut_words(text, pattern) == [text[a:b] for a, b in spans]
+
+
+@pytest.mark.parametrize("pattern", [r"\p{L}+", r"(a)|(b)", r"x*", r"(?=b)"])
+def test_what_a_pattern_leaves_is_a_word_too(pattern):
+    from tokenizers import Regex, pre_tokenizers
+
+    text = "ab, ba xx ab"
+    theirs = pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str(text)
+    assert "".join(cut_words(text, regex.compile(pattern))) == text
+    if pattern != r"(?=b)":
+        assert cut_words(text, regex.compile(pattern)) == [word for word, _ in theirs]
+    ours = ByteLevelBPE([], pattern=pattern)
+    assert ours.decode(ours.encode(text)) == text
 
 
 @given(data=st.binary(max_size=80))
@@ -141,6 +204,71 @@ def test_bad_files(tokenizer, tmp_path):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match="is not a byte-level BPE"):
             load_tokenizer(path)
+
+
+def test_what_has_no_effect_on_ids_is_read(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(tokenizer, path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    content["model"] |= {"unk_token": "<|endoftext|>", "dropout": 0.0, "ignore_merges": True}
+    content["post_processor"] = content["pre_tokenizer"]
+    del content["pre_tokenizer"]["use_regex"], content["model"]["byte_fallback"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert load_tokenizer(path).merges == tokenizer.merges
+    assert load_tokenizer(path).pattern == GPT2_PATTERN
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def steps(*pre_tokenizers):
+    return {"type": "Sequence", "pretokenizers": list(pre_tokenizers)}
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "named"),
+    [
+        ("normalizer", {"type": "NFKC"}, "normalizer must be null"),
+        ("truncation", {"max_length": 8}, "truncation must be null"),
+        ("padding", {"strategy": "BatchLongest"}, "padding must be null"),
+        ("post_processor", {"type": "TemplateProcessing"}, "post_processor.type must be"),
+        ("decoder", {"type": "Fuse"}, "decoder.type must be"),
+        ("decoder", None, "decoder must be an object, got None"),
+        ("news", 1, "news must be absent"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "pre_tokenizer.type must be"),
+        ("pre_tokenizer", None, "must be an object, got None"),
+        ("pre_tokenizer", BYTES | {"add_prefix_space": True}, "add_prefix_space must be false"),
+        ("pre_tokenizer", steps(SPLIT, BYTES | {"use_regex": True}), "must cut text once"),
+        ("pre_tokenizer", steps({"type": "Digits"}, BYTES), "pre_tokenizer.type must be"),
+        ("pre_tokenizer", steps(SPLIT, SPLIT, BYTES), "must cut text once"),
+        ("pre_tokenizer", steps(SPLIT | {"behavior": "Removed"}, BYTES), "behavior must be"),
+        ("pre_tokenizer", steps(SPLIT | {"invert": True}, BYTES), "invert must be"),
+        ("pre_tokenizer", steps(SPLIT | {"pattern": {"String": "a"}}, BYTES), "say 'Regex'"),
+        ("pre_tokenizer", steps(SPLIT | {"pattern": {"Regex": "[a&&b]"}}, BYTES), "not hold"),
+        ("model.type", "WordPiece", "model.type must be"),
+        ("model.dropout", 0.1, "model.dropout must be null or 0, got 0.1"),
+        ("model.continuing_subword_prefix", "##", "continuing_subword_prefix must be"),
+        ("model.end_of_word_suffix", "</w>", "end_of_word_suffix must be"),
+        ("model.news", 1, "model.news must be absent"),
+        ("model.merges", ["a b c"], "not a byte-level BPE"),
+        ("added_tokens.lstrip", True, "added_tokens.lstrip must be false"),
+        ("added_tokens.rstrip", True, "added_tokens.rstrip must be false"),
+        ("added_tokens.single_word", True, "added_tokens.single_word must be false"),
+    ],
+)
+def test_what_would_give_other_ids_is_refused_by_name(tmp_path, where, value, named):
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(ByteLevelBPE([(b"a", b"b")], special_tokens=["<s>"]), path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    *parts, key = where.split(".")
+    for part in [content[name] for name in parts] or [content]:
+        (part[0] if isinstance(part, list) else part)[key] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="is not a byte-level BPE") as error:
+        load_tokenizer(path)
+    assert named in str(error.value)
 
 
 # ---- wrong input

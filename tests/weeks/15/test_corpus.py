@@ -66,6 +66,55 @@ def test_nasty_pages(html, texts):
     assert [block.text for block in blocks(html)] == texts
 
 
+# The standard, 13.1.2.4: which tags may be left out, each with text before and after.
+OPTIONAL = [
+    ("<html><head><title>t</title></head><body><p>a</p></body></html>", ["a"]),
+    ("<head><title>t</title></head><p>a</p>", ["a"]),
+    ("<html><head><title>t</title><p>a", ["a"]),
+    ("<head><title>t</title>a", ["a"]),
+    ("<title>t</title>a", ["a"]),
+    ("<!doctype html><meta charset=utf-8><title>t</title><h1>a</h1>b", ["a", "b"]),
+    ("<head><link rel=x><style>p {}</style><script>1 < 2</script><p>a", ["a"]),
+    ("<p>a<p>b<div>c</div>d", ["a", "b", "c", "d"]),
+    ("<ul><li>a<li>b</ul>c", ["a", "b", "c"]),
+    ("<dl><dt>a<dd>b<dt>c<dd>d</dl>e", ["a", "b", "c", "d", "e"]),
+    ("<table><caption>a<tr><th>b<td>c<tr><td>d</table>e", ["a", "b", "c", "d", "e"]),
+    ("<table><thead><tr><th>a<tbody><tr><td>b<tfoot><tr><td>c</table>", ["a", "b", "c"]),
+    ("a<select><optgroup label=x><option>b<option>c</select>d", ["a", "d"]),
+]
+
+
+@pytest.mark.parametrize(("html", "texts"), OPTIONAL)
+def test_tags_that_may_be_left_out(html, texts):
+    """Also as lxml reads it, whose parser is libxml2's."""
+    assert [block.text for block in blocks(html)] == texts
+    lxml = pytest.importorskip("lxml.html")
+    theirs = lxml.document_fromstring(html)
+    hidden = " or ".join(f"ancestor::{tag}" for tag in ("title", "script", "style", "select"))
+    assert theirs.xpath(f"//text()[not({hidden})]") == texts
+
+
+@pytest.mark.parametrize(
+    ("html", "texts"),
+    [
+        ("<body><p>a</body></html>b", ["a", "b"]),
+        ("a<svg><path><p>b", ["a", "b"]),  # a tag of HTML leaves an open drawing
+        ("<div>a<svg><g></div>b", ["a", "b"]),
+        ("<td>a<svg><text>x</td>b", ["a", "b"]),
+        ("a<svg><title>t<p>x</p></title></svg>b", ["a", "b"]),
+        ("a<svg><desc/><p>b", ["a", "b"]),
+        ("a<svg><foreignObject><p>x</p></foreignObject><text>y</text></svg>b", ["a", "b"]),
+        ("a<select><option>x<input>b", ["a", "b"]),
+        ("<table><td>a<select><option>x<td>b</table>", ["a", "b"]),
+        ("<table><td>a<select><option>x</table>b", ["a", "b"]),
+        ("<title>a<title>b</title>c", ["c"]),  # not nested
+        ("a<template>x<template>y</template>z</template>b", ["a", "b"]),
+    ],
+)
+def test_elements_left_open(html, texts):
+    assert [block.text for block in blocks(html)] == texts
+
+
 @pytest.mark.parametrize(
     ("before", "block", "after", "kept"),
     [

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from week15.corpus import find_leaks
 from week15.deduplication import (
     DisjointSets,
     compare_all_pairs,
@@ -15,6 +16,7 @@ from week15.deduplication import (
     exact_copies,
     jaccard,
     shingles,
+    words_of,
 )
 from week15.minhash import (
     MERSENNE,
@@ -79,6 +81,57 @@ def test_shingles_by_hand():
     assert len(shingles("too short")) == 1
     assert len(shingles("?! ...")) == len(shingles("")) == 0
     np.testing.assert_array_equal(shingles("A, b C!", 3), shingles("a b\nc", 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A, b C!", ["a", "b", "c"]),
+        ("well-known and/or *bold*!", ["well", "known", "and", "or", "bold"]),
+        ("it was -5 in the morning", ["it", "was", "5", "in", "the", "morning"]),
+        ("你好,世界。abc", ["你", "好", "世", "界", "abc"]),
+        ("ひらがなカタカナー", list("ひらがなカタカナー")),
+        ("ภาษาไทย", ["ภ", "า", "ษ", "า", "ไ", "ท", "ย"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("हिन्दी है", ["हिन्दी", "है"]),  # vowel signs belong to the word
+        ("한국어 문서", ["한국어", "문서"]),
+        ("0-1=-1", ["0", "-", "1", "=", "-", "1"]),
+        ("0+1=1", ["0", "+", "1", "=", "1"]),
+        ("x*y x / y", ["x", "*", "y", "x", "/", "y"]),
+        ("a < b, -x", ["a", "<", "b", "-", "x"]),
+        ("5 € \N{MINUS SIGN}3 2^3", ["5", "€", "\N{MINUS SIGN}", "3", "2", "^", "3"]),
+        ("?! ... -- - \"'", []),
+    ],
+)
+def test_words_of_many_scripts(text, words):
+    assert words_of(text) == words
+
+
+SENTENCES = {
+    "Chinese": "那是最美好的时代那是最糟糕的时代那是智慧的年头那是愚昧的年头那是信仰的时期",
+    "Japanese": "それはすべての時代の中で最もよい時代でありまた最も悪い時代でもあった",
+    "Thai": "มันเป็นช่วงเวลาที่ดีที่สุดมันเป็นช่วงเวลาที่เลวร้ายที่สุดมันเป็นยุคแห่งปัญญา",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_near_copies_without_spaces(language):
+    text = SENTENCES[language] * 2
+    copies = [text + text[i : i + 1] + text[2 * i] for i in range(30)]
+    found = deduplicate([text, "an english text of its own", *copies])
+    assert found.kept == [0, 1]
+    other = "".join(sorted(text))
+    assert deduplicate([text, other]).kept == [0, 1]
+    assert find_leaks([text], [copies[3], other]).near == [0]
+    assert find_leaks([text], [copies[3], other]).overlap[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("0-1=-1", "0+1=1"), ("3 - 2", "3 + 2"), ("3*2", "3/2"), ("a<b", "a>b"), ("-x", "x")],
+)
+def test_another_sign_is_another_text(a, b):
+    assert deduplicate([a, b]).kept == [0, 1]
 
 
 @given(a=st.sets(st.integers(0, 40)), b=st.sets(st.integers(0, 40)))

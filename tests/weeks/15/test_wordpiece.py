@@ -75,6 +75,14 @@ def test_same_words_as_the_published_python(legacy, text):
     assert basic_words(text) == legacy.BasicTokenizer().tokenize(text)
 
 
+def test_younger_characters_than_the_table_stay():
+    """What Python's Unicode has not assigned is kept; only what is known to be invisible goes."""
+    unknown = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) == "Cn"]
+    text = " ".join(f"a{char}b" for char in unknown)
+    assert basic_words(text, lowercase=False) == hugging_face_words(text, lowercase=False)
+    assert basic_words("a\ue000\x01\u200bb") == ["ab"]
+
+
 def test_chinese_characters_are_those_of_the_published_code(legacy):
     """`tokenizers` begins one block 256 characters late; BERT's own code does not."""
     reference = legacy.BasicTokenizer()

@@ -1,6 +1,7 @@
 """Checkpoints to and from transformers, and one line for everything that can be wrong with one."""
 
 import json
+import math
 import os
 
 import pytest
@@ -130,6 +131,19 @@ def test_old_configs_are_read():
     assert config.rope_scaling == SCALING
 
 
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ({"rope_theta": None}, 10_000),
+        ({"rope_parameters": {"rope_theta": None}}, 10_000),
+        ({"rope_parameters": {"rope_theta": None}, "rope_theta": 900}, 900),
+        ({"rope_parameters": None, "rope_scaling": None, "partial_rotary_factor": None}, 10_000),
+    ],
+)
+def test_null_is_as_absent(given, base):
+    assert config_from_hugging_face({"model_type": "llama", **OLD, **given}).rope_base == base
+
+
 def test_absent_keys_mean_what_transformers_says():
     from transformers import LlamaConfig as TheirConfig
 
@@ -236,6 +250,10 @@ def test_bad_index(tmp_path, index, message):
         ({"rope_parameters": {"rope_type": "yarn"}}, "must be 'default' or 'llama3', got 'yarn'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "does not say factor"),
         ({"rope_parameters": "llama3"}, "is not that of a LLaMA"),
+        ({"rope_parameters": {"rope_theta": "1e4"}}, "rope_theta must be above 0, got '1e4'"),
+        ({"rope_parameters": {"rope_theta": True}}, "rope_theta must be above 0, got True"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be above 0, got 0"),
+        ({"rope_parameters": {"rope_theta": math.nan}}, "rope_theta must be above 0, got nan"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1, got 0.5"),
     ],
 )
