@@ -18,7 +18,13 @@ from jaxtyping import AbstractArray, jaxtyped
 __all__ = ["checked"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-KINDS = {"Float": "floats", "Int": "integers", "Num": "numbers", "Bool": "booleans"}
+KINDS = {
+    "Float": "floats",
+    "Int": "integers",
+    "Integer": "integers",
+    "Num": "numbers",
+    "Bool": "booleans",
+}
 
 
 def checked(function: F) -> F:
@@ -113,8 +119,10 @@ def _as_array(name: str, value: Any, wanted: list) -> np.ndarray:
             return with_numbers(array) if array.dtype.kind == "O" else array.astype(float)
         except (ValueError, TypeError):
             return array
-    if array.dtype.kind == "b" and "Bool" not in kinds:
-        return array.astype(np.int64)
+    if (array.dtype.kind == "b" and "Bool" not in kinds) or (
+        array.dtype.kind == "u" and kinds == {"Int"}
+    ):
+        return array.astype(np.int64)  # jaxtyping's Int is signed
     return array
 
 

@@ -57,6 +57,7 @@ def test_kinds_of_numbers():
 
     i, mask = of([True, False], [True, False])
     assert (i.dtype, mask.dtype) == (np.int64, bool)
+    assert of(np.array([200], np.uint8), [True])[0].tolist() == [200]
     with pytest.raises(ValueError, match=r"^i must be integers of shape \(n\), got float64"):
         of([1.5], [True])
     with pytest.raises(ValueError, match=r"^mask must be booleans of shape \(n = 1\) or floats of"):
