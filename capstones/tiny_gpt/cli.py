@@ -200,7 +200,7 @@ def sample(
     number: Annotated[PositiveInt, Parameter(alias="-n")] = 1,
     max_new_tokens: PositiveInt = 200,
     temperature: Annotated[float, Parameter(alias="-t")] = 0.8,
-    top_k: PositiveInt | None = None,
+    top_k: NonNegativeInt | None = None,
     top_p: Share | None = None,
     min_p: Share | None = None,
     repetition_penalty: float = 1.0,
@@ -225,7 +225,7 @@ def sample(
     temperature
         0 always takes the likeliest token.
     top_k
-        Draw from so many of the likeliest tokens.
+        Draw from so many of the likeliest tokens; 0 for all.
     top_p
         Draw from the likeliest tokens that together have this probability.
     min_p
