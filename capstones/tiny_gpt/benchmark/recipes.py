@@ -38,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "wikipedia": _ONCE
     | {"tokenizer": "bpe", "vocab_size": 4096, "context": 256, "n_layers": 4, "n_heads": 4}
     | {"d_model": 192, "batch_size": 32, "steps": 3800, "schedule": "wsd", "weight_decay": 0.1},
-    # As small as it must be for half an hour to bring it near its asymptote.
+    # As small as it must be to come near its asymptote in well under half an hour.
     "wikipedia-small": _ONCE
     | {"tokenizer": "byte", "val_fraction": 0.02, "context": 64, "n_layers": 2, "n_heads": 2}
     | {"d_model": 64, "batch_size": 32, "steps": 6_000, "schedule": "wsd"}
