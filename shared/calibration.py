@@ -4,15 +4,15 @@ Machines that run the log differ by a factor of three. A small fixed piece of wo
 the scripts do, is timed beside a recorded run, and its time is divided out.
 """
 
-import statistics
 import time
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 __all__ = ["calibrate", "reference_seconds"]
 
-REFERENCE = 0.40  # seconds that one round takes on the reference machine, a two-core laptop
-ROUNDS = 5
+REFERENCE = 0.066  # seconds that one round takes on the reference machine, a two-core laptop
+ROUNDS = 30
 
 
 def _work() -> None:
@@ -28,13 +28,18 @@ def _work() -> None:
 
 
 def calibrate() -> float:
-    """How many times slower than the reference machine this one is just now (about 2 s)."""
+    """How many times slower than the reference machine this one is, in about 2 s.
+
+    The fastest of many rounds on one thread: what else runs now slows it least, and threads that
+    wait for each other not at all.
+    """
     times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        _work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) / REFERENCE
+    with threadpool_limits(1):
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            _work()
+            times.append(time.perf_counter() - start)
+    return min(times) / REFERENCE
 
 
 def reference_seconds(seconds: float) -> float:
