@@ -73,7 +73,7 @@ class LossScaler:
         self.scale, self.dynamic = float(scale), dynamic
         self.growth_factor, self.backoff_factor = growth_factor, backoff_factor
         self.growth_interval, self.good_steps = growth_interval, 0
-        self._found_inf: dict[int, bool] = {}  # of each optimizer unscaled since the last step
+        self._found_inf: dict[Any, bool] = {}  # of each optimizer unscaled since the last step
         self._scaled: bool | None = None  # whether a loss was since the last step; None: never
 
     def scale_loss(self, loss: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -86,7 +86,7 @@ class LossScaler:
 
         Gradients of 16 bits are refused: there the division would lose what the scaling saved.
         """
-        once = id(optimizer) not in self._found_inf
+        once = optimizer not in self._found_inf
         require(once, "optimizer must be unscaled once per step, got a second call")
         must = "optimizers of one loss must step in one call, scaler.step(a, b)"
         require(self._scaled is not False, f"{must}, got a call after the step")
@@ -98,7 +98,7 @@ class LossScaler:
         for grad in grads:
             grad.mul_(1 / self.scale)
         found_inf = not all(bool(torch.isfinite(grad).all()) for grad in grads)
-        self._found_inf[id(optimizer)] = found_inf
+        self._found_inf[optimizer] = found_inf
         return found_inf
 
     def step(self, *optimizers: Optimizer) -> bool:
@@ -110,9 +110,9 @@ class LossScaler:
         each_once = 0 < different == len(optimizers)
         require(each_once, "optimizers must be given, each once", different, len(optimizers))
         for optimizer in optimizers:
-            if id(optimizer) not in self._found_inf:
+            if optimizer not in self._found_inf:
                 self.unscale(optimizer)
-        taken = [not self._found_inf[id(optimizer)] for optimizer in optimizers]
+        taken = [not self._found_inf[optimizer] for optimizer in optimizers]
         for optimizer, fine in zip(optimizers, taken, strict=True):
             if fine:
                 optimizer.step()

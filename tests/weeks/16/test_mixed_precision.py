@@ -263,9 +263,9 @@ def trained(n=1, lr=0.1, weights="plain"):
 
 def unscaled(dtype, times=1):
     w = nn.Parameter(torch.ones(2, dtype=dtype))
-    w.grad, scaler = torch.ones_like(w), LossScaler()
+    w.grad, scaler, optimizer = torch.ones_like(w), LossScaler(), torch.optim.SGD([w], lr=0.1)
     for _ in range(times):
-        scaler.unscale(torch.optim.SGD([w], lr=0.1))
+        scaler.unscale(optimizer)
 
 
 @pytest.mark.parametrize(
