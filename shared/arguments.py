@@ -106,6 +106,8 @@ def _take(name: str, value: Any, kinds: tuple, sizes: dict[str, int]) -> Any:
 
 def _as_array(name: str, value: Any, wanted: list) -> np.ndarray:
     """By position. Numbers of another kind become floats, or integers, if that is what fits."""
+    if isinstance(value, np.ma.MaskedArray):  # asarray would let the mask fall
+        raise ValueError(f"{name} must be an array without a mask, got {type(value).__name__}")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -114,9 +116,8 @@ def _as_array(name: str, value: Any, wanted: list) -> np.ndarray:
     if kinds & {"Shaped", "Complex", "Inexact"}:
         return array
     if array.dtype.kind == "O" or (array.dtype.kind in "iub" and kinds == {"Float"}):
-        with_numbers = np.vectorize(float, otypes=[float])  # as scikit-learn takes object columns
         try:
-            return with_numbers(array) if array.dtype.kind == "O" else array.astype(float)
+            return array.astype(float)  # columns of objects that are numbers too
         except (ValueError, TypeError):
             return array
     if (array.dtype.kind == "b" and "Bool" not in kinds) or (

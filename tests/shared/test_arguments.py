@@ -39,6 +39,7 @@ def test_lists_and_pandas_become_arrays_by_position():
         ([None], {}, r"X must be floats of shape \(n, d\), got"),
         ([3.0], {}, r"X must be floats of shape \(n, d\), got float64 of shape \(\)"),
         ([[[1], [2, 3]]], {}, "X must be an array: .*inhomogeneous"),
+        ([np.ma.masked_equal([[1.0, 2.0]], 2.0)], {}, "X must be an array without a mask"),
         ([[["a"]]], {}, r"X must be floats of shape \(n, d\), got <U1 of shape \(1, 1\)"),
         ([[[1], [2]], [1]], {}, r"y must be values of shape \(n = 2\), got int64 of shape \(1\)"),
         ([[[1]]], {"weight": [[1]]}, r"weight must be numbers of shape \(n = 1\), got .* \(1, 1\)"),

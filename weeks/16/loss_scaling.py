@@ -106,7 +106,7 @@ class LossScaler:
 
         Returns whether all steps were taken. Adapts the scale, once, to all gradients unscaled.
         """
-        different = len({id(optimizer) for optimizer in optimizers})
+        different = len(set(optimizers))
         each_once = 0 < different == len(optimizers)
         require(each_once, "optimizers must be given, each once", different, len(optimizers))
         for optimizer in optimizers:
