@@ -1,7 +1,8 @@
 """The data sets, as functions with typed returns.
 
-Tables are read here, images in `shared.images`, texts in `shared.texts`; `shared.registry` finds,
-downloads and verifies the files. Everything public of the four can be had from this module.
+Tables are read here, images in `shared.images`, texts in `shared.texts`, annotated texts in
+`shared.corpora`; `shared.registry` finds, downloads and verifies the files. Everything public of
+them can be had from this module.
 Nothing that was downloaded is ever unpickled or evaluated.
 """
 
@@ -10,6 +11,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from shared.corpora import (
+    Cranfield,
+    Word,
+    analogies,
+    cranfield,
+    english_ewt,
+    english_lemmas,
+    porter_pairs,
+    wnut17,
+    word_similarity,
+)
 from shared.images import Digits, Images, cifar10, digits, fashion_mnist, mnist, photographs
 from shared.registry import Dataset, File, cache_dir, fetch, note, path, registry
 from shared.texts import (
@@ -35,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TEXTS",
+    "Cranfield",
     "Dataset",
     "Digits",
     "Document",
@@ -44,12 +57,17 @@ __all__ = [
     "Income",
     "LabeledSentence",
     "SentencePair",
+    "Word",
     "adult",
+    "analogies",
     "bundled",
     "cache_dir",
     "california_housing",
     "cifar10",
+    "cranfield",
     "digits",
+    "english_ewt",
+    "english_lemmas",
     "fashion_mnist",
     "fetch",
     "load_text",
@@ -58,6 +76,7 @@ __all__ = [
     "names",
     "path",
     "photographs",
+    "porter_pairs",
     "pydocs",
     "pydocs_text",
     "read_text_file",
@@ -67,6 +86,8 @@ __all__ = [
     "titanic",
     "wikipedia",
     "wikitext2",
+    "wnut17",
+    "word_similarity",
 ]
 
 ADULT_COLUMNS = (

@@ -100,7 +100,7 @@ def wikitext2(split: Literal["train", "valid", "test"] = "train") -> str:
     UserError
         The file cannot be had; see `shared.registry.fetch`.
     """
-    _check_split(split, ("train", "valid", "test"))
+    check_split(split, ("train", "valid", "test"))
     return read_text_file(path("wikitext2", f"{split}.txt"))
 
 
@@ -161,7 +161,7 @@ def multi30k(split: Multi30kSplit = "train") -> list[SentencePair]:
     ValueError
         The split is not one of the five.
     """
-    _check_split(split, Multi30kSplit.__args__)
+    check_split(split, Multi30kSplit.__args__)
     de, en = (
         _lines(gzip.decompress(path("multi30k", f"{split}.{language}.gz").read_bytes()))
         for language in ("de", "en")
@@ -174,9 +174,9 @@ def _lines(data: bytes) -> list[str]:
     return [line.strip() for line in data.decode("utf-8").removesuffix("\n").split("\n")]
 
 
-def _check_split(split: str, known: tuple[str, ...]) -> None:
+def check_split(split: str, known: tuple[str, ...], argument: str = "split") -> None:
     if split not in known:
-        raise ValueError(f"split must be one of {', '.join(known)}, got {split!r}")
+        raise ValueError(f"{argument} must be one of {', '.join(known)}, got {split!r}")
 
 
 TEXTS: dict[str, Callable[[], str]] = {
