@@ -1,0 +1,1 @@
+"""Week 12 · Classic language processing."""
