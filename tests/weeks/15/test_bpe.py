@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+import tracemalloc
 
 import pytest
 import regex
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from shared import datasets
 from shared.errors import UserError
 from week15.bpe import GPT2_PATTERN, ByteLevelBPE
-from week15.cut import cut_words
+from week15.cut import count_words, cut_words
 from week15.evidence import bpe as evidence
 from week15.libraries import hugging_face, merges_of
 from week15.merges import learn_merges, learn_merges_by_recounting, printable_bytes
@@ -26,6 +27,7 @@ CL100K = (
 # tiktoken has a table of its own for younger characters.
 TEXT = st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=("Cs", "Cn")), max_size=60)
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
+LETTERS = regex.compile("[a-z]+")
 FEW = st.lists(st.text("ab c", min_size=1, max_size=40), min_size=1, max_size=12)
 
 
@@ -88,6 +90,32 @@ def test_the_work_for_a_word_grows_with_its_length(letters):
     once, twice = n_lines(2000), n_lines(4000)
     assert twice < 2.3 * once
     assert once < 60 * 2000
+
+
+def test_the_table_of_words_does_not_grow_with_the_texts():
+    """All words different but for one, four and sixteen times the text."""
+    peaks = []
+    for n in (100, 400, 1600):
+        tracemalloc.start()
+        counts = count_words((f"low{i} low" + "." * i for i in range(n)), LETTERS, 2000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sum(map(len, counts)) <= 2000
+        assert counts["low"] == 2 * n
+    assert max(peaks[1:]) < 1.5 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "most", "counts"),
+    [
+        (["ab", "c", "ab"], 3, {"ab": 2, "c": 1}),  # as much as may be
+        (["a", "a", "b", "c", "d", "e"], 4, {"a": 2, "e": 1}),  # the rarest go, the oldest first
+        (["ab", "ab", "c", "d", "e", "c"], 4, {"ab": 2, "c": 1}),  # and come again
+        (["x" * 65_539], 10**6, {"x" * 65_536: 1, "xxx": 1}),
+    ],
+)
+def test_words_are_counted(texts, most, counts):
+    assert count_words(texts, None, most) == counts
 
 
 # ---- encoding
@@ -153,9 +181,12 @@ def test_the_heap_gives_the_ids_of_the_plain_replay(texts):
         assert ours.encode(text) == ours.replay(text.encode())
 
 
-def test_a_word_of_100_000_letters(documents):
-    ours = ByteLevelBPE.train(documents, 700, pattern=None)
-    assert ours.decode(ours.encode("ab" * 50_000)) == "ab" * 50_000
+@pytest.mark.parametrize("letters", ["ACGT", "ab", "0123456789abcdef"])
+def test_a_word_of_100_000_letters(tokenizer, reference, letters):
+    word = "".join(random.Random(0).choices(letters, k=100_000))
+    ids = tokenizer.encode(word)
+    assert ids == reference.encode(word).ids
+    assert tokenizer.decode(ids) == word
 
 
 def test_special_tokens_need_permission():
