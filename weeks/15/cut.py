@@ -32,19 +32,28 @@ _SET = "".join(f"\\U{int(e[0], 16):08X}-\\U{int(e[-1], 16):08X}" for e in _ENDS)
 _YOUNG = regex.compile(f"[{_SET}]")
 MOST_CHARACTERS, LONGEST = 2**23, 2**16  # of all different words, of one
 _NEVER_ASSIGNED = "\ufdd0"  # no letter, digit, mark or space in any version
+_MOVED = str.maketrans("ʕ", "ȷ")  # a lowercase letter until version 17, as the other still is
 
 
 def cut_words(text: str, pattern: regex.Pattern) -> list[str]:
     """The pattern's matches and what lies between them: every character, in order."""
-    young = not text.isascii() and _YOUNG.search("".join(set(text)))
-    if not young and not pattern.groups:
+    young = not text.isascii() and _YOUNG.search("".join(characters := set(text)))
+    if not young and (text.isascii() or "ʕ" not in characters) and not pattern.groups:
         words = pattern.findall(text)
         if sum(map(len, words)) == len(text):
             return words
-    old = _YOUNG.sub(_NEVER_ASSIGNED, text) if young else text
+    old = (_YOUNG.sub(_NEVER_ASSIGNED, text) if young else text).translate(_MOVED)
     spans = (match.span() for match in pattern.finditer(old))
     edges = sorted({0, len(text), *itertools.chain.from_iterable(spans)})
     return [text[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def young_in(pattern: str) -> str:
+    """The part of a pattern that names younger characters, or spans them."""
+    for start, end in regex.findall("(.)-(.)", pattern, regex.DOTALL, overlapped=True):
+        if _YOUNG.search("".join(map(chr, range(ord(start), ord(end) + 1)))):
+            return f"{start}-{end}"
+    return "".join(_YOUNG.findall(pattern))
 
 
 def count_words(
