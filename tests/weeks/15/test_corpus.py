@@ -320,6 +320,7 @@ def test_every_token_once_and_in_order(pack, sizes, length):
                 assert (np.diff(packed.tokens[row, at[:-1]]) == 1).all()
     pieces = Counter(i for row in packed.segments for i in set(row.tolist()) if i != PAD)
     assert packed.n_truncated == sum(n > 1 for n in pieces.values())
+    assert packed.waste == np.mean(~real)
 
 
 @given(sizes=DOCUMENTS, length=st.integers(1, 12))
