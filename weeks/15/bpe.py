@@ -23,7 +23,6 @@ section 2.2, for bytes and for the pattern that cuts text into words.
 """
 
 import heapq
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -31,7 +30,7 @@ from typing import Literal
 import regex
 
 from shared.require import require
-from week15.cut import cut_words
+from week15.cut import count_words, cut_words
 from week15.merges import Pair, learn_merges, merge, printable_bytes
 
 # No merge crosses a word's end: letters, digits and the rest apart, each with its leading space.
@@ -92,14 +91,15 @@ class ByteLevelBPE:
         pattern: str | None = GPT2_PATTERN,
         special_tokens: Sequence[str] = (),
     ) -> "ByteLevelBPE":
-        """Learn a vocabulary of at most `vocab_size` ids, special tokens and bytes included."""
+        """Learn a vocabulary of at most `vocab_size` ids, special tokens and bytes included.
+
+        Work and memory are bounded by the table of words, see `count_words`.
+        """
         least = 256 + len(special_tokens)
         must = f"vocab_size must be at least {least} (bytes and special tokens)"
         require(vocab_size >= least, must, vocab_size)
         cut = regex.compile(pattern) if pattern else None
-        words: Counter[str] = Counter()
-        for text in texts:
-            words.update(cut_words(text, cut) if cut else [text])
+        words = count_words(texts, cut)
         counts = {word.encode("utf-8", "surrogatepass"): n for word, n in words.items()}
         merges = learn_merges(counts, vocab_size - least)
         return cls(merges, pattern=pattern, special_tokens=special_tokens)

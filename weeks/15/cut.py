@@ -13,6 +13,8 @@ Source: Unicode's table of general categories, versions 16 to 18.
 """
 
 import itertools
+from collections import Counter
+from collections.abc import Iterable
 
 import regex
 
@@ -28,17 +30,55 @@ A7CE-A7CF A7D2 A7D4 A7DD-A7F1 AB6C-AB6D FBC3-FBD2 FD90-FD91 FDC8-FDCE 107BB-107B
 _ENDS = (part.split("-") for part in YOUNG.split())
 _SET = "".join(f"\\U{int(e[0], 16):08X}-\\U{int(e[-1], 16):08X}" for e in _ENDS)
 _YOUNG = regex.compile(f"[{_SET}]")
+MOST_CHARACTERS, LONGEST = 2**23, 2**16  # of all different words, of one
 _NEVER_ASSIGNED = "\ufdd0"  # no letter, digit, mark or space in any version
+_MOVED = str.maketrans("ʕ", "ȷ")  # a lowercase letter until version 17, as the other still is
 
 
 def cut_words(text: str, pattern: regex.Pattern) -> list[str]:
     """The pattern's matches and what lies between them: every character, in order."""
-    young = not text.isascii() and _YOUNG.search("".join(set(text)))
-    if not young and not pattern.groups:
+    young = not text.isascii() and _YOUNG.search("".join(characters := set(text)))
+    if not young and (text.isascii() or "ʕ" not in characters) and not pattern.groups:
         words = pattern.findall(text)
         if sum(map(len, words)) == len(text):
             return words
-    old = _YOUNG.sub(_NEVER_ASSIGNED, text) if young else text
+    old = (_YOUNG.sub(_NEVER_ASSIGNED, text) if young else text).translate(_MOVED)
     spans = (match.span() for match in pattern.finditer(old))
     edges = sorted({0, len(text), *itertools.chain.from_iterable(spans)})
     return [text[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def young_in(pattern: str) -> str:
+    """The part of a pattern that names younger characters, or spans them."""
+    for start, end in regex.findall("(.)-(.)", pattern, regex.DOTALL, overlapped=True):
+        if _YOUNG.search("".join(map(chr, range(ord(start), ord(end) + 1)))):
+            return f"{start}-{end}"
+    return "".join(_YOUNG.findall(pattern))
+
+
+def count_words(
+    texts: Iterable[str], pattern: regex.Pattern | None, most: int = MOST_CHARACTERS
+) -> Counter[str]:
+    """How often each word occurs, in memory that does not grow with the texts.
+
+    If all different words together exceed `most` characters, the rarest go until half of that is
+    left; who comes again is counted from 0. A word longer than `LONGEST` is counted in parts.
+    """
+    counts: Counter[str] = Counter()
+    size = 0
+    for text in texts:
+        words = cut_words(text, pattern) if pattern else [text]
+        if max(map(len, words), default=0) > LONGEST:
+            words = [w[i : i + LONGEST] for w in words for i in range(0, len(w), LONGEST)]
+        for start in range(0, len(words), LONGEST):
+            before = len(counts)
+            counts.update(words[start : start + LONGEST])
+            fresh = itertools.islice(reversed(counts), len(counts) - before)
+            size += sum(map(len, fresh))
+            if size > most:
+                for word in sorted(counts, key=counts.__getitem__):
+                    if 2 * size <= most:
+                        break
+                    size -= len(word)
+                    del counts[word]
+    return counts

@@ -17,6 +17,7 @@ and from the end likewise, so that exponentially many paths take two passes over
 Source: Kudo, "Subword regularization" (2018), section 3.2, the forward-backward algorithm.
 """
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,18 +43,18 @@ class Lattice:
     def __init__(self, words: Sequence[str], pieces: Sequence[str]):
         ids = {piece: i for i, piece in enumerate(pieces)}
         longest = max(map(len, pieces), default=0)
-        edges, first = [], 0
+        edges, first = array("q"), 0
         self._first, self._last = [], []  # each word's nodes at its two ends
         for word in words:
             for end in range(1, len(word) + 1):
                 for start in range(max(0, end - longest), end):
                     if (piece := ids.get(word[start:end])) is not None:
-                        edges.append((end, start, first + start, first + end, piece))
+                        edges.extend((end, start, first + start, first + end, piece))
             self._first.append(first)
             self._last.append(first + len(word))
             first += len(word) + 1
         self.n_nodes = first
-        self._set(np.array(edges, dtype=np.int64).reshape(-1, 5).T, len(pieces))
+        self._set(np.frombuffer(edges, dtype=np.int64).reshape(-1, 5).T, len(pieces))
 
     def _set(self, edges: Int[np.ndarray, "5 edge"], n_pieces: int) -> None:
         end, start, self._from, self._to, self._piece = self._edges = edges

@@ -94,7 +94,8 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[tuple[bytes,
     require(n_merges >= 0, "n_merges must be at least 0", n_merges)
     tokens = [bytes([byte]) for byte in printable_bytes()]
     id_of_byte = {token[0]: i for i, token in enumerate(tokens)}
-    ids, before, after, times = (array("q") for _ in range(4))  # all words, one after another
+    ids, before, after = (array("i") for _ in range(3))  # all words, one after another
+    times = array("q")
     for word, n in words.items():
         first, end = len(ids), len(ids) + len(word)
         ids.extend(id_of_byte[byte] for byte in word)
@@ -103,9 +104,8 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[tuple[bytes,
         times.extend([n] * len(word))
 
     count: Counter[Pair] = Counter()
-    places: defaultdict[Pair, array[int]] = defaultdict(
-        lambda: array("q")
-    )  # it starts there, or did
+    # Where it starts, or did.
+    places: defaultdict[Pair, array[int]] = defaultdict(lambda: array("i"))
     for i, j in enumerate(after):
         if j >= 0:
             count[ids[i], ids[j]] += times[i]

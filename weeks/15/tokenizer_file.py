@@ -14,10 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from shared.artifacts import write_atomic
 from shared.errors import UserError
 from shared.require import require
 from week15.bpe import GPT2_PATTERN, ByteLevelBPE
+from week15.cut import young_in
 from week15.merges import printable_bytes
 
 
@@ -113,26 +116,29 @@ def tokenizer_from_json(text: str, name: str) -> ByteLevelBPE:
         names = [token["content"] for token in special]
         pattern = _pattern(content["pre_tokenizer"])
         found = ByteLevelBPE(map(tuple, merges), pattern=pattern, special_tokens=names)
-        require(model["vocab"] == _vocabulary(found), "its ids are not in the order of its merges")
-        if model.get(
-            "ignore_merges"
-        ):  # then a word that is a token has its id, whatever merges say
-            bad = (
-                t
-                for i, t in enumerate(found.vocab[len(names) :], len(names))
-                if found.encode_bytes(t) != [i]
-            )
-            require((odd := next(bad, None)) is None, "model.ignore_merges must not matter", odd)
+        same = model["vocab"] == _vocabulary(found)
+        require(same, "model.vocab must be added_tokens, bytes and merges, in this order")
+        if model.get("ignore_merges"):  # a word that is a token has its id, whatever merges say
+            ordinary = enumerate(found.vocab[len(names) :], len(names))
+            odd = [token for i, token in ordinary if found.encode_bytes(token) != [i]]
+            require(not odd, "model.ignore_merges must not matter, but does for", odd[:1])
     except KeyError as error:
         what = f"it does not say {error.args[0]!r}"
         raise UserError(f"{name} is not a byte-level BPE's tokenizer.json ({what})") from error
-    except (IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (
+        IndexError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RecursionError,
+        regex.error,
+    ) as error:
         raise UserError(f"{name} is not a byte-level BPE's tokenizer.json ({error})") from error
     return found
 
 
 ANY = None  # what has no effect on ids
-TOP = {"version": ANY, "truncation": (None,), "padding": (None,), "normalizer": (None,)}
+TOP = {"version": ("1.0",), "truncation": (None,), "padding": (None,), "normalizer": (None,)}
 TOP |= dict.fromkeys(("added_tokens", "pre_tokenizer", "post_processor", "decoder", "model"), ANY)
 ADDED = {"id": ANY, "content": ANY, "normalized": ANY, "special": ANY}
 ADDED |= dict.fromkeys(("single_word", "lstrip", "rstrip"), (False,))
@@ -143,18 +149,16 @@ MODEL |= dict.fromkeys(("unk_token", "fuse_unk", "byte_fallback", "ignore_merges
 BYTE_LEVEL = {"type": ("ByteLevel",), "add_prefix_space": ANY, "trim_offsets": ANY}
 BYTE_LEVEL |= {"use_regex": ANY}
 SPLIT = {"type": ("Split",), "pattern": ANY, "behavior": ("Isolated",), "invert": (False,)}
-ELSEWHERE = (
-    r"&&",
-    r"\h",
-    r"\H",
-    r"\R",
-    r"\X",
-    r"\K",
-    r"\O",
-    r"\y",
-    r"\Y",
-    "(?~",
-)  # as in Oniguruma
+# Patterns of what Oniguruma, the library's engine, reads as ours does, over all of Unicode.
+_NAMES = """L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs Zl Zp C
+Alphabetic Arabic Cyrillic Greek Han Hangul Hiragana Katakana Latin Lowercase Thai Uppercase"""
+_ONE = rf"\\[pP]{{(?:{'|'.join(_NAMES.split())})}}|\\[sSdDnrt]|\\[!-/:-@\[-^`{{-~]"
+_CLASS = rf"\[\^?(?:{_ONE}|(?!--|&&|\|\||~~)[^\\\[\]])+\]"
+_OTHER = (
+    r"\((?:\?(?:[:=!>]|<[=!])|(?!\?))|\)|\||[*+?][+?]?|{\d+(?:,\d*)?}(?![+?*{])|[^\\\[\](){}*+?|^$]"
+)
+_ENGLISH = regex.escape("(?i:'s|'t|'re|'ve|'m|'ll|'d)")
+SAME = regex.compile(f"(?:{_ENGLISH}|{_ONE}|{_CLASS}|{_OTHER})*+", regex.DOTALL)
 
 
 def _only(part: Any, name: str, **accepted: tuple | None) -> None:
@@ -171,6 +175,7 @@ def _pattern(cut: Any) -> str | None:
     """The pattern of a pre-tokenizer: GPT-2's, that of a split before the bytes, or none."""
     require(isinstance(cut, dict), "pre_tokenizer must be an object", cut)
     steps = cut["pretokenizers"] if cut["type"] == "Sequence" else [cut]
+    require(steps, "pre_tokenizer must cut text, but has no step")
     *splits, byte_level = steps
     spaces = {"add_prefix_space": (False,)}
     _only(byte_level, "pre_tokenizer.", **BYTE_LEVEL | spaces)
@@ -178,11 +183,11 @@ def _pattern(cut: Any) -> str | None:
     use_regex = byte_level.get("use_regex", True)  # as the library reads older files
     if not splits:
         return GPT2_PATTERN if use_regex else None
-    require(len(splits) == 1 and not use_regex, "pre_tokenizer must cut text once", len(steps))
+    require(len(splits) == 1 and not use_regex, "pre_tokenizer must cut text once", len(splits) + 1)
     _only(splits[0], "pre_tokenizer.", **SPLIT)
     pattern = splits[0]["pattern"]["Regex"]
-    odd = [sign for sign in ELSEWHERE if sign in pattern]
-    require(not odd, f"pre_tokenizer.pattern must mean the same elsewhere, not hold {odd}")
+    odd = pattern[SAME.match(pattern).end() :] or young_in(pattern)
+    require(not odd, "pre_tokenizer.pattern must mean the same elsewhere, not hold", odd[:20])
     return pattern
 
 
@@ -190,7 +195,10 @@ def _vocabulary(tokenizer: ByteLevelBPE) -> dict[str, int]:
     """Every token's id, special tokens by their names, the others by visible characters."""
     first = len(tokenizer.special_tokens)
     ordinary = map(_speller(), tokenizer.vocab[first:])
-    return tokenizer.special_tokens | {token: i for i, token in enumerate(ordinary, first)}
+    found = tokenizer.special_tokens | {token: i for i, token in enumerate(ordinary, first)}
+    twice = [name for name, i in tokenizer.special_tokens.items() if found[name] != i]
+    require(not twice, "special_tokens must not be spelled as other tokens are", twice)
+    return found
 
 
 def _speller() -> Callable[[bytes], str]:

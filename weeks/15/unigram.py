@@ -40,6 +40,7 @@ from week15.lattice import Lattice
 SPACE = "▁"  # U+2581 stands for the space before a word, as in SentencePiece
 UNKNOWN_PENALTY = 10.0  # nats below the least likely piece
 MOST_CHARACTERS = 16  # in a piece
+LONGEST_WORD = 100  # in training: what has no spaces is cut, so that work and memory are linear
 SEED_FACTOR = 10  # candidates at the start, in vocabularies
 SHRINKING = 0.75  # share of the pieces that survives a pruning
 EM_STEPS = 2  # before each
@@ -52,15 +53,18 @@ def space_words(text: str) -> list[str]:
 
 def seed_pieces(words: Mapping[str, int], size: int) -> dict[str, int]:
     """Candidates with their counts: all characters, and `size` substrings that cover most text."""
-    counts: Counter[str] = Counter()
-    for word, n in words.items():
-        for start in range(len(word)):
-            for end in range(start + 1, min(len(word), start + MOST_CHARACTERS) + 1):
-                counts[word[start:end]] += n
-    characters = {piece: n for piece, n in counts.items() if len(piece) == 1}
-    longer = ((n * len(piece), piece) for piece, n in counts.items() if len(piece) > 1 < n)
-    best = heapq.nsmallest(size, longer, key=lambda pair: (-pair[0], pair[1]))
-    return characters | {piece: counts[piece] for _, piece in best}
+    of_length: list[dict[str, int]] = []
+    for length in range(1, MOST_CHARACTERS + 1):
+        counts: Counter[str] = Counter()
+        for word, n in words.items():
+            for start in range(len(word) - length + 1):
+                # What occurs twice begins with what does: memory holds no more than that.
+                if length < 3 or word[start : start + length - 1] in of_length[-1]:
+                    counts[word[start : start + length]] += n
+        of_length.append({piece: n for piece, n in counts.items() if n > 1 or length == 1})
+    longer = {piece: n for counts in of_length[1:] for piece, n in counts.items()}
+    best = heapq.nsmallest(size, longer, key=lambda piece: (-longer[piece] * len(piece), piece))
+    return of_length[0] | {piece: longer[piece] for piece in best}
 
 
 def m_step(counts: Float[np.ndarray, " piece"]) -> Float[np.ndarray, " piece"]:
@@ -121,8 +125,13 @@ class Unigram:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Unigram":
-        """Learn at most `vocab_size` tokens, `<unk>` included."""
-        words = Counter(word for text in texts for word in space_words(text))
+        """Learn at most `vocab_size` tokens, `<unk>` included, from words cut at `LONGEST_WORD`."""
+        words = Counter(
+            word[start : start + LONGEST_WORD]
+            for text in texts
+            for word in space_words(text)
+            for start in range(0, len(word), LONGEST_WORD)
+        )
         least = len({char for word in words for char in word}) + 1
         must = f"vocab_size must be at least {least} (characters and <unk>) for some text"
         require(words and vocab_size >= least, must, f"{vocab_size} for {len(words)} words")
@@ -178,15 +187,15 @@ class Unigram:
     def n_best(self, word: str, n: int) -> list[tuple[float, list[str]]]:
         """The `n` best segmentations with their scores, the best first."""
         require(n >= 1, "n must be at least 1", n)
-        best: list[list[tuple[float, list[str]]]] = [[(0.0, [])]]
+        best: list[list[tuple]] = [[(0.0, 0, None)]]
         for end in range(1, len(word) + 1):
             ways = (
-                (before + score, [*pieces, piece])
-                for start, piece, score in self._edges(word, end)
-                for before, pieces in best[start]
+                (way[0] + score, start, way)
+                for start, _, score in self._edges(word, end)
+                for way in best[start]
             )
             best.append(heapq.nlargest(n, ways, key=lambda way: way[0]))
-        return best[-1]
+        return [(way[0], _pieces(word, way)) for way in best[-1]]
 
     def sample(self, word: str, rng: np.random.Generator, *, alpha: float = 1.0) -> list[str]:
         r"""A segmentation, drawn in proportion to $P(s)^\alpha$, from the word's end backward.
@@ -226,6 +235,15 @@ class Unigram:
         low, high, last = min(ids, default=0), max(ids, default=0), len(self.vocab) - 1
         require(0 <= low <= high <= last, f"ids must lie between 0 and {last}", f"{low} to {high}")
         return "".join(self.vocab[i] for i in ids).replace(SPACE, " ").strip()
+
+
+def _pieces(word: str, way: tuple) -> list[str]:
+    """Along a way, which is its score, where its last piece starts, and the way up to there."""
+    pieces, end = [], len(word)
+    while way[2] is not None:
+        pieces.append(word[way[1] : end])
+        _, end, way = way
+    return pieces[::-1]
 
 
 if __name__ == "__main__":

@@ -204,10 +204,14 @@ class WordPiece:
         score: Score = "count",
         lowercase: bool = True,
     ) -> "WordPiece":
-        """Learn at most `vocab_size` tokens, special ones and characters included."""
+        """Learn at most `vocab_size` tokens, special ones and characters included.
+
+        Words that are unknown for their length teach nothing: each merge reads its words anew.
+        """
         words: Counter[str] = Counter()
         for text in texts:
-            words.update(basic_words(text, lowercase=lowercase))
+            found = basic_words(text, lowercase=lowercase)
+            words.update(word for word in found if len(word) <= MOST_CHARACTERS)
         alphabet = alphabet_of(words)
         least = len(SPECIAL) + len(alphabet)
         must = f"vocab_size must be at least {least} (special tokens and characters)"

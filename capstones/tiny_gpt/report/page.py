@@ -206,7 +206,7 @@ def _evaluation(evaluation: dict) -> str:
     names = {
         "nats_per_token": "nats per token",
         "perplexity": "perplexity per token",
-        "word_perplexity": "perplexity per word",
+        "word_perplexity": "perplexity per word between white space",
         "n_tokens": "tokens",
         "n_bytes": "bytes",
     }

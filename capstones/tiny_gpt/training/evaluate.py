@@ -81,7 +81,8 @@ class Evaluation:
         ends = "" if math.isnan(bits.low) else f" [{bits.low:.4f}, {bits.high:.4f}]"
         return (
             f"{self.nats_per_token:.4f} nats/token, perplexity {self.perplexity:.4g}, "
-            f"{bits.mean:.4f} bits/byte{ends}, word perplexity {self.word_perplexity:.4g} "
+            f"{bits.mean:.4f} bits/byte{ends}, "
+            f"perplexity per word between white space {self.word_perplexity:.4g} "
             f"({self.signature})"
         )
 

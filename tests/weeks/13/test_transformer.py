@@ -154,6 +154,14 @@ def test_reversal_batch():
         assert set(s[len(digits) + 1 :]) | set(t[len(digits) + 2 :]) == {PAD} or len(digits) == 8
 
 
+def test_a_source_of_padding_only_is_finite():
+    model = tiny()
+    out = model(torch.full((2, 4), PAD), torch.tensor([[BOS, 4], [BOS, 5]]))
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_padding_mask():
     mask = padding_mask(torch.tensor([[3, 4, 0], [5, 0, 0]]), 0)
     assert mask.shape == (2, 1, 1, 3)

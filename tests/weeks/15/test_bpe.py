@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+import tracemalloc
 
 import pytest
 import regex
@@ -12,12 +13,17 @@ from hypothesis import strategies as st
 from shared import datasets
 from shared.errors import UserError
 from week15.bpe import GPT2_PATTERN, ByteLevelBPE
-from week15.cut import cut_words
+from week15.cut import count_words, cut_words
 from week15.evidence import bpe as evidence
 from week15.libraries import hugging_face, merges_of
 from week15.merges import learn_merges, learn_merges_by_recounting, printable_bytes
 from week15.timing import in_turns
-from week15.tokenizer_file import load_tokenizer, save_tokenizer
+from week15.tokenizer_file import (
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_from_json,
+    tokenizer_json,
+)
 
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
@@ -26,6 +32,7 @@ CL100K = (
 # tiktoken has a table of its own for younger characters.
 TEXT = st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=("Cs", "Cn")), max_size=60)
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
+LETTERS = regex.compile("[a-z]+")
 FEW = st.lists(st.text("ab c", min_size=1, max_size=40), min_size=1, max_size=12)
 
 
@@ -90,6 +97,32 @@ def test_the_work_for_a_word_grows_with_its_length(letters):
     assert once < 60 * 2000
 
 
+def test_the_table_of_words_does_not_grow_with_the_texts():
+    """All words different but for one, four and sixteen times the text."""
+    peaks = []
+    for n in (100, 400, 1600):
+        tracemalloc.start()
+        counts = count_words((f"low{i} low" + "." * i for i in range(n)), LETTERS, 2000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sum(map(len, counts)) <= 2000
+        assert counts["low"] == 2 * n
+    assert max(peaks[1:]) < 1.5 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "most", "counts"),
+    [
+        (["ab", "c", "ab"], 3, {"ab": 2, "c": 1}),  # as much as may be
+        (["a", "a", "b", "c", "d", "e"], 4, {"a": 2, "e": 1}),  # the rarest go, the oldest first
+        (["ab", "ab", "c", "d", "e", "c"], 4, {"ab": 2, "c": 1}),  # and come again
+        (["x" * 65_539], 10**6, {"x" * 65_536: 1, "xxx": 1}),
+    ],
+)
+def test_words_are_counted(texts, most, counts):
+    assert count_words(texts, None, most) == counts
+
+
 # ---- encoding
 
 
@@ -107,17 +140,30 @@ def test_same_ids_as_tokenizers_of_any_text(tokenizer, reference, text):
     assert tokenizer.encode(text) == reference.encode(text).ids
 
 
-def test_every_character_is_cut_as_tokenizers_does():
-    """All of Unicode, each beside a letter, a digit, a sign and a space."""
-    from tokenizers.pre_tokenizers import ByteLevel
+KINDS = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Co"
+SCRIPTS = (
+    "Arabic Cyrillic Greek Han Hangul Hiragana Katakana Latin Thai Uppercase Lowercase Alphabetic"
+)
 
-    reference = ByteLevel(add_prefix_space=False)
-    characters = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
-    pattern = regex.compile(GPT2_PATTERN)
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        GPT2_PATTERN,
+        *("|".join(rf"\p{{{k}}}+" for k in names.split()) for names in (KINDS, SCRIPTS)),
+    ],
+    ids=["GPT-2", "kinds", "scripts"],
+)
+def test_every_character_is_cut_as_tokenizers_does(pattern):
+    """Planes in use, each character beside a letter, a digit, a sign and a space."""
+    from tokenizers import Regex, pre_tokenizers
+
+    reference = pre_tokenizers.Split(Regex(pattern), "isolated")
+    characters = [*map(chr, (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)))]
+    compiled = regex.compile(pattern)
     for start in range(0, len(characters), 2000):
         text = "".join(f"a{c}1{c}!{c}\n{c}" for c in characters[start : start + 2000])
-        spans = [span for _, span in reference.pre_tokenize_str(text)]
-        assert cut_words(text, pattern) == [text[a:b] for a, b in spans]
+        assert cut_words(text, compiled) == [word for word, _ in reference.pre_tokenize_str(text)]
 
 
 @pytest.mark.parametrize("pattern", [r"\p{L}+", r"(a)|(b)", r"x*", r"(?=b)"])
@@ -153,9 +199,12 @@ def test_the_heap_gives_the_ids_of_the_plain_replay(texts):
         assert ours.encode(text) == ours.replay(text.encode())
 
 
-def test_a_word_of_100_000_letters(documents):
-    ours = ByteLevelBPE.train(documents, 700, pattern=None)
-    assert ours.decode(ours.encode("ab" * 50_000)) == "ab" * 50_000
+@pytest.mark.parametrize("letters", ["ACGT", "ab", "0123456789abcdef"])
+def test_a_word_of_100_000_letters(tokenizer, reference, letters):
+    word = "".join(random.Random(0).choices(letters, k=100_000))
+    ids = tokenizer.encode(word)
+    assert ids == reference.encode(word).ids
+    assert tokenizer.decode(ids) == word
 
 
 def test_special_tokens_need_permission():
@@ -223,6 +272,14 @@ SPLIT = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "in
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
+def altered(tokenizer, where, value):
+    content = json.loads(tokenizer_json(tokenizer))
+    *parts, key = where.split(".")
+    for part in [content[name] for name in parts] or [content]:
+        (part[0] if isinstance(part, list) else part)[key] = value
+    return json.dumps(content, ensure_ascii=False)
+
+
 def steps(*pre_tokenizers):
     return {"type": "Sequence", "pretokenizers": list(pre_tokenizers)}
 
@@ -258,17 +315,115 @@ def steps(*pre_tokenizers):
         ("added_tokens.single_word", True, "added_tokens.single_word must be false"),
     ],
 )
-def test_what_would_give_other_ids_is_refused_by_name(tmp_path, where, value, named):
-    path = tmp_path / "tokenizer.json"
-    save_tokenizer(ByteLevelBPE([(b"a", b"b")], special_tokens=["<s>"]), path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    *parts, key = where.split(".")
-    for part in [content[name] for name in parts] or [content]:
-        (part[0] if isinstance(part, list) else part)[key] = value
-    path.write_text(json.dumps(content), encoding="utf-8")
+def test_what_would_give_other_ids_is_refused_by_name(where, value, named):
+    text = altered(ByteLevelBPE([(b"a", b"b")], special_tokens=["<s>"]), where, value)
     with pytest.raises(UserError, match="is not a byte-level BPE") as error:
-        load_tokenizer(path)
+        tokenizer_from_json(text, "it")
     assert named in str(error.value)
+
+
+O200K = (  # GPT-4o's
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+READ = [
+    CL100K,
+    O200K,
+    "[一-龥぀-ゟ゠-ヿ]+",
+    "[!-/:-~]+| ",
+    r"\p{N}",
+    r"l++|.",
+    r"(?<=l)o",
+    r"l{2}|[^\S\n]",
+]
+OTHERWISE = [
+    r"\w+",
+    r"\b",
+    "^l",
+    "l$",
+    r"\N",
+    r"\G",
+    "[[a]b]",
+    "[a[b]]",
+    r"\mlow",
+    "(?:low){e<=1}",
+    "(?r)a",
+]
+OTHERWISE += [
+    "(?i)ß",
+    "(?i:k)",
+    r"\X",
+    "l{2}+",
+    "l{2}?",
+    "[a||b]",
+    "[𠀀-𿀀]",
+    "[\U000323b0]",
+    "(?|a|b)",
+]
+# Beside what the next table holds: what may be read or refused, but not ignored.
+ALTERED = [("normalizer", {"type": t}) for t in ("NFC", "NFD", "NFKD", "Lowercase", "Nmt")]
+ALTERED += [
+    ("pre_tokenizer", BYTES),
+    ("pre_tokenizer", BYTES | {"use_regex": True, "trim_offsets": False}),
+    ("pre_tokenizer", steps()),
+    ("pre_tokenizer", steps(BYTES)),
+    ("pre_tokenizer", steps(BYTES, SPLIT)),
+    ("pre_tokenizer", steps({"type": "Digits", "individual_digits": True}, BYTES)),
+    ("post_processor", BYTES | {"add_prefix_space": True}),
+    ("post_processor", {"type": "Sequence", "processors": []}),
+    ("post_processor", {"type": "BertProcessing", "sep": ["<s>", 0], "cls": ["<s>", 0]}),
+    ("decoder", BYTES | {"add_prefix_space": True}),
+    ("decoder", {"type": "Sequence", "decoders": []}),
+    ("model.dropout", 1.0),
+    ("model.unk_token", "a"),
+    ("model.fuse_unk", True),
+    ("model.byte_fallback", True),
+    ("model.ignore_merges", True),
+    ("model.end_of_word_suffix", ""),
+    ("model.merges", [["l", "o"]]),
+    ("model.merges", [["l", "o"], ["lo", "w"], ["o", "w"]][::-1]),
+    ("model.merges", ["l o", "o w", "lo w"]),
+    ("added_tokens", []),
+    *((f"added_tokens.{key}", True) for key in ("normalized", "single_word", "lstrip", "rstrip")),
+    ("added_tokens.special", False),
+    ("added_tokens.content", "low"),
+    ("added_tokens.id", 1),
+    (
+        "padding",
+        {"strategy": {"Fixed": 8}, "direction": "Left", "pad_to_multiple_of": None}
+        | {"pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"},
+    ),
+    ("truncation", {"direction": "Left", "max_length": 3, "strategy": "OnlyFirst", "stride": 0}),
+]
+
+
+def pattern_of(expression):
+    return steps(SPLIT | {"pattern": {"Regex": expression}}, BYTES)
+
+
+TABLE = [*ALTERED, *(("pre_tokenizer", pattern_of(r)) for r in READ + OTHERWISE)]
+
+
+@pytest.mark.parametrize(("where", "value"), TABLE)
+def test_an_altered_file_gives_the_librarys_ids_or_is_refused(where, value):
+    from tokenizers import Tokenizer
+
+    merges = [(b"l", b"o"), (b"lo", b"w"), (b"o", b"w")]
+    text = altered(ByteLevelBPE(merges, special_tokens=["<s>"]), where, value)
+    regexes = [r for r in READ + OTHERWISE if value == pattern_of(r)]
+    try:
+        ours, error = tokenizer_from_json(text, "it"), ""
+    except UserError as refusal:
+        ours, error = None, str(refusal)
+    assert not regexes or (ours is None) == (regexes[0] in OTHERWISE)
+    if ours is None:
+        assert where.split(".")[-1] in error or "_tokens" in error
+        return
+    theirs = Tokenizer.from_str(text)
+    for words in ("low <s>low<s> LOW'S", "lll 12345\n\n  x!?", "ÄÖÅ ß ʕʔ 中文か\U000323b0 k"):
+        ids = ours.encode(words, allowed_special="all")
+        assert ids == theirs.encode(words).ids
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
 
 
 # ---- wrong input
@@ -290,6 +445,7 @@ RANKS = {bytes([byte]): i for i, byte in enumerate(printable_bytes())}
         (lambda: ByteLevelBPE.from_ranks(RANKS | {b"abc": 256}), "b'abc' is not made of two"),
         (lambda: ByteLevelBPE.from_ranks(RANKS | {b"ab": 300}), "256 bytes first"),
         (lambda: ByteLevelBPE.from_ranks({b"a": 0}), "256 bytes first"),
+        (lambda: tokenizer_json(ByteLevelBPE([], special_tokens=["a"])), r"spelled .* got \['a'\]"),
         (lambda: in_turns([], 0), "repeats must be at least 1, got 0"),
     ],
 )

@@ -1,7 +1,9 @@
 """Unigram's lattice is the sum over all segmentations; its best one is the libraries'."""
 
 import math
+import tracemalloc
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import datasets
+from week15 import unigram
 from week15.evidence import unigram as evidence
 from week15.lattice import Lattice
 from week15.unigram import SPACE, Unigram, losses, m_step, seed_pieces, space_words
@@ -154,6 +157,35 @@ def test_seeds_by_hand():
     assert seed_pieces({"abab": 2, "c": 1}, 2) == {"a": 4, "b": 4, "c": 1, "ab": 4, "abab": 2}
     assert seed_pieces({"xy": 1}, 9) == {"x": 1, "y": 1}  # seen once: no piece
     assert seed_pieces({}, 3) == {}
+
+
+@given(words=st.dictionaries(st.text("ab", min_size=1, max_size=40), st.integers(1, 3)))
+def test_seeds_are_all_that_occurs_twice(words):
+    """Counted length by length, against a count of every substring."""
+    counts = Counter()
+    for word, n in words.items():
+        for start, end in combinations(range(len(word) + 1), 2):
+            counts[word[start:end]] += n
+    pieces = {t: n for t, n in counts.items() if len(t) == 1 or (len(t) <= 16 and n > 1)}
+    assert seed_pieces(words, 10**6) == pieces
+
+
+def test_work_for_a_word_without_end_is_linear(monkeypatch):
+    """Training cuts it; the n best ways share their beginnings."""
+    seen = []
+    monkeypatch.setattr(
+        unigram, "Lattice", lambda words, _: seen.append(words) or Lattice(words, _)
+    )
+    word = "".join(np.random.default_rng(0).choice(list("ACGT"), 5000).tolist())
+    model = Unigram.train([word], 60)
+    assert ("".join(seen[0]), max(map(len, seen[0]))) == (SPACE + word, 100)
+    n_edges = len(model.n_best(word, 1)[0][1])
+    tracemalloc.start()
+    pieces = model.n_best(word, 3)[2][1]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "".join(pieces) == word
+    assert peak < 1000 * 5000 < 8 * n_edges * 5000
 
 
 def test_small_and_repeated_text():

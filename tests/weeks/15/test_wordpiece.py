@@ -161,6 +161,13 @@ def test_count_and_ratio_choose_differently():
     assert learn_pieces(words, alphabet, 3, score="ratio") == ["##gs", "bu", "bun"]
 
 
+@pytest.mark.parametrize(("n", "learned"), [(100, True), (101, False)])
+def test_words_unknown_for_their_length_teach_nothing(n, learned):
+    plain, more = (WordPiece.train([text], 60) for text in ("low lower", "low lower " + "x" * n))
+    assert (more.vocab != plain.vocab) == learned
+    assert ("[UNK]" not in [more.vocab[i] for i in more.encode("x" * n)]) == learned
+
+
 # ---- encoding
 
 

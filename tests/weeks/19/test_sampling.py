@@ -136,6 +136,22 @@ def test_greedy_and_temperature_zero():
 
 
 @pytest.mark.parametrize(
+    ("options", "token"),
+    [
+        ({"repetition_penalty": sampling.FP32.tiny}, 1),  # what was said is all there is
+        ({"repetition_penalty": sampling.FP32.max, "temperature": 0}, 2),
+        ({"top_k": 1}, 1),
+        ({"top_p": 0.0}, 1),
+        ({"min_p": 1.0}, 1),
+        ({"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}, 1),
+    ],
+)
+def test_legal_ends_of_the_ranges(options, token):
+    logits, history = torch.tensor([[-1.0, 3.0, 2.0]]), torch.tensor([[1]])
+    assert Sampler(**options)(logits, history).tolist() == [token]
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda z: sampling.apply_temperature(z, 0.0), "temperature must be positive and finite"),
