@@ -3,12 +3,9 @@
 uv run study bench 08
 """
 
-import statistics
-import time
-
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from week08.bench_minigrad import in_turns
 from week08.minigrad import Tensor
 from week08.minigrad import functional as F
 
@@ -28,41 +25,32 @@ def bench(repeats: int = 60) -> dict:
     """
     import torch
 
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=s).astype(np.float32) for s in (IMAGES, KERNELS, KERNELS[:1])]
     start = np.ones((32, 16, 26, 26), np.float32)
+    ours = [Tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+
+    def stepper(conv2d, leaves, gradient):
+        def step(_):
+            for leaf in leaves:
+                leaf.grad = None
+            conv2d(*leaves).backward(gradient)
+
+        return step
+
     sides = {
-        "ours": (F.conv2d, [Tensor(a, requires_grad=True) for a in arrays], Tensor(start)),
-        "theirs": (
-            torch.nn.functional.conv2d,
-            [torch.tensor(a, requires_grad=True) for a in arrays],
-            torch.tensor(start),
-        ),
+        "ours": stepper(F.conv2d, ours, Tensor(start)),
+        "theirs": stepper(torch.nn.functional.conv2d, theirs, torch.tensor(start)),
     }
-    seconds = {name: [] for name in sides}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            for _ in range(repeats + 10):
-                for name, (conv2d, leaves, gradient) in sides.items():
-                    for leaf in leaves:
-                        leaf.grad = None
-                    begin = time.perf_counter()
-                    conv2d(*leaves).backward(gradient)
-                    seconds[name].append(time.perf_counter() - begin)
-    finally:
-        torch.set_num_threads(threads)
+    medians = in_turns(sides, repeats)
     found, expected = (
         np.concatenate([np.asarray(leaf.grad).ravel() for leaf in leaves])
-        for _, leaves, _ in sides.values()
+        for leaves in (ours, theirs)
     )
     apart = np.abs(found - expected).max() / np.abs(expected).max()
     if not apart < 1e-5:
         raise RuntimeError(f"the two do not compute the same: gradients are {apart:.1e} apart")
-    medians = {name: statistics.median(times[10:]) for name, times in seconds.items()}
     return {
         "name": f"convolution of {' × '.join(map(str, IMAGES))} with 16 kernels of 3 × 3, "
         "forward and backward, against torch, one thread",
