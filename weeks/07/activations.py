@@ -30,48 +30,57 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import erfc
 
+from shared.arguments import checked
 from shared.require import require
 
 # ---- values and derivatives; float32 stays float32
 
 
+@checked
 def sigmoid(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """1 / (1 + e⁻ˣ); only e^-|x|, which cannot overflow, is ever computed."""
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, e) / (1 + e)
 
 
+@checked
 def d_sigmoid(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """σ(1 - σ), without the difference: 1 - σ would be 0 from x = 37 on."""
     e = np.exp(-np.abs(x))
     return e / (1 + e) ** 2
 
 
+@checked
 def tanh(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """2σ(2x) - 1, by NumPy, which is exact near 0 where this difference is not."""
     return np.tanh(x)
 
 
+@checked
 def d_tanh(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """1 - tanh², without the difference."""
     return 4 * d_sigmoid(2 * x)
 
 
+@checked
 def relu(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """max(x, 0)."""
     return np.maximum(x, 0)
 
 
+@checked
 def d_relu(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """1 above 0; at 0, where any slope in [0, 1] would do, 0 as in torch."""
-    return (x > 0).astype(x.dtype)
+    return 1 - (x <= 0).astype(x.dtype)  # of NaN 1, as in torch
 
 
+@checked
 def leaky_relu(x: Float[np.ndarray, "*shape"], slope: float = 0.01) -> Float[np.ndarray, "*shape"]:
     """X above 0, slope · x below: a unit that is off still learns."""
     return np.where(x > 0, x, slope * x)
 
 
+@checked
 def d_leaky_relu(
     x: Float[np.ndarray, "*shape"], slope: float = 0.01
 ) -> Float[np.ndarray, "*shape"]:
@@ -79,27 +88,32 @@ def d_leaky_relu(
     return np.where(x > 0, 1, slope).astype(x.dtype)
 
 
+@checked
 def elu(x: Float[np.ndarray, "*shape"], alpha: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """X above 0, α(eˣ - 1) below."""
     # expm1, not exp - 1, which keeps no digit of x = -1e-17; the minimum: `where` computes both
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
+@checked
 def d_elu(x: Float[np.ndarray, "*shape"], alpha: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """1 above 0, αeˣ below."""
-    return np.where(x > 0, 1, alpha * np.exp(np.minimum(x, 0)))
+    return np.where(x <= 0, alpha * np.exp(np.minimum(x, 0)), 1)
 
 
+@checked
 def softplus(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Log(1 + eˣ), a smooth ReLU."""
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
+@checked
 def gelu(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """X Φ(x), Φ the normal distribution function; erfc keeps the digits of its left tail."""
     return 0.5 * x * erfc(-x / x.dtype.type(np.sqrt(2)))
 
 
+@checked
 def d_gelu(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Φ(x) + x φ(x)."""
     root = x.dtype.type(np.sqrt(2))
@@ -107,11 +121,13 @@ def d_gelu(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     return 0.5 * erfc(-x / root) + x * density
 
 
+@checked
 def gelu_tanh(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """GELU with Φ(x) ≈ σ(2u), u = √(2/π) (x + 0.044715 x³): GPT-2's, up to 5e-4 away."""
     return x * sigmoid(2 * _inner(x))
 
 
+@checked
 def d_gelu_tanh(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """σ(2u) + x σ'(2u) 2u'."""
     u = _inner(x)
@@ -123,11 +139,13 @@ def _inner(x: np.ndarray) -> np.ndarray:
     return x.dtype.type(np.sqrt(2 / np.pi)) * (x + x.dtype.type(0.044715) * x * x * x)
 
 
+@checked
 def silu(x: Float[np.ndarray, "*shape"], beta: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """X σ(βx): SiLU with β = 1, Swish in general; β = 0 is linear, β → ∞ is ReLU."""
     return x * sigmoid(beta * x)
 
 
+@checked
 def d_silu(x: Float[np.ndarray, "*shape"], beta: float = 1.0) -> Float[np.ndarray, "*shape"]:
     """σ(βx) + βx σ'(βx): negative left of -1.278/β, since Swish falls before it rises."""
     return sigmoid(beta * x) + beta * x * d_sigmoid(beta * x)
@@ -167,15 +185,13 @@ class SwiGLU:
     Shazeer (2020), equation 6.
     """
 
+    @checked
     def __init__(
         self,
         gate: Float[np.ndarray, "d hidden"],
         up: Float[np.ndarray, "d hidden"],
         down: Float[np.ndarray, "hidden d_out"],
     ):
-        fit = gate.shape == up.shape and gate.shape[-1] == down.shape[0]
-        must = "gate and up must have shape (d, hidden) and down (hidden, d_out)"
-        require(fit, must, gate.shape, up.shape, down.shape)
         self.gate, self.up, self.down = gate, up, down
 
     def forward(self, x: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d_out"]:
@@ -195,6 +211,7 @@ class SwiGLU:
         return da @ self.gate.T + db @ self.up.T, gradients
 
 
+@checked
 def gated_backward(
     a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"], dy: Float[np.ndarray, "*shape"]
 ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:

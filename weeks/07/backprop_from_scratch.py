@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 from week07.layers import Add, Layer
 
@@ -89,6 +90,7 @@ def residual(layer: Any) -> Graph:
 # ---- losses
 
 
+@checked
 def cross_entropy(
     Z: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"]
 ) -> tuple[float, Float[np.ndarray, "n k"]]:
@@ -103,6 +105,7 @@ def cross_entropy(
     return -float(log_p[rows, y].mean()), dZ / len(Z)
 
 
+@checked
 def squared_error(
     Y: Float[np.ndarray, "*shape"], target: Float[np.ndarray, "*shape"]
 ) -> tuple[float, Float[np.ndarray, "*shape"]]:
@@ -142,6 +145,8 @@ def gradient_check(
     for array, gradient in arrays:
         double = array.dtype == np.float64
         require(double, "arrays must be float64 to leave digits", array.dtype)
+        must = f"a gradient must have its array's shape {array.shape}"
+        require(gradient.shape == array.shape, must, gradient.shape)
         numeric = np.zeros_like(array)
         for index in np.ndindex(array.shape):
             kept = array[index]

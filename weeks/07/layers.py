@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 
 
@@ -44,13 +45,20 @@ class Layer:
     parameters: tuple[Parameter, ...] = ()
 
 
+def _check_gradient(dy: np.ndarray, shape: tuple[int, ...]) -> None:
+    """NumPy would repeat a gradient of another shape until it fits."""
+    require(dy.shape == shape, f"dy must have the output's shape {shape}", dy.shape)
+
+
 class Linear(Layer):
     """y = x W + b on the last axis."""
 
+    @checked
     def __init__(self, W: Float[np.ndarray, "d k"], b: Float[np.ndarray, " k"]):
         self.W, self.b = Parameter(W), Parameter(b)
         self.parameters = (self.W, self.b)
 
+    @checked
     def forward(
         self, x: Float[np.ndarray, "*batch d"]
     ) -> tuple[Float[np.ndarray, "*batch k"], Any]:
@@ -61,6 +69,7 @@ class Linear(Layer):
 
     def backward(self, dy: Float[np.ndarray, "*batch k"], x: Any) -> Float[np.ndarray, "*batch d"]:
         """Outer products of what came in and what came back, summed over the batch."""
+        _check_gradient(dy, (*x.shape[:-1], len(self.b.value)))
         rows, d_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
         self.W.grad += rows.T @ d_rows
         self.b.grad += d_rows.sum(axis=0)
@@ -78,6 +87,7 @@ class Sigmoid(Layer):
 
     def backward(self, dy: Float[np.ndarray, "*shape"], cache: Any) -> Float[np.ndarray, "*shape"]:
         """y (1 - y)."""
+        _check_gradient(dy, cache[1].shape)
         return dy * cache[1]
 
 
@@ -91,6 +101,7 @@ class Tanh(Layer):
 
     def backward(self, dy: Float[np.ndarray, "*shape"], y: Any) -> Float[np.ndarray, "*shape"]:
         """1 - y²."""
+        _check_gradient(dy, y.shape)
         return dy * (1 - y * y)
 
 
@@ -99,26 +110,31 @@ class ReLU(Layer):
 
     def forward(self, x: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], Any]:
         """Keep which were on."""
-        return np.maximum(x, 0), x > 0
+        return np.maximum(x, 0), ~(x <= 0)  # NaN is on, as in torch
 
     def backward(self, dy: Float[np.ndarray, "*shape"], on: Any) -> Float[np.ndarray, "*shape"]:
         """Pass what belongs to units that were on."""
-        return dy * on
+        _check_gradient(dy, on.shape)
+        return np.where(on, dy, 0)  # selected: infinity times 0 would be NaN
 
 
 class LayerNorm(Layer):
     """Mean 0 and variance 1 over the last axis, then gain and bias."""
 
+    @checked
     def __init__(
         self, gain: Float[np.ndarray, " d"], bias: Float[np.ndarray, " d"], eps: float = 1e-5
     ):
         self.gain, self.bias, self.eps = Parameter(gain), Parameter(bias), eps
         self.parameters = (self.gain, self.bias)
 
+    @checked
     def forward(
         self, x: Float[np.ndarray, "*batch d"]
     ) -> tuple[Float[np.ndarray, "*batch d"], Any]:
         """Keep the normalized rows and their scale."""
+        d = len(self.gain.value)
+        require(x.shape[-1] == d, f"x must have {d} features", x.shape[-1])
         centered = x - x.mean(axis=-1, keepdims=True)
         scale = 1 / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + self.eps)
         return centered * scale * self.gain.value + self.bias.value, (centered * scale, scale)
@@ -128,6 +144,7 @@ class LayerNorm(Layer):
     ) -> Float[np.ndarray, "*batch d"]:
         """Mean and variance depend on x too: two parts are taken out (week 02 derives them)."""
         x_hat, scale = cache
+        _check_gradient(dy, x_hat.shape)
         batch = tuple(range(dy.ndim - 1))
         self.gain.grad += (dy * x_hat).sum(axis=batch)
         self.bias.grad += dy.sum(axis=batch)
@@ -143,6 +160,7 @@ class Embedding(Layer):
         self.table = Parameter(table)
         self.parameters = (self.table,)
 
+    @checked
     def forward(self, ids: Int[np.ndarray, "*batch"]) -> tuple[Float[np.ndarray, "*batch d"], Any]:
         """Keep the indices."""
         last = len(self.table.value) - 1
@@ -152,6 +170,7 @@ class Embedding(Layer):
 
     def backward(self, dy: Float[np.ndarray, "*batch d"], ids: Any) -> None:
         """Add each row where it came from; there is no gradient by an index."""
+        _check_gradient(dy, (*ids.shape, self.table.value.shape[1]))
         # grad[ids] += dy would keep only one of several rows with the same index
         np.add.at(self.table.grad, ids, dy)
 
@@ -159,17 +178,19 @@ class Embedding(Layer):
 class Conv1d(Layer):
     """y[n, o, t] = b[o] + Σ_c Σ_s W[o, c, s] x[n, c, t + s]: one kernel at all places."""
 
+    @checked
     def __init__(self, W: Float[np.ndarray, "out channels size"], b: Float[np.ndarray, " out"]):
         self.W, self.b = Parameter(W), Parameter(b)
         self.parameters = (self.W, self.b)
 
+    @checked
     def forward(
         self, x: Float[np.ndarray, "n channels time"]
     ) -> tuple[Float[np.ndarray, "n out steps"], Any]:
         """Look through a sliding window; no padding, so the output is shorter."""
-        size = self.W.value.shape[2]
-        must = f"x must be at least as long as the kernel, {size}"
-        require(x.shape[2] >= size, must, x.shape[2])
+        channels, size = self.W.value.shape[1:]
+        must = f"x must have {channels} channels and be at least as long as the kernel, {size}"
+        require(x.shape[1] == channels and x.shape[2] >= size, must, *x.shape[1:])
         windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=2)
         y = np.einsum("ncts,ocs->not", windows, self.W.value) + self.b.value[:, None]
         return y, (windows, x.shape)
@@ -179,6 +200,7 @@ class Conv1d(Layer):
     ) -> Float[np.ndarray, "n channels time"]:
         """A weight was used at every place, and an input in every window: both collect sums."""
         windows, shape = cache
+        _check_gradient(dy, (len(windows), len(self.b.value), windows.shape[2]))
         self.W.grad += np.einsum("ncts,not->ocs", windows, dy)
         self.b.grad += dy.sum(axis=(0, 2))
         dx, steps = np.zeros(shape, dy.dtype), dy.shape[2]
@@ -194,6 +216,7 @@ class Add(Layer):
         self, x: Float[np.ndarray, "*shape"], y: Float[np.ndarray, "*shape"]
     ) -> tuple[Float[np.ndarray, "*shape"], Any]:
         """Nothing need be kept."""
+        require(x.shape == y.shape, "x and y must have one shape", x.shape, y.shape)
         return x + y, None
 
     def backward(
@@ -210,10 +233,12 @@ class Multiply(Layer):
         self, x: Float[np.ndarray, "*shape"], y: Float[np.ndarray, "*shape"]
     ) -> tuple[Float[np.ndarray, "*shape"], Any]:
         """Keep both."""
+        require(x.shape == y.shape, "x and y must have one shape", x.shape, y.shape)
         return x * y, (x, y)
 
     def backward(
         self, dz: Float[np.ndarray, "*shape"], cache: Any
     ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
         """Crosswise."""
+        _check_gradient(dz, cache[0].shape)
         return dz * cache[1], dz * cache[0]

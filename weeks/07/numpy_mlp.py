@@ -29,6 +29,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 
 
@@ -94,6 +95,7 @@ def log_softmax(Z: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return Z - np.log(np.exp(Z).sum(axis=1, keepdims=True))
 
 
+@checked
 def loss_and_gradients(
     net: MLP, X: Float[np.ndarray, "n pixels"], y: Int[np.ndarray, " n"]
 ) -> tuple[float, MLP]:
@@ -114,6 +116,7 @@ def loss_and_gradients(
     return loss, MLP(X.T @ dH, dH.sum(axis=0), H.T @ dZ, dZ.sum(axis=0))
 
 
+@checked
 def train(
     net: MLP,
     X: Float[np.ndarray, "n pixels"],
@@ -137,9 +140,8 @@ def train(
     Raises
     ------
     ValueError
-        For a parameter out of range, or rows that do not match.
+        For a parameter out of range, or labels that are not as many as rows.
     """
-    require(len(X) == len(y), "X and y must have as many rows", len(X), len(y))
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         require(value >= 1, f"{name} must be at least 1", value)
     require(lr > 0 and 0 <= momentum < 1, "lr must be > 0 and momentum in [0, 1)", lr, momentum)
@@ -159,11 +161,13 @@ def train(
     return losses
 
 
+@checked
 def predict_proba(net: MLP, X: Float[np.ndarray, "n pixels"]) -> Float[np.ndarray, "n classes"]:
     """Probability of each class, one row per example."""
     return np.exp(log_softmax(forward(net, X)[1]))
 
 
+@checked
 def accuracy(net: MLP, X: Float[np.ndarray, "n pixels"], y: Int[np.ndarray, " n"]) -> float:
     """Share of the examples whose likeliest class is the right one."""
     return float(np.mean(forward(net, X)[1].argmax(axis=1) == y))

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 
 
@@ -76,6 +77,7 @@ def augment(X: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n d"]:
     return np.column_stack([X, np.ones(len(X))])
 
 
+@checked
 def errors(
     weights: Float[np.ndarray, " d"], X: Float[np.ndarray, "n p"], y: Int[np.ndarray, " n"]
 ) -> int:
@@ -83,11 +85,13 @@ def errors(
     return int(np.sum(y * (augment(X) @ weights) <= 0))
 
 
+@checked
 def predict(weights: Float[np.ndarray, " d"], X: Float[np.ndarray, "n p"]) -> Int[np.ndarray, " n"]:
     """Sides of the line: +1, or -1 for what is below it or on it."""
     return np.where(augment(X) @ weights > 0, 1, -1)
 
 
+@checked
 def fit(
     X: Float[np.ndarray, "n p"],
     y: Int[np.ndarray, " n"],
@@ -161,6 +165,7 @@ class Margin:
     mixture: Float[np.ndarray, " n"]
 
 
+@checked
 def max_margin(X: Float[np.ndarray, "n p"], y: Int[np.ndarray, " n"]) -> Margin:
     """The largest γ in Novikoff's theorem: the distance of the hull of y (x, 1) from the origin.
 
@@ -189,6 +194,7 @@ def max_margin(X: Float[np.ndarray, "n p"], y: Int[np.ndarray, " n"]) -> Margin:
     return Margin(float((Z @ direction).min()), direction, mixture)
 
 
+@checked
 def novikoff_bound(X: Float[np.ndarray, "n p"], y: Int[np.ndarray, " n"]) -> float:
     """R²/γ², the most mistakes that `fit` can make; infinite if nothing separates the labels."""
     gamma = max_margin(X, y).gamma
@@ -197,8 +203,7 @@ def novikoff_bound(X: Float[np.ndarray, "n p"], y: Int[np.ndarray, " n"]) -> flo
 
 
 def _validate(X: np.ndarray, y: np.ndarray) -> None:
-    same = 0 < len(X) == len(y)
-    require(same, "X and y must have as many rows, at least one", len(X), len(y))
+    require(len(X), "X must have at least one row, got none")
     require(np.isfinite(X).all(), "X must be finite, got a NaN or an infinity")
     wrong = np.setdiff1d(y, [-1, 1])
     require(not wrong.size, "y must be +1 or -1", *wrong[:1])

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from shared.require import require
 
 
@@ -46,6 +47,7 @@ class ReLUNetwork:
     weights: list[np.ndarray]
     biases: list[np.ndarray]
 
+    @checked
     def __call__(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The network's value at every x."""
         return self.outputs(x)[0]
@@ -99,6 +101,7 @@ def interpolator(
     return ReLUNetwork([np.ones((n, 1)), bends[None]], [-knots[:-1], np.array([values[0]])])
 
 
+@checked
 def tent(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """2x up to 1/2, 2 - 2x from there: [0, 1] is folded in the middle."""
     return 1 - np.abs(2 * x - 1)

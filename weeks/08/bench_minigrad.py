@@ -5,6 +5,7 @@ uv run study bench 08
 
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -13,6 +14,27 @@ from week08.minigrad import Tensor, nn, optim
 from week08.minigrad import functional as F
 
 BATCH, SIZES, LR = 128, (784, 256, 10), 0.1
+
+
+def in_turns(sides: dict[str, Callable[[int], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side's `step(i)` on one thread, after ten to warm up."""
+    import torch
+
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            for i in range(repeats + 10):
+                for name, step in sides.items():
+                    start = time.perf_counter()
+                    step(i)
+                    seconds[name].append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: statistics.median(times[10:]) for name, times in seconds.items()}
 
 
 def bench(repeats: int = 60) -> dict:
@@ -29,8 +51,6 @@ def bench(repeats: int = 60) -> dict:
     """
     import torch
 
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
     rng = np.random.default_rng(0)
     images = rng.normal(size=(8, BATCH, SIZES[0])).astype(np.float32)
     labels = rng.integers(0, SIZES[-1], (8, BATCH))
@@ -43,49 +63,31 @@ def bench(repeats: int = 60) -> dict:
     weights = {name: value.numpy().copy() for name, value in ours.state_dict().items()}
     theirs.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
 
-    def stepper(model, optimizer, cross_entropy):
-        def step(x, y):
+    losses = {"ours": [], "theirs": []}
+
+    def stepper(name, model, optimizer, cross_entropy, wrap):
+        batches = [(wrap(x), wrap(y)) for x, y in zip(images, labels, strict=True)]
+
+        def step(i):
+            x, y = batches[i % len(images)]
             optimizer.zero_grad()
             loss = cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
-            return loss.item()
+            losses[name].append(loss.item())
 
         return step
 
+    sgd = optim.SGD(ours.parameters(), lr=LR), torch.optim.SGD(theirs.parameters(), lr=LR)
+    entropy = F.cross_entropy, torch.nn.functional.cross_entropy
     sides = {
-        "ours": (stepper(ours, optim.SGD(ours.parameters(), lr=LR), F.cross_entropy), Tensor),
-        "theirs": (
-            stepper(
-                theirs,
-                torch.optim.SGD(theirs.parameters(), lr=LR),
-                torch.nn.functional.cross_entropy,
-            ),
-            torch.tensor,
-        ),
+        "ours": stepper("ours", ours, sgd[0], entropy[0], Tensor),
+        "theirs": stepper("theirs", theirs, sgd[1], entropy[1], torch.tensor),
     }
-    batches = {
-        name: [(wrap(x), wrap(y)) for x, y in zip(images, labels, strict=True)]
-        for name, (_, wrap) in sides.items()
-    }
-    seconds, losses = {"ours": [], "theirs": []}, {"ours": [], "theirs": []}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            for i in range(repeats + 10):
-                for name, (step, _) in sides.items():
-                    batch = batches[name][i % len(images)]
-                    start = time.perf_counter()
-                    loss = step(*batch)
-                    seconds[name].append(time.perf_counter() - start)
-                    losses[name].append(loss)
-    finally:
-        torch.set_num_threads(threads)
+    medians = in_turns(sides, repeats)
     apart = np.max(np.abs(np.subtract(losses["ours"], losses["theirs"])))
     if not apart < 1e-3:
         raise RuntimeError(f"the two do not compute the same: losses are {apart:.1e} apart")
-    medians = {name: statistics.median(times[10:]) for name, times in seconds.items()}
     return {
         "name": f"training step of an MLP {' × '.join(map(str, SIZES))}, batch {BATCH}, "
         "against torch, one thread",

@@ -41,6 +41,17 @@ def test_far_out_no_warning_no_nan_and_the_dtype_stays(name, kind):
     assert np.isfinite([value, slope]).all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_numbers_are_numbers_and_nan_is_torchs(name):
+    whole, row = np.arange(-3, 4), [-1.0, 0.0, 2.0, np.nan]
+    t = torch.tensor(row, dtype=torch.float64, requires_grad=True)
+    y = TORCH[name](t)
+    y.sum().backward()
+    for f, theirs in zip(ACTIVATIONS[name], (y.detach(), t.grad), strict=True):
+        np.testing.assert_array_equal(f(whole.tolist()), f(whole.astype(float)))
+        np.testing.assert_allclose(f(np.array(row)), theirs, atol=1e-13)
+
+
 def test_tails_keep_their_digits():
     x = np.array([40.0])
     assert a.d_sigmoid(x)[0] == pytest.approx(np.exp(-40.0), rel=1e-12, abs=0)
@@ -126,6 +137,11 @@ def test_sigmoid_factor_moves_with_the_variance():
         (lambda: a.gaussian_mean_square(a.relu, -1.0), "variance must be finite and"),
         (lambda: a.gaussian_mean_square(a.relu, nodes=1), "nodes must be at least 2, got 1"),
         (lambda: a.gradient_factors(ACTIVATIONS["tanh"], 1.0, 0), "depth must be at least 1"),
+        (lambda: a.gated_backward(np.ones((3, 1)), np.ones(3), np.ones(3)), "b must be floats of"),
+        (
+            lambda: SwiGLU(np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 2))),
+            "down must .*hidden = 3",
+        ),
     ],
 )
 def test_wrong_input(call, message):
@@ -141,7 +157,11 @@ def test_a_network_among_others_trains_as_alone_in_torch(name):
     rng = np.random.default_rng(0)
     X, y = torch.tensor(rng.normal(size=(40, 5))), torch.tensor(rng.integers(0, 3, 40))
     lr, steps, options = 0.1, 4, {"dtype": torch.float64}
-    nets = Networks(name, [5, 6, 6, 3], [np.random.default_rng(s) for s in (1, 2)], **options)
+    nets = Networks(name, [5, 6, 8, 3], [np.random.default_rng(s) for s in (1, 2)], **options)
+    widths = [(5, 8), (4, 12), (6, 3)] if name == GATED else [(5, 6), (6, 8), (8, 3)]  # 6/√2, 8/√2
+    assert [tuple(W.shape[1:]) for W in nets.params[::2]] == widths
+    assert [tuple(b.shape) for b in nets.params[1::2]] == [(2, 1, m) for _, m in widths]
+    assert nets.forward(X)[0].shape == (2, 40, 3)
     params = [p[1].clone().detach().requires_grad_() for p in nets.params]
     ours = nets.train(X, y, [0.01, lr], [np.random.default_rng(s) for s in (3, 4)], steps)
     sgd, rng, theirs = torch.optim.SGD(params, lr=lr, momentum=0.9), np.random.default_rng(4), []

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from enforce import plain
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from week07.backprop_from_scratch import (
 from week07.evidence.backprop_from_scratch import OverwritingGraph, both
 from week07.layers import Add, Conv1d, Embedding, LayerNorm, Linear, Multiply, ReLU, Sigmoid, Tanh
 
+PLAIN = plain("07", "layers")
 sizes, seeds = st.integers(1, 6), st.integers(0, 999)
 
 
@@ -67,6 +69,13 @@ def test_sigmoid_keeps_its_digits_where_it_saturates():
     np.testing.assert_allclose(slope[:2], np.exp(-40.0), rtol=1e-12)
     assert slope[2] == 0.0
     assert np.isfinite(y).all()
+
+
+def test_what_is_off_passes_nothing_back_not_even_an_infinity():
+    x, dy = np.array([-1.0, 0.0, 2.0, np.nan]), np.full(4, np.inf)
+    leaf = torch.tensor(x, requires_grad=True)
+    torch.relu(leaf).backward(torch.tensor(dy))
+    np.testing.assert_array_equal(ReLU().backward(dy, ReLU().forward(x)[1]), leaf.grad)
 
 
 def test_embedding_worked_example():
@@ -179,7 +188,34 @@ def test_gradient_check_finds_a_bug_and_passes_what_is_right():
         (lambda: Embedding(np.ones((5, 2))).forward(np.array([0, 5])), "ids must be between 0 and"),
         (
             lambda: Conv1d(np.ones((1, 1, 3)), np.ones(1)).forward(np.ones((1, 1, 2))),
-            "at least as long as the kernel, 3, got 2",
+            "at least as long as the kernel, 3, got 1 and 2",
+        ),
+        *[
+            (
+                lambda layer=layer, x=x, dy=dy: layer.backward(dy, layer.forward(*x)[1]),
+                "dy must have",
+            )
+            for layer, x, dy in (
+                (make(3, 2, np.random.default_rng(0)), [np.ones((4, 3))], np.ones((4, 1))),
+                (Embedding(np.ones((3, 2))), [np.array([0, 1])], np.ones((2, 1))),
+                (LayerNorm(np.ones(3), np.ones(3)), [np.ones((2, 3))], np.ones((2, 1))),
+                (Conv1d(np.ones((2, 1, 2)), np.ones(2)), [np.ones((1, 1, 3))], np.ones((1, 1, 2))),
+                (Multiply(), [np.ones(3)] * 2, np.ones((3, 1))),
+                *[(kind(), [np.ones((3, 1))], np.ones(3)) for kind in (ReLU, Tanh, Sigmoid)],
+            )
+        ],
+        *[
+            (lambda kind=kind: kind().forward(np.ones((3, 1)), np.ones(3)), "x and y must have one")
+            for kind in (PLAIN.Add, PLAIN.Multiply)
+        ],
+        (lambda: Linear(np.ones((3, 2)), np.ones(1)), r"b must be floats of shape \(k = 2\)"),
+        (lambda: LayerNorm(np.ones(3), np.ones(1)), r"bias must be floats of shape \(d = 3\)"),
+        (lambda: LayerNorm(np.ones(1), np.ones(1)).forward(np.ones((2, 3))), "1 features, got 3"),
+        (lambda: squared_error(np.ones((3, 1)), np.ones(3)), "target must be floats of shape"),
+        (lambda: cross_entropy(np.ones((2, 3)), np.ones((2, 1), int)), r"y must be .* \(n = 2\)"),
+        (
+            lambda: gradient_check(lambda: 0.0, [(np.ones((3, 1)), np.ones(3))]),
+            r"its array's shape \(3, 1\), got \(3,\)",
         ),
         (lambda: Graph([(Tanh(), (1,))]), "node 1 must read values 0 to 0, got \\(1,\\)"),
         (lambda: Graph([]), "at least one layer"),

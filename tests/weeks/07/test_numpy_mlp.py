@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from week07.numpy_mlp import (
     MLP,
+    accuracy,
     forward,
     initialize,
     log_softmax,
@@ -89,6 +90,12 @@ def test_permuting_hidden_units_changes_nothing(seed):
     np.testing.assert_allclose(forward(net, X)[1], forward(other, X)[1], atol=1e-12)
 
 
+def test_lists_are_arrays():
+    net, X, y = draw(1)
+    assert loss_and_gradients(net, X.tolist(), y.tolist())[0] == loss_and_gradients(net, X, y)[0]
+    assert accuracy(net, X, y) == np.mean(predict_proba(net, X.tolist()).argmax(axis=1) == y)
+
+
 def test_equal_units_stay_equal():
     _, X, y = draw(3)
     net = MLP(np.full((6, 5), 0.1), np.zeros(5), np.full((5, 3), 0.1), np.zeros(3))
@@ -141,6 +148,15 @@ NET, X, Y = draw(0)
         (lambda: forward(NET, np.ones((2, 7))), "X must have 6 columns, as W1 has rows, got 7"),
         (lambda: loss_and_gradients(NET, X[:2], np.array([0, 3])), "between 0 and 2, got 0 and 3"),
         (lambda: loss_and_gradients(NET, X[:0], Y[:0]), "at least one row"),
+        *[
+            (lambda f=f, y=y: f(NET, X, y), r"y must be integers of shape \(n = 20\), got int64 of")
+            for f in (
+                loss_and_gradients,
+                accuracy,
+                lambda *a: train(*a, epochs=1, rng=np.random.default_rng(0)),
+            )
+            for y in (Y[:, None], Y[:1], Y[:5])
+        ],
         (lambda: train(NET, X, Y, epochs=0, rng=RNG), "epochs must be at least 1, got 0"),
         (lambda: train(NET, X, Y, epochs=1, momentum=1.0, rng=RNG), "lr must be > 0 and momentum"),
         (lambda: initialize(3, 0, 2, RNG), "hidden must be at least 1, got 0"),

@@ -116,6 +116,13 @@ def test_pocket_is_the_best_on_the_path(seed):
     assert errors(found.pocket, X, y) == fewest
 
 
+def test_labels_of_another_shape_are_refused():
+    X, y = np.ones((3, 2)), np.ones((3, 1), int)
+    for f in (max_margin, lambda X, y: errors(np.ones(3), X, y)):
+        with pytest.raises(ValueError, match=r"y must be integers of shape \(n = 3\)"):
+            f(X, y)
+
+
 def test_point_on_the_line_is_a_mistake():
     assert errors(np.zeros(2), np.array([[1.0]]), np.array([1])) == 1
     assert predict(np.zeros(2), np.array([[1.0]]))[0] == -1
@@ -125,7 +132,9 @@ def test_point_on_the_line_is_a_mistake():
     ("X", "y", "options", "match"),
     [
         ([[0.0], [0.0]], [0, 1], {}, "y must be \\+1 or -1, got 0"),
-        (np.zeros((0, 1)), [], {}, "at least one, got 0 and 0"),
+        (np.zeros((0, 1)), [], {}, "at least one row, got none"),
+        ([[0.0], [1.0]], [[1], [-1]], {}, r"y must be integers of shape \(n = 2\), got int64 of"),
+        ([[0.0], [1.0]], [1], {}, r"y must be integers of shape \(n = 2\), got int64 of"),
         ([[np.nan]], [1], {}, "X must be finite"),
         ([[0.0]], [1], {"max_epochs": 0}, "max_epochs must be at least 1"),
         ([[0.0]], [1], {"lr": 0.0}, "lr must be positive"),

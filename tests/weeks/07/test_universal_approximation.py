@@ -133,6 +133,7 @@ def test_shapes_have_about_as_many_parameters(n_hidden, n_parameters):
     [
         (lambda: interpolator(np.square, 0), "n must be at least 1, got 0"),
         (lambda: interpolator(np.square, 3, 1.0, 1.0), "low must be less than high"),
+        (lambda: square(2)(np.ones((3, 1))), r"x must be floats of shape \(n\), got float64"),
         (lambda: sawtooth(0), "k must be at least 1, got 0"),
         (lambda: square(0), "m must be at least 1, got 0"),
         (lambda: count_pieces(sawtooth(1), 1.0, 0.0), "low must be less than high"),

@@ -120,6 +120,11 @@ def test_pooling_equals_torch(size, kernel, stride):
         twice(lambda m, x: m.max_pool2d(x, kernel, stride), (2, 3, *size))
 
 
+def test_many_images_and_none():
+    for n in (0, 40):  # 40: several parts
+        twice(lambda m, x, w, b: m.conv2d(x, w, b), (n, 8, 12, 12), (4, 8, 3, 3), (4,), tol=1e-9)
+
+
 def test_max_pool_of_equal_numbers():
     x, t = Tensor(np.ones((1, 1, 4, 4)), requires_grad=True), torch.ones(1, 1, 4, 4).double()
     t.requires_grad_()
@@ -286,16 +291,31 @@ def x(*shape):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: nn.Linear(4, 2)(x(2, 3)), TypeError, "in_features"),
-        (lambda: PLAIN.linear(x(2, 3), x(2, 4)), ValueError, "x must have 4 features, got shape"),
+        *[
+            (lambda a=a: F.linear(*a), ValueError, match)
+            for a, match in (
+                ((x(2, 3), x(2, 4)), r"weight must be .* in_features = 3\), got float32 of shape"),
+                ((x(2, 3), x(2, 3), x(2, 1)), r"bias must be floats of shape \(out_features = 2\)"),
+                ((x(2, 3), x(2, 3), x(1)), r"bias must be floats of shape \(out_features = 2\)"),
+            )
+        ],
+        (lambda: nn.Embedding(3, 2)(Tensor([-1, 0])), IndexError, r"in \[0, 3\), got -1 to 0"),
+        (lambda: F.embedding(Tensor([3]), x(3, 2)), IndexError, r"in \[0, 3\), got 3 to 3"),
+        (lambda: PLAIN.mse_loss(x(3, 1), x(3)), ValueError, r"shape \(3, 1\), got \(3,\)"),
+        (
+            lambda: F.conv2d(x(1, 1, 2, 2), Tensor(np.ones((1, 1, 2, 2)))),
+            RuntimeError,
+            "x and weight must have one dtype, got float32 and float64",
+        ),
         (
             lambda: PLAIN.cross_entropy(x(2, 3), Tensor([0, 1, 2])),
             ValueError,
-            r"target must have shape \(2,\), got \(3,\)",
+            r"target of shape \(2,\), got \(2, 3\) and \(3,\)",
         ),
         (lambda: F.cross_entropy(x(2, 3), Tensor([0, 3])), IndexError, r"must be in \[0, 3\)"),
         (lambda: F.cross_entropy(x(2, 3), Tensor([0, -1])), IndexError, r"must be in \[0, 3\)"),
-        (lambda: PLAIN.conv2d(x(1, 2, 4, 4), x(1, 3, 2, 2)), ValueError, "must have 3 channels"),
+        (lambda: F.conv2d(x(1, 2, 4, 4), x(1, 3, 2, 2)), ValueError, "channels = 2, kernel_height"),
+        (lambda: F.conv2d(x(2, 4), x(1, 3, 2, 2)), ValueError, r"x must be .*\(batch, channels, h"),
         (
             lambda: PLAIN.mse_loss(x(2, 3), x(3, 2)),
             ValueError,

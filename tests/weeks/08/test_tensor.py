@@ -22,6 +22,7 @@ from week08.minigrad import Tensor, grad, no_grad, set_grad_enabled
 
 RNG = np.random.default_rng(0)
 INDEX = np.array([[0, 2, 2], [1, 2, 0]])
+ARRAY = np.array([0.5, 2.0, 3.0])
 MASK = RNG.random((3, 4)) < 0.5
 OPERATIONS = {
     "add": (lambda m, a, b: a + b, (3, 4), (4,)),
@@ -35,7 +36,16 @@ OPERATIONS = {
     "log": (lambda m, a: (a * a + 0.1).log(), (3,)),
     "sqrt": (lambda m, a: (a * a + 0.1).sqrt(), (3,)),
     "sin cos": (lambda m, a: a.sin() * a.cos(), (3,)),
+    "power": (lambda m, a, b: (a * a + 0.5) ** b + 2**b + (a * a) ** (b * 0 + 2), (3, 4), (4,)),
+    "arrays": (lambda m, a: (a + raw(m)) * a - raw(m) / (a * a + 1) + a.exp() ** raw(m), (3,)),
     "where": (lambda m, a, b: m.where(a > b, a * b, 0.0), (3, 4), (4,)),
+    "masked_fill": (lambda m, a: a.masked_fill(a.detach() > 0, 2.0) * a, (3, 4)),
+    "clamp": (lambda m, a: a.clamp(-0.5, 0.7) * a.clamp(min=0) + a.clamp(max=0.1), (3, 4)),
+    "maximum": (lambda m, a, b: m.maximum(a, b) * m.minimum(b, a * a), (3, 4), (4,)),
+    "split": (lambda m, a: a.split(2)[1] * a.split([1, 3], dim=1)[0][0] + a.split(3)[0][1], (3, 4)),
+    "cumsum": (lambda m, a: a.cumsum(0) * a.cumsum(-1), (3, 4)),
+    "prod": (lambda m, a: a.prod() * a.prod(1, keepdim=True) + a.prod(0), (5, 3)),
+    "std": (lambda m, a: a.std(1) + a.std() + a.std((0, 1), correction=0), (3, 4)),
     "sum": (lambda m, a: a.sum() * a.sum(1), (3, 4)),
     "sum keepdim": (lambda m, a: a.sum((0, -1), keepdim=True) * a, (3, 4, 2)),
     "mean": (lambda m, a: a.mean(-1) + a.mean(), (3, 4)),
@@ -72,6 +82,11 @@ for name in ("abs", "exp", "tanh", "sigmoid", "erf", "relu"):
 
 def lift(module, array):
     return Tensor(array) if module is minigrad else torch.tensor(array)
+
+
+def raw(module):
+    """An array as it is for minigrad; torch takes none beside a leaf that requires a gradient."""
+    return ARRAY if module is minigrad else torch.tensor(ARRAY)
 
 
 def there_and_back(module, x):
@@ -113,6 +128,9 @@ UNARY = [
     lambda m, x: x.logsumexp(-1) if x.ndim and x.shape[-1] else x,
     lambda m, x: x.max(0).values if x.ndim and x.shape[0] else x,
     lambda m, x: x.softmax(-1) if x.ndim else x,
+    lambda m, x: x.cumsum(-1) if x.ndim else x.prod(),
+    lambda m, x: x.tanh().prod(0) if x.ndim else x.masked_fill(x > 0, 0.5),
+    lambda m, x: x.split(2)[-1] if x.ndim and x.shape[0] else x,
 ]
 BINARY = [
     lambda m, x, y: x + y,
@@ -120,6 +138,7 @@ BINARY = [
     lambda m, x, y: x * y,
     lambda m, x, y: x / (y * y + 1),
     lambda m, x, y: m.where(x > y, x.sin(), y),
+    lambda m, x, y: m.maximum(x.clamp(-1), y) * 2 ** m.minimum(y, x).tanh(),
     lambda m, x, y: x.reshape(-1, 1) @ y.reshape(1, -1),
     lambda m, x, y: m.cat([x.reshape(-1), y.reshape(-1)]),
 ]
@@ -353,6 +372,7 @@ IN_PLACE = {
     "div": lambda m, x, y: x.div_(y * y + 1),
     "iadd": lambda m, x, y: operator.iadd(x, y),
     "imul": lambda m, x, y: operator.imul(x, y),
+    "itruediv": lambda m, x, y: operator.itruediv(x, 2),
     "slice": lambda m, x, y: operator.setitem(x, (slice(1, None), slice(0, 2)), y[:2]),
     "number": lambda m, x, y: operator.setitem(x, 0, 2.5),
     "array": lambda m, x, y: operator.setitem(x, lift(m, np.array([2, 0])), y),
@@ -362,14 +382,18 @@ IN_PLACE = {
 }
 
 
+SETTING = [IN_PLACE[name] for name in ("slice", "number", "array", "mask")]
+
+
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_in_place_operation_is_torchs(name):
     arrays = RNG.normal(size=(3, 2)), RNG.normal(size=2)
     x, y = map(Tensor, arrays)
     t, u = map(torch.tensor, arrays)
     seen = x[1:]
-    IN_PLACE[name](minigrad, x, y)
+    returned = IN_PLACE[name](minigrad, x, y)
     IN_PLACE[name](torch, t, u)
+    assert returned is (None if IN_PLACE[name] in SETTING else x)
     close(x, t)
     close(seen, t[1:])
     assert x.version == seen.version == 1
@@ -460,6 +484,116 @@ def test_gradients_keep_their_leafs_dtype():
     assert b.grad.dtype == np.float64
 
 
+EDGES = [math.nan, math.inf, -math.inf, 0.0, 1.0, -1.0, 0.5]
+AT_EDGES = {
+    "where": lambda m, x: m.where(x > 0, x, 0.0).sqrt(),
+    "masked_fill": lambda m, x: x.log().masked_fill(x <= 0, 0.0),
+    "maximum": lambda m, x: m.maximum(x, x * 0 + 0.5) + m.minimum(x, x * 0 + 0.5),
+    "clamp": lambda m, x: x.clamp(0, 1) + x.clamp(min=0.5) + x.clamp(max=1),
+    "power": lambda m, x: 2**x + 0**x + x**x + x**0 + x**2,
+    "max": lambda m, x: x.max() + x.min(),
+    "max dim": lambda m, x: x.max(0).values,
+    "cumsum": lambda m, x: x.cumsum(0),
+    "no spread": lambda m, x: (x * 0 + 1).std() + (x * 0 + 1).std(0, correction=0),
+    "empty": lambda m, x: x[:0].sum() + x[:0].prod() + x[:0].mean(),
+    "empty spread": lambda m, x: x[:0].var() + x[:1].std() + x[:0].logsumexp(0),
+    **{
+        name: lambda m, x, name=name: getattr(x, name)()
+        for name in ("relu", "abs", "sqrt", "exp", "log", "tanh", "sigmoid", "erf")
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom:UserWarning")  # torch's
+@pytest.mark.parametrize("name", AT_EDGES)
+@given(st.lists(st.sampled_from(EDGES), min_size=1, max_size=3), st.sampled_from([0, 1, math.inf]))
+def test_what_is_masked_reaches_no_gradient(name, row, start):
+    x = Tensor(np.array(row), requires_grad=True)
+    t = torch.tensor(row, dtype=torch.float64, requires_grad=True)
+    y, u = AT_EDGES[name](minigrad, x), AT_EDGES[name](torch, t)
+    close(y, u)
+    y.backward(Tensor(np.full(y.shape, float(start))))
+    u.backward(torch.full_like(u, start))
+    close(x.grad, t.grad)
+
+
+HALF = {
+    "sum": lambda m, x: x.sum(0),
+    "mean": lambda m, x: x.mean() + (x * 100).mean(0),
+    "var": lambda m, x: x.var(0) + x.std(0),
+    "cumsum": lambda m, x: x.cumsum(0)[-1] + x.cumsum(1)[:3].sum(),
+    "prod": lambda m, x: x[:40].prod(0),
+    "logsumexp": lambda m, x: x.logsumexp(0),
+    "softmax": lambda m, x: x.softmax(0)[:9] * 1000 + x.log_softmax(0)[:9],
+    "matmul": lambda m, x: x.T @ x,
+    "bias": lambda m, x: (x.detach() + x[0]).sum(1),
+    "gather": lambda m, x: x.gather(0, lift(m, np.zeros((5000, 2), int))),
+    "erf": lambda m, x: x.erf() + x.sigmoid(),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_half_precision_adds_up_in_float32(name):
+    array = (1 + 0.1 * RNG.normal(size=(5000, 2))).astype(np.float16)
+    x, t = Tensor(array, requires_grad=True), torch.tensor(array, requires_grad=True)
+    y, u = HALF[name](minigrad, x), HALF[name](torch, t)
+    close(y, u, 2e-3)
+    y.sum().backward()
+    u.sum().backward()
+    close(x.grad, t.grad, 4e-3)
+
+
+def test_a_row_read_5000_times_gets_all_of_its_gradient():  # torch's gets 2048
+    x = Tensor(np.zeros(2, np.float16), requires_grad=True)
+    x[np.zeros(5000, int)].sum().backward()
+    assert x.grad.tolist() == [5000, 0]
+
+
+WHOLE = {
+    "and": lambda x, y: (x & y, x & 6, True & x),
+    "or": lambda x, y: (x | y, x | 6, True | x),
+    "xor": lambda x, y: (x ^ y, x ^ 6, True ^ x),
+    "invert": lambda x, y: (~x, ~y, ~(x > y)),
+    "power": lambda x, y: (2 ** abs_(y), 2.0**y, x ** abs_(y), x**0.5),
+    "sums": lambda x, y: (x.cumsum(0), x.prod(), y.prod(0, keepdim=True), x.sum()),
+    "places": lambda x, y: (y.argmin(), y.argmin(0, keepdim=True), y.min(0).indices),
+    "clamp": lambda x, y: (y.clamp(0, 1), y.clamp(0.5), y.masked_fill(y > 1, 7)),
+    "split": lambda x, y: (*y.split(2), *y.split([0, 3])),
+}
+
+
+def abs_(x):
+    return x if "bool" in str(x.dtype) else x.abs()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64, bool])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_are_torchs(name, kind):
+    if kind is bool and name in ("clamp", "power"):
+        pytest.skip("torch has no such operation on truth values")
+    arrays = np.array([5, 3, 0]).astype(kind), np.array([3, 1, 2])
+    ours, theirs = WHOLE[name](*map(Tensor, arrays)), WHOLE[name](*map(torch.tensor, arrays))
+    for a, b in zip(ours, theirs, strict=True):
+        close(a, b, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "op", [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.lt]
+)
+def test_an_array_is_as_good_as_a_tensor(op):
+    a, b = np.array([1.0, 2.0], np.float32), np.array([[3.0], [2.0]])
+    close(op(Tensor(a), b), op(torch.tensor(a), torch.tensor(b)))
+    close(op(b, Tensor(a)), op(torch.tensor(b), torch.tensor(a)))
+    matrix = a * np.float32(b)
+    assert type(matrix @ Tensor(a)) is type(Tensor(matrix) @ a) is Tensor
+    assert (matrix @ Tensor(a)).tolist() == (matrix @ a).tolist()
+    x = Tensor(a, requires_grad=True)
+    y = x * b
+    b[:] = 0  # the way back has its own copy
+    y.sum().backward()
+    assert x.grad.tolist() == [5, 5]
+
+
 TIED = np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
 
 
@@ -473,6 +607,8 @@ TIED = np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
         lambda m, x: x.max(1).indices + x.argmax() + x.min(1).indices,
         lambda m, x: (x - 2).relu(),
         lambda m, x: (x - 2).abs(),
+        lambda m, x: x.clamp(2, 3) + m.maximum(x, x * 0 + 2) + m.minimum(x, x.detach()),
+        lambda m, x: (x - 2).prod() + (x - 2).prod(1).sum(),
         lambda m, x: (x - 2) ** 2 + (x - 2) ** 1 + (x - 2) ** 0,
     ],
 )
@@ -515,13 +651,45 @@ def test_no_warning_where_torch_has_none():
         (lambda x: x.transpose(0, 5), IndexError, "out of range"),
         (lambda x: x.sum((0, -2)), ValueError, "repeated axis in `dim` argument"),
         (lambda x: x.reshape(4, 2), ValueError, "reshape"),
-        (lambda x: x @ x.to(np.float32).T, RuntimeError, "one dtype"),
-        (lambda x: x @ Tensor(np.float64(1)), ValueError, "matmul"),
+        (lambda x: x @ x.to(np.float32).T, RuntimeError, "of one dtype, got float64 and float32"),
+        (
+            lambda x: x @ Tensor(np.float64(1)),
+            ValueError,
+            r"matmul needs .*, got \(2, 3\) and \(\)",
+        ),
+        (
+            lambda x: x @ x,
+            ValueError,
+            r"\(…, k, m\), or vectors of length k, got \(2, 3\) and \(2, 3",
+        ),
+        (lambda x: x @ x[0, :2], ValueError, r"got \(2, 3\) and \(2,\)"),
+        (lambda x: "a" @ x, TypeError, "a tensor, an array or a number is needed, got str"),
+        (lambda x: x & x, TypeError, "bitwise_and needs integers or truth values, got float64"),
+        (lambda x: ~x, TypeError, "~ needs integers or truth values, got float64"),
+        (
+            lambda x: minigrad.where(Tensor([1]), x, 0),
+            TypeError,
+            "must hold truth values, got int64",
+        ),
+        (lambda x: x.clamp(), TypeError, "min or max must be a number, got None and None"),
+        (lambda x: x.split([1, 2]), ValueError, r"sizes must add up to 2, got \[1, 2\]"),
+        (lambda x: x.split([3, -1]), ValueError, r"sizes must add up to 2, got \[3, -1\]"),
+        (lambda x: x.split(0), ValueError, "sizes must be at least 1, got 0"),
+        (lambda x: x.gather(1, Tensor([[-1]])), IndexError, r"in \[0, 3\), got -1 to -1"),
+        (lambda x: x.gather(1, Tensor([[0, 3]])), IndexError, r"in \[0, 3\), got 0 to 3"),
+        (lambda x: operator.setitem(x, 0, [1, 2, 3]), TypeError, "number is needed, got list"),
+        *[
+            (
+                lambda x, name=name, dim=dim: getattr(x[:0], name)(dim),
+                ValueError,
+                rf"dim must have at least one number .*, got dim = {dim} of shape \(0, 3\)",
+            )
+            for name in ("max", "min", "argmax", "argmin", "amax")
+            for dim in (0, None)
+        ],
         (lambda x: minigrad.cat([]), ValueError, "tensors must not be empty"),
         (lambda x: len(Tensor(1.0)), TypeError, "unsized"),
-        (lambda x: x**x, TypeError, "unsupported operand"),
-        (lambda x: x + "1", TypeError, "unsupported operand"),
-        (lambda x: np.ones(3) * x, TypeError, "unsupported operand"),
+        (lambda x: x + "1", TypeError, "a tensor, an array or a number is needed, got str"),
         (lambda x: Tensor(["a"]), TypeError, "data must be numbers"),
     ],
 )

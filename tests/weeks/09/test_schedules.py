@@ -116,6 +116,17 @@ def test_warmup_stable_decay_has_three_parts(rise, stable, fall, final):
     assert values[rise + stable :] == pytest.approx([1 - d for d in drops])
 
 
+def test_defaults_are_torchs():
+    for ours, theirs in (
+        (lambda t: step_decay(t, every=3), lambda o: lr_scheduler.StepLR(o, 3)),
+        (lambda t: one_cycle(t, steps=20), lambda o: lr_scheduler.OneCycleLR(o, 1.0, 20)),
+        (lambda t: linear(t, steps=20), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 20)),
+        (lambda t: cosine(t, steps=20), lambda o: lr_scheduler.CosineAnnealingLR(o, 20)),
+    ):
+        assert [ours(t) for t in range(20)] == pytest.approx(rates(theirs, 20), abs=1e-9)
+    assert [warmup(t, steps=4) for t in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+
+
 def test_all_stay_where_they_end():
     assert warmup(99, steps=3) == 1.0
     assert cosine(4, steps=3, final=0.2) == pytest.approx(0.2)
@@ -132,6 +143,15 @@ def test_all_stay_where_they_end():
         (lambda: cosine(0, steps=2, final=-0.1), r"final must lie in \[0, 1\], got -0.1"),
         (lambda: step_decay(0, every=0), "every must be at least 1, got 0"),
         (lambda: exponential(0, gamma=1.1), r"gamma must lie in \[0, 1\], got 1.1"),
+        (lambda: one_cycle(0, steps=4, rising=0.25), "cover more than one of steps = 4, got 0.25"),
+        (lambda: one_cycle(0, steps=4, rising=1.0), r"rising must lie in \(0, 1\)"),
+        (lambda: one_cycle(0, steps=30, final_div_factor=0.5), "at least 1, got 25.0 and 0.5"),
+        (lambda: sequential(0, parts=[float] * 2, milestones=[0]), r"from above 0, got \[0\]"),
+        (lambda: warmup_cosine(0, steps=5, warmup_steps=-1), "to below steps = 5, got -1"),
+        (
+            lambda: warmup_stable_decay(0, steps=5, warmup_steps=-1, decay_steps=3),
+            "warmup_steps must be at least 0, got -1",
+        ),
         (lambda: one_cycle(0, steps=3), "cover more than one of steps = 3, got 0.3"),
         (lambda: one_cycle(0, steps=30, div_factor=0.5), "must be at least 1, got 0.5 and"),
         (lambda: sequential(0, parts=[], milestones=[3]), "one fewer than the 0 parts, got 1"),

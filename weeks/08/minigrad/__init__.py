@@ -6,7 +6,7 @@ A small subset of torch under torch's names, checked against torch operation by 
 """
 
 from week08.minigrad import functional, nn, optim
-from week08.minigrad.arithmetic import where
+from week08.minigrad.arithmetic import maximum, minimum, where
 from week08.minigrad.autograd import grad, no_grad, set_grad_enabled
 from week08.minigrad.data import DataLoader, TensorDataset
 from week08.minigrad.tensor import Tensor, cat, stack
@@ -18,6 +18,8 @@ __all__ = [
     "cat",
     "functional",
     "grad",
+    "maximum",
+    "minimum",
     "nn",
     "no_grad",
     "optim",

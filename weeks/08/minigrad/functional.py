@@ -11,10 +11,12 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
+from shared.require import require
 from week08.minigrad.array import wrap
-from week08.minigrad.operations import apply, apply_view
+from week08.minigrad.operations import accumulator, apply, apply_view, wide
 from week08.minigrad.tensor import Tensor
-from week08.minigrad.views import scatter
+from week08.minigrad.views import check_range, scatter
 
 Pair = int | tuple[int, int]
 Generator = np.random.Generator | None
@@ -23,6 +25,7 @@ relu, tanh, sigmoid = Tensor.relu, Tensor.tanh, Tensor.sigmoid
 softmax, log_softmax = Tensor.softmax, Tensor.log_softmax
 
 
+@wide
 def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """x times the normal distribution function at x."""
     return 0.5 * x * (1 + (x * math.sqrt(0.5)).erf())
@@ -32,12 +35,10 @@ def dropout(
     x: Float[Tensor, "*dims"], p: float = 0.5, training: bool = True, *, generator: Generator = None
 ) -> Float[Tensor, "*dims"]:
     """Set each number to 0 with probability p, and scale the others so that the mean stays."""
-    if not 0 <= p < 1:
-        raise ValueError(f"p must be at least 0 and less than 1, got {p}")
+    require(0 <= p < 1, "p must be at least 0 and less than 1", p)
     if not training or p == 0:
         return x
-    if generator is None:
-        raise ValueError("generator must be given: dropout draws no hidden random numbers")
+    require(generator is not None, "generator must be given: dropout draws no hidden numbers")
     kept = (generator.random(x.shape, dtype=np.float32) >= p).astype(x.dtype)
     return x * wrap(kept / (1 - p))
 
@@ -45,44 +46,47 @@ def dropout(
 # ---- losses
 
 
+@wide
 def mse_loss(x: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean of the squared differences."""
-    if x.shape != target.shape:
-        raise ValueError(f"target must have the input's shape {x.shape}, got {target.shape}")
+    must = f"target must have the input's shape {x.shape}"
+    require(x.shape == target.shape, must, target.shape)
     return ((x - target) ** 2).mean()
 
 
+@wide
 def cross_entropy(
     logits: Float[Tensor, "batch classes *rest"], target: Int[Tensor, "batch *rest"]
 ) -> Float[Tensor, ""]:
     """Minus the logarithm of the target class's probability under softmax(logits); the mean."""
-    classes, expected = logits.shape[1], logits.shape[:1] + logits.shape[2:]
-    if target.shape != expected:
-        raise ValueError(f"target must have shape {expected}, got {target.shape}")
-    if target.numel() and not 0 <= target.data.min() <= target.data.max() < classes:
-        raise IndexError(f"target must be in [0, {classes}), got {target.tolist()}")
+    expected = logits.shape[:1] + logits.shape[2:]
+    must = f"logits must be (batch, classes, …) and target of shape {expected}"
+    require(logits.ndim > 1 and target.shape == expected, must, logits.shape, target.shape)
+    check_range("target", target, logits.shape[1])
     return -logits.log_softmax(1).gather(1, target.unsqueeze(1)).mean()
 
 
 # ---- layers
 
 
+@checked
+@wide
 def linear(
     x: Float[Tensor, "*batch in_features"],
     weight: Float[Tensor, "out_features in_features"],
     bias: Float[Tensor, " out_features"] | None = None,
 ) -> Float[Tensor, "*batch out_features"]:
     """x Wᵀ + b."""
-    if x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x must have {weight.shape[1]} features, got shape {x.shape}")
     out = x @ weight.T
     return out if bias is None else out + bias
 
 
+@checked
 def embedding(
     index: Int[Tensor, "*batch"], weight: Float[Tensor, "entries dim"]
 ) -> Float[Tensor, "*batch dim"]:
     """Rows of the table; a row that is read twice collects both gradients."""
+    check_range("index", index, len(weight))
     return weight[index]
 
 
@@ -91,40 +95,62 @@ def embedding(
 
 def _pair(value: Pair, name: str, least: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < least:
-        raise ValueError(f"{name} must be an int or a pair, at least {least}, got {value}")
+    fits = len(pair) == 2 and min(pair) >= least
+    require(fits, f"{name} must be an int or a pair, at least {least}", value)
     return pair
 
 
-def _windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def _fit(x: Tensor, kernel: tuple[int, int]) -> None:
+    fits = all(n >= k for n, k in zip(x.shape[2:], kernel, strict=True))
+    require(fits, f"kernel_size {kernel} must fit into the padded input", x.shape[2:])
+
+
+def _every(a: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
     """(batch, channels, rows, columns, *kernel): each window of the image, without copying."""
-    shape, (down, across) = x.shape, stride
-    if any(n < k for n, k in zip(shape[2:], kernel, strict=True)):
-        raise ValueError(f"kernel_size {kernel} must fit into the padded input of size {shape[2:]}")
-
-    def forward(a):
-        every = np.lib.stride_tricks.sliding_window_view(a, kernel, axis=(2, 3))
-        return every[:, :, ::down, ::across]
-
-    return apply_view("Windows", forward, x, lambda g: _add_windows(g, shape, stride))
+    every = np.lib.stride_tricks.sliding_window_view(a, kernel, axis=(2, 3))
+    return every[:, :, :: stride[0], :: stride[1]]
 
 
-def _add_windows(windows: Tensor, shape: tuple[int, ...], stride: tuple[int, int]) -> Tensor:
-    """An image of the windows, added up where they overlap: the transpose of `_windows`."""
-    rows, columns, *kernel = windows.shape[2:]
-    down, across = stride
-
-    def forward(a):
-        out = np.zeros(shape, a.dtype)
-        for i, j in np.ndindex(*kernel):
-            every = out[:, :, i : i + down * rows : down, j : j + across * columns : across]
-            every += a[..., i, j]
-        return out
-
-    rule = (lambda g: _windows(g, tuple(kernel), stride),)
-    return apply("AddWindows", forward, (windows,), rule)
+def _add_up(windows: np.ndarray, out: np.ndarray, stride: tuple[int, int]) -> np.ndarray:
+    """Add the windows to an image, one place of the kernel at a time: transpose of `_every`."""
+    (rows, columns, *kernel), (down, across) = windows.shape[2:], stride
+    for i, j in np.ndindex(*kernel):
+        every = out[:, :, i : i + down * rows : down, j : j + across * columns : across]
+        every += windows[..., i, j]
+    return out
 
 
+def _windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    shape = x.shape
+
+    def rule(g):
+        def forward(a):
+            out = _add_up(a, np.zeros(shape, accumulator(a.dtype)), stride)
+            return out.astype(a.dtype, copy=False)
+
+        return apply("AddUp", forward, (g,), (lambda h: _windows(h, kernel, stride),))
+
+    return apply_view("Windows", lambda a: _every(a, kernel, stride), x, rule)
+
+
+def _columns(every: np.ndarray) -> np.ndarray:
+    """(batch, channels · kernel, places): each window a column (im2col)."""
+    n, c, rows, columns, *kernel = every.shape
+    return every.transpose(0, 1, 4, 5, 2, 3).reshape(n, c * math.prod(kernel), rows * columns)
+
+
+def _flat(g: np.ndarray) -> np.ndarray:
+    return g.reshape(*g.shape[:2], math.prod(g.shape[2:]))
+
+
+def _parts(every: np.ndarray) -> list[slice]:
+    """The images in parts whose windows, copied, stay in a megabyte or two of cache."""
+    size = max(2**18 // max(math.prod(every.shape[1:]), 1), 1)
+    return [slice(i, i + size) for i in range(0, len(every), size)]
+
+
+@checked
+@wide
 def conv2d(
     x: Float[Tensor, "batch channels height width"],
     weight: Float[Tensor, "out_channels channels kernel_height kernel_width"],
@@ -133,24 +159,69 @@ def conv2d(
     padding: Pair = 0,
 ) -> Float[Tensor, "batch out_channels new_height new_width"]:
     """Slide kernels over an image: a dot product of each kernel with each window."""
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(f"x must have {weight.shape[1]} channels, got shape {x.shape}")
     (n, c, height, width), (top, left) = x.shape, _pair(padding, "padding", 0)
     if top or left:
         inside = (..., slice(top, top + height), slice(left, left + width))
         x = scatter(x, inside, (n, c, height + 2 * top, width + 2 * left))
-    windows = _windows(x, weight.shape[2:], _pair(stride, "stride", 1)).permute(0, 2, 3, 1, 4, 5)
-    rows, columns = windows.shape[1:3]
-    # Each window a row (im2col): one matrix product does it all.
-    flat = windows.reshape(n * rows * columns, math.prod(weight.shape[1:]))
-    out = linear(flat, weight.flatten(1), bias)
-    return out.reshape(n, rows, columns, weight.shape[0]).permute(0, 3, 1, 2)
+    _fit(x, weight.shape[2:])
+    one = x.dtype == weight.dtype
+    require(one, "x and weight must have one dtype", x.dtype, weight.dtype, error=RuntimeError)
+    out = _correlate(x, weight, _pair(stride, "stride", 1))
+    return out if bias is None else out + bias.reshape(-1, 1, 1)
 
 
+# With y = conv(x, w), the number ⟨g, y⟩ is linear in each of x, w and g. Its derivatives by them
+# are the three functions below, so that each is differentiated by the other two.
+
+
+def _correlate(x: Tensor, w: Tensor, stride: tuple[int, int]) -> Tensor:
+    shape, kernel = x.shape, w.shape[2:]
+
+    def forward(x, w):
+        every, flat = _every(x, kernel, stride), w.reshape(len(w), -1)
+        n, _, rows, columns = every.shape[:4]
+        out = np.empty((n, len(w), rows * columns), w.dtype)
+        for some in _parts(every):
+            np.matmul(flat, _columns(every[some]), out=out[some])
+        return out.reshape(n, len(w), rows, columns)
+
+    to_x = lambda g, w: _spread(g, w, shape, stride), w
+    return apply("Conv2d", forward, (x, w), to_x, (lambda g, x: _kernels(x, g, kernel, stride), x))
+
+
+def _kernels(x: Tensor, g: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    shape = x.shape
+
+    def forward(x, g):
+        every, flat = _every(x, kernel, stride), _flat(g)
+        shares = [(flat[i] @ _columns(every[i]).mT).sum(0) for i in _parts(every) or [slice(0)]]
+        return sum(shares, np.zeros((), g.dtype)).reshape(g.shape[1], shape[1], *kernel)
+
+    to_x = lambda h, g: _spread(g, h, shape, stride), g
+    return apply("Kernels", forward, (x, g), to_x, (lambda h, x: _correlate(x, h, stride), x))
+
+
+def _spread(g: Tensor, w: Tensor, shape: tuple[int, ...], stride: tuple[int, int]) -> Tensor:
+    kernel = w.shape[2:]
+
+    def forward(g, w):
+        flat, kernels = _flat(g), w.reshape(len(w), -1).T
+        out = np.zeros(shape, g.dtype)
+        for some in _parts(_every(out, kernel, stride)):
+            windows = (kernels @ flat[some]).reshape(-1, *w.shape[1:], *g.shape[2:])
+            _add_up(windows.transpose(0, 1, 4, 5, 2, 3), out[some], stride)
+        return out
+
+    to_g = lambda h, w: _correlate(h, w, stride), w
+    return apply("Spread", forward, (g, w), to_g, (lambda h, g: _kernels(h, g, kernel, stride), g))
+
+
+@checked
 def max_pool2d(
     x: Float[Tensor, "batch channels height width"], kernel_size: Pair, stride: Pair | None = None
 ) -> Float[Tensor, "batch channels new_height new_width"]:
     """The largest of each window; the first of equals gets the gradient."""
     kernel = _pair(kernel_size, "kernel_size", 1)
     stride = kernel if stride is None else _pair(stride, "stride", 1)
+    _fit(x, kernel)
     return _windows(x, kernel, stride).flatten(4).max(4).values

@@ -9,6 +9,7 @@ tensor([2., 6.])
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from week08.minigrad.array import DEFAULTS, RANK, Array, Scalar, wrap
 from week08.minigrad.autograd import OUT, Mode, Node
 
-OPERAND = Array | Scalar | np.generic
+OPERAND = Array | Scalar | np.generic | np.ndarray
 
 
 def apply(name: str, forward: Callable, inputs: tuple[Array, ...], *rules: tuple) -> Array:
@@ -39,9 +40,33 @@ def apply_view(name: str, forward: Callable, x: Array, rule: Callable) -> Array:
     return out
 
 
+def accumulator(dtype: np.dtype) -> np.dtype:
+    """The dtype that sums of a dtype are added up in; in half precision 2048 + 1 is 2048."""
+    if dtype.kind != "f":
+        return np.dtype(np.int64)
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def wide(function: Callable) -> Callable:
+    """A function that computes in float32 where tensors are half, and rounds its result once."""
+
+    def widened(x: Any) -> Any:
+        return x.to(np.float32) if isinstance(x, Array) and x.dtype == np.float16 else x
+
+    @wraps(function)
+    def method(x: Array, *others: Any, **options: Any) -> Array:
+        if x.dtype != np.float16:
+            return function(x, *others, **options)
+        options = {name: widened(value) for name, value in options.items()}
+        return function(widened(x), *map(widened, others), **options).to(x.dtype)
+
+    return method
+
+
 def elementwise(name: str, function: Callable, rule: Callable, *saved: Any, ints: bool = False):
     """A function of each number; unless it keeps `ints`, they become float32 first."""
 
+    @wide
     def method(self: Array) -> Array:
         x = self if ints or self.dtype.kind == "f" else self.to(np.float32)
         return apply(name, function, (x,), (rule, *[s if s is OUT else x for s in saved]))
@@ -53,11 +78,7 @@ def binary(name: str, function: Callable, rule_a: tuple, rule_b: tuple) -> Calla
     """A function of two operands, of which one may be a number; rules save operand 0 or 1."""
 
     def operator(a, b):
-        if not (isinstance(a, OPERAND) and isinstance(b, OPERAND)):
-            return NotImplemented
-        a = a if isinstance(a, Array) else as_tensor(a, b.dtype)
-        pair = a, b = a, as_tensor(b, a.dtype)
-        dtype = result_type(a, b)
+        pair, dtype = promoted(a, b)
         if function is np.divide and dtype.kind != "f":
             dtype = DEFAULTS[float]
         rules = [(rule, *[pair[i] for i in saved]) for rule, *saved in (rule_a, rule_b)]
@@ -75,21 +96,39 @@ def swapped(operator: Callable) -> Callable:
     return lambda self, other: operator(other, self)
 
 
-def comparison(function: Callable) -> Callable:
-    """A function of two operands whose result has no gradient."""
+def comparison(function: Callable, kinds: str = "biuf") -> Callable:
+    """A function of two operands of certain kinds, whose result has no gradient."""
 
     def operator(a, b):
         if not isinstance(b, OPERAND):
             return NotImplemented
-        return wrap(function(a.data, b.data if isinstance(b, Array) else b))
+        x, y = a.data, b.item() if isinstance(b, np.generic) else b
+        if not isinstance(y, Scalar):
+            (a, b), dtype = promoted(a, b)
+            x, y = a.data.astype(dtype, copy=False), b.data.astype(dtype, copy=False)
+        dtype = np.result_type(x, y)
+        if dtype.kind not in kinds:
+            raise TypeError(f"{function.__name__} needs integers or truth values, got {dtype}")
+        return wrap(function(x, y))
 
     return operator
+
+
+def promoted(a: Any, b: Any) -> tuple[tuple[Array, Array], np.dtype]:
+    """Two operands as tensors, and the dtype of what they make together."""
+    a = as_tensor(a, b.dtype if isinstance(b, Array) else np.dtype(bool))
+    b = as_tensor(b, a.dtype)
+    return (a, b), result_type(a, b)
 
 
 def as_tensor(value: Any, like: np.dtype) -> Array:
     """A tensor; a Python number gets the dtype `like` if that can hold its kind."""
     if isinstance(value, Array):
         return value
+    if isinstance(value, np.ndarray):
+        return Array.made(value)  # a copy: what the way back needs must not change
+    if not isinstance(value, Scalar | np.generic):
+        raise TypeError(f"a tensor, an array or a number is needed, got {type(value).__name__}")
     value = value.item() if isinstance(value, np.generic) else value
     own = DEFAULTS[type(value)]
     return wrap(np.array(value, own if RANK[own.kind] > RANK[like.kind] else like))

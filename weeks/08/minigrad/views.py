@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from shared.require import require
 from week08.minigrad.array import Array
-from week08.minigrad.operations import apply, apply_view
+from week08.minigrad.operations import accumulator, apply, apply_view
 
 
 class Views(Array):
@@ -67,8 +68,22 @@ class Views(Array):
         index, shape = as_index(index), self.shape
         return apply_view("Index", lambda a: a[index], self, lambda g: scatter(g, index, shape))
 
+    def split(self, sizes: int | list[int], dim: int = 0) -> tuple[Array, ...]:
+        """Views of so many at a time (the last may have fewer), or of these sizes."""
+        axis = normalize_axis_index(dim, self.ndim)
+        length, before = self.shape[axis], (slice(None),) * axis
+        if isinstance(sizes, int):
+            require(sizes >= 1, "sizes must be at least 1", sizes)
+            sizes = [min(sizes, length - i) for i in range(0, max(length, 1), sizes)]
+        whole = sum(sizes) == length and min(sizes, default=0) >= 0
+        require(whole, f"sizes must add up to {length}", list(sizes))
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        spans = (slice(i, i + n) for i, n in zip(starts, sizes, strict=True))
+        return tuple(self[(*before, span)] for span in spans)
+
     def gather(self, dim: int, index: Array) -> Array:
         """out[i, j] = self[i, index[i, j]] for dim = 1, and so on."""
+        check_range("index", index, self.shape[dim])
         grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
         grid[dim] = index.data
         return self[tuple(grid)]
@@ -88,16 +103,23 @@ def as_index(index: Any) -> tuple:
     return parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis)
 
 
+def check_range(name: str, index: Array, size: int) -> None:
+    """Negative numbers count from the end in x[index] alone."""
+    low, high = (index.data.min(), index.data.max()) if index.numel() else (0, -1)
+    known = low >= 0 and high < size
+    require(known, f"{name} must be in [0, {size})", f"{low} to {high}", error=IndexError)
+
+
 def scatter(g: Array, index: tuple, shape: tuple[int, ...]) -> Array:
     """Zeros with g added at `index`: the transpose of x[index]."""
     repeats = any(isinstance(i, np.ndarray) and i.dtype.kind != "b" for i in index)
 
     def forward(a):
-        out = np.zeros(shape, a.dtype)
+        out = np.zeros(shape, accumulator(a.dtype))
         if repeats:  # entries that were read twice get two gradients; `out[index] = a` loses one
             np.add.at(out, index, a)
         else:
             out[index] = a
-        return out
+        return out.astype(a.dtype, copy=False)
 
     return apply("Scatter", forward, (g,), (lambda h: h[index],))
