@@ -33,7 +33,7 @@ from shared.require import require
 from tiny_gpt.data.duplicates import Corpus, Measure, Span, texts_of
 from tiny_gpt.data.leaks import overlap
 from tiny_gpt.data.shards import ShardWriter, publish, refuse_to_replace_others, write_data_manifest
-from tiny_gpt.data.sources import documents
+from tiny_gpt.data.sources import documents, shown
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.data.tokenizers import Kind, Tokenizer, tokenizer_from_bytes, train_tokenizer
 from tiny_gpt.data.workers import Workers
@@ -114,7 +114,7 @@ def prepare(
                 # Without the folders it lies in, which do not change what is made of it.
                 prefix = "hf:" if str(source).startswith("hf:") else ""
                 name = Path(os.path.abspath(str(source).removeprefix(prefix))).name
-                report = {"source": prefix + name, **report}
+                report = {"source": prefix + shown(name), **report}
                 text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
                 write_synced(staging / "report.json", text.encode() + b"\n")
                 meta = {key: report[key] for key in ("source", "settings", "split", "splits")}
