@@ -274,7 +274,7 @@ def bugs(
 
     known = catalogue.catalogue()
     if ids:
-        names = tuple(ids)
+        names = tuple(filter(None, ids))  # with an empty one all names begin
         chosen = [b for b in known if b.id.startswith(names) or b.test.startswith(names)]
         if not chosen:
             raise UserError(f"no bug's name or test starts with {' or '.join(ids)}")

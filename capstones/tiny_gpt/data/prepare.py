@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import chain
@@ -95,6 +95,7 @@ def prepare(
     stream = documents(source)
     out = Path(os.path.abspath(out))
     scrap = out.with_name(f".{out.name}.preparing")
+    made = [folder for folder in scrap.parents if not folder.exists()]
     try:
         refuse_to_replace_others(out)
         scrap.mkdir(parents=True, exist_ok=True)
@@ -124,6 +125,10 @@ def prepare(
                 shutil.rmtree(scrap, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{out} cannot be prepared ({error.strerror or error})") from error
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is in use: all went well
+                folder.rmdir()
     return report
 
 

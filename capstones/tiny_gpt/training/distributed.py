@@ -137,7 +137,7 @@ class Copies(World):
         """One sum of everything; afterwards all gradients are views of it."""
         loss, total = self._mean(loss, tokens)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        flat = torch.cat([grad.flatten() for grad in grads]).mul_(tokens / max(total, 1))
+        flat = torch.cat([grad.flatten() for grad in grads]).mul_((tokens or 1) / max(total, 1))
         dist.all_reduce(flat)
         pieces = flat.split([p.numel() for p in params])
         for p, piece in zip(params, pieces, strict=True):
@@ -210,7 +210,7 @@ class Slices(Copies):
     ) -> tuple[float, float]:
         """The backward pass summed over processes, `accumulate` divided by its own tokens."""
         loss, total = self._mean(loss, tokens)
-        torch._foreach_mul_([p.grad.to_local() for p in params], tokens / max(total, 1))
+        torch._foreach_mul_([p.grad.to_local() for p in params], (tokens or 1) / max(total, 1))
         return loss, total
 
     @torch.no_grad()

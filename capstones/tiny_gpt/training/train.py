@@ -188,12 +188,13 @@ def _accumulated(
     settings, world = state.settings, state.world
     # A share without a target weighs nothing; yet all processes compute, or others wait for them.
     counts = bool((own.targets != IGNORED).any())
-
-    def loss_of(model: nn.Module, batch: Batch):
-        total, n = scaled_loss(model, batch)
-        return total, n if counts else 1
-
     while True:
+        divisor = iter([1])  # of such a share's gradients
+
+        def loss_of(model: nn.Module, batch: Batch, divisor=divisor):
+            total, n = scaled_loss(model, batch)
+            return total, n if counts else next(divisor, 0)
+
         size = min(state.micro_batch_size or len(own.inputs), len(own.inputs))
         if settings.dropout:  # masks are a function of (seed, step, process), as batches are
             torch.manual_seed(_mixed(settings.seed, state.step, world.rank))

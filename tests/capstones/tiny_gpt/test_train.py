@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.artifacts import ArtifactError
+from shared.artifacts import TENSORS, ArtifactError
 from shared.errors import UserError
 from shared.tensors import unpack
+from tiny_gpt.data.batches import Batches
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
 from tiny_gpt.settings import PRESETS, Settings, seconds_of
@@ -602,3 +603,37 @@ def test_memory_that_runs_out_halves_the_pieces(data, tmp_path, monkeypatch):
     assert halved == one  # dropout's masks start again with each attempt
     assert sum("memory ran out" in line for line in said) == 2
     assert Settings.of_run(tmp_path / "halved").micro_batch_size is None
+
+
+def test_a_step_without_a_target_weighs_nothing(data, tmp_path, monkeypatch):
+    """Of six steps the fourth has none: the weights are those of the other five."""
+    whole, empty = Batches.__call__, [3]
+
+    def some(self, step):
+        batch = whole(self, step)
+        return batch._replace(targets=batch.targets * 0 - 100) if step in empty else batch
+
+    monkeypatch.setattr(Batches, "__call__", some)
+    settings = replace(SMALL, steps=6, schedule="constant", micro_batch_size=2)
+    ends = []
+    for steps in (4, 3):
+        run = tmp_path / str(steps)
+        assert train.train(data, replace(settings, out=run, steps=steps)).finished
+        ends.append(unpack((checkpoints.folder_of(run, steps) / TENSORS).read_bytes()))
+    assert all(torch.equal(p, ends[1][name]) for name, p in ends[0].items())
+    assert steps_of(tmp_path / "4")[3]["skipped"] == "no target"
+    assert steps_of(tmp_path / "4")[3]["tokens"] == 0
+    assert len(train.training_losses(data, settings)) == 5
+
+
+def test_steps_done_again_replace_the_old_ones_in_tensorboard(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = replace(SMALL, out=tmp_path, tensorboard=True)
+    train.train(data, settings)
+    for step in range(6, 13):
+        shutil.rmtree(checkpoints.folder_of(tmp_path, step))
+    train.train(data, settings)
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [event.step for event in found.Scalars("loss")] == list(range(1, 13))
