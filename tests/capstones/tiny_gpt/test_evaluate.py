@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.stats import Interval
 from tiny_gpt.data.shards import ShardWriter, open_data, write_data_manifest
 from tiny_gpt.data.tokenizers import END_OF_TEXT, train_tokenizer
 from tiny_gpt.export.hugging_face import tensors_of
@@ -325,6 +326,30 @@ def test_signature_says_what_the_numbers_depend_on(documents, model):
     assert f"{default.nats_per_token:.4f} nats/token" in str(default)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "interval"), [(1.18, 1.305, " [1.1800, 1.3050]"), (math.nan, math.nan, "")]
+)
+def test_in_words_and_as_json(low, high, interval):
+    """The whole line and every number: no two of them may change places."""
+    bits = Interval(1.25, low, high, 30)
+    result = Evaluation(0.5, 1.6487, bits, 90.25, 7, 21, 3, "tiny-gpt|v1")
+    assert str(result) == (
+        f"0.5000 nats/token, perplexity 1.649, 1.2500 bits/byte{interval}, "
+        "word perplexity 90.25 (tiny-gpt|v1)"
+    )
+    ends = [None if math.isnan(end) else end for end in (low, high)]
+    assert result.to_dict() == {
+        "nats_per_token": 0.5,
+        "perplexity": 1.6487,
+        "bits_per_byte": {"value": 1.25, "low": ends[0], "high": ends[1]},
+        "word_perplexity": 90.25,
+        "n_tokens": 7,
+        "n_bytes": 21,
+        "n_words": 3,
+        "signature": "tiny-gpt|v1",
+    }
+
+
 def test_to_dict_is_json(documents, model):
     split, tokenizer = documents
     result = evaluate(model, split, tokenizer)
@@ -366,6 +391,22 @@ def test_wrong_options(documents, model, options, message):
     split, tokenizer = documents
     with pytest.raises(ValueError, match=message):
         evaluate(model, split, tokenizer, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"context": 1}, {"context": 8}, {"stride": 1}, {"stride": 8}, {"batch_size": 1}]
+)
+def test_options_at_their_limits(documents, model, options):
+    split, tokenizer = documents
+    assert evaluate(model, split, tokenizer, **options).n_tokens == split.n_tokens - 1
+
+
+def test_the_shortest_split(model, tmp_path):
+    """Two tokens, one of them predicted."""
+    split, tokenizer = prepare(tmp_path, [words(4)[:2]], end_of_text=False)
+    model = model_for(tokenizer)
+    assert split.n_tokens == 2
+    assert evaluate(model, split, tokenizer).n_tokens == 1
 
 
 def test_wrong_split_or_tokenizer(documents, model, tmp_path):

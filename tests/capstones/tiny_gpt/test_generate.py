@@ -15,6 +15,7 @@ from tiny_gpt.benchmark.windows import windowed_losses
 from tiny_gpt.data.tokenizers import train_tokenizer
 from tiny_gpt.generation.decoder import Decoder
 from tiny_gpt.generation.generate import StaticCache, decode_stream, generate, window_start
+from tiny_gpt.generation.writing import until
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.gpt import GPT
 from week19.sampling import Sampler, greedy
@@ -345,3 +346,27 @@ def test_stream_of_broken_text(tokenizers, data):
     tokenizer = tokenizers["byte"]
     ids = [int(tokenizer._id_of_byte[byte]) for byte in data]
     assert "".join(decode_stream(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+@given(
+    pieces=st.lists(st.text("ab", max_size=4), max_size=8),
+    stop=st.text("ab", max_size=4) | st.none(),
+)
+def test_until_ends_before_the_first_stop_and_holds_back_no_more_than_it_must(pieces, stop):
+    text = "".join(pieces)
+    wanted = text.split(stop)[0] if stop else text
+    shown, read = "", 0
+
+    def one_by_one():
+        nonlocal read
+        for piece in pieces:
+            read += len(piece)
+            yield piece
+
+    for piece in until(one_by_one(), stop):
+        shown += piece
+        seen = text[:read]
+        begun = [n for n in range(len(stop or "")) if seen.endswith(stop[:n])]
+        assert shown in (wanted, seen[: len(seen) - max(begun, default=0)])
+    assert shown == wanted
+    assert not stop or stop not in text or read <= text.find(stop) + len(stop) + 3

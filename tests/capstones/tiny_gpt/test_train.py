@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -557,6 +558,12 @@ def test_presets_are_settings(preset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"lr": -1e-9}, "lr must be at least 0"),
+        ({"matrix_lr": math.inf}, "matrix_lr must be at least 0, got inf"),
+        ({"spike_factor": math.nan}, "spike_factor must be at least 0, got nan"),
+        ({"spike_factor": 1.0}, "spike_factor must be above 1"),
+        ({"final_lr": 1.001}, "final_lr must be a share of the peak"),
+        ({"out": Path("\udcff")}, "out must be a name in UTF-8"),
         ({"clip": math.nan}, "clip must be at least 0, got nan"),
         ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1"),
         ({"warmup_steps": 600}, "warmup_steps must be below steps = 600, got 600"),
@@ -572,8 +579,23 @@ def test_wrong_settings(change, message):
         Settings(**change)
 
 
+def test_settings_at_their_limits():
+    zero = dict.fromkeys(("lr", "matrix_lr", "weight_decay", "final_lr", "clip"), 0.0)
+    Settings(**zero, spike_factor=0.0, warmup_steps=0)
+    Settings(final_lr=1.0, spike_factor=1.001, warmup_steps=599, steps=600)
+
+
+def test_a_tied_head_does_not_start_at_zero():
+    assert not Settings(tied=True).model_config(9).zero_head
+    for name in ("mix_previous", "qk_norm", "bias"):
+        for flag in (True, False):
+            assert getattr(Settings(**{name: flag}).model_config(9), name) is flag
+    assert Settings(dropout=0.25).model_config(9).dropout == 0.25
+
+
 def test_durations():
-    assert [seconds_of(x) for x in ("90", "90s", "3m", "1.5h")] == [90, 90, 180, 5400]
+    durations = ("90", "90s", "3m", "1.5h", " 2 m ", "0")
+    assert [seconds_of(x) for x in durations] == [90, 90, 180, 5400, 120, 0]
 
 
 def test_too_little_data_is_told_before_training(tmp_path, data):
