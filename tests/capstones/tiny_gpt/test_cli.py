@@ -189,12 +189,13 @@ def test_export_inspect_verify(here, call):
 
 
 def test_config_preset_and_flags(here, call):
-    (here / "c.toml").write_text("[train]\nn_layers = 1\nd-model = 16\nn-heads = 2\nsteps = 3\n")
+    (here / "c.toml").write_text("seed = 7\n[train]\nn_layers = 1\nd-model = 16\nn-heads = 2\nsteps = 3\n")
     words = ["train", "--preset", "shakespeare-quick", "--config", "c.toml", "--data", "data"]
     words += ["--out", "new", "--steps", "2", "--max-time", "0", "--context=16"]
     assert call(*words)[0] == 75
     found = Settings.of_run(here / "new")
     assert (found.n_layers, found.d_model, found.steps, found.context) == (1, 16, 2, 16)
+    assert found.seed == 7  # beside the table
     assert (found.batch_size, found.eval_every, found.tokenizer) == (16, 0, "char")
     words = ["train", "--config", "new/settings.toml", "--out", "copy", "--max-time", "0"]
     assert call(*words)[0] == 75
