@@ -161,8 +161,14 @@ def test_sample_streams_and_is_reproducible(here, call, monkeypatch):
     assert call("sample", "run", "-p", "-", *short)[1] == one
     (here / "prompt.txt").write_text("Line 1")
     assert call("sample", "run", "-f", "prompt.txt", *short)[1] == one
-    greedy = call("sample", "run", "-p", "L", "-t", 0, "--stop", "e", *short)[1]
-    assert "e" not in greedy
+    written = one.removeprefix("Line 1")
+    stop = written[3:5]
+    ended = f"Line 1{written[: written.index(stop)]}\n"
+    words = ["sample", "run", "-p", "Line 1", f"--stop={stop}", *short]
+    assert call(*words)[1] == ended
+    assert ended in call(*words, "-n", 2)[1]
+    greedy = call("sample", "run", "-p", "L", "-t", 0, *short)[1]
+    assert call("sample", "run", "-p", "L", "-t", 0, "--seed", 1, *short)[1] == greedy
 
 
 def test_sample_reads_a_pipe(here, call, monkeypatch):
@@ -189,7 +195,8 @@ def test_export_inspect_verify(here, call):
 
 
 def test_config_preset_and_flags(here, call):
-    (here / "c.toml").write_text("seed = 7\n[train]\nn_layers = 1\nd-model = 16\nn-heads = 2\nsteps = 3\n")
+    lines = ["seed = 7", "[train]", "n_layers = 1", "d-model = 16", "n-heads = 2", "steps = 3"]
+    (here / "c.toml").write_text("\n".join(lines))
     words = ["train", "--preset", "shakespeare-quick", "--config", "c.toml", "--data", "data"]
     words += ["--out", "new", "--steps", "2", "--max-time", "0", "--context=16"]
     assert call(*words)[0] == 75
@@ -262,6 +269,7 @@ def test_wrong_config(config, message, here, call):
         ("train --lr -1", "lr must be at least 0, got -1"),
         ("train --preset gpt5", "preset must be one of shakespeare-quick"),
         ("train --config", "--config must be followed by its value"),
+        ("train --config  --data data", "--config must be followed by its value, got none"),
         ("train --config none.toml", "config none.toml cannot be read"),
         ("train --data nowhere.txt --out new", "nowhere"),
         ("train --data data --out text.txt", "out text.txt"),

@@ -22,6 +22,7 @@ from shared.tensors import unpack
 from tiny_gpt.data.batches import Batches
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
+from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import PRESETS, Settings, seconds_of
 from tiny_gpt.training import checkpoints, state, stopping, train
 from tiny_gpt.training.checkpoints import load_checkpoint
@@ -591,6 +592,12 @@ def test_a_tied_head_does_not_start_at_zero():
         for flag in (True, False):
             assert getattr(Settings(**{name: flag}).model_config(9), name) is flag
     assert Settings(dropout=0.25).model_config(9).dropout == 0.25
+
+
+def test_the_least_memory_is_nearly_the_weights():
+    settings = Settings(d_model=512, n_heads=4, batch_size=3, context=5)
+    n = sum(p.numel() for p in GPT(settings.model_config(65)).parameters())
+    assert 0.9 * 4 * n < settings.least_memory(65) - 80_000 - 16 * 15 <= 4 * n
 
 
 def test_durations():
