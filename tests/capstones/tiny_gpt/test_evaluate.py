@@ -16,7 +16,7 @@ from tiny_gpt.data.tokenizers import END_OF_TEXT, train_tokenizer
 from tiny_gpt.export.hugging_face import tensors_of
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.gpt import GPT
-from tiny_gpt.training.evaluate import Evaluation, evaluate, token_losses, windows
+from tiny_gpt.training.evaluate import Evaluation, Protocol, evaluate, token_losses, windows
 
 CONTEXT = 8
 WORDS = ["the", "moon", "läßt", "grüßen", "naïve", "日本", "and", "a", "fox", "élan"]
@@ -295,6 +295,30 @@ def test_interval_over_blocks_of_few_documents(tmp_path):
     assert plain.bits_per_byte.mean == pytest.approx(result.bits_per_byte.mean, rel=1e-12)
     assert "|interval:none|" in plain.signature
     assert math.isnan(plain.bits_per_byte.low)
+
+
+@pytest.mark.parametrize(
+    ("n", "unit"),
+    [(19, "none"), (20, "documents-20"), (1000, "documents-1000"), (1001, "documents-1000")],
+)
+def test_units_of_the_interval(n, unit, tmp_path):
+    split, tokenizer = prepare(tmp_path, ["a"] * n)
+    result = evaluate(model_for(tokenizer), split, tokenizer)
+    assert f"|interval:{unit}|" in result.signature
+    assert math.isnan(result.bits_per_byte.low) == (unit == "none")
+
+
+def test_protocol_by_default(documents, model):
+    settled = Protocol().settled(model, *documents)
+    assert (settled.context, settled.stride, settled.batch_size) == (8, 8, 8192 // 8)
+
+
+def test_perplexity_that_no_float_can_hold_is_infinite(documents):
+    split, tokenizer = documents
+    model = model_for(tokenizer)
+    with torch.no_grad():
+        model.head.weight.mul_(1e6)
+    assert evaluate(model, split, tokenizer).perplexity == math.inf
 
 
 # ---- what is said about it
