@@ -22,7 +22,7 @@ from shared import log, records, tables
 from shared.errors import UserError
 from shared.judge import rule_text, value_text
 from shared.report import error_text
-from shared.study import NonNegativeInt, PositiveInt, call
+from shared.study import Cores, NonNegativeInt, PositiveInt, call
 
 app = cyclopts.App(
     name="study",
@@ -37,12 +37,12 @@ console = Console(
 MARK = {True: Text("✓", "green"), False: Text("✗", "red")}
 
 Argument = Annotated[str, Parameter(allow_leading_hyphen=True)]
-Jobs = Annotated[PositiveInt, Parameter(name=["-j", "--jobs"])]
+Jobs = Annotated[Cores, Parameter(name=["-j", "--jobs"])]
 
 
 def main() -> None:
     """Entry point of the `study` command."""
-    sys.exit(call(app))
+    sys.exit(call(app, lost=""))
 
 
 @app.default
@@ -274,7 +274,7 @@ def bugs(
 
     known = catalogue.catalogue()
     if ids:
-        names = tuple(ids)
+        names = tuple(filter(None, ids))  # with an empty one all names begin
         chosen = [b for b in known if b.id.startswith(names) or b.test.startswith(names)]
         if not chosen:
             raise UserError(f"no bug's name or test starts with {' or '.join(ids)}")

@@ -17,13 +17,10 @@ import ast
 import importlib
 import inspect
 import os
-import signal
 import sys
 import tempfile
-import threading
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +31,10 @@ from threadpoolctl import threadpool_limits
 from shared import records
 from shared.errors import UserError
 from shared.run import Device, Mode, Run
+from shared.signals import like_ctrl_c
 
 __all__ = [
+    "Cores",
     "NonNegativeInt",
     "PositiveFloat",
     "PositiveInt",
@@ -45,6 +44,7 @@ __all__ = [
     "cli",
     "execute",
     "hand_over",
+    "whole",
 ]
 
 
@@ -55,8 +55,14 @@ def _whole(type_, tokens) -> int:
         raise ValueError(f"expected a whole number, got {tokens[0].value}") from None
 
 
-PositiveInt = Annotated[int, Parameter(converter=_whole, validator=validators.Number(gte=1))]
-NonNegativeInt = Annotated[int, Parameter(converter=_whole, validator=validators.Number(gte=0))]
+def whole(least: int, most: int = 2**63 - 1) -> Parameter:
+    """A whole number within limits, at most what torch and NumPy can hold."""
+    return Parameter(converter=_whole, validator=validators.Number(gte=least, lte=most))
+
+
+PositiveInt = Annotated[int, whole(1)]
+NonNegativeInt = Annotated[int, whole(0)]
+Cores = Annotated[int, whole(1, 1024)]
 PositiveFloat = Annotated[float, Parameter(validator=validators.Number(gt=0))]
 
 
@@ -150,7 +156,7 @@ def cli(main: Callable[..., None], argv: list[str] | None = None) -> typing.NoRe
         quick: Annotated[bool, Parameter(negative="")] = False,
         full: Annotated[bool, Parameter(negative="")] = False,
         record: Annotated[bool, Parameter(negative="")] = False,
-        threads: PositiveInt = 2,
+        threads: Cores = 2,
         **options,
     ) -> bool:
         if quick and full:
@@ -192,13 +198,14 @@ def call(
     argv: list[str] | None = None,
     *,
     prepare: Callable[[list[str] | None], list[str] | None] = lambda argv: argv,
+    lost: str = "; nothing was recorded",
 ) -> int:
     """Run a cyclopts app; give its exit status and tell a user's mistake in one line.
 
     A command's own result is 0 for None or True, 1 for False, or the status itself. What must
     happen to the words first, and may find a mistake in them, is `prepare`. Whatever else goes
     wrong is one line too, with status 1; STUDY_TRACEBACK=1 shows where. SIGTERM ends like Ctrl-C,
-    and a reader that closes the pipe (`head`) without a word.
+    which says what is `lost`, and a reader that closes the pipe (`head`) without a word.
     """
     name = app.name[0]
     app.suppress_keyboard_interrupt = False  # it would end without a word
@@ -206,13 +213,14 @@ def call(
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
     try:
-        with _terminated_like_ctrl_c():
+        with like_ctrl_c():
             passed = app(prepare(argv), exit_on_error=False, print_error=False)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started us
+                sys.stdout.flush()
     except cyclopts.CycloptsError as error:
         return _complain(name, f"{_line(error)} (see {name} --help)")
     except KeyboardInterrupt as error:
-        print(f"{name}: {str(error) or 'interrupted'}; nothing was recorded", file=sys.stderr)
+        print(f"{name}: {str(error) or 'interrupted'}{lost}", file=sys.stderr)
         return 143 if str(error) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
@@ -229,27 +237,11 @@ def call(
     return 0 if passed is None or passed else 1
 
 
-@contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, so that what is half done is cleared away."""
-
-    def stop(number, frame):
-        raise KeyboardInterrupt("terminated")
-
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _line(error: Exception) -> str:
     """What an error says, in one line, without torch's advice for its own developers."""
     said = str(error).split("\nException raised from")[0].split("\nCompile with")[0]
-    return " ".join(said.split()) or "no reason given"
+    said = " ".join(said.split()) or "no reason given"
+    return said if len(said) <= 2000 else f"{said[:2000]} …"
 
 
 def _complain(name: str, message: str, status: int = 2) -> int:

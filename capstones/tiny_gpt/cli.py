@@ -2,7 +2,8 @@
 
 Exit status: 0 all went well, 1 it failed, 2 a mistake in the command,
 3 a torn or altered file, 75 interrupted, saved, and to be resumed by the
-same command.
+same command, 130 (Ctrl-C) or 143 (SIGTERM) interrupted with nothing saved,
+141 nobody reads what is printed.
 """
 
 import os
@@ -14,17 +15,20 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import Parameter, validators
 
-from shared import study
+from shared import artifacts, study
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.require import require
-from shared.study import NonNegativeInt, PositiveInt
+from shared.study import Cores, NonNegativeInt, PositiveInt, whole
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.settings import Settings, chosen_settings
 from tiny_gpt.terminal import (
+    checkpoint_of,
     console,
     data_folder,
     data_of,
+    memory_for,
+    own_folder,
     prepared,
     read_prompt,
     slug,
@@ -34,6 +38,7 @@ from tiny_gpt.terminal import (
 
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 CORRUPT, INTERRUPTED = ArtifactError.status, 75
+SIZES = "d_model, d_ff, n_layers, context, batch_size and micro_batch_size"
 
 options = {"help_format": "plaintext", "version_flags": [], "result_action": "return_value"}
 app = cyclopts.App(name="tiny-gpt", help=__doc__, **options)
@@ -43,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line; return its exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = list(sys.argv[1:] if argv is None else argv)
-    return study.call(app, words, prepare=_take_chosen_settings)
+    return study.call(app, words, prepare=_take_chosen_settings, lost="")
 
 
 # ---- the commands
@@ -56,7 +61,7 @@ def prepare(
     text: TextSettings | None = None,
     out: Path | None = None,
     seed: NonNegativeInt = 0,
-    workers: PositiveInt | None = None,
+    workers: Cores | None = None,
 ) -> None:
     """Turn text into token files: deduplicated, split by document, checked for leaks.
 
@@ -74,7 +79,7 @@ def prepare(
     """
     from tiny_gpt.report.describe import describe, show
 
-    out = out or Path("runs/data") / slug(source)
+    out = own_folder(out or Path("runs/data") / slug(source))
     prepared(source, out, **asdict(text or TextSettings()), seed=seed, workers=workers)
     console.print(show(describe(out)))
 
@@ -93,8 +98,10 @@ def train(settings: Settings | None = None) -> int:
     torchrun --standalone --nproc-per-node 2 -m tiny_gpt train
     """
     settings = settings or Settings()
+    own_folder(settings.out)
     use_threads(settings.threads)
     from tiny_gpt.data import shards
+    from tiny_gpt.training import checkpoints
     from tiny_gpt.training.train import Listener, train
 
     first = int(os.environ.get("RANK", "0")) == 0
@@ -103,16 +110,27 @@ def train(settings: Settings | None = None) -> int:
     say = console.print if first else (lambda line: None)
     counts = " and ".join(f"{s.n_tokens:,} to {n}" for n, s in data.splits.items())
     say(f"data {folder}: tokens {counts} on")
-    with training_bar(settings.steps, shown=first and console.is_terminal) as moved:
-        outcome = train(data, settings, Listener(say, moved))
-    if not outcome.finished:
-        where = f"step {outcome.step} of {settings.steps}"
-        say(f"{outcome.run}: interrupted at {where} and saved; the same command goes on from there")
-        return INTERRUPTED
-    if first:
-        from tiny_gpt.report.wrapup import wrap_up
+    least = settings.least_memory(data.tokenizer.vocab_size)
+    goes_on = "and saved; the same command goes on from there"
+    try:
+        with (
+            training_bar(settings.steps, shown=first and console.is_terminal) as moved,
+            memory_for(SIZES, least),
+        ):
+            outcome = train(data, settings, Listener(say, moved))
+        if not outcome.finished:
+            where = f"step {outcome.step} of {settings.steps}"
+            say(f"{outcome.run}: interrupted at {where} {goes_on}")
+            return INTERRUPTED
+        if first:
+            from tiny_gpt.report.wrapup import wrap_up
 
-        wrap_up(outcome, data, settings, console)
+            wrap_up(outcome, data, settings, console)
+    except KeyboardInterrupt:  # a second one, or while the end is written
+        if not (steps := checkpoints.steps_saved(settings.out)):
+            raise
+        say(f"{settings.out}: interrupted after step {steps[-1]} {goes_on}")
+        return INTERRUPTED
     return 0
 
 
@@ -120,7 +138,7 @@ def train(settings: Settings | None = None) -> int:
 def find_lr(
     settings: Settings | None = None,
     *,
-    trial_steps: Annotated[int | None, Parameter(validator=validators.Number(gte=4))] = None,
+    trial_steps: Annotated[int | None, whole(4)] = None,
 ) -> None:
     """Search for the learning rate by short runs; takes all the options of train.
 
@@ -139,8 +157,11 @@ def find_lr(
 
     if "RANK" in os.environ:
         raise UserError("find-lr must run in one process, got several of torchrun")
+    must = f"trial_steps must be at most steps = {settings.steps}"
+    require((trial_steps or 4) <= max(4, settings.steps), must, trial_steps, error=UserError)
     data = shards.open_data(data_folder(settings))
-    found = search(data, settings, steps=trial_steps, say=console.print)
+    with memory_for(SIZES, settings.least_memory(data.tokenizer.vocab_size)):
+        found = search(data, settings, steps=trial_steps, say=console.print)
     if found.at_the_edge:
         console.print("still falling where the search ended: begin again from these rates")
     console.print(f"train with {found.flags}")
@@ -177,10 +198,9 @@ def evaluate_(
         Print one JSON object.
     """
     from tiny_gpt.data import shards
-    from tiny_gpt.training.checkpoints import load_checkpoint
     from tiny_gpt.training.evaluate import evaluate
 
-    checkpoint = load_checkpoint(run)
+    checkpoint = checkpoint_of(run)
     prepared = shards.open_data(data or data_of(checkpoint.path, run), verify=True)
     must = f"split must be one of {', '.join(prepared.splits)}"
     require(split in prepared.splits, must, repr(split), error=UserError)
@@ -240,25 +260,27 @@ def sample(
         Keep keys and values; without, the same text, slower.
     """
     from tiny_gpt.generation import writing
-    from tiny_gpt.training.checkpoints import load_checkpoint
     from week19.sampling import Sampler
 
     if prompt is not None and file is not None:
         raise UserError("prompt and file cannot both be given")
-    checkpoint = load_checkpoint(run)
+    checkpoint = checkpoint_of(run)
     text = read_prompt(prompt, file)
     limits = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampler = Sampler(temperature, **limits, repetition_penalty=repetition_penalty)
     options = {"sampler": sampler, "stop": stop, "cache": cache}
+    each = 8 * max_new_tokens + 5_000  # ids, and a generator of random numbers
     if number > 1:
         seeds = range(seed, seed + number)
-        texts = writing.write(checkpoint, text, max_new_tokens, seeds=seeds, **options)
+        with memory_for("number and max_new_tokens", number * each):
+            texts = writing.write(checkpoint, text, max_new_tokens, seeds=seeds, **options)
         for i, more in zip(seeds, texts, strict=True):
             console.rule(f"seed {i}")
             sys.stdout.write(f"{text}{more}\n")
         return
-    pieces = writing.stream(checkpoint, text, max_new_tokens, seed=seed, **options)
-    first = next(pieces, "")  # so that a mistake is said before the prompt is repeated
+    with memory_for("max_new_tokens", each):
+        pieces = writing.stream(checkpoint, text, max_new_tokens, seed=seed, **options)
+        first = next(pieces, "")  # so that a mistake is said before the prompt is repeated
     sys.stdout.write(text + first)
     for piece in pieces:
         sys.stdout.write(piece)
@@ -284,9 +306,8 @@ def export(
         Load it again and compare logits (and, for hf, greedy text).
     """
     from tiny_gpt.export.folder import export as write
-    from tiny_gpt.training.checkpoints import load_checkpoint
 
-    result = write(load_checkpoint(run), format, out, verify=verify)
+    result = write(checkpoint_of(run), format, own_folder(out), verify=verify)
     for name, value in result.items():
         console.print(f"{name}: {value}")
 
@@ -320,9 +341,12 @@ def verify(path: Path) -> int:
     path
         Its folder.
     """
+    from tiny_gpt.report.describe import is_export
     from tiny_gpt.report.verify import verify as read_all
 
-    findings = read_all(path)
+    findings = read_all(path) if not is_export(path) else []
+    if is_export(path):
+        artifacts.load(path)
     for finding in findings:
         console.print(str(finding))
     if not findings:
@@ -334,7 +358,7 @@ def verify(path: Path) -> int:
 def bench(
     *rows: str,
     seeds: PositiveInt = 3,
-    threads: PositiveInt = 2,
+    threads: Cores = 2,
     quick: bool = False,
     quick_steps: PositiveInt = 6,
     fresh: bool = False,

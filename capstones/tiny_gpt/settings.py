@@ -10,14 +10,14 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.require import require
-from shared.study import NonNegativeInt, PositiveInt
+from shared.study import Cores, NonNegativeInt, PositiveInt, whole
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.model.config import Architecture, GPTConfig
 
@@ -171,7 +171,7 @@ class Settings(TextSettings):
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 0.012
     matrix_lr: float = 0.02
-    ns_steps: PositiveInt = 5
+    ns_steps: Annotated[int, whole(1, 100)] = 5
     weight_decay: float = 0.0
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
     warmup_steps: NonNegativeInt = 0
@@ -186,15 +186,22 @@ class Settings(TextSettings):
     keep: PositiveInt = 2
     max_time: str | None = None
     resume: Literal["auto", "must", "never"] = "auto"
-    samples: NonNegativeInt = 3
+    samples: Annotated[int, whole(0, 10_000)] = 3
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt | None = None
+    threads: Cores | None = None
     seed: NonNegativeInt = 0
     tensorboard: bool = False
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("data", "out"):  # settings.toml is UTF-8
+            value = str(getattr(self, name))
+            require(
+                value.encode("utf-8", "ignore").decode() == value,
+                f"{name} must be a name in UTF-8",
+                ascii(value),
+            )
         if self.max_time is not None:
             seconds_of(self.max_time)
         for name in ("lr", "matrix_lr", "weight_decay", "final_lr", "clip", "spike_factor"):
@@ -221,6 +228,12 @@ class Settings(TextSettings):
             **{name: getattr(self, name) for name in sizes},
             **{name: value for name, value in asked.items() if value is not None},
         )
+
+    def least_memory(self, vocab_size: int) -> int:
+        """Bytes without which no step can be taken: the weights, and a step's tokens."""
+        config, objects = self.model_config(vocab_size), 20_000 * self.n_layers
+        weights = config.block_weights + vocab_size * self.d_model
+        return 4 * weights + objects + 16 * self.batch_size * self.context
 
     def to_toml(self) -> str:
         """The settings as a file that `--config` reads back."""
@@ -275,7 +288,7 @@ def read_config(path: Path) -> dict[str, Any]:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config {path} cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"config {path} is not TOML: {error}") from error
     if isinstance(content.get("train"), dict):
         content = {**content.pop("train"), **content}

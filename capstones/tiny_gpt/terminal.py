@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import stat
 import sys
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shared.errors import UserError
+from shared.require import require
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.settings import Settings
 
@@ -69,6 +71,37 @@ def data_of(checkpoint: Path, run: Path) -> Path:
     raise UserError(f"data must be given: nothing beside {checkpoint} says what it was trained on")
 
 
+@contextlib.contextmanager
+def memory_for(options: str, least: int = 0):
+    """What memory cannot hold is told by the options that ask for it: `least` bytes are certain."""
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if os.name != "nt" else math.inf
+    must = f"{options} must fit into this machine's {have / 1e9:.1f} GB of memory"
+    require(least <= have, must, f"at least {least / 1e9:,.1f} GB", error=UserError)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise UserError(f"memory ran out: one of {options} must be smaller") from error
+
+
+def own_folder(out: Path) -> Path:
+    """Where something is to be written: not the working folder, nor one that holds it."""
+    inside = "\0" in str(out) or Path.cwd().is_relative_to(os.path.abspath(out))
+    require(not inside, "out must be a folder of its own", repr(str(out)), error=UserError)
+    return out
+
+
+def checkpoint_of(run: Path) -> Any:
+    """The checkpoint to use of a run, or that folder itself; not what was made for others."""
+    from tiny_gpt.report.describe import is_export
+    from tiny_gpt.training.checkpoints import load_checkpoint
+
+    must = "run must be a run or a checkpoint"
+    require(not is_export(run), must, f"an export for other programs, {run}", error=UserError)
+    return load_checkpoint(run)
+
+
 def slug(source: str) -> str:
     """A source's name as a folder's."""
     name = Path(source.removeprefix("hf:")).stem or "text"
@@ -79,12 +112,16 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     """The prompt that was given: as text, in a file, or through a pipe."""
     if file is not None:
         try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return file.read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
             raise UserError(f"file {file} cannot be read ({error})") from error
     if prompt == "-" or (prompt is None and _is_piped(sys.stdin)):
-        # The line end that echo adds is not meant.
-        return sys.stdin.read().removesuffix("\n")
+        try:
+            text = sys.stdin.read() if sys.stdin else ""
+        except ValueError as error:
+            raise UserError(f"prompt on the standard input cannot be read ({error})") from error
+        # The line end that echo adds is not meant, nor are the marks that Windows makes.
+        return text.removeprefix("\ufeff").replace("\r\n", "\n").removesuffix("\n")
     return prompt or ""
 
 

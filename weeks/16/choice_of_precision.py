@@ -59,7 +59,7 @@ def choose_precision(
             gain = wide / measure(device, dtype)
         except RuntimeError:
             continue
-        measured = f"on {device.type} a product takes {1 / gain:.2f} of float32's time in {name}"
+        measured = f"on {device.type} a product takes {1 / gain:.2f} × float32's time in {name}"
         if gain >= least_gain:
             return Precision(dtype, dtype == torch.float16, f"{name}: {measured}")
         return Precision(torch.float32, False, f"float32: {measured}")

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import chain
@@ -33,7 +33,7 @@ from shared.require import require
 from tiny_gpt.data.duplicates import Corpus, Measure, Span, texts_of
 from tiny_gpt.data.leaks import overlap
 from tiny_gpt.data.shards import ShardWriter, publish, refuse_to_replace_others, write_data_manifest
-from tiny_gpt.data.sources import documents
+from tiny_gpt.data.sources import documents, shown
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.data.tokenizers import Kind, Tokenizer, tokenizer_from_bytes, train_tokenizer
 from tiny_gpt.data.workers import Workers
@@ -95,6 +95,7 @@ def prepare(
     stream = documents(source)
     out = Path(os.path.abspath(out))
     scrap = out.with_name(f".{out.name}.preparing")
+    made = [folder for folder in scrap.parents if not folder.exists()]
     try:
         refuse_to_replace_others(out)
         scrap.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def prepare(
                 # Without the folders it lies in, which do not change what is made of it.
                 prefix = "hf:" if str(source).startswith("hf:") else ""
                 name = Path(os.path.abspath(str(source).removeprefix(prefix))).name
-                report = {"source": prefix + name, **report}
+                report = {"source": prefix + shown(name), **report}
                 text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
                 write_synced(staging / "report.json", text.encode() + b"\n")
                 meta = {key: report[key] for key in ("source", "settings", "split", "splits")}
@@ -124,6 +125,10 @@ def prepare(
                 shutil.rmtree(scrap, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{out} cannot be prepared ({error.strerror or error})") from error
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is in use: all went well
+                folder.rmdir()
     return report
 
 

@@ -22,9 +22,10 @@ from pathlib import Path
 from shared import datasets
 from shared.errors import UserError
 from shared.registry import unknown_name
+from shared.require import require
 from shared.texts import Document
 
-__all__ = ["SourceDocument", "documents"]
+__all__ = ["SourceDocument", "documents", "shown"]
 
 SourceDocument = Document  # a name, which examples and reports show, and a text
 TEXT_FILES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".adoc", ".py", ".jsonl")
@@ -37,6 +38,7 @@ def documents(source: str | Path) -> Iterator[SourceDocument]:
     none whose name begins with a dot.
     """
     name = str(source)
+    require(name.strip(), "source must be a text's name, a file or a folder", repr(name))
     if name.startswith("hf:"):
         return _huggingface(Path(name.removeprefix("hf:")))
     if name in datasets.TEXTS and not isinstance(source, Path):
@@ -44,11 +46,16 @@ def documents(source: str | Path) -> Iterator[SourceDocument]:
     path = Path(source)
     if path.is_dir():
         return _folder(path)
-    if path.exists():
-        return _file(path, path.name)
+    if os.path.lexists(path):  # opening a link says where it leads
+        return _file(path, shown(path.name))
     if path.suffix or path.name != name:
         raise UserError(f"{name} does not exist")
     raise unknown_name("text", name, datasets.TEXTS)
+
+
+def shown(path: Path | str) -> str:
+    """A path as text that can be written: bytes of a name that are no UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _named(name: str) -> Iterator[SourceDocument]:
@@ -69,7 +76,7 @@ def _folder(folder: Path) -> Iterator[SourceDocument]:
     for path in _walk(folder):
         if path.name.removesuffix(".gz").endswith(TEXT_FILES):
             found = True
-            yield from _file(path, path.relative_to(folder).as_posix())
+            yield from _file(path, shown(path.relative_to(folder).as_posix()))
     if not found:
         raise UserError(f"{folder} holds no text files ({' '.join(TEXT_FILES)}, or .gz of them)")
 
@@ -77,16 +84,17 @@ def _folder(folder: Path) -> Iterator[SourceDocument]:
 def _walk(folder: Path) -> Iterator[Path]:
     """Files below a folder in the order of their paths' parts; only one level's names are held."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        # A linked folder may lead back here; a link that leads to itself is an error.
+        found = [(e.name, e.is_dir(follow_symlinks=False), e.is_file()) for e in os.scandir(folder)]
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror})") from error
-    for entry in entries:
-        if entry.name.startswith("."):
+        raise UserError(f"{error.filename or folder} cannot be read ({error.strerror})") from error
+    for name, is_folder, is_file in sorted(found):
+        if name.startswith("."):
             continue
-        if entry.is_dir(follow_symlinks=False):  # a linked folder may lead back here
-            yield from _walk(folder / entry.name)
-        elif entry.is_file():
-            yield folder / entry.name
+        if is_folder:
+            yield from _walk(folder / name)
+        elif is_file:
+            yield folder / name
 
 
 def _file(path: Path, name: str) -> Iterator[SourceDocument]:
@@ -148,7 +156,7 @@ def _huggingface(path: Path) -> Iterator[SourceDocument]:
     if getattr(data.features.get("text"), "dtype", None) not in ("string", "large_string"):
         columns = ", ".join(data.column_names)
         raise UserError(f'hf:{path} has no column "text" of strings; its columns are {columns}')
-    return _rows(data.select_columns("text"), path.name)
+    return _rows(data.select_columns("text"), shown(path.name))
 
 
 def _rows(data, name: str) -> Iterator[SourceDocument]:

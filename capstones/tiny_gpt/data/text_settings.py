@@ -42,9 +42,10 @@ class TextSettings:
     split: Literal["auto", "hash", "tail"] = "auto"
 
     def __post_init__(self):
-        for name in ("val_fraction", "near_duplicate"):
-            value = getattr(self, name)
-            require(0 < value < 1, f"{name} must be between 0 and 1", value)
+        share, near = self.val_fraction, self.near_duplicate
+        require(0 < share < 1, "val_fraction must be between 0 and 1", share)
+        # Below, 128 hashes cannot find nearly all.
+        require(0.04 <= near < 1, "near_duplicate must be between 0.04 and 1", near)
         for name, known in (
             ("tokenizer", ("char", "byte", "bpe")),
             ("dedup", ("off", "exact", "minhash")),

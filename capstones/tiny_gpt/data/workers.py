@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -48,13 +49,27 @@ class Workers:
             return
         underway: deque[tuple[In, Any]] = deque()
         for chunk in chunks:
-            underway.append((chunk, self._pool.submit(function, chunk)))
+            with _unheard():  # the first one starts the processes
+                underway.append((chunk, self._pool.submit(function, chunk)))
             if len(underway) > 2 * self.n:
                 chunk, future = underway.popleft()
                 yield chunk, future.result()
         while underway:
             chunk, future = underway.popleft()
             yield chunk, future.result()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Processes started here leave Ctrl-C and SIGTERM to their parent, from their first moment."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow_parent() -> None:

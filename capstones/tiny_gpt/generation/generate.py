@@ -98,7 +98,8 @@ class _Text:
 
     def __init__(self, prompts: Tensor, lengths: list[int], new: int, device: torch.device):
         self.end, self.lengths = prompts.shape[1], lengths
-        self.tokens = torch.full((len(prompts), self.end + new), -1, device=device)
+        # Empty: what is never written takes no memory.
+        self.tokens = torch.empty(len(prompts), self.end + new, dtype=torch.int64, device=device)
         self.tokens[:, : self.end] = prompts
 
     def starts(self, context: int) -> list[int]:

@@ -1,5 +1,6 @@
 """From a prompt to text, as it comes or several at once."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -51,14 +52,21 @@ def write(
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A prompt's tokens; of an empty one the token between texts, or a line end."""
-    try:
-        if prompt:
+    """A prompt's tokens; of an empty one the token between texts, or a line end, or a blank.
+
+    Where the tokenizer knows none of them, it is the first one that it does know.
+    """
+    if prompt:
+        try:
             return tokenizer.encode(prompt).tolist()
-        end = tokenizer.end_of_text
-        return [end] if end is not None else tokenizer.encode("\n").tolist()
-    except ValueError as error:
-        raise UserError(f"prompt cannot be encoded: {error}") from error
+        except ValueError as error:
+            raise UserError(f"prompt cannot be encoded: {error}") from error
+    if tokenizer.end_of_text is not None:
+        return [tokenizer.end_of_text]
+    for text in ("\n", " "):
+        with contextlib.suppress(ValueError):
+            return tokenizer.encode(text).tolist()
+    return [0]
 
 
 def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:

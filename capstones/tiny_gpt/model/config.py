@@ -106,3 +106,10 @@ class GPTConfig:
     def head_dim(self) -> int:
         """Size of one head."""
         return self.d_model // self.n_heads
+
+    @property
+    def block_weights(self) -> int:
+        """Entries of the blocks' matrices."""
+        attention = (self.n_heads + 2 * self.n_kv_heads) * self.head_dim + self.d_model
+        mlp = (3 if self.mlp == "swiglu" else 2) * self.d_ff
+        return self.n_layers * self.d_model * (attention + mlp)

@@ -42,7 +42,7 @@ def flops_per_token(config: GPTConfig) -> int:
 
     Attention's whole square is counted, as in most reports of utilization.
     """
-    entries = _block_weights(config) + config.vocab_size * config.d_model
+    entries = config.block_weights + config.vocab_size * config.d_model
     return 2 * entries + 4 * config.n_layers * config.d_model * config.context
 
 
@@ -62,7 +62,7 @@ def training_memory(
     require(batch_size >= 1, "batch_size must be at least 1", batch_size)
     c = config
     total = sum(parameters(c).values())
-    buffers = 2 * total - (_block_weights(c) if optimizer == "muon" else 0)
+    buffers = 2 * total - (c.block_weights if optimizer == "muon" else 0)
     d, kv = c.d_model, c.n_kv_heads * c.head_dim
     # Inputs of the norms and matrices, queries, keys and values, and what attention made of them.
     block = 6 * d + 2 * kv + {"gelu": 2, "relu2": 2, "swiglu": 4}[c.mlp] * c.d_ff
@@ -89,10 +89,3 @@ def training_memory(
         "activations": activations,
         "logits": 4 * tokens * c.vocab_size,
     }
-
-
-def _block_weights(config: GPTConfig) -> int:
-    """Entries of the blocks' matrices."""
-    c, d = config, config.d_model
-    attention = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim * d + d * d
-    return c.n_layers * (attention + (3 if c.mlp == "swiglu" else 2) * d * c.d_ff)

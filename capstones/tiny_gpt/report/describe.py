@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from shared import artifacts
 from shared.artifacts import MANIFEST, ArtifactError
 from shared.errors import UserError
 from tiny_gpt.data.shards import MANIFEST as DATA_MANIFEST
@@ -20,12 +21,20 @@ from tiny_gpt.report.costs import flops_per_token, parameters, training_memory
 from tiny_gpt.training import checkpoints
 from week19.kv_cache import cache_bytes
 
-__all__ = ["describe", "kind_of", "parameters_of_run", "read_lines", "show"]
+__all__ = ["describe", "is_export", "kind_of", "parameters_of_run", "read_lines", "show"]
+
+
+def is_export(path: Path) -> bool:
+    """Whether `export` wrote this folder; no checkpoint has a file of such a name."""
+    names = ("model.safetensors", "model.onnx", "model.gguf")
+    return (path / MANIFEST).exists() and any((path / name).exists() for name in names)
 
 
 def kind_of(path: Path) -> str:
-    """`data`, `checkpoint` or `run`, found by looking."""
+    """`data`, `export`, `checkpoint` or `run`, found by looking."""
     path = Path(path)
+    if is_export(path):
+        return "export"
     if (path / DATA_MANIFEST).exists():
         return "data"
     if (path / MANIFEST).exists() or (path.is_dir() and checkpoints.STEP.fullmatch(path.name)):
@@ -84,6 +93,10 @@ def describe(path: Path) -> dict[str, Any]:
     kind = kind_of(path)
     if kind == "data":
         return {"kind": kind, "path": str(path), **_describe_data(path)}
+    if kind == "export":
+        written = artifacts.load(path)
+        files = {name: len(data) for name, data in written.files.items()}
+        return {"kind": kind, "path": str(path), **written.metadata, "files": files}
     if kind == "checkpoint":
         run = path.parent.parent if checkpoints.STEP.fullmatch(path.name) else path.parent
         return {"kind": kind, "path": str(path), **_describe_checkpoint(path, run)}

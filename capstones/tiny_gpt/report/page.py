@@ -156,7 +156,7 @@ def _header(run: Path, log: list[dict], timing: list[dict], evaluation: dict) ->
     if np.isfinite(val).any():
         best = int(np.nanargmin(val))
         facts.append((f"{val[best]:.4f}", f"best validation loss, step {steps[best]:,.0f}"))
-    if bits := evaluation.get("bits_per_byte"):
+    if (bits := evaluation.get("bits_per_byte")) and bits["value"] is not None:
         known = bits["low"] is not None  # a short text has no interval
         ends = f" [{bits['low']:.4f}, {bits['high']:.4f}]" if known else ""
         facts.append((f"{bits['value']:.4f}", f"bits per byte{ends}"))

@@ -21,6 +21,7 @@ at once; Rajbhandari et al., "ZeRO" (2020), section 5, and Zhao et al., "PyTorch
 section 3, for slices; Liu et al., "Muon is scalable" (2025), section 2.3, for Muon on them.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -66,8 +67,8 @@ class World:
     def mean_gradients(
         self, params: list[Tensor], loss: float, tokens: float
     ) -> tuple[float, float]:
-        """Gradients, loss and number of tokens over all processes, weighted by tokens."""
-        return loss, tokens
+        """Gradients, loss (NaN if of nothing) and tokens of all processes, weighted by tokens."""
+        return (loss if tokens else math.nan), tokens
 
     def agreed(self, dtype: torch.dtype) -> torch.dtype:
         """What the first process chose."""
@@ -134,14 +135,14 @@ class Copies(World):
         self, params: list[Tensor], loss: float, tokens: float
     ) -> tuple[float, float]:
         """One sum of everything; afterwards all gradients are views of it."""
-        weighted, total = self._total(loss * tokens, tokens)
+        loss, total = self._mean(loss, tokens)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        flat = torch.cat([grad.flatten() for grad in grads]).mul_(tokens / total)
+        flat = torch.cat([grad.flatten() for grad in grads]).mul_((tokens or 1) / max(total, 1))
         dist.all_reduce(flat)
         pieces = flat.split([p.numel() for p in params])
         for p, piece in zip(params, pieces, strict=True):
             p.grad = piece.view_as(p)
-        return weighted / total, total
+        return loss, total
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
@@ -166,6 +167,10 @@ class Copies(World):
         """End the connection to the other processes."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def _mean(self, loss: float, tokens: float) -> tuple[float, float]:
+        weighted, total = self._total(loss * tokens, tokens)
+        return (weighted / total if total else math.nan), total
 
     def _total(self, *values: float) -> list[float]:
         """Sums over all processes, for which each waits for all."""
@@ -204,9 +209,9 @@ class Slices(Copies):
         self, params: list[Tensor], loss: float, tokens: float
     ) -> tuple[float, float]:
         """The backward pass summed over processes, `accumulate` divided by its own tokens."""
-        weighted, total = self._total(loss * tokens, tokens)
-        torch._foreach_mul_([p.grad.to_local() for p in params], tokens / total)
-        return weighted / total, total
+        loss, total = self._mean(loss, tokens)
+        torch._foreach_mul_([p.grad.to_local() for p in params], (tokens or 1) / max(total, 1))
+        return loss, total
 
     @torch.no_grad()
     def gathered(self, model: GPT) -> GPT:
@@ -289,7 +294,9 @@ def join(settings: Settings, *, timeout: timedelta = timedelta(minutes=30)) -> W
     One waits no longer than `timeout` for another that has stopped answering; it must be longer
     than the first process evaluates.
     """
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    cuda = settings.device != "cpu" and torch.cuda.is_available()
+    must = "device cuda must be one that torch can use; auto takes the CPU where there is none"
+    require(cuda or settings.device != "cuda", must, error=UserError)
     if "RANK" not in os.environ:
         return World(torch.device("cuda" if cuda else "cpu"))
     size, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))

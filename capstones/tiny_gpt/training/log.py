@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Log:
 
     def __init__(self, run: Path, writes: bool, *, tensorboard: bool = False):
         self.path, self.writes, self.began = run / "log.jsonl", writes, time.perf_counter()
-        self.bytes_written, self.board = 0, None
+        self.bytes_written, self.board, self._writer = 0, None, None
         if not writes:
             return
         self._log = self.path.open("ab")
@@ -38,7 +39,7 @@ class Log:
             except ImportError:
                 raise UserError("tensorboard must be installed to write its event files") from None
 
-            self.board = SummaryWriter(str(run / "tensorboard"))
+            self._writer = partial(SummaryWriter, str(run / "tensorboard"))
 
     def write(self, line: dict[str, Any], speed: float | None = None) -> None:
         """One step with its tokens per second, or one evaluation."""
@@ -52,6 +53,8 @@ class Log:
             timing = {"step": line["step"], "seconds": seconds}
             timing["tokens_per_second"] = round(speed, 1)
             self._timing.write(json.dumps(timing) + "\n")
+        if self._writer and self.board is None:  # steps that are done again replace the old ones
+            self.board = self._writer(purge_step=line["step"])
         for name, value in line.items() if self.board else ():
             if name != "step" and isinstance(value, int | float):
                 self.board.add_scalar(name, value, line["step"])

@@ -1,6 +1,7 @@
 """When a run stops, and that no two runs write into one folder."""
 
 import math
+import os
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from shared.errors import UserError
 from tiny_gpt.settings import seconds_of
 from tiny_gpt.training.distributed import World
 
-__all__ = ["Interruption", "one_writer"]
+__all__ = ["Interruption", "one_writer", "refuse_to_mix"]
 
 
 class Interruption:
@@ -67,3 +68,10 @@ def one_writer(run: Path, world: World):
         except OSError:
             raise UserError(f"out {run} is being trained by another process") from None
         yield
+
+
+def refuse_to_mix(run: Path) -> None:
+    """A run is written into a new folder, an empty one, or that of a run."""
+    names = set(os.listdir(run)) if run.is_dir() else set()
+    if names and not names & {".lock", "settings.toml", "log.jsonl", "checkpoints", "best"}:
+        raise UserError(f"out {run} holds something else than a run; choose another folder")

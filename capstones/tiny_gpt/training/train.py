@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from tiny_gpt.data.batches import Batch
+from tiny_gpt.data.batches import IGNORED, Batch
 from tiny_gpt.data.shards import PreparedData
 from tiny_gpt.settings import Settings
 from tiny_gpt.training import distributed
@@ -24,7 +24,7 @@ from tiny_gpt.training.log import finite
 from tiny_gpt.training.optimizers import learning_rate
 from tiny_gpt.training.precision import loss_sum
 from tiny_gpt.training.state import Diverged, State, begin
-from tiny_gpt.training.stopping import Interruption, one_writer
+from tiny_gpt.training.stopping import Interruption, one_writer, refuse_to_mix
 from week16.gradient_accumulation import accumulate
 
 __all__ = ["Diverged", "Listener", "Outcome", "train", "training_losses"]
@@ -71,6 +71,7 @@ def train(data: PreparedData, settings: Settings, listener: Listener | None = No
         listener = Listener(step=listener.step)
     run = Path(settings.out)
     try:
+        refuse_to_mix(run)
         with one_writer(run, world), Interruption(settings.max_time) as interruption:
             state = begin(data, settings, world, listener.say)
             try:
@@ -84,14 +85,18 @@ def train(data: PreparedData, settings: Settings, listener: Listener | None = No
 
 
 def training_losses(data: PreparedData, settings: Settings) -> list[float]:
-    """Train without evaluating, saving or resuming; the loss of each step, in nats per token."""
+    """Train without evaluating, saving or resuming; the loss of each step, in nats per token.
+
+    Steps that had no token to predict have none.
+    """
     listener, losses = Listener(), []
     with TemporaryDirectory(prefix="tiny-gpt-") as folder:
         alone = replace(settings, out=Path(folder), resume="never", tensorboard=False)
         state = begin(data, alone, distributed.join(alone), listener.say)
         try:
             while state.step < alone.steps:
-                losses.append(_step(state, listener))
+                loss, tokens = _step(state, listener)
+                losses += [loss] if tokens else []
         finally:
             state.log.close()
             state.world.leave()
@@ -118,8 +123,12 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _step(state: State, listener: Listener) -> float:
-    """Accumulate gradients over micro-batches, judge them, clip, step, write down; the loss."""
+def _step(state: State, listener: Listener) -> tuple[float, float]:
+    """Accumulate gradients over micro-batches, judge them, clip, step, write down.
+
+    Returns the loss and how many tokens it is a mean over; over none it is NaN, and no step is
+    taken.
+    """
     settings, world, began = state.settings, state.world, time.perf_counter()
     own = world.rows(state.batches(state.step))
     scale = state.scaler.scale if state.scaler else 1.0
@@ -135,7 +144,7 @@ def _step(state: State, listener: Listener) -> float:
         state.scaler.unscale(state.optimizers)
     norm = state.optimizers.gradient_norm()
     length = float(norm)
-    refused = state.guard.judge(loss, length)
+    refused = state.guard.judge(loss, length) if tokens else "no target"
     factor = learning_rate(settings, state.step)
     state.optimizers.factor = factor
     if refused is None and settings.clip:
@@ -160,7 +169,7 @@ def _step(state: State, listener: Listener) -> float:
             f"{state.guard.refused} steps in a row gave no usable gradient ({refused}), the last "
             f"one step {state.step}; none of them was applied, and {state.remedy()}"
         )
-    return loss
+    return loss, tokens
 
 
 class _Refused:
@@ -177,12 +186,21 @@ def _accumulated(
 ) -> tuple[float, float]:
     """Gradients of the mean loss over this process's sequences, smaller pieces if memory ends."""
     settings, world = state.settings, state.world
+    # A share without a target weighs nothing; yet all processes compute, or others wait for them.
+    counts = bool((own.targets != IGNORED).any())
     while True:
+        divisor = iter([1])  # of such a share's gradients
+
+        def loss_of(model: nn.Module, batch: Batch, divisor=divisor):
+            total, n = scaled_loss(model, batch)
+            return total, n if counts else next(divisor, 0)
+
         size = min(state.micro_batch_size or len(own.inputs), len(own.inputs))
         if settings.dropout:  # masks are a function of (seed, step, process), as batches are
             torch.manual_seed(_mixed(settings.seed, state.step, world.rank))
         try:
-            return accumulate(state.computed, pieces(own, size), scaled_loss)
+            loss, tokens = accumulate(state.computed, pieces(own, size), loss_of)
+            return loss, tokens * counts
         except torch.OutOfMemoryError:
             if size == 1 or not world.independent:
                 raise

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -160,8 +161,14 @@ def test_sample_streams_and_is_reproducible(here, call, monkeypatch):
     assert call("sample", "run", "-p", "-", *short)[1] == one
     (here / "prompt.txt").write_text("Line 1")
     assert call("sample", "run", "-f", "prompt.txt", *short)[1] == one
-    greedy = call("sample", "run", "-p", "L", "-t", 0, "--stop", "e", *short)[1]
-    assert "e" not in greedy
+    written = one.removeprefix("Line 1")
+    stop = written[3:5]
+    ended = f"Line 1{written[: written.index(stop)]}\n"
+    words = ["sample", "run", "-p", "Line 1", f"--stop={stop}", *short]
+    assert call(*words)[1] == ended
+    assert ended in call(*words, "-n", 2)[1]
+    greedy = call("sample", "run", "-p", "L", "-t", 0, *short)[1]
+    assert call("sample", "run", "-p", "L", "-t", 0, "--seed", 1, *short)[1] == greedy
 
 
 def test_sample_reads_a_pipe(here, call, monkeypatch):
@@ -188,12 +195,14 @@ def test_export_inspect_verify(here, call):
 
 
 def test_config_preset_and_flags(here, call):
-    (here / "c.toml").write_text("[train]\nn_layers = 1\nd-model = 16\nn-heads = 2\nsteps = 3\n")
+    lines = ["seed = 7", "[train]", "n_layers = 1", "d-model = 16", "n-heads = 2", "steps = 3"]
+    (here / "c.toml").write_text("\n".join(lines))
     words = ["train", "--preset", "shakespeare-quick", "--config", "c.toml", "--data", "data"]
     words += ["--out", "new", "--steps", "2", "--max-time", "0", "--context=16"]
     assert call(*words)[0] == 75
     found = Settings.of_run(here / "new")
     assert (found.n_layers, found.d_model, found.steps, found.context) == (1, 16, 2, 16)
+    assert found.seed == 7  # beside the table
     assert (found.batch_size, found.eval_every, found.tokenizer) == (16, 0, "char")
     words = ["train", "--config", "new/settings.toml", "--out", "copy", "--max-time", "0"]
     assert call(*words)[0] == 75
@@ -232,11 +241,35 @@ def test_wrong_config(config, message, here, call):
         ("train data", "Unused Tokens"),
         ("train --steps 1.5", "expected a whole number, got 1.5"),
         ("train --steps -1", "Must be >= 1"),
+        ("train --data data --out new --d-model 1000000000", "d_model"),
+        ("train --data data --out new --n-layers 1000000000", "n_layers"),
+        ("train --data data --out new --batch-size 1000000000000", "batch_size"),
+        ("train --data data --out new --d-model 1e9", "--d-model: expected a whole number"),
+        ("train --data data --out new --seed 18446744073709551615", "--seed"),
+        ("train --data data --out new --threads 1000000", "--threads. Must be <= 1024"),
+        ("train --data data --out new --device cuda", "device cuda must be one that torch can use"),
+        ("train --data data --out .", "out must be a folder of its own, got '.'"),
+        ("train --data data --out /", "out must be a folder of its own, got '/'"),
+        ("train --data data --out data", "out data holds something else than a run"),
+        ("train --data data --out new\udcff", "out must be a name in UTF-8"),
+        ("prepare text.txt --out .", "out must be a folder of its own, got '.'"),
+        ("prepare text.txt --out ../..", "out must be a folder of its own, got '../..'"),
+        ("prepare text.txt --out /", "out must be a folder of its own, got '/'"),
+        ("prepare=", "source must be a text's name, a file or a folder, got ''"),
+        ("prepare loop", "loop cannot be read (Too many levels"),
+        ("prepare links --out new", "links/loop.txt cannot be read (Too many levels"),
+        ("prepare text.txt --out new --near-duplicate nan", "near_duplicate must be between"),
+        ("prepare text.txt --out new --near-duplicate 1e-9", "near_duplicate must be between"),
+        ("find-lr --data data --steps 9 --trial-steps 99", "trial_steps must be at most steps = 9"),
+        ("sample run --max-new-tokens 10000000000000", "max_new_tokens must fit"),
+        ("sample run -n 100000000000000", "number and max_new_tokens must fit"),
+        ("export run --out /", "out must be a folder of its own, got '/'"),
         ("train --n-heads 3", "n_heads must divide d_model = 128, got 3"),
         ("train --max-time 3x", "max_time must be like 90s, 3m or 1.5h"),
         ("train --lr -1", "lr must be at least 0, got -1"),
         ("train --preset gpt5", "preset must be one of shakespeare-quick"),
         ("train --config", "--config must be followed by its value"),
+        ("train --config  --data data", "--config must be followed by its value, got none"),
         ("train --config none.toml", "config none.toml cannot be read"),
         ("train --data nowhere.txt --out new", "nowhere"),
         ("train --data data --out text.txt", "out text.txt"),
@@ -261,10 +294,16 @@ def test_wrong_config(config, message, here, call):
         ("verify nowhere", "nowhere"),
     ],
 )
-def test_mistakes_take_one_line(words, message, here, call):
-    status, _, err = call(*words.split())
+def test_mistakes_take_one_line(words, message, here, call, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (here / "loop").symlink_to("loop")
+    (here / "links").mkdir()
+    (here / "links" / "loop.txt").symlink_to("loop.txt")
+    before = sorted(here.iterdir())
+    status, _, err = call(*words.replace("=", " ").split(" "))
     assert status in (2, 3)
     assert message in err
+    assert set(here.iterdir()) - set(before) <= {here / "new"}
 
 
 def test_help_is_readable(capsys):
@@ -285,3 +324,97 @@ def test_module_is_what_torchrun_starts(folder):
     )
     assert done.returncode == 0
     assert "train" in done.stdout
+
+
+def test_what_has_no_line_end_is_trained_sampled_and_reported(here, call):
+    (here / "one.txt").write_text("the cat sat on the mat and saw a dog. " * 100)
+    status, out, _ = call("train", "--data", "one.txt", "--out", "new", *sizes(steps=2))
+    assert status == 0
+    assert "memorized" in out
+    names = {path.name for path in (here / "new").iterdir()}
+    assert names >= {"report.html", "samples.json", "evaluation.json"}
+    (here / "dot.txt").write_text("." * 500 + "," * 300)  # not even a blank
+    assert call("train", "--data", "dot.txt", "--out", "new2", *sizes(steps=2))[0] == 0
+
+
+def test_a_fault_at_the_end_costs_only_itself(here, capsys, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no way")
+
+    monkeypatch.setattr("tiny_gpt.report.wrapup.write", fail)
+    assert cli.main(["train", "--data", "data", "--out", "new", *sizes(steps=2)]) == 1
+    out, err = capsys.readouterr()
+    assert err == "tiny-gpt: error: new is trained and evaluated, but has no samples (no way)\n"
+    assert "bits per byte" in out
+    assert {path.name for path in (here / "new").iterdir()} >= {"evaluation.json", "report.html"}
+
+
+def test_a_loss_that_is_not_finite_is_a_failure(here, capsys):
+    words = ["train", "--data", "data", "--out", "new", *sizes(matrix_lr=1e9), "--samples", "0"]
+    assert cli.main(words) == 1
+    err = capsys.readouterr().err
+    assert "has no finite loss (begin again in another --out" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("during", ["evaluate", "write", "write_report"])
+def test_ctrl_c_at_the_end_is_resumed_by_the_same_command(during, here, call, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    words = ["train", "--data", "data", "--out", "new", *sizes(steps=2), "--samples", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"tiny_gpt.report.wrapup.{during}", stop)
+        status, out, _ = call(*words)
+    assert status == 75
+    assert "new: interrupted after step 2 and saved; the same command goes on from there" in out
+    assert call(*words)[0] == 0
+
+
+def test_an_export_is_told_from_a_corrupt_run(here, call):
+    assert call("export", "run", "--out", "hf", "--no-verify")[0] == 0
+    assert json.loads(call("inspect", "hf", "--json")[1])["kind"] == "export"
+    assert call("verify", "hf")[:2] == (0, "hf: every byte is as it was written\n")
+    for words in (["sample", "hf"], ["eval", "hf"], ["export", "hf", "--out", "x"]):
+        status, _, err = call(*words)
+        assert (status, "got an export for other programs, hf" in err) == (2, True)
+    (here / "hf" / "config.json").write_text("{}")
+    assert call("verify", "hf")[0] == 3
+
+
+def test_prompts_of_windows(here, call, monkeypatch):
+    wanted = call("sample", "run", "-p", "Line 1\nL", "--max-new-tokens", 5)[1]
+    (here / "prompt.txt").write_bytes(b"\xef\xbb\xbfLine 1\r\nL")
+    assert call("sample", "run", "-f", "prompt.txt", "--max-new-tokens", 5)[1] == wanted
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffLine 1\r\nL\r\n"))
+    assert call("sample", "run", "-p", "-", "--max-new-tokens", 5)[1] == wanted
+
+
+def test_names_that_are_not_utf8(here, call):
+    name = os.fsdecode(b"a\xff.txt")
+    os.rename("text.txt", name)
+    assert call("prepare", name, "--out", "new", "--workers", "1")[0] == 0
+    assert json.loads((here / "new" / "data.json").read_text())["meta"]["source"] == "a\ufffd.txt"
+
+
+IMPORTING = "import os, sys, time; sys.argv = ['tiny-gpt']; import tiny_gpt; print(1, flush=True)"
+PROGRAMS = {
+    "while it is imported": [sys.executable, "-c", f"{IMPORTING}; time.sleep(60)"],
+    "while it works": [sys.executable, "-m", "tiny_gpt", *["sample", "run", "--max-new-tokens"]],
+}
+
+
+@pytest.mark.parametrize(("number", "said"), [(2, "interrupted"), (15, "terminated")])
+@pytest.mark.parametrize("when", PROGRAMS)
+def test_a_signal_takes_one_line(number, said, when, here):
+    process = subprocess.Popen(
+        [*PROGRAMS[when], "1000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    process.stdout.read(1)
+    process.send_signal(number)
+    err = process.communicate(timeout=30)[1]
+    assert (process.returncode, err) == (128 + number, f"tiny-gpt: {said}\n")

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from shared.errors import UserError
 from shared.tensors import pack, unpack
-from tiny_gpt.data.batches import Batch
+from tiny_gpt.data.batches import Batch, Batches
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
 from tiny_gpt.model.gpt import GPT
@@ -387,6 +387,32 @@ def test_a_run_of_two_equals_a_run_of_one_and_either_goes_on_with_the_other(
     again = replace(one, strategy=strategy, resume="must")
     assert in_processes(_train, tmp_path, text, again) == [[12, True]] * 2
     follows(one)
+
+
+def _one_share_empty(folder, data, settings):
+    """Rows of the second process never have a target; every third step nobody's have."""
+    whole = Batches.__call__
+
+    def some(self, step):
+        targets = (batch := whole(self, step)).targets.clone()
+        targets[2 if step % 3 else 0 :] = -100
+        return batch._replace(targets=targets)
+
+    Batches.__call__ = some  # in a process of its own, or taken back below
+    try:
+        return _train(folder, data, settings)
+    finally:
+        Batches.__call__ = whole
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_share_without_a_target_weighs_nothing(strategy, text, tmp_path):
+    one = replace(SMALL, steps=6, eval_every=3, save_every=3, samples=0, out=tmp_path / "one")
+    _one_share_empty(tmp_path, text, one)
+    two = replace(one, strategy=strategy, out=tmp_path / "two")
+    assert in_processes(_one_share_empty, tmp_path, text, two) == [[6, True]] * 2
+    for ours, reference in zip(curve(two.out), curve(one.out), strict=True):
+        assert ours == pytest.approx(reference, rel=0, abs=1e-5, nan_ok=True)
 
 
 def _interrupted(folder, data, settings):

@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.stats import Interval
 from tiny_gpt.data.shards import ShardWriter, open_data, write_data_manifest
 from tiny_gpt.data.tokenizers import END_OF_TEXT, train_tokenizer
 from tiny_gpt.export.hugging_face import tensors_of
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.gpt import GPT
-from tiny_gpt.training.evaluate import Evaluation, evaluate, token_losses, windows
+from tiny_gpt.training.evaluate import Evaluation, Protocol, evaluate, token_losses, windows
 
 CONTEXT = 8
 WORDS = ["the", "moon", "läßt", "grüßen", "naïve", "日本", "and", "a", "fox", "élan"]
@@ -296,6 +297,30 @@ def test_interval_over_blocks_of_few_documents(tmp_path):
     assert math.isnan(plain.bits_per_byte.low)
 
 
+@pytest.mark.parametrize(
+    ("n", "unit"),
+    [(19, "none"), (20, "documents-20"), (1000, "documents-1000"), (1001, "documents-1000")],
+)
+def test_units_of_the_interval(n, unit, tmp_path):
+    split, tokenizer = prepare(tmp_path, ["a"] * n)
+    result = evaluate(model_for(tokenizer), split, tokenizer)
+    assert f"|interval:{unit}|" in result.signature
+    assert math.isnan(result.bits_per_byte.low) == (unit == "none")
+
+
+def test_protocol_by_default(documents, model):
+    settled = Protocol().settled(model, *documents)
+    assert (settled.context, settled.stride, settled.batch_size) == (8, 8, 8192 // 8)
+
+
+def test_perplexity_that_no_float_can_hold_is_infinite(documents):
+    split, tokenizer = documents
+    model = model_for(tokenizer)
+    with torch.no_grad():
+        model.head.weight.mul_(1e6)
+    assert evaluate(model, split, tokenizer).perplexity == math.inf
+
+
 # ---- what is said about it
 
 
@@ -323,6 +348,30 @@ def test_signature_says_what_the_numbers_depend_on(documents, model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert evaluate(model, split, tokenizer) == default
     assert f"{default.nats_per_token:.4f} nats/token" in str(default)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "interval"), [(1.18, 1.305, " [1.1800, 1.3050]"), (math.nan, math.nan, "")]
+)
+def test_in_words_and_as_json(low, high, interval):
+    """The whole line and every number: no two of them may change places."""
+    bits = Interval(1.25, low, high, 30)
+    result = Evaluation(0.5, 1.6487, bits, 90.25, 7, 21, 3, "tiny-gpt|v1")
+    assert str(result) == (
+        f"0.5000 nats/token, perplexity 1.649, 1.2500 bits/byte{interval}, "
+        "word perplexity 90.25 (tiny-gpt|v1)"
+    )
+    ends = [None if math.isnan(end) else end for end in (low, high)]
+    assert result.to_dict() == {
+        "nats_per_token": 0.5,
+        "perplexity": 1.6487,
+        "bits_per_byte": {"value": 1.25, "low": ends[0], "high": ends[1]},
+        "word_perplexity": 90.25,
+        "n_tokens": 7,
+        "n_bytes": 21,
+        "n_words": 3,
+        "signature": "tiny-gpt|v1",
+    }
 
 
 def test_to_dict_is_json(documents, model):
@@ -366,6 +415,22 @@ def test_wrong_options(documents, model, options, message):
     split, tokenizer = documents
     with pytest.raises(ValueError, match=message):
         evaluate(model, split, tokenizer, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"context": 1}, {"context": 8}, {"stride": 1}, {"stride": 8}, {"batch_size": 1}]
+)
+def test_options_at_their_limits(documents, model, options):
+    split, tokenizer = documents
+    assert evaluate(model, split, tokenizer, **options).n_tokens == split.n_tokens - 1
+
+
+def test_the_shortest_split(model, tmp_path):
+    """Two tokens, one of them predicted."""
+    split, tokenizer = prepare(tmp_path, [words(4)[:2]], end_of_text=False)
+    model = model_for(tokenizer)
+    assert split.n_tokens == 2
+    assert evaluate(model, split, tokenizer).n_tokens == 1
 
 
 def test_wrong_split_or_tokenizer(documents, model, tmp_path):

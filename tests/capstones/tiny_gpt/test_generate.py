@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from tiny_gpt.benchmark.windows import windowed_losses
 from tiny_gpt.data.tokenizers import train_tokenizer
 from tiny_gpt.generation.decoder import Decoder
 from tiny_gpt.generation.generate import StaticCache, decode_stream, generate, window_start
+from tiny_gpt.generation.writing import prompt_tokens, stream, until, write
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.gpt import GPT
+from tiny_gpt.training.checkpoints import Checkpoint
 from week19.sampling import Sampler, greedy
 
 VOCAB, CONTEXT = 29, 12
@@ -345,3 +348,49 @@ def test_stream_of_broken_text(tokenizers, data):
     tokenizer = tokenizers["byte"]
     ids = [int(tokenizer._id_of_byte[byte]) for byte in data]
     assert "".join(decode_stream(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+@given(
+    pieces=st.lists(st.text("ab", max_size=4), max_size=8),
+    stop=st.text("ab", max_size=4) | st.none(),
+)
+def test_until_ends_before_the_first_stop_and_holds_back_no_more_than_it_must(pieces, stop):
+    text = "".join(pieces)
+    wanted = text.split(stop)[0] if stop else text
+    shown, read = "", 0
+
+    def one_by_one():
+        nonlocal read
+        for piece in pieces:
+            read += len(piece)
+            yield piece
+
+    for piece in until(one_by_one(), stop):
+        shown += piece
+        seen = text[:read]
+        begun = [n for n in range(len(stop or "")) if seen.endswith(stop[:n])]
+        assert shown in (wanted, seen[: len(seen) - max(begun, default=0)])
+    assert shown == wanted
+    assert not stop or stop not in text or read <= text.find(stop) + len(stop) + 3
+
+
+def test_a_text_ends_with_its_token_and_begins_with_what_the_tokenizer_knows():
+    tokenizer = train_tokenizer("byte", [])
+    model = GPT(GPTConfig.of("modern", tokenizer.vocab_size, context=8, n_layers=1, d_model=16))
+    checkpoint = Checkpoint(Path(), model, tokenizer, 0, {}, {})
+    end, asked = tokenizer.end_of_text, []
+    rows = [[*tokenizer.encode("ab"), end, 70], tokenizer.encode("wxyz").tolist()]
+
+    def says(logits, history, generators):
+        asked.append(generators[0].initial_seed())
+        assert history[:, 0].eq(end).all()
+        return torch.tensor([row[history.shape[1] - 1] for row in rows[: len(logits)]])
+
+    assert write(checkpoint, "", 4, seeds=[5, 6], sampler=says) == ["ab", "wxyz"]
+    assert asked == [5, 5, 5, 5]
+    assert write(checkpoint, "", 4, seeds=[7], sampler=says) == ["ab"]
+    assert asked[4:] == [7, 7, 7]
+    assert "".join(stream(checkpoint, "", 4, seed=8, sampler=says)) == "ab"
+    for text, begins in (("a b\nc", "\n"), ("a b", " "), ("xy", "x")):
+        known = train_tokenizer("char", [text], end_of_text=False)
+        assert prompt_tokens(known, "") == known.encode(begins).tolist()

@@ -412,7 +412,7 @@ def test_other_folders_are_not_replaced(tmp_path):
     ("options", "message"),
     [
         ({"val_fraction": 0.0}, "val_fraction must be between 0 and 1, got 0"),
-        ({"near_duplicate": 1.5}, r"near_duplicate must be between 0 and 1, got 1\.5"),
+        ({"near_duplicate": 1.5}, r"near_duplicate must be between 0.04 and 1, got 1\.5"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"shard_tokens": 0}, "shard_tokens must be at least 1, got 0"),
         ({"vocab_size": 100}, "vocab_size must be at least 257"),

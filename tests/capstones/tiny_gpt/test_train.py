@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,11 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.artifacts import ArtifactError
+from shared.artifacts import TENSORS, ArtifactError
 from shared.errors import UserError
 from shared.tensors import unpack
+from tiny_gpt.data.batches import Batches
 from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
+from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import PRESETS, Settings, seconds_of
 from tiny_gpt.training import checkpoints, state, stopping, train
 from tiny_gpt.training.checkpoints import load_checkpoint
@@ -556,6 +559,12 @@ def test_presets_are_settings(preset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"lr": -1e-9}, "lr must be at least 0"),
+        ({"matrix_lr": math.inf}, "matrix_lr must be at least 0, got inf"),
+        ({"spike_factor": math.nan}, "spike_factor must be at least 0, got nan"),
+        ({"spike_factor": 1.0}, "spike_factor must be above 1"),
+        ({"final_lr": 1.001}, "final_lr must be a share of the peak"),
+        ({"out": Path("\udcff")}, "out must be a name in UTF-8"),
         ({"clip": math.nan}, "clip must be at least 0, got nan"),
         ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1"),
         ({"warmup_steps": 600}, "warmup_steps must be below steps = 600, got 600"),
@@ -571,8 +580,29 @@ def test_wrong_settings(change, message):
         Settings(**change)
 
 
+def test_settings_at_their_limits():
+    zero = dict.fromkeys(("lr", "matrix_lr", "weight_decay", "final_lr", "clip"), 0.0)
+    Settings(**zero, spike_factor=0.0, warmup_steps=0)
+    Settings(final_lr=1.0, spike_factor=1.001, warmup_steps=599, steps=600)
+
+
+def test_a_tied_head_does_not_start_at_zero():
+    assert not Settings(tied=True).model_config(9).zero_head
+    for name in ("mix_previous", "qk_norm", "bias"):
+        for flag in (True, False):
+            assert getattr(Settings(**{name: flag}).model_config(9), name) is flag
+    assert Settings(dropout=0.25).model_config(9).dropout == 0.25
+
+
+def test_the_least_memory_is_nearly_the_weights():
+    settings = Settings(d_model=512, n_heads=4, batch_size=3, context=5)
+    n = sum(p.numel() for p in GPT(settings.model_config(65)).parameters())
+    assert 0.9 * 4 * n < settings.least_memory(65) - 80_000 - 16 * 15 <= 4 * n
+
+
 def test_durations():
-    assert [seconds_of(x) for x in ("90", "90s", "3m", "1.5h")] == [90, 90, 180, 5400]
+    durations = ("90", "90s", "3m", "1.5h", " 2 m ", "0")
+    assert [seconds_of(x) for x in durations] == [90, 90, 180, 5400, 120, 0]
 
 
 def test_too_little_data_is_told_before_training(tmp_path, data):
@@ -602,3 +632,37 @@ def test_memory_that_runs_out_halves_the_pieces(data, tmp_path, monkeypatch):
     assert halved == one  # dropout's masks start again with each attempt
     assert sum("memory ran out" in line for line in said) == 2
     assert Settings.of_run(tmp_path / "halved").micro_batch_size is None
+
+
+def test_a_step_without_a_target_weighs_nothing(data, tmp_path, monkeypatch):
+    """Of six steps the fourth has none: the weights are those of the other five."""
+    whole, empty = Batches.__call__, [3]
+
+    def some(self, step):
+        batch = whole(self, step)
+        return batch._replace(targets=batch.targets * 0 - 100) if step in empty else batch
+
+    monkeypatch.setattr(Batches, "__call__", some)
+    settings = replace(SMALL, steps=6, schedule="constant", micro_batch_size=2)
+    ends = []
+    for steps in (4, 3):
+        run = tmp_path / str(steps)
+        assert train.train(data, replace(settings, out=run, steps=steps)).finished
+        ends.append(unpack((checkpoints.folder_of(run, steps) / TENSORS).read_bytes()))
+    assert all(torch.equal(p, ends[1][name]) for name, p in ends[0].items())
+    assert steps_of(tmp_path / "4")[3]["skipped"] == "no target"
+    assert steps_of(tmp_path / "4")[3]["tokens"] == 0
+    assert len(train.training_losses(data, settings)) == 5
+
+
+def test_steps_done_again_replace_the_old_ones_in_tensorboard(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = replace(SMALL, out=tmp_path, tensorboard=True)
+    train.train(data, settings)
+    for step in range(6, 13):
+        shutil.rmtree(checkpoints.folder_of(tmp_path, step))
+    train.train(data, settings)
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [event.step for event in found.Scalars("loss")] == list(range(1, 13))

@@ -253,7 +253,7 @@ def test_choice_of_precision():
     assert took({wide: 2.0, half: 1.0})[:2] == (half, True)
     assert took({wide: 2.0, brain: 1.9})[:2] == (wide, False)
     assert "nothing smaller" in took({wide: 2.0}).reason
-    assert "0.50 of float32's time in bfloat16" in took({wide: 2.0, brain: 1.0}).reason
+    assert "0.50 × float32's time in bfloat16" in took({wide: 2.0, brain: 1.0}).reason
     assert matmul_seconds(CPU, wide, size=8) > 0
 
 
