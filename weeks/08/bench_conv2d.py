@@ -15,7 +15,7 @@ IMAGES, KERNELS = (32, 16, 28, 28), (16, 16, 3, 3)
 def bench(repeats: int = 60) -> dict:
     """Convolve the same images with both and go back; medians of the seconds.
 
-    Of ours about half are matrix products, a fifth copies the windows out, and a quarter adds them
+    Of ours about half are matrix products, a fifth copies the windows out, and a third adds them
     up again; torch's kernels go without the copies.
 
     Parameters
