@@ -27,12 +27,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
 
 EPS = float(np.finfo(np.float64).eps)
 MAX_SWEEPS = 60
 
 
+@checked
 def householder_qr(
     A: Float[np.ndarray, "m n"],
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "k n"]]:
@@ -71,6 +73,7 @@ def householder_qr(
     return Q, np.ldexp(R[:k], exponent)
 
 
+@checked
 def solve_triangular(
     R: Float[np.ndarray, "n n"], b: Float[np.ndarray, "n *k"]
 ) -> Float[np.ndarray, "n *k"]:
@@ -90,6 +93,7 @@ def solve_triangular(
     return x
 
 
+@checked
 def eigh_jacobi(
     A: Float[np.ndarray, "n n"],
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n n"]]:
@@ -125,6 +129,7 @@ def eigh_jacobi(
     return np.ldexp(np.diag(A)[order], exponent), V[:, order]
 
 
+@checked
 def svd_jacobi(
     A: Float[np.ndarray, "m n"],
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "k"], Float[np.ndarray, "k n"]]:
@@ -184,6 +189,7 @@ def svd_jacobi(
     return U, np.ldexp(sigma, exponent), V.T
 
 
+@checked
 def project(A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m *k"]) -> Float[np.ndarray, "m *k"]:
     """Orthogonal projection of b onto the column space of A: the nearest point A x to b."""
     U, sigma, _ = svd_jacobi(A)
@@ -191,6 +197,7 @@ def project(A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m *k"]) -> Float[
     return U @ (U.T @ _right_side(b, len(A)))
 
 
+@checked
 def least_squares(
     A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m *k"], rcond: float | None = None
 ) -> Float[np.ndarray, "n *k"]:
@@ -211,6 +218,7 @@ def least_squares(
     return Vt[keep].T @ coordinates.T
 
 
+@checked
 def classical_gram_schmidt(
     A: Float[np.ndarray, "m n"],
 ) -> Float[np.ndarray, "m n"]:

@@ -22,7 +22,9 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
 from week01.matrix_decompositions import (
     EPS,
@@ -43,7 +45,7 @@ class StandardScaler(Estimator):
         scale 1. The variance is the one with n in the denominator, as in scikit-learn.
     """
 
-    def fit(self, X: Float[np.ndarray, "n p"], y: object = None) -> "StandardScaler":
+    def fit(self, X: ArrayLike, y: object = None) -> "StandardScaler":
         """Remember the mean and standard deviation of each column; y is not looked at."""
         X = check_X(X)
         self.n_features_in_ = X.shape[1]
@@ -53,17 +55,16 @@ class StandardScaler(Estimator):
         self.scale_ = np.where(constant, 1.0, deviation)
         return self
 
-    def transform(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m p"]:
+    def transform(self, X: ArrayLike) -> Float[np.ndarray, "m p"]:
         """(X - mean of the training data) / standard deviation of the training data."""
         return (self._check_fitted_X(X) - self.mean_) / self.scale_
 
-    def fit_transform(
-        self, X: Float[np.ndarray, "n p"], y: object = None
-    ) -> Float[np.ndarray, "n p"]:
+    def fit_transform(self, X: ArrayLike, y: object = None) -> Float[np.ndarray, "n p"]:
         """`fit` and `transform` of the same data."""
         return self.fit(X).transform(X)
 
 
+@checked
 def minimum_norm(
     A: Float[np.ndarray, "n p"], b: Float[np.ndarray, "n *k"]
 ) -> Float[np.ndarray, "p *k"]:
@@ -82,6 +83,7 @@ def minimum_norm(
     return solve_triangular(R, Q.T @ b)
 
 
+@checked
 def sgd_steps(
     X: Float[np.ndarray, "n q"],
     y: Float[np.ndarray, " n"],
@@ -110,6 +112,7 @@ def sgd_steps(
     return np.array(path)
 
 
+@checked
 def centered(
     X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"], intercept: bool = True
 ) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, " n"], Float[np.ndarray, " p"], float]:
@@ -145,7 +148,7 @@ class LinearRegression(Regressor):
     batch_size: int = 32
     random_state: int = 0
 
-    def fit(self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]) -> "LinearRegression":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "LinearRegression":
         """Find the likeliest weights."""
         X, y = check_X_y(X, y)
         solvers, must = ("qr", "normal", "sgd"), "must be finite and greater than 0"
@@ -168,7 +171,7 @@ class LinearRegression(Regressor):
         self.noise_variance_ = float(np.mean((yc - Xc @ self.coef_) ** 2))
         return self
 
-    def predict(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
+    def predict(self, X: ArrayLike) -> Float[np.ndarray, " m"]:
         """X w + b."""
         return self._check_fitted_X(X) @ self.coef_ + self.intercept_
 
@@ -185,7 +188,7 @@ class Ridge(Regressor):
     _: KW_ONLY
     fit_intercept: bool = True
 
-    def fit(self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]) -> "Ridge":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "Ridge":
         """Find the weights, by QR of the data and the prior's rows."""
         X, y = check_X_y(X, y)
         require(0 <= self.alpha < np.inf, "alpha must be finite and at least 0", self.alpha)
@@ -198,7 +201,7 @@ class Ridge(Regressor):
         self.intercept_ = float(y_mean - x_mean @ self.coef_)
         return self
 
-    def predict(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
+    def predict(self, X: ArrayLike) -> Float[np.ndarray, " m"]:
         """X w + b."""
         return self._check_fitted_X(X) @ self.coef_ + self.intercept_
 

@@ -25,12 +25,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from shared.arguments import checked
 from shared.require import require
 
 KERNELS = ("linear", "poly", "rbf")
 SELECTIONS = ("maximal violating pair", "second order")
 
 
+@checked
 def kernel_matrix(
     A: Float[np.ndarray, "m n_features"],
     B: Float[np.ndarray, "n n_features"],
@@ -77,6 +79,7 @@ class Solution(NamedTuple):
     violation: float
 
 
+@checked
 def movable(
     alpha: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], C: float | int
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
@@ -132,6 +135,7 @@ def smo_steps(
         errors -= step * (K[i] - K[j])
 
 
+@checked
 def smo(
     K: Float[np.ndarray, "n n"],
     y: Float[np.ndarray, " n"],
@@ -150,8 +154,7 @@ def smo(
     max_iter
         Steps after which to stop regardless, with a warning.
     """
-    n = len(y)
-    require(K.shape == (n, n), f"K must have shape ({n}, {n}) as y has {n} labels", K.shape)
+    require(np.isfinite(K).all(), "K must be finite")
     both = set(np.unique(y)) == {-1.0, 1.0}
     require(both, "y must hold the labels -1 and 1, both of them", np.unique(y))
     for name, value in (("C", C), ("tol", tol), ("max_iter", max_iter)):
@@ -159,7 +162,7 @@ def smo(
     require(selection in SELECTIONS, f"selection must be one of {SELECTIONS}", repr(selection))
     steps = smo_steps(K, y, C, tol=tol, selection=selection)
     for n_iter, (alpha, errors, violation) in enumerate(steps):  # noqa: B007
-        if n_iter == max_iter:
+        if n_iter >= max_iter:
             break
     if violation > tol:
         warnings.warn(
@@ -169,6 +172,7 @@ def smo(
     return Solution(alpha, errors, bias_of(alpha, errors, y, C), n_iter, violation)
 
 
+@checked
 def bias_of(
     alpha: Float[np.ndarray, " n"],
     errors: Float[np.ndarray, " n"],
@@ -183,6 +187,7 @@ def bias_of(
     return float(errors[up].max() + errors[low].min()) / 2
 
 
+@checked
 def objectives(
     alpha: Float[np.ndarray, " n"],
     errors: Float[np.ndarray, " n"],
