@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 
 from shared.arguments import checked
 from shared.require import require
-from week04.linear_regression import minimum_norm
+from week01.matrix_decompositions import least_squares
 
 
 class Decomposition(NamedTuple):
@@ -129,7 +129,7 @@ def weak_features_error(
     y = X @ w + np.sqrt(noise_variance) * rng.normal(size=n)
     estimate = np.zeros(n_all)
     if p:
-        estimate[:p] = minimum_norm(X[:, :p], y)
+        estimate[:p] = least_squares(X[:, :p], y)
     return float(np.sum((estimate - w) ** 2) + noise_variance)
 
 

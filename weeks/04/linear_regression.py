@@ -26,12 +26,7 @@ from numpy.typing import ArrayLike
 
 from shared.arguments import checked
 from shared.require import require
-from week01.matrix_decompositions import (
-    EPS,
-    householder_qr,
-    least_squares,
-    solve_triangular,
-)
+from week01.matrix_decompositions import EPS, least_squares
 from week04.estimator import Estimator, Regressor, check_X, check_X_y
 
 
@@ -62,25 +57,6 @@ class StandardScaler(Estimator):
     def fit_transform(self, X: ArrayLike, y: object = None) -> Float[np.ndarray, "n p"]:
         """`fit` and `transform` of the same data."""
         return self.fit(X).transform(X)
-
-
-@checked
-def minimum_norm(
-    A: Float[np.ndarray, "n p"], b: Float[np.ndarray, "n *k"]
-) -> Float[np.ndarray, "p *k"]:
-    """Least squares by QR; among many solutions the shortest.
-
-    With fewer rows than columns, Aᵀ = Q R and x = Q R⁻ᵀ b lies in the row space, which is what
-    makes it the shortest. Without full rank R cannot be inverted and the SVD takes over.
-    """
-    wide = A.shape[0] < A.shape[1]
-    Q, R = householder_qr(A.T if wide else A)
-    diagonal = np.abs(np.diag(R))
-    if diagonal.min() <= max(A.shape) * EPS * diagonal.max():
-        return least_squares(A, b)
-    if wide:  # Rᵀ is a lower triangle: read backwards, an upper one
-        return Q @ solve_triangular(R.T[::-1, ::-1], b[::-1])[::-1]
-    return solve_triangular(R, Q.T @ b)
 
 
 @checked
@@ -160,9 +136,9 @@ class LinearRegression(Regressor):
             require(0 < value < np.inf, f"{name} {must}", value)
         Xc, yc, x_mean, y_mean = centered(X, y, self.fit_intercept)
         if self.solver == "qr":
-            self.coef_ = minimum_norm(Xc, yc)
+            self.coef_ = least_squares(Xc, yc)
         elif self.solver == "normal":
-            self.coef_ = minimum_norm(Xc.T @ Xc, Xc.T @ yc)
+            self.coef_ = least_squares(Xc.T @ Xc, Xc.T @ yc)
         else:
             rng = np.random.default_rng(self.random_state)
             self.coef_ = sgd_steps(Xc, yc, rng=rng, **sgd)[-1]
@@ -196,7 +172,7 @@ class Ridge(Regressor):
         if self.alpha > 0:
             prior = np.sqrt(self.alpha) * np.eye(X.shape[1])
             Xc, yc = np.vstack([Xc, prior]), np.append(yc, np.zeros(len(prior)))
-        self.coef_ = minimum_norm(Xc, yc)
+        self.coef_ = least_squares(Xc, yc)
         self.n_features_in_ = X.shape[1]
         self.intercept_ = float(y_mean - x_mean @ self.coef_)
         return self
