@@ -34,9 +34,9 @@ class Split(NamedTuple):
 def impurity(
     criterion: Criterion,
     sums: Float[np.ndarray, "*shape k"],
-    squares: Float[np.ndarray, "*shape"],
-    weight: Float[np.ndarray, "*shape"],
-) -> Float[np.ndarray, "*shape"]:
+    squares: Float[np.ndarray, "*shape"] | np.float64,
+    weight: Float[np.ndarray, "*shape"] | np.float64,
+) -> Float[np.ndarray, "*shape"] | np.float64:
     """Impurity of groups of rows from Σ w y, Σ w |y|² and Σ w.
 
     With labels as unit vectors y, Gini's index *is* the variance, Σ p (1 - p).
@@ -83,19 +83,21 @@ def best_split(
     n, least = len(X), min_samples_leaf
     if n < 2 * least:
         return None
-    order = np.argsort(X.T, axis=1, kind="stable")
+    order = X.T.argsort(axis=1, kind="stable")
     values = X.T[np.arange(len(order))[:, None], order]  # (q, n)
-    weighted = weight[:, None] * (Y - Y.mean(axis=0) if criterion == "squared_error" else Y)
-    sums, W = weighted[order].cumsum(axis=1), weight[order].cumsum(axis=1)
+    weighted = weight[:, None] * (Y - Y.sum(axis=0) / n if criterion == "squared_error" else Y)
+    W = weight.take(order).cumsum(axis=1)
+    sums = (
+        weighted.T.take(order, axis=1).cumsum(axis=2).transpose(1, 2, 0)
+    )  # long loops, not over labels
     squares = W  # Σ w |y|² of unit vectors
     if criterion == "squared_error":
         centered = weighted / np.where(weight > 0, weight, 1.0)[:, None]
-        squares = (weighted * centered).sum(axis=1)[order].cumsum(axis=1)
+        squares = (weighted * centered).sum(axis=1).take(order).cumsum(axis=1)
     cut = slice(least - 1, n - least)  # the last row of the left child
-    W, sums, squares = (
-        np.array([part[:, cut], part[:, -1:] - part[:, cut]]) for part in (W, sums, squares)
-    )
-    kept = (W * impurity(criterion, sums, squares, W)).sum(axis=0)
+    left = W[:, cut], sums[:, cut], squares[:, cut]
+    right = [whole[:, -1:] - part for whole, part in zip((W, sums, squares), left, strict=True)]
+    kept = sum(Wc * impurity(criterion, sc, qc, Wc) for Wc, sc, qc in (left, right))
     kept[values[:, least : n - least + 1] - values[:, cut] <= SAME] = np.inf  # none between
     feature, position = divmod(int(kept.argmin()), kept.shape[1])
     least_kept = float(kept[feature, position])
