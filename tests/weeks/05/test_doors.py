@@ -109,7 +109,6 @@ CALLS = [
     (losses, "derivatives loss", ["softmax", A, one_hot]),
     (losses, "best_constant", ["softmax", one_hot, steps]),
     (smo, "kernel_matrix", [A, P]),
-    (smo, "movable", [steps, signs, 5.0]),
     (smo, "smo", [A @ A.T, signs, 1.0]),
     (smo, "bias_of objectives", [steps, x, signs, 5.0]),
 ]
