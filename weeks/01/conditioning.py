@@ -28,9 +28,11 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from week01.matrix_decompositions import EPS, householder_qr, solve_triangular
 
 
+@checked
 def least_squares_qr(
     A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m"]
 ) -> Float[np.ndarray, "n"]:
@@ -39,6 +41,7 @@ def least_squares_qr(
     return solve_triangular(R, Q.T @ b)
 
 
+@checked
 def least_squares_normal(
     A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m"]
 ) -> Float[np.ndarray, "n"]:
@@ -46,6 +49,7 @@ def least_squares_normal(
     return least_squares_qr(A.T @ A, A.T @ b)
 
 
+@checked
 def exact_least_squares(
     A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m"]
 ) -> Float[np.ndarray, "n"]:
@@ -60,6 +64,7 @@ def exact_least_squares(
     return np.array([float(row[n]) for row in G])
 
 
+@checked
 def exact_singular_values(A: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n"]:
     """Singular values to the last digit, by bisection on an exact count (Sylvester's inertia).
 

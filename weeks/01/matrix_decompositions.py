@@ -27,12 +27,15 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
+from week01.pivoted_qr import EPS, pivoted_qr
 
-EPS = float(np.finfo(np.float64).eps)
 MAX_SWEEPS = 60
+Columns = Float[np.ndarray, "m"] | Float[np.ndarray, "m k"]  # one right-hand side, or several
 
 
+@checked
 def householder_qr(
     A: Float[np.ndarray, "m n"],
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "k n"]]:
@@ -71,17 +74,10 @@ def householder_qr(
     return Q, np.ldexp(R[:k], exponent)
 
 
-def solve_triangular(
-    R: Float[np.ndarray, "n n"], b: Float[np.ndarray, "n *k"]
-) -> Float[np.ndarray, "n *k"]:
-    """Solve R x = b for an upper triangle R by back substitution.
-
-    Raises
-    ------
-    ValueError
-        If a diagonal entry of R is zero.
-    """
-    R, b = _matrix("R", R), _right_side(b, len(R))
+@checked
+def solve_triangular(R: Float[np.ndarray, "m m"], b: Columns) -> Float[np.ndarray, "m *k"]:
+    """Solve R x = b by back substitution; R is an upper triangle without zeros on its diagonal."""
+    R, b = _matrix("R", R), _finite("b", b)
     at = int(np.abs(np.diag(R)).argmin())
     require(R[at, at] != 0, "R must have a non-zero diagonal", f"R[{at}, {at}] = 0")
     x = np.zeros_like(b)
@@ -90,6 +86,7 @@ def solve_triangular(
     return x
 
 
+@checked
 def eigh_jacobi(
     A: Float[np.ndarray, "n n"],
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n n"]]:
@@ -103,7 +100,6 @@ def eigh_jacobi(
     """
     A, exponent = _scaled(_matrix("A", A))
     n = len(A)
-    require(A.shape == (n, n), "A must be square", f"shape {A.shape}")
     skew = np.abs(A - A.T).max()  # the largest entry of A is about 1
     require(skew <= 1e-10, "A must be symmetric", f"A - Aᵀ up to {skew:.1e} of A")
     A = (A + A.T) / 2
@@ -125,6 +121,7 @@ def eigh_jacobi(
     return np.ldexp(np.diag(A)[order], exponent), V[:, order]
 
 
+@checked
 def svd_jacobi(
     A: Float[np.ndarray, "m n"],
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "k"], Float[np.ndarray, "k n"]]:
@@ -184,33 +181,46 @@ def svd_jacobi(
     return U, np.ldexp(sigma, exponent), V.T
 
 
-def project(A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m *k"]) -> Float[np.ndarray, "m *k"]:
+@checked
+def project(A: Float[np.ndarray, "m n"], b: Columns) -> Float[np.ndarray, "m *k"]:
     """Orthogonal projection of b onto the column space of A: the nearest point A x to b."""
     U, sigma, _ = svd_jacobi(A)
     U = U[:, sigma > max(A.shape) * EPS * sigma[0]]
-    return U @ (U.T @ _right_side(b, len(A)))
+    return U @ (U.T @ _finite("b", b))
 
 
+@checked
 def least_squares(
-    A: Float[np.ndarray, "m n"], b: Float[np.ndarray, "m *k"], rcond: float | None = None
+    A: Float[np.ndarray, "m n"], b: Columns, rcond: float | None = None
 ) -> Float[np.ndarray, "n *k"]:
-    """The x of least norm among those that minimize |A x - b|, by the SVD.
+    """The x of least norm among those that minimize |A x - b|.
 
     Parameters
     ----------
     rcond
-        Singular values up to `rcond * sigma_max` count as zero; max(m, n) times the machine
-        precision by default, as in `numpy.linalg.lstsq`.
+        Singular values up to `rcond * sigma_max` count as zero, which takes the SVD. By default
+        those of rounding do, up to max(m, n) times the machine precision, as in
+        `numpy.linalg.lstsq`; pivoted QR shows how many, unless one comes close to that limit.
     """
+    A, b, (m, n) = _matrix("A", A), _finite("b", b), A.shape
+    limit = max(m, n) * EPS if rcond is None else rcond
+    require(0.0 <= limit < 1.0, "rcond must be at least 0 and below 1", rcond)
+    if rcond is None:
+        small, exponent = _scaled(A)
+        R, order = pivoted_qr(np.column_stack([small, b]), n)
+        if len(R):  # A P = Q Uᵀ Zᵀ, and x lies in the span of Z: no other solution is shorter
+            Z, U = householder_qr(R[:, :n].T)
+            inverse = solve_triangular(U, np.eye(len(U)))
+            if limit * np.linalg.norm(U) * np.linalg.norm(inverse) < 1.0:
+                x = Z @ (inverse.T @ R[:, n:])
+                return np.ldexp(x[np.argsort(order)], -exponent).reshape(n, *b.shape[1:])
     U, sigma, Vt = svd_jacobi(A)
-    b = _right_side(b, len(A))
-    rcond = max(A.shape) * EPS if rcond is None else rcond
-    require(0.0 <= rcond < 1.0, "rcond must be at least 0 and below 1", rcond)
-    keep = sigma > rcond * sigma[0]
+    keep = sigma > limit * sigma[0]
     coordinates = (U[:, keep].T @ b).T / sigma[keep]
     return Vt[keep].T @ coordinates.T
 
 
+@checked
 def classical_gram_schmidt(
     A: Float[np.ndarray, "m n"],
 ) -> Float[np.ndarray, "m n"]:
@@ -266,20 +276,14 @@ def _scaled(A: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m n"], int]
 
 
 def _matrix(name: str, A: ArrayLike) -> Float[np.ndarray, "m n"]:
-    A = np.asarray(A, dtype=np.float64)
+    A = _finite(name, A)
     matrix = A.ndim == 2 and A.size > 0
     require(matrix, f"{name} must be a matrix with at least one entry", f"shape {A.shape}")
-    return _finite(name, A)
+    return A
 
 
-def _right_side(b: ArrayLike, m: int) -> Float[np.ndarray, "m *k"]:
-    b = np.asarray(b, dtype=np.float64)
-    fits = b.ndim in (1, 2) and len(b) == m
-    require(fits, f"b must have {m} rows, as many as the matrix", f"shape {b.shape}")
-    return _finite("b", b)
-
-
-def _finite(name: str, A: np.ndarray) -> np.ndarray:
+def _finite(name: str, A: ArrayLike) -> Float[np.ndarray, "..."]:
+    A = np.asarray(A, dtype=np.float64)
     bad = int((~np.isfinite(A)).sum())
     require(bad == 0, f"{name} must be finite", f"{bad} NaN or inf")
     return A

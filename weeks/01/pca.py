@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
 from week01.matrix_decompositions import svd_jacobi
 
@@ -55,6 +56,7 @@ class PCA:
     def __init__(self, n_components: int | None = None):
         self.n_components = n_components
 
+    @checked
     def fit(self, X: Float[np.ndarray, "n_samples n_features"]) -> "PCA":
         """Find mean and directions.
 
@@ -83,6 +85,7 @@ class PCA:
         self.explained_variance_ratio_ = variance[:k] / total if total > 0 else np.zeros(k)
         return self
 
+    @checked
     def transform(
         self, X: Float[np.ndarray, "n n_features"]
     ) -> Float[np.ndarray, "n n_components"]:
@@ -93,12 +96,14 @@ class PCA:
         require(X.shape[1] == n_features, f"X must have {n_features} columns as in fit", X.shape[1])
         return (X - self.mean_) @ self.components_.T
 
+    @checked
     def fit_transform(
         self, X: Float[np.ndarray, "n_samples n_features"]
     ) -> Float[np.ndarray, "n_samples n_components"]:
         """`fit` and `transform` of the same data."""
         return self.fit(X).transform(X)
 
+    @checked
     def inverse_transform(
         self, Z: Float[np.ndarray, "n n_components"]
     ) -> Float[np.ndarray, "n n_features"]:
@@ -114,6 +119,7 @@ class PCA:
         require(fitted, "PCA must be fitted before use: call fit(X) first")
 
 
+@checked
 def low_rank(A: Float[np.ndarray, "m n"], rank: int) -> Float[np.ndarray, "m n"]:
     """The closest matrix of at most the given rank, in the Frobenius and the spectral norm.
 

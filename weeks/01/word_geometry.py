@@ -30,6 +30,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 from week01.matrix_decompositions import svd_jacobi
 
@@ -68,6 +69,7 @@ def cooccurrence(
     return counts + counts.T
 
 
+@checked
 def ppmi(
     counts: Float[np.ndarray, "word context"], alpha: float = 0.75
 ) -> Float[np.ndarray, "word context"]:
@@ -97,6 +99,7 @@ def ppmi(
     return np.log(np.divide(joint, expected, where=seen, out=np.ones_like(joint))).clip(min=0.0)
 
 
+@checked
 def truncated_svd(
     A: Float[np.ndarray, "m n"], k: int, rng: np.random.Generator, tol: float = 1e-10
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "k"], Float[np.ndarray, "k n"]]:
@@ -137,6 +140,7 @@ def truncated_svd(
         steps = min(A.shape[1], 2 * steps)
 
 
+@checked
 def cosine_similarity(E: Float[np.ndarray, "word dim"]) -> Float[np.ndarray, "word word"]:
     """Cosines of the angles between all rows; a row of zeros is similar to nothing."""
     norms = np.linalg.norm(E, axis=1, keepdims=True)
@@ -144,6 +148,7 @@ def cosine_similarity(E: Float[np.ndarray, "word dim"]) -> Float[np.ndarray, "wo
     return unit @ unit.T
 
 
+@checked
 def nearest_neighbors(E: Float[np.ndarray, "word dim"], word: int, k: int) -> Int[np.ndarray, "k"]:
     """Rows with the largest cosine to row `word`, itself left out, the nearest first."""
     last = len(E) - 1

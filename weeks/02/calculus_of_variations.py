@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from shared.require import require
 from week02.gradients_and_jacobians import jvp, sqrt
 
@@ -60,12 +61,14 @@ def slide_time(x0: Any, y0: Any, x1: Any, y1: Any) -> Any:
     return length * 2.0 / (math.sqrt(2.0 * GRAVITY) * (sqrt(y0) + sqrt(y1)))
 
 
+@checked
 def functional(segment: Callable, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
     """J of the path through the points (x, y): the sum of its segments' shares."""
     _validate_path(x, y)
     return float(np.sum(segment(x[:-1], y[:-1], x[1:], y[1:])))
 
 
+@checked
 def first_variation(
     segment: Callable, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n-2"]:
@@ -78,6 +81,7 @@ def first_variation(
     )
 
 
+@checked
 def second_variation(
     segment: Callable, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n-2 n-2"]:
@@ -107,6 +111,7 @@ def _derivative(segment: Callable, x0, y0, x1, y1, which: str) -> np.ndarray:
     return np.broadcast_to(take(which, {"0": y0, "1": y1}), x0.shape).astype(float)
 
 
+@checked
 def minimize_path(
     segment: Callable,
     x: Float[np.ndarray, "n"],
@@ -193,6 +198,7 @@ def quadrature(
     return low + (high - low) * (points + 1.0) / 2.0, weights * (high - low) / 2.0
 
 
+@checked
 def free_energy(
     p: Float[np.ndarray, "n"],
     weights: Float[np.ndarray, "n"],
@@ -204,6 +210,7 @@ def free_energy(
     return float(weights @ (p * (reward - temperature * np.log(p))))
 
 
+@checked
 def maximize_free_energy(
     weights: Float[np.ndarray, "n"],
     reward: Float[np.ndarray, "n"],

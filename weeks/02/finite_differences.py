@@ -20,12 +20,14 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from shared.require import require
 
 EPS = float(np.finfo(np.float64).eps)
 STEPS = {"forward": EPS ** (1 / 2), "central": EPS ** (1 / 3), "complex": 1e-100}
 
 
+@checked
 def finite_difference(
     f: Callable, x: Float[np.ndarray, "n"], *, scheme: str = "central", step: float | None = None
 ) -> Float[np.ndarray, "m n"]:

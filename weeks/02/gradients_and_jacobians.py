@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from shared.require import require
 
 # ---- the rules, and the numbers that follow them
@@ -223,12 +224,14 @@ def vjp(f: Callable, x: Sequence) -> tuple[list, Callable[[Sequence], list]]:
     return [y.value if _level(y) == tape.level else y for y in found], pull_back
 
 
+@checked
 def jacobian_forward(f: Callable, x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m n"]:
     """Jacobian by dual numbers, one pass for each of the n inputs."""
     _validate(x)
     return np.array([jvp(f, list(x), list(e))[1] for e in np.eye(len(x))], dtype=float).T
 
 
+@checked
 def jacobian_reverse(f: Callable, x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m n"]:
     """Jacobian by a tape, one pass back for each of the m outputs."""
     _validate(x)
@@ -236,6 +239,7 @@ def jacobian_reverse(f: Callable, x: Float[np.ndarray, "n"]) -> Float[np.ndarray
     return np.array([pull_back(list(e)) for e in np.eye(len(values))], dtype=float)
 
 
+@checked
 def gradient(f: Callable, x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     """Gradient of f with one output, in one pass back.
 
@@ -248,6 +252,7 @@ def gradient(f: Callable, x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     return np.array(_gradient(f, list(x)), dtype=float)
 
 
+@checked
 def hessian(f: Callable, x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n n"]:
     """Second derivatives of f with one output: forward mode through the reverse mode's gradient."""
     return jacobian_forward(lambda numbers: _gradient(f, numbers), x)

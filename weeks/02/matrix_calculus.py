@@ -25,11 +25,13 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 
 # ---- linear
 
 
+@checked
 def linear(
     X: Float[np.ndarray, "n d"], W: Float[np.ndarray, "k d"], b: Float[np.ndarray, "k"]
 ) -> Float[np.ndarray, "n k"]:
@@ -37,6 +39,7 @@ def linear(
     return X @ W.T + b
 
 
+@checked
 def linear_backward(
     dY: Float[np.ndarray, "n k"], X: Float[np.ndarray, "n d"], W: Float[np.ndarray, "k d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "k d"], Float[np.ndarray, "k"]]:
@@ -50,6 +53,7 @@ def linear_backward(
 # ---- softmax and cross-entropy
 
 
+@checked
 def softmax(Z: Float[np.ndarray, "*rows k"]) -> Float[np.ndarray, "*rows k"]:
     """Positive numbers that sum to one along the last axis; a row may hold some -inf, not all."""
     top = Z.max(axis=-1, keepdims=True)
@@ -58,12 +62,14 @@ def softmax(Z: Float[np.ndarray, "*rows k"]) -> Float[np.ndarray, "*rows k"]:
     return E / E.sum(axis=-1, keepdims=True)
 
 
+@checked
 def softmax_jacobian(z: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k k"]:
     """∂p/∂z = diag(p) - p pᵀ: raising one logit lowers every other probability."""
     p = softmax(z)
     return np.diag(p) - np.outer(p, p)
 
 
+@checked
 def softmax_backward(
     dP: Float[np.ndarray, "*rows k"], P: Float[np.ndarray, "*rows k"]
 ) -> Float[np.ndarray, "*rows k"]:
@@ -78,6 +84,7 @@ def softmax_backward_diagonal(
     return P * (1.0 - P) * dP
 
 
+@checked
 def cross_entropy(Z: Float[np.ndarray, "n k"], targets: Int[np.ndarray, "n"]) -> float:
     """Mean of -log softmax(Z)[i, targets[i]], in nats; -log p is never taken of a rounded p."""
     _validate_targets(Z, targets)
@@ -86,6 +93,7 @@ def cross_entropy(Z: Float[np.ndarray, "n k"], targets: Int[np.ndarray, "n"]) ->
     return float((log_partition - shifted[np.arange(len(Z)), targets]).mean())
 
 
+@checked
 def cross_entropy_backward(
     Z: Float[np.ndarray, "n k"], targets: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n k"]:
@@ -124,6 +132,7 @@ def _standardize_backward(
     return scale * (dX_hat - mean - X_hat * along)
 
 
+@checked
 def layer_norm(
     X: Float[np.ndarray, "n d"],
     gain: Float[np.ndarray, "d"],
@@ -135,6 +144,7 @@ def layer_norm(
     return _standardize(X, 1, eps)[0] * gain + bias
 
 
+@checked
 def layer_norm_backward(
     dY: Float[np.ndarray, "n d"],
     X: Float[np.ndarray, "n d"],
@@ -148,6 +158,7 @@ def layer_norm_backward(
     return dX, (dY * X_hat).sum(axis=0), dY.sum(axis=0)
 
 
+@checked
 def batch_norm(
     X: Float[np.ndarray, "n d"],
     gain: Float[np.ndarray, "d"],
@@ -159,6 +170,7 @@ def batch_norm(
     return _standardize(X, 0, eps)[0] * gain + bias
 
 
+@checked
 def batch_norm_backward(
     dY: Float[np.ndarray, "n d"],
     X: Float[np.ndarray, "n d"],
@@ -175,6 +187,7 @@ def batch_norm_backward(
 # ---- attention
 
 
+@checked
 def attention(
     Q: Float[np.ndarray, "m d"],
     K: Float[np.ndarray, "n d"],
@@ -198,6 +211,7 @@ def attention(
     return P @ V, P
 
 
+@checked
 def attention_backward(
     dY: Float[np.ndarray, "m v"],
     Q: Float[np.ndarray, "m d"],

@@ -31,6 +31,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 from week03.special_functions import (
     Number,
@@ -71,6 +72,7 @@ class BetaBinomial:
         """Equal tails of the belief about θ."""
         return _central(lambda x: beta_cdf(x, self.a, self.b), level, 0.0, 1.0)
 
+    @checked
     def predictive_log_pmf(
         self, k: Int[np.ndarray, "*shape"], trials: int
     ) -> Float[np.ndarray, "*shape"]:
@@ -94,6 +96,7 @@ class GammaPoisson:
         require_positive("shape", self.shape)
         require_positive("rate", self.rate)
 
+    @checked
     def update(self, counts: Int[np.ndarray, " n"]) -> "GammaPoisson":
         """Gamma(shape + Σ counts, rate + n)."""
         require((counts >= 0).all(), "counts must be non-negative", counts)
@@ -107,6 +110,7 @@ class GammaPoisson:
         """Equal tails of the belief about λ."""
         return _central(lambda x: gamma_cdf(x * self.rate, self.shape), level, 0.0, math.inf)
 
+    @checked
     def predictive_log_pmf(self, k: Int[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """ln P(next count = k), negative binomial."""
         require((k >= 0).all(), "k must be non-negative", k)
@@ -127,6 +131,7 @@ class NormalKnownVariance:
         require_positive("sd", self.sd)
         require_positive("noise_sd", self.noise_sd)
 
+    @checked
     def update(self, x: Float[np.ndarray, " n"]) -> "NormalKnownVariance":
         """Precisions 1/variance add; the mean is their weighted average (BDA3, 2.12)."""
         precision = self.sd**-2 + len(x) * self.noise_sd**-2
@@ -160,6 +165,7 @@ class NormalInverseGamma:
         for name in ("kappa", "alpha", "beta"):
             require_positive(name, getattr(self, name))
 
+    @checked
     def update(self, x: Float[np.ndarray, " n"]) -> "NormalInverseGamma":
         """Add the data's sums of squares, and the disagreement of their mean with the prior's."""
         n = len(x)
@@ -217,6 +223,7 @@ def clopper_pearson_interval(
     return low, high
 
 
+@checked
 def t_interval(x: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
     """Student's interval for a mean."""
     require(len(x) >= 2, "x must hold at least 2 values", len(x))
@@ -224,6 +231,7 @@ def t_interval(x: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, 
     return float(x.mean()) - half, float(x.mean()) + half
 
 
+@checked
 def bootstrap_statistics(
     x: Float[np.ndarray, " n"],
     statistic: Callable[..., np.ndarray],
@@ -236,6 +244,7 @@ def bootstrap_statistics(
     return statistic(x[rng.integers(len(x), size=(n_resamples, len(x)))], axis=1)
 
 
+@checked
 def binomial_coverage(
     interval: Callable[[int, int], tuple[float, float]], p: Float[np.ndarray, " m"], trials: int
 ) -> Float[np.ndarray, " m"]:

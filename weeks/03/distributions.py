@@ -28,31 +28,31 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 from week03.special_functions import Number, log_beta, log_gamma, require_positive
+
+Values = Float[np.ndarray, "*shape"]
 
 # ---- log-densities: -inf outside the support, so that products of densities stay right
 
 
-def normal_log_pdf(
-    x: Float[np.ndarray, "*shape"], loc: Number = 0.0, scale: Number = 1.0
-) -> Float[np.ndarray, "*shape"]:
+@checked
+def normal_log_pdf(x: Values, loc: Number = 0.0, scale: Number = 1.0) -> Values:
     """ln N(x; loc, scale²)."""
     scale = float(require_positive("scale", scale))
     z = (x - loc) / scale
     return np.asarray(-0.5 * z**2 - math.log(scale) - 0.5 * math.log(2 * math.pi))
 
 
-def exponential_log_pdf(
-    x: Float[np.ndarray, "*shape"], rate: Number = 1.0
-) -> Float[np.ndarray, "*shape"]:
+@checked
+def exponential_log_pdf(x: Values, rate: Number = 1.0) -> Values:
     """ln(rate e^(-rate x)) for x >= 0."""
     return gamma_log_pdf(x, 1.0, rate)
 
 
-def gamma_log_pdf(
-    x: Float[np.ndarray, "*shape"], shape: Number, rate: Number = 1.0
-) -> Float[np.ndarray, "*shape"]:
+@checked
+def gamma_log_pdf(x: Values, shape: Number, rate: Number = 1.0) -> Values:
     """Log-density of Gamma(shape, rate): x^(shape - 1) e^(-rate x) rate^shape / Γ(shape)."""
     shape, rate = float(require_positive("shape", shape)), float(require_positive("rate", rate))
     power = _times_log(shape - 1, np.where(x >= 0, x, 1.0))
@@ -60,9 +60,8 @@ def gamma_log_pdf(
     return np.asarray(np.where(x < 0, -np.inf, value))
 
 
-def beta_log_pdf(
-    x: Float[np.ndarray, "*shape"], a: Number, b: Number
-) -> Float[np.ndarray, "*shape"]:
+@checked
+def beta_log_pdf(x: Values, a: Number, b: Number) -> Values:
     """Log-density of Beta(a, b): x^(a - 1) (1 - x)^(b - 1) / B(a, b)."""
     normalizer = float(log_beta(a, b))
     outside = (x < 0) | (x > 1)
@@ -71,9 +70,8 @@ def beta_log_pdf(
     return np.asarray(np.where(outside, -np.inf, value))
 
 
-def student_t_log_pdf(
-    x: Float[np.ndarray, "*shape"], df: Number, loc: Number = 0.0, scale: Number = 1.0
-) -> Float[np.ndarray, "*shape"]:
+@checked
+def student_t_log_pdf(x: Values, df: Number, loc: Number = 0.0, scale: Number = 1.0) -> Values:
     """Log-density of loc + scale · t with df degrees of freedom; df = 1 is the Cauchy."""
     df, scale = float(require_positive("df", df)), float(require_positive("scale", scale))
     z = (x - loc) / scale
@@ -82,7 +80,8 @@ def student_t_log_pdf(
     return np.asarray(-0.5 * (df + 1) * np.log1p(z**2 / df) - normalizer)
 
 
-def poisson_log_pmf(k: Int[np.ndarray, "*shape"], rate: Number) -> Float[np.ndarray, "*shape"]:
+@checked
+def poisson_log_pmf(k: Int[np.ndarray, "*shape"], rate: Number) -> Values:
     """Log-probability of k events where `rate` are expected: k ln rate - rate - ln k!."""
     rate = float(require_positive("rate", rate))
     inside = np.where(k >= 0, k, 0).astype(np.float64)
@@ -253,7 +252,7 @@ def sample_below(
     return words % high
 
 
-def require_distribution(name: str, p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def require_distribution(name: str, p: Values) -> Values:
     """Give p as float64; a ValueError naming it if it is not a probability distribution."""
     p = np.array(p, dtype=np.float64)
     found = f"sum {p.sum():.6g}, least {p.min():.6g}" if p.size else "no entry"

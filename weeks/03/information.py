@@ -25,6 +25,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
 from week03.distributions import require_distribution
 from week03.special_functions import Number
@@ -32,6 +33,7 @@ from week03.special_functions import Number
 # ---- softmax and cross-entropy, from logits
 
 
+@checked
 def log_sum_exp(x: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]:
     """ln Σ e^x over the last axis. The largest term is taken out: no exponential can overflow."""
     require(x.shape[-1] > 0, "x must hold at least one entry to sum", f"shape {x.shape}")
@@ -42,11 +44,13 @@ def log_sum_exp(x: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]
         return np.asarray(np.log(np.exp(x - largest).sum(axis=-1)) + largest[..., 0])
 
 
+@checked
 def log_softmax(logits: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch n"]:
     """ln of softmax, without ever forming a probability that could underflow to ln 0."""
     return logits - log_sum_exp(logits)[..., None]
 
 
+@checked
 def softmax_cross_entropy(
     logits: Float[np.ndarray, "batch n"], targets: Int[np.ndarray, " batch"]
 ) -> Float[np.ndarray, " batch"]:
@@ -59,12 +63,14 @@ def softmax_cross_entropy(
 # ---- from tables of probabilities, in nats
 
 
+@checked
 def entropy(p: Float[np.ndarray, "*shape"]) -> float:
     """H(p) = -Σ p ln p with 0 ln 0 = 0; a joint table gives the joint entropy."""
     p = require_distribution("p", p)
     return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
 
+@checked
 def cross_entropy(p: Float[np.ndarray, "*shape"], q: Float[np.ndarray, "*shape"]) -> float:
     """-Σ p ln q: nats per symbol of p under a code for q; infinite if q rules out p's."""
     p, q = require_distribution("p", p), require_distribution("q", q)
@@ -72,6 +78,7 @@ def cross_entropy(p: Float[np.ndarray, "*shape"], q: Float[np.ndarray, "*shape"]
         return float(-(p[p > 0] * np.log(q[p > 0])).sum())
 
 
+@checked
 def kl_divergence(p: Float[np.ndarray, "*shape"], q: Float[np.ndarray, "*shape"]) -> float:
     """D(p‖q) = Σ p ln(p/q), the cross-entropy beyond the entropy. Not symmetric, never negative."""
     p, q = require_distribution("p", p), require_distribution("q", q)
@@ -79,6 +86,7 @@ def kl_divergence(p: Float[np.ndarray, "*shape"], q: Float[np.ndarray, "*shape"]
         return float((p[p > 0] * (np.log(p[p > 0]) - np.log(q[p > 0]))).sum())
 
 
+@checked
 def mutual_information(joint: Float[np.ndarray, "n m"]) -> float:
     """I(X; Y): the divergence of the joint table from the product of its margins."""
     joint = require_distribution("joint", joint)
@@ -88,12 +96,14 @@ def mutual_information(joint: Float[np.ndarray, "n m"]) -> float:
 # ---- Gaussians, in closed form
 
 
+@checked
 def normal_entropy(cov: Float[np.ndarray, "d d"]) -> float:
     """½ ln det(2πe Σ), Cover & Thomas theorem 8.4.1; negative for narrow densities."""
     factor = _cholesky("cov", cov)
     return float(0.5 * len(cov) * math.log(2 * math.pi * math.e) + np.log(np.diag(factor)).sum())
 
 
+@checked
 def normal_kl(
     mean_p: Float[np.ndarray, " d"],
     cov_p: Float[np.ndarray, "d d"],
@@ -118,6 +128,7 @@ def normal_mutual_information(correlation: Number) -> float:
 # ---- from samples
 
 
+@checked
 def kl_terms(
     log_p: Float[np.ndarray, " n"], log_q: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -144,6 +155,7 @@ def kl_terms(
     return -log_ratio, np.expm1(log_ratio) - log_ratio
 
 
+@checked
 def mutual_information_binned(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], bins: int, *, corrected: bool = False
 ) -> float:
@@ -163,6 +175,7 @@ def mutual_information_binned(
     return mutual_information(table / n) - bias
 
 
+@checked
 def mutual_information_ksg(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], k: int = 3
 ) -> float:
@@ -228,7 +241,6 @@ def _cholesky(name: str, cov: np.ndarray) -> np.ndarray:
 
 
 def _check_pairs(x: np.ndarray, y: np.ndarray) -> None:
-    require(len(x) == len(y), "x and y must have as many values", len(x), len(y))
     for name, values in (("x", x), ("y", y)):
         bad = int((~np.isfinite(values)).sum())
         require(bad == 0, f"{name} must be finite", f"{bad} NaN or inf")

@@ -22,6 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from shared.require import require
 
 Number = float | int
@@ -40,8 +41,9 @@ def log_gamma(x: Number | Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*sh
     return np.asarray(value - np.log(product))
 
 
+@checked
 def gamma_cdf(
-    x: Float[np.ndarray, "*shape"], shape: Number | Float[np.ndarray, "*shape"]
+    x: Float[np.ndarray, "*shape"], shape: Number | Float[np.ndarray, "*#shape"]
 ) -> Float[np.ndarray, "*shape"]:
     """P(X <= x) of a gamma variable with rate 1: the regularized lower incomplete gamma function.
 
@@ -60,10 +62,11 @@ def gamma_cdf(
     return np.asarray(np.where(x > 0, value, np.where(np.isnan(x), x, 0.0)))
 
 
+@checked
 def beta_cdf(
     x: Float[np.ndarray, "*shape"],
-    a: Number | Float[np.ndarray, "*shape"],
-    b: Number | Float[np.ndarray, "*shape"],
+    a: Number | Float[np.ndarray, "*#shape"],
+    b: Number | Float[np.ndarray, "*#shape"],
 ) -> Float[np.ndarray, "*shape"]:
     """P(X <= x) of a beta variable: the regularized incomplete beta function, DLMF 8.17.22."""
     a = np.broadcast_to(require_positive("a", a), x.shape)
@@ -80,6 +83,7 @@ def beta_cdf(
     return np.asarray(np.where(inside, value, np.where(np.isnan(x), x, x >= 1)))
 
 
+@checked
 def student_t_cdf(x: Float[np.ndarray, "*shape"], df: Number) -> Float[np.ndarray, "*shape"]:
     """P(X <= x) of Student's t: X² / (df + X²) is Beta(1/2, df/2)."""
     df = float(require_positive("df", df))
@@ -99,6 +103,7 @@ def log_beta(
     return np.asarray(log_gamma(a) + log_gamma(b) - log_gamma(np.asarray(a + b)))
 
 
+@checked
 def quantile(
     cdf: Callable[[np.ndarray], np.ndarray],
     p: Float[np.ndarray, "*shape"],

@@ -23,13 +23,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
 from week01.matrix_decompositions import EPS, svd_jacobi
 from week04.estimator import Regressor, check_X_y
 from week04.linear_regression import centered
 
 
+@checked
 def posterior_mean(
     s: Float[np.ndarray, " r"], d: Float[np.ndarray, " r"], alpha: float | int, lam: float | int
 ) -> tuple[Float[np.ndarray, " r"], float]:
@@ -74,9 +77,7 @@ class BayesianLinearRegression(Regressor):
     max_iter: int = 1000
     tol: float = 1e-10
 
-    def fit(
-        self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]
-    ) -> "BayesianLinearRegression":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianLinearRegression":
         """Find the posterior and, where they are not given, the precisions."""
         X, y = check_X_y(X, y, min_samples=2)
         for name in ("noise_precision", "weight_precision", "max_iter"):
@@ -116,11 +117,11 @@ class BayesianLinearRegression(Regressor):
         self.log_evidence_ = float(determinants + n * np.log(alpha / (2 * np.pi)) - squares) / 2
         return self
 
-    def predict(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
+    def predict(self, X: ArrayLike) -> Float[np.ndarray, " m"]:
         """Mean of the predictive distribution."""
         return self._check_fitted_X(X) @ self.coef_ + self.intercept_
 
-    def predict_std(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
+    def predict_std(self, X: ArrayLike) -> Float[np.ndarray, " m"]:
         """Standard deviation of a new observation: noise, intercept and weights together.
 
         The intercept's own 1 / (nα) belongs to it (Gelman et al., *Bayesian Data Analysis*, 3rd

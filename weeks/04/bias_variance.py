@@ -25,8 +25,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from shared.arguments import checked
 from shared.require import require
-from week04.linear_regression import minimum_norm
+from week01.matrix_decompositions import least_squares
 
 
 class Decomposition(NamedTuple):
@@ -42,6 +43,7 @@ class Decomposition(NamedTuple):
         return self.bias_squared + self.variance + self.noise
 
 
+@checked
 def decompose(
     predictions: Float[np.ndarray, "runs points"],
     truth: Float[np.ndarray, " points"],
@@ -64,6 +66,7 @@ def decompose(
     return Decomposition(float(((mean - truth) ** 2).mean()), float(variance), noise_variance)
 
 
+@checked
 def polynomial(x: Float[np.ndarray, " n"], degree: int) -> Float[np.ndarray, "n p"]:
     """Legendre polynomials of degree 0 to `degree` on [-1, 1]: powers, but well conditioned."""
     require(degree >= 0, "degree must be at least 0", degree)
@@ -87,6 +90,7 @@ def train_validation_test_split(
     return order[:first], order[first:second], order[second:]
 
 
+@checked
 def relu_features(
     X: Float[np.ndarray, "n d"], n_features: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "n p"]:
@@ -125,7 +129,7 @@ def weak_features_error(
     y = X @ w + np.sqrt(noise_variance) * rng.normal(size=n)
     estimate = np.zeros(n_all)
     if p:
-        estimate[:p] = minimum_norm(X[:, :p], y)
+        estimate[:p] = least_squares(X[:, :p], y)
     return float(np.sum((estimate - w) ** 2) + noise_variance)
 
 

@@ -122,7 +122,7 @@ class Regressor(Estimator):
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """R² = 1 - residual / total sum of squares: 1 is perfect, 0 is predicting the mean."""
-        y, predicted = _same_shape(y, self.predict(X))
+        y, predicted = _same_shape(_numbers("y", y), self.predict(X))
         residual, total = ((y - predicted) ** 2).sum(), ((y - y.mean()) ** 2).sum()
         return float(1 - residual / total) if total > 0 else float(residual == 0)
 
@@ -134,7 +134,9 @@ class Classifier(Estimator):
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Accuracy, the share of labels that are right."""
-        y, predicted = _same_shape(y, self.predict(X))
+        y, predicted = _same_shape(_labels(y), self.predict(X))
+        text = [labels.dtype.kind in "OSU" for labels in (y, predicted)]
+        require(text[0] == text[1], "y must hold labels like those of fit", y.dtype)
         return float(np.mean(y == predicted))
 
 
@@ -163,7 +165,7 @@ def check_X_y(
     """Return X as `check_X` does, and y: labels if `classes`, else finite float64 numbers."""
     X = check_X(X, **options)
     require(y is not None, "fit requires y to be passed, but the target y is None")
-    y = np.asarray(y) if classes and np.asarray(y).dtype.kind != "f" else _numbers("y", y)
+    y = _labels(y) if classes else _numbers("y", y)
     must = f"y should be a 1d array of n_samples = {len(X)}"
     require(y.shape == (len(X),), must, f"shape {y.shape}")
     return X, y
@@ -175,22 +177,30 @@ def check_classes(
     """Return the sorted labels and each sample's index among them; at least two are needed."""
     continuous = y.dtype.kind == "f" and (y != np.floor(y)).any()
     require(not continuous, "Unknown label type: y must hold classes", "continuous numbers")
-    classes, indices = np.unique(y, return_inverse=True)
+    try:
+        classes, indices = np.unique(y, return_inverse=True)
+        known = all(label == label for label in classes.tolist())
+    except TypeError:  # None and NA have no place in any order
+        known = False
+    require(known, "y must hold labels of one kind, none of them missing", y[:5])
     require(len(classes) >= 2, "y must have at least 2 classes", f"1 class: {classes[:1]}")
     return classes, indices
 
 
 def check_sample_weight(weight: ArrayLike | None, n: int) -> Float[np.ndarray, " n"]:
     """One weight per row, at least 0 and not all 0; ones by default."""
-    weight = np.ones(n) if weight is None else np.asarray(weight, dtype=np.float64)
+    weight = np.ones(n) if weight is None else _numbers("sample_weight", weight)
     right = weight.shape == (n,) and (weight >= 0).all() and 0 < weight.sum() < np.inf
     must = f"sample_weight must hold {n} numbers >= 0, not all of them zero"
     require(right, must, f"shape {weight.shape}")
     return weight
 
 
-def _same_shape(y: ArrayLike, predicted: Shaped[np.ndarray, " n"]):
-    y = np.asarray(y)
+def _labels(y: Any) -> Shaped[np.ndarray, "..."]:
+    return _numbers("y", y) if np.asarray(y).dtype.kind == "f" else np.asarray(y)
+
+
+def _same_shape(y: Shaped[np.ndarray, "..."], predicted: Shaped[np.ndarray, " n"]):
     require(
         y.shape == predicted.shape, f"y must have shape {predicted.shape}, as X has rows", y.shape
     )
@@ -200,9 +210,9 @@ def _same_shape(y: ArrayLike, predicted: Shaped[np.ndarray, " n"]):
 def _numbers(
     name: str, values: Any, allow_nan: bool = False, precision: type = np.float64
 ) -> Float[np.ndarray, "..."]:
-    sparse = hasattr(values, "toarray")
-    kind = f"sparse {type(values).__name__}"
-    require(not sparse, f"{name} must be a dense array", kind, error=TypeError)
+    dense = not (hasattr(values, "toarray") or isinstance(values, np.ma.MaskedArray))
+    kind = f"sparse or masked {type(values).__name__}"
+    require(dense, f"{name} must be a dense array", kind, error=TypeError)
     array = np.asarray(values)
     must = f"Complex data not supported: {name} must be real"
     require(array.dtype.kind != "c", must, array.dtype)

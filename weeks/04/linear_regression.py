@@ -22,14 +22,11 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
-from week01.matrix_decompositions import (
-    EPS,
-    householder_qr,
-    least_squares,
-    solve_triangular,
-)
+from week01.matrix_decompositions import EPS, least_squares
 from week04.estimator import Estimator, Regressor, check_X, check_X_y
 
 
@@ -43,7 +40,7 @@ class StandardScaler(Estimator):
         scale 1. The variance is the one with n in the denominator, as in scikit-learn.
     """
 
-    def fit(self, X: Float[np.ndarray, "n p"], y: object = None) -> "StandardScaler":
+    def fit(self, X: ArrayLike, y: object = None) -> "StandardScaler":
         """Remember the mean and standard deviation of each column; y is not looked at."""
         X = check_X(X)
         self.n_features_in_ = X.shape[1]
@@ -53,35 +50,16 @@ class StandardScaler(Estimator):
         self.scale_ = np.where(constant, 1.0, deviation)
         return self
 
-    def transform(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m p"]:
+    def transform(self, X: ArrayLike) -> Float[np.ndarray, "m p"]:
         """(X - mean of the training data) / standard deviation of the training data."""
         return (self._check_fitted_X(X) - self.mean_) / self.scale_
 
-    def fit_transform(
-        self, X: Float[np.ndarray, "n p"], y: object = None
-    ) -> Float[np.ndarray, "n p"]:
+    def fit_transform(self, X: ArrayLike, y: object = None) -> Float[np.ndarray, "n p"]:
         """`fit` and `transform` of the same data."""
         return self.fit(X).transform(X)
 
 
-def minimum_norm(
-    A: Float[np.ndarray, "n p"], b: Float[np.ndarray, "n *k"]
-) -> Float[np.ndarray, "p *k"]:
-    """Least squares by QR; among many solutions the shortest.
-
-    With fewer rows than columns, Aᵀ = Q R and x = Q R⁻ᵀ b lies in the row space, which is what
-    makes it the shortest. Without full rank R cannot be inverted and the SVD takes over.
-    """
-    wide = A.shape[0] < A.shape[1]
-    Q, R = householder_qr(A.T if wide else A)
-    diagonal = np.abs(np.diag(R))
-    if diagonal.min() <= max(A.shape) * EPS * diagonal.max():
-        return least_squares(A, b)
-    if wide:  # Rᵀ is a lower triangle: read backwards, an upper one
-        return Q @ solve_triangular(R.T[::-1, ::-1], b[::-1])[::-1]
-    return solve_triangular(R, Q.T @ b)
-
-
+@checked
 def sgd_steps(
     X: Float[np.ndarray, "n q"],
     y: Float[np.ndarray, " n"],
@@ -110,6 +88,7 @@ def sgd_steps(
     return np.array(path)
 
 
+@checked
 def centered(
     X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"], intercept: bool = True
 ) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, " n"], Float[np.ndarray, " p"], float]:
@@ -145,7 +124,7 @@ class LinearRegression(Regressor):
     batch_size: int = 32
     random_state: int = 0
 
-    def fit(self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]) -> "LinearRegression":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "LinearRegression":
         """Find the likeliest weights."""
         X, y = check_X_y(X, y)
         solvers, must = ("qr", "normal", "sgd"), "must be finite and greater than 0"
@@ -157,9 +136,9 @@ class LinearRegression(Regressor):
             require(0 < value < np.inf, f"{name} {must}", value)
         Xc, yc, x_mean, y_mean = centered(X, y, self.fit_intercept)
         if self.solver == "qr":
-            self.coef_ = minimum_norm(Xc, yc)
+            self.coef_ = least_squares(Xc, yc)
         elif self.solver == "normal":
-            self.coef_ = minimum_norm(Xc.T @ Xc, Xc.T @ yc)
+            self.coef_ = least_squares(Xc.T @ Xc, Xc.T @ yc)
         else:
             rng = np.random.default_rng(self.random_state)
             self.coef_ = sgd_steps(Xc, yc, rng=rng, **sgd)[-1]
@@ -168,7 +147,7 @@ class LinearRegression(Regressor):
         self.noise_variance_ = float(np.mean((yc - Xc @ self.coef_) ** 2))
         return self
 
-    def predict(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
+    def predict(self, X: ArrayLike) -> Float[np.ndarray, " m"]:
         """X w + b."""
         return self._check_fitted_X(X) @ self.coef_ + self.intercept_
 
@@ -185,7 +164,7 @@ class Ridge(Regressor):
     _: KW_ONLY
     fit_intercept: bool = True
 
-    def fit(self, X: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"]) -> "Ridge":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "Ridge":
         """Find the weights, by QR of the data and the prior's rows."""
         X, y = check_X_y(X, y)
         require(0 <= self.alpha < np.inf, "alpha must be finite and at least 0", self.alpha)
@@ -193,12 +172,12 @@ class Ridge(Regressor):
         if self.alpha > 0:
             prior = np.sqrt(self.alpha) * np.eye(X.shape[1])
             Xc, yc = np.vstack([Xc, prior]), np.append(yc, np.zeros(len(prior)))
-        self.coef_ = minimum_norm(Xc, yc)
+        self.coef_ = least_squares(Xc, yc)
         self.n_features_in_ = X.shape[1]
         self.intercept_ = float(y_mean - x_mean @ self.coef_)
         return self
 
-    def predict(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, " m"]:
+    def predict(self, X: ArrayLike) -> Float[np.ndarray, " m"]:
         """X w + b."""
         return self._check_fitted_X(X) @ self.coef_ + self.intercept_
 

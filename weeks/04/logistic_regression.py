@@ -25,18 +25,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
 from week01.matrix_decompositions import least_squares
 from week04.estimator import Classifier, check_classes, check_X_y
 
 
+@checked
 def softmax(Z: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """exp(Z) / its row sums; the row's maximum comes off first, so that exp cannot overflow."""
     E = np.exp(Z - Z.max(axis=1, keepdims=True))
     return E / E.sum(axis=1, keepdims=True)
 
 
+@checked
 def probabilities(
     X: Float[np.ndarray, "n q"], W: Float[np.ndarray, "rows q"]
 ) -> Float[np.ndarray, "n k"]:
@@ -45,6 +49,7 @@ def probabilities(
     return softmax(np.column_stack([np.zeros(len(X)), Z]) if len(W) == 1 else Z)
 
 
+@checked
 def loss_and_gradient(
     W: Float[np.ndarray, "rows q"],
     X: Float[np.ndarray, "n q"],
@@ -71,6 +76,7 @@ def loss_and_gradient(
     return float(loss), errors.T @ X / len(X) + penalty * W
 
 
+@checked
 def hessian(
     W: Float[np.ndarray, "rows q"], X: Float[np.ndarray, "n q"], penalty: Float[np.ndarray, " q"]
 ) -> Float[np.ndarray, "rows*q rows*q"]:
@@ -87,6 +93,7 @@ def hessian(
     return H.reshape(rows * q, rows * q)
 
 
+@checked
 def newton_step(
     W: Float[np.ndarray, "rows q"],
     X: Float[np.ndarray, "n q"],
@@ -107,6 +114,7 @@ def newton_step(
         return np.linalg.lstsq(H, gradient.ravel())[0].reshape(rows, q)
 
 
+@checked
 def irls_step(
     w: Float[np.ndarray, " q"], X: Float[np.ndarray, "n q"], y: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " q"]:
@@ -123,6 +131,7 @@ def irls_step(
     return least_squares(r[:, None] * X, r * (X @ w) + (y - p) / r)
 
 
+@checked
 def gradient_descent(
     W: Float[np.ndarray, "rows q"],
     X: Float[np.ndarray, "n q"],
@@ -184,7 +193,7 @@ class LogisticRegression(Classifier):
     max_iter: int = 1000
     tol: float = 1e-8
 
-    def fit(self, X: Float[np.ndarray, "n p"], y: Shaped[np.ndarray, " n"]) -> "LogisticRegression":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "LogisticRegression":
         """Minimize the penalized log loss.
 
         Warns
@@ -245,17 +254,17 @@ class LogisticRegression(Classifier):
             W = W - size * step
         return W, self.max_iter
 
-    def decision_function(self, X: Float[np.ndarray, "m p"]) -> Shaped[np.ndarray, "m *k"]:
+    def decision_function(self, X: ArrayLike) -> Shaped[np.ndarray, "m *k"]:
         """Scores: log-odds of the second of two classes, or one column per class."""
         Z = self._check_fitted_X(X) @ self.coef_.T + self.intercept_
         return Z[:, 0] if Z.shape[1] == 1 else Z
 
-    def predict_proba(self, X: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
+    def predict_proba(self, X: ArrayLike) -> Float[np.ndarray, "m k"]:
         """Probability of each class, in the order of `classes_`."""
         Z = self.decision_function(X)
         return softmax(np.column_stack([np.zeros(len(Z)), Z]) if Z.ndim == 1 else Z)
 
-    def predict(self, X: Float[np.ndarray, "m p"]) -> Shaped[np.ndarray, " m"]:
+    def predict(self, X: ArrayLike) -> Shaped[np.ndarray, " m"]:
         """The class of largest probability."""
         Z = self.decision_function(X)
         return self.classes_[(Z > 0).astype(int) if Z.ndim == 1 else Z.argmax(axis=1)]

@@ -5,15 +5,30 @@ uv run study bench 05
 
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from shared import datasets
+from shared.require import require
 from shared.study import UserError
 from week05.gradient_boosting import GradientBoosting
 
 ROUNDS, SETTINGS = 100, {"learning_rate": 0.1, "max_depth": 6}
+
+
+def in_turns(fits: list[Callable], repeats: int) -> tuple[list[float], list]:
+    """Call each in turn on one thread; medians of seconds after the first round, last results."""
+    require(repeats >= 1, "repeats must be at least 1", repeats)
+    seconds, results = [[] for _ in fits], [None for _ in fits]
+    with threadpool_limits(1):
+        for _ in range(repeats + 1):
+            for i, fit in enumerate(fits):
+                start = time.perf_counter()
+                results[i] = fit()
+                seconds[i].append(time.perf_counter() - start)
+    return [statistics.median(times[1:]) for times in seconds], results
 
 
 def bench(repeats: int = 5) -> dict:
@@ -24,8 +39,6 @@ def bench(repeats: int = 5) -> dict:
     """
     import xgboost as xgb
 
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
     rng = np.random.default_rng(0)
     try:
         housing = datasets.california_housing()
@@ -47,25 +60,18 @@ def bench(repeats: int = 5) -> dict:
         settings = {**SETTINGS, "nthread": 1, "tree_method": "hist", "max_bin": 256}
         return xgb.train(settings, data, ROUNDS)
 
-    seconds, models = {ours: [], theirs: []}, {}
-    with threadpool_limits(1):
-        for _ in range(repeats + 1):
-            for fit, times in seconds.items():
-                start = time.perf_counter()
-                models[fit] = fit()
-                times.append(time.perf_counter() - start)
-    medians = {fit: statistics.median(times[1:]) for fit, times in seconds.items()}
-    booster = models[theirs]
+    (ours_seconds, theirs_seconds), models = in_turns([ours, theirs], repeats)
+    booster = models[1]
     predictions = {
-        ours: models[ours].predict(X[test]),
+        ours: models[0].predict(X[test]),
         theirs: booster.predict(xgb.DMatrix(X[test].astype(np.float32), nthread=1)),
     }
     rmse = {fit: float(np.sqrt(np.mean((p - y[test]) ** 2))) for fit, p in predictions.items()}
     return {
         "name": f"gradient boosting, {len(train):,} rows of {name}, against xgboost",
-        "ours_seconds": medians[ours],
-        "reference_seconds": medians[theirs],
-        "ratio": medians[ours] / medians[theirs],
+        "ours_seconds": ours_seconds,
+        "reference_seconds": theirs_seconds,
+        "ratio": ours_seconds / theirs_seconds,
         "limit": 15.0,
         "equal_work": f"test RMSE {rmse[ours]:.4f} and {rmse[theirs]:.4f}",
     }

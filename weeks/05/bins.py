@@ -64,8 +64,11 @@ def to_bins(X: Float32[np.ndarray, "n p"], cuts: list[np.ndarray], exact: bool =
     require(len(cuts) == p, f"cuts must have an array for each of {p} features", len(cuts))
     bins = np.empty(X.T.shape, dtype=np.int32)
     for j, (column, edges) in enumerate(zip(X.T, cuts, strict=True)):
-        require((np.diff(edges) > 0).all(), f"cuts[{j}] must ascend strictly", f"{edges[:5]} …")
+        missing = np.isnan(column)
+        ascends = (np.diff(edges) > 0).all() and not np.isnan(edges).any()
+        require(ascends, f"cuts[{j}] must ascend strictly", f"{edges[:5]} …")
+        require(len(edges) or missing.all(), f"cuts[{j}] must hold at least one cut", "none")
         inside = np.searchsorted(edges[:-1], column, side="right")
-        bins[j] = np.where(np.isnan(column), len(edges), inside)
+        bins[j] = np.where(missing, len(edges), inside)
     values = [np.unique(column[~np.isnan(column)]) for column in X.T] if exact else None
     return Binned(bins, cuts, values)

@@ -11,10 +11,12 @@ and P. Arabie, *Comparing Partitions* (Journal of Classification 2, 1985).
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from shared.arguments import checked
 from shared.require import require
 from week05.kmeans import squared_distances
 
 
+@checked
 def silhouette(X: Float[np.ndarray, "n d"], labels: Shaped[np.ndarray, " n"]) -> float:
     """Mean of (b - a) / max(a, b), where a is a point's mean distance to the rest of its cluster
     and b to the nearest other one; 0 for a cluster of one.
@@ -39,9 +41,10 @@ def silhouette(X: Float[np.ndarray, "n d"], labels: Shaped[np.ndarray, " n"]) ->
     return float(scores.mean())
 
 
+@checked
 def adjusted_rand_index(a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"]) -> float:
     """Agreement on pairs of points: 1 if the same, 0 on average by chance (Hubert, eq. 5)."""
-    require(len(a) == len(b) >= 2, "a and b must both have n >= 2 labels", len(a), len(b))
+    require(len(a) >= 2, "a and b must have at least 2 labels", len(a))
     rows, columns = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
     table = np.zeros((rows.max() + 1, columns.max() + 1))
     np.add.at(table, (rows, columns), 1.0)

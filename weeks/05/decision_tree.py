@@ -55,15 +55,19 @@ def grow(
     them are constant there.
     """
     nodes: list[list] = []
+    columns, squared = np.ascontiguousarray(X.T), criterion == "squared_error"
+    few = max_features is not None and max_features < len(columns)
     stack = [(np.flatnonzero(weight > 0), 0, -1, "left")]
     while stack:
         rows, depth, parent, side = stack.pop()
-        here, Y_here, w = X[rows], Y[rows], weight[rows]
+        Y_here, w = Y[rows], weight[rows]
         W = w.sum()
         mean = w @ Y_here / W
-        spread = Y_here - mean if criterion == "squared_error" else Y_here
-        squares = w @ (spread**2).sum(axis=1)
-        now = impurity(criterion, (w @ spread)[None], np.array([squares]), np.array([W])).item()
+        now = 0.0
+        if len(rows) > 1:
+            spread = Y_here - mean if squared else Y_here
+            squares = w @ (spread * spread).sum(axis=1) if squared else W  # unit vectors
+            now = float(impurity(criterion, w @ spread, squares, W))
         if parent >= 0:
             nodes[parent][2 if side == "left" else 3] = len(nodes)
         node = len(nodes)
@@ -71,20 +75,20 @@ def grow(
         deep = max_depth is not None and depth >= max_depth
         if deep or len(rows) < max(min_samples_split, 2 * min_samples_leaf) or now <= 1e-15:
             continue
-        features = np.flatnonzero(np.ptp(here, axis=0) > SAME)
-        if max_features is not None and max_features < X.shape[1]:
-            drawn = rng.permutation(X.shape[1])
-            useful = np.isin(drawn, features)
-            upto = max(max_features, 1 + int(useful.argmax()))
-            features = np.sort(drawn[:upto][useful[:upto]])
-        if not features.size:
-            continue
-        split = best_split(here[:, features], Y_here, w, criterion, min_samples_leaf)
+        drawn = rng.permutation(len(columns)) if few else np.arange(len(columns))
+        features = np.sort(drawn[:max_features])
+        here = columns.take(rows, axis=1) if not few else columns[features[:, None], rows]
+        split = best_split(here.T, Y_here, w, criterion, min_samples_leaf)
+        if split is None and few:
+            varied = np.ptp(columns[:, rows], axis=1)[drawn] > SAME
+            if varied.any() and not varied[:max_features].any():
+                features = drawn[[varied.argmax()]]
+                here = columns[features[:, None], rows]
+                split = best_split(here.T, Y_here, w, criterion, min_samples_leaf)
         if split is None:
             continue
-        feature = int(features[split.feature])
-        nodes[node][:2] = feature, split.threshold
-        left = here[:, feature] <= split.threshold
+        nodes[node][:2] = int(features[split.feature]), split.threshold
+        left = here[split.feature] <= split.threshold
         stack += [(rows[~left], depth + 1, node, "right"), (rows[left], depth + 1, node, "left")]
     return Nodes(*(np.array(column) for column in zip(*nodes, strict=True)))
 

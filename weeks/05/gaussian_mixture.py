@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
+from shared.arguments import checked
 from shared.require import require
 from week04.estimator import Estimator, check_X
 from week05.kmeans import KMeans
@@ -37,6 +38,7 @@ class Mixture(NamedTuple):
     covariances: Float[np.ndarray, "k d d"]
 
 
+@checked
 def log_sum_exp(a: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
     """Log of each row's sum of exponentials, shifted by its largest so that none overflows."""
     top = a.max(axis=1)
@@ -45,6 +47,7 @@ def log_sum_exp(a: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
         return top + np.log(np.exp(a - top[:, None]).sum(axis=1))
 
 
+@checked
 def log_joint(X: Float[np.ndarray, "n d"], mixture: Mixture) -> Float[np.ndarray, "n k"]:
     """Log of π_j N(x_i; μ_j, Σ_j).
 
@@ -72,6 +75,7 @@ def log_joint(X: Float[np.ndarray, "n d"], mixture: Mixture) -> Float[np.ndarray
     return np.stack(columns, axis=1)
 
 
+@checked
 def e_step(X: Float[np.ndarray, "n d"], mixture: Mixture) -> tuple[Float[np.ndarray, "n k"], float]:
     """Responsibilities, and the mean log-likelihood of a point.
 
@@ -84,6 +88,7 @@ def e_step(X: Float[np.ndarray, "n d"], mixture: Mixture) -> tuple[Float[np.ndar
     return np.exp(joint - total[:, None]), float(total.mean())
 
 
+@checked
 def m_step(
     X: Float[np.ndarray, "n d"], shares: Float[np.ndarray, "n k"], reg_covar: float | int = 1e-6
 ) -> Mixture:
@@ -177,6 +182,11 @@ class GaussianMixture(Estimator):
         mixture = Mixture(*(np.asarray(part, dtype=np.float64) for part in self.init))
         shapes, wanted = tuple(part.shape for part in mixture), ((k,), (k, d), (k, d, d))
         require(shapes == wanted, f"init must have the shapes {wanted}", shapes)
+        weights, means, covariances = mixture
+        proper = (weights > 0).all() and np.isclose(weights.sum(), 1) and np.isfinite(means).all()
+        require(proper, "init must have positive weights of sum 1 and finite means", weights)
+        mirrored = np.allclose(covariances, covariances.transpose(0, 2, 1))
+        require(mirrored, "init must have symmetric covariances")
         return mixture
 
     def _run(

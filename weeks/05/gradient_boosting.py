@@ -155,7 +155,7 @@ class GradientBoosting(Estimator):
         *,
         sample_weight: ArrayLike | None = None,
         eval_set: tuple[ArrayLike, ArrayLike] | None = None,
-        cuts: list[np.ndarray] | None = None,
+        cuts: list[ArrayLike] | None = None,
     ) -> "GradientBoosting":
         """Add `n_estimators` trees, or fewer if stopped early.
 
@@ -184,6 +184,7 @@ class GradientBoosting(Estimator):
         target = self._target(y)
         start = best_constant(self.objective, target, weight)
         if self.base_score is not None:
+            require(np.isfinite(self.base_score), "base_score must be finite", self.base_score)
             start = np.full_like(start, self.base_score)
         self.base_score_, exact = start, self.tree_method == "exact"
         cuts = find_cuts(X, len(X) if exact else self.max_bins) if cuts is None else cuts

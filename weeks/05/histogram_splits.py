@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
+from shared.arguments import checked
 from week05.bins import Binned
 
 LEAST_GAIN = 1e-6  # a smaller one is rounding; XGBoost's kRtEps
@@ -72,6 +73,7 @@ def leaf_score(
     return np.divide(T * T, denominator, out=np.zeros_like(T), where=denominator > 0).astype("f4")
 
 
+@checked
 def split_gain(
     g: Float[np.ndarray, " n"],
     h: Float[np.ndarray, " n"],

@@ -28,10 +28,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from shared.arguments import checked
 from shared.require import require
 from week04.estimator import Estimator, check_X
 
 
+@checked
 def squared_distances(
     X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"]
 ) -> Float[np.ndarray, "n k"]:
@@ -40,6 +42,7 @@ def squared_distances(
     return np.maximum(squares, 0.0)
 
 
+@checked
 def kmeans_plus_plus(
     X: Float[np.ndarray, "n d"], n_clusters: int, rng: np.random.Generator, *, n_trials: int = 1
 ) -> Float[np.ndarray, "k d"]:
@@ -68,6 +71,7 @@ def kmeans_plus_plus(
     return X[chosen]
 
 
+@checked
 def lloyd_step(
     X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"]
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "k d"]]:
@@ -93,6 +97,7 @@ def lloyd_step(
     return labels, means
 
 
+@checked
 def inertia(
     X: Float[np.ndarray, "n d"], centers: Float[np.ndarray, "k d"], labels: Int[np.ndarray, " n"]
 ) -> float:
@@ -164,6 +169,7 @@ class KMeans(Estimator):
             centers = np.asarray(self.init, dtype=np.float64)
             wanted = (k, X.shape[1])
             require(centers.shape == wanted, f"init must have shape {wanted}", centers.shape)
+            require(np.isfinite(centers).all(), "init must be finite", self.init)
             return centers
         known = self.init in ("k-means++", "random")
         require(known, "init must be k-means++, random or an array", repr(self.init))

@@ -19,23 +19,27 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from shared.arguments import checked
 from shared.require import require
 
 Objective = Literal["squared_error", "logistic", "softmax"]
 
 
+@checked
 def softmax(margin: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """Probabilities from margins, row by row; minus the largest, so that exp stays finite."""
     e = np.exp(margin - margin.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
 
+@checked
 def sigmoid(margin: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """1 / (1 + exp(-margin)), without overflow."""
     e = np.exp(-np.abs(margin))
     return np.where(margin >= 0, 1, e) / (1 + e)
 
 
+@checked
 def derivatives(
     objective: Objective, margin: Float[np.ndarray, "n k"], target: Float[np.ndarray, "n k"]
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
@@ -51,6 +55,7 @@ def derivatives(
     return p - target, np.maximum(factor * p * (1 - p), 1e-16)
 
 
+@checked
 def loss(
     objective: Objective, margin: Float[np.ndarray, "n k"], target: Float[np.ndarray, "n k"]
 ) -> float:
@@ -64,6 +69,7 @@ def loss(
     return float(-np.mean((target * log_p).sum(axis=1)))
 
 
+@checked
 def best_constant(
     objective: Objective, target: Float[np.ndarray, "n k"], weight: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " k"]:

@@ -178,7 +178,7 @@ def permutation_importance(
     Breiman (2001), section 10.
     """
     require(n_repeats >= 1, "n_repeats must be at least 1", n_repeats)
-    X = check_X(X)
+    X = check_X(X, allow_nan=model.allow_nan, precision=model.precision)
     whole, falls = model.score(X, y), np.empty((X.shape[1], n_repeats))
     for j in range(X.shape[1]):
         shuffled = X.copy()

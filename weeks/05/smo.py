@@ -25,12 +25,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from shared.arguments import checked
 from shared.require import require
 
 KERNELS = ("linear", "poly", "rbf")
 SELECTIONS = ("maximal violating pair", "second order")
 
 
+@checked
 def kernel_matrix(
     A: Float[np.ndarray, "m n_features"],
     B: Float[np.ndarray, "n n_features"],
@@ -92,6 +94,7 @@ def smo_steps(
     *,
     tol: float | int = 1e-3,
     selection: str = "second order",
+    leaps: bool = True,
 ) -> Iterator[tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], float]]:
     """Yield α, the errors and the violation, from α = 0 on, each step in the same arrays.
 
@@ -101,6 +104,8 @@ def smo_steps(
         Stop once no pair violates the optimality conditions by more, in units of the output.
     selection
         How the second variable is chosen: the most violating, or the one whose step gains most.
+    leaps
+        Whether to `leap` where pairs crawl: after 5 n steps, and then after every n / 4.
 
     References
     ----------
@@ -108,19 +113,25 @@ def smo_steps(
     eqs. 16-18.
     """
     alpha, errors, diagonal = np.zeros(len(y)), y.astype(np.float64), K.diagonal()
+    up, low = movable(alpha, y, C)
+    steps_to_leap = 5 * len(y)
     while True:
-        up, low = movable(alpha, y, C)
-        i = int(np.argmax(np.where(up, errors, -np.inf)))
+        i = int(np.where(up, errors, -np.inf).argmax())
         gaps = np.where(low, errors[i] - errors, -np.inf)
-        yield alpha, errors, float(gaps.max())
-        if gaps.max() <= tol:
+        j = int(gaps.argmax())
+        yield alpha, errors, float(gaps[j])
+        if gaps[j] <= tol:
             return
+        if leaps and steps_to_leap == 0:
+            leap(K, y, C, alpha, errors)
+            up, low = movable(alpha, y, C)
+            steps_to_leap = 1 + len(y) // 4
+            continue
+        steps_to_leap -= 1
         # |φ(x_i) - φ(x_j)|²; it is zero for twins, whose step is then as long as the box allows.
         curvature = np.maximum(K[i, i] + diagonal - 2 * K[i], 1e-12)
         if selection == "second order":
-            j = int(np.argmax(np.where(gaps > 0, gaps**2 / curvature, -np.inf)))
-        else:
-            j = int(np.argmax(gaps))
+            j = int((np.maximum(gaps, 0.0) ** 2 / curvature).argmax())
 
         # Moving y_i α_i up by a step and y_j α_j down by the same keeps Σ α y = 0.
         room_i = C - alpha[i] if y[i] > 0 else alpha[i]
@@ -130,8 +141,56 @@ def smo_steps(
         alpha[i] = (C if y[i] > 0 else 0.0) if step == room_i else alpha[i] + y[i] * step
         alpha[j] = (0.0 if y[j] > 0 else C) if step == room_j else alpha[j] - y[j] * step
         errors -= step * (K[i] - K[j])
+        for k in (i, j):  # as `movable` has it
+            below, above = alpha[k] < C, alpha[k] > 0
+            up[k], low[k] = (below, above) if y[k] > 0 else (above, below)
 
 
+def leap(
+    K: Float[np.ndarray, "n n"],
+    y: Float[np.ndarray, " n"],
+    C: float | int,
+    alpha: Float[np.ndarray, " n"],
+    errors: Float[np.ndarray, " n"],
+) -> None:
+    """Move all free α at once to where they would be optimal, in place; bounds stop them.
+
+    In a long valley of the dual two-variable steps take forever. With the others held at their
+    bounds the top is the solution of linear equations, K u + b = errors with Σ u = 0, u = y δα.
+    Whatever reaches a bound on the way stays there, and the rest goes on: n variables in all.
+
+    References
+    ----------
+    Nocedal and Wright, *Numerical Optimization* (2nd edition, 2006), section 16.5.
+    """
+    moved = 0
+    while True:
+        free = np.flatnonzero((alpha > 0) & (alpha < C))
+        m, moved = len(free), moved + len(free)
+        if m < 2 or moved > len(y):
+            return
+        Q, e = K[np.ix_(free, free)], errors[free] - errors[free].mean()
+        bordered = np.ones((m + 1, m + 1))
+        bordered[m, m] = 0.0
+        bordered[:m, :m] = Q + 1e-12 * (Q.trace() / m or 1.0) * np.eye(m)  # twins have room to move
+        u = np.linalg.solve(bordered, np.append(e, 0.0))[:m]
+        u -= u.mean()
+        slope, curvature = e @ u, u @ Q @ u
+        if slope <= 0:  # rounding: it is there
+            return
+        delta = y[free] * u
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.where(delta > 0, C - alpha[free], alpha[free]) / np.abs(delta)
+        first = int(np.nanargmin(room))
+        step = min(slope / curvature if curvature > 0 else np.inf, room[first])
+        alpha[free] = np.clip(alpha[free] + step * delta, 0.0, C)
+        errors -= K[:, free] @ (step * u)
+        if step < room[first]:
+            return
+        alpha[free[first]] = C if delta[first] > 0 else 0.0
+
+
+@checked
 def smo(
     K: Float[np.ndarray, "n n"],
     y: Float[np.ndarray, " n"],
@@ -140,8 +199,9 @@ def smo(
     tol: float | int = 1e-3,
     max_iter: int = 1_000_000,
     selection: str = "second order",
+    leaps: bool = True,
 ) -> Solution:
-    """Solve the dual of the soft-margin support vector machine by two-variable steps.
+    """Solve the dual of the soft-margin support vector machine, two variables at a time.
 
     Parameters
     ----------
@@ -150,16 +210,15 @@ def smo(
     max_iter
         Steps after which to stop regardless, with a warning.
     """
-    n = len(y)
-    require(K.shape == (n, n), f"K must have shape ({n}, {n}) as y has {n} labels", K.shape)
+    require(np.isfinite(K).all(), "K must be finite")
     both = set(np.unique(y)) == {-1.0, 1.0}
     require(both, "y must hold the labels -1 and 1, both of them", np.unique(y))
     for name, value in (("C", C), ("tol", tol), ("max_iter", max_iter)):
         require(0 < value < np.inf, f"{name} must be a positive number", value)
     require(selection in SELECTIONS, f"selection must be one of {SELECTIONS}", repr(selection))
-    steps = smo_steps(K, y, C, tol=tol, selection=selection)
+    steps = smo_steps(K, y, C, tol=tol, selection=selection, leaps=leaps)
     for n_iter, (alpha, errors, violation) in enumerate(steps):  # noqa: B007
-        if n_iter == max_iter:
+        if n_iter >= max_iter:
             break
     if violation > tol:
         warnings.warn(
@@ -169,6 +228,7 @@ def smo(
     return Solution(alpha, errors, bias_of(alpha, errors, y, C), n_iter, violation)
 
 
+@checked
 def bias_of(
     alpha: Float[np.ndarray, " n"],
     errors: Float[np.ndarray, " n"],
@@ -183,6 +243,7 @@ def bias_of(
     return float(errors[up].max() + errors[low].min()) / 2
 
 
+@checked
 def objectives(
     alpha: Float[np.ndarray, " n"],
     errors: Float[np.ndarray, " n"],

@@ -34,17 +34,17 @@ class Split(NamedTuple):
 def impurity(
     criterion: Criterion,
     sums: Float[np.ndarray, "*shape k"],
-    squares: Float[np.ndarray, "*shape"],
-    weight: Float[np.ndarray, "*shape"],
-) -> Float[np.ndarray, "*shape"]:
+    squares: Float[np.ndarray, "*shape"] | np.float64,
+    weight: Float[np.ndarray, "*shape"] | np.float64,
+) -> Float[np.ndarray, "*shape"] | np.float64:
     """Impurity of groups of rows from Σ w y, Σ w |y|² and Σ w.
 
     With labels as unit vectors y, Gini's index *is* the variance, Σ p (1 - p).
     """
     p = sums / weight[..., None]
     if criterion == "entropy":
-        return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), axis=-1)
-    return np.maximum(squares / weight - np.sum(p * p, axis=-1), 0.0)
+        return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(axis=-1)
+    return np.maximum(squares / weight - (p * p).sum(axis=-1), 0.0)
 
 
 def best_split_by_trial(
@@ -83,23 +83,28 @@ def best_split(
     n, least = len(X), min_samples_leaf
     if n < 2 * least:
         return None
-    order = np.argsort(X, axis=0, kind="stable")
-    values = np.take_along_axis(X, order, axis=0)
-    w = weight[order]  # (n, q)
-    weighted = w[..., None] * (Y - Y.mean(axis=0) if criterion == "squared_error" else Y)[order]
-    centered = weighted / np.where(w > 0, w, 1.0)[..., None]
-    squares = np.cumsum((weighted * centered).sum(axis=-1), axis=0)
-    sums, W = np.cumsum(weighted, axis=0), np.cumsum(w, axis=0)
+    order = X.T.argsort(axis=1, kind="stable")
+    values = X.T[np.arange(len(order))[:, None], order]  # (q, n)
+    weighted = weight[:, None] * (Y - Y.sum(axis=0) / n if criterion == "squared_error" else Y)
+    W = weight.take(order).cumsum(axis=1)
+    sums = (
+        weighted.T.take(order, axis=1).cumsum(axis=2).transpose(1, 2, 0)
+    )  # long loops, not over labels
+    squares = W  # Σ w |y|² of unit vectors
+    if criterion == "squared_error":
+        centered = weighted / np.where(weight > 0, weight, 1.0)[:, None]
+        squares = (weighted * centered).sum(axis=1).take(order).cumsum(axis=1)
     cut = slice(least - 1, n - least)  # the last row of the left child
-    left = W[cut], sums[cut], squares[cut]
-    right = (total[-1] - part for total, part in zip((W, sums, squares), left, strict=True))
-    kept = sum(Wc * impurity(criterion, sc, qc, Wc) for Wc, sc, qc in (left, tuple(right)))
-    kept[values[least : n - least + 1] - values[cut] <= SAME] = np.inf  # no threshold between
-    feature, position = divmod(int(kept.T.argmin()), len(kept))
-    if not np.isfinite(kept[position, feature]):
+    left = W[:, cut], sums[:, cut], squares[:, cut]
+    right = [whole[:, -1:] - part for whole, part in zip((W, sums, squares), left, strict=True)]
+    kept = sum(Wc * impurity(criterion, sc, qc, Wc) for Wc, sc, qc in (left, right))
+    kept[values[:, least : n - least + 1] - values[:, cut] <= SAME] = np.inf  # none between
+    feature, position = divmod(int(kept.argmin()), kept.shape[1])
+    least_kept = float(kept[feature, position])
+    if least_kept == np.inf:
         return None
-    low, high = values[position + least - 1, feature], values[position + least, feature]
+    low, high = values[feature, position + least - 1 : position + least + 1].tolist()
     threshold = low / 2 + high / 2
     if threshold >= high:  # neighbors in float: halfway rounds up, and would let both go left
         threshold = low
-    return Split(feature, float(threshold), float(kept[position, feature]))
+    return Split(feature, threshold, least_kept)

@@ -45,6 +45,8 @@ class SVC(Classifier):
         Price of a unit of slack: large means few mistakes and a narrow margin.
     gamma
         A number, ``"scale"`` for 1 / (n_features · variance of X) or ``"auto"`` for 1 / n_features.
+    leaps
+        Whether all free α may move at once where two-variable steps crawl (`leap` in smo.py).
     decision_function_shape
         With three classes or more, ``"ovr"`` gives one column per class (votes, ties broken by
         confidence) and ``"ovo"`` one per pair.
@@ -74,6 +76,7 @@ class SVC(Classifier):
     tol: float | int = 1e-3
     max_iter: int = 1_000_000
     selection: str = "second order"
+    leaps: bool = True
     decision_function_shape: str = "ovr"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> "SVC":
@@ -93,7 +96,8 @@ class SVC(Classifier):
         for row, (a, b) in zip(coefficients, self._pairs, strict=True):
             chosen = np.concatenate([np.flatnonzero(indices == a), np.flatnonzero(indices == b)])
             signs = np.where(indices[chosen] == a, 1.0, -1.0)
-            options = {"tol": self.tol, "max_iter": self.max_iter, "selection": self.selection}
+            names = ("tol", "max_iter", "selection", "leaps")
+            options = {name: getattr(self, name) for name in names}
             solution = smo(K[np.ix_(chosen, chosen)], signs, self.C, **options)
             row[chosen] = signs * solution.alpha
             solutions.append(solution)

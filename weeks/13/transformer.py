@@ -82,9 +82,7 @@ class EncoderLayer(nn.Module):
         self.residuals = nn.ModuleList(Residual(d_model, dropout, norm_first) for _ in range(2))
 
     def forward(
-        self,
-        x: Float[Tensor, "batch seq d_model"],
-        mask: Bool[Tensor, "..."] | None = None,
+        self, x: Float[Tensor, "batch seq d_model"], mask: Bool[Tensor, "..."] | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
         """`mask` is True where a position may be attended to."""
         x = self.residuals[0](x, lambda h: self.self_attention(h, mask=mask))
@@ -268,6 +266,7 @@ def cross_entropy(
 
 
 @torch.no_grad()
+@checked
 def greedy_decode(
     model: Transformer,
     source: Int[Tensor, "batch source"],
@@ -285,7 +284,8 @@ def greedy_decode(
     tokens = source.new_full((len(source), 1), bos)
     done = torch.zeros(len(source), dtype=torch.bool, device=source.device)
     for _ in range(max_len):
-        following = model.decode(tokens, memory, source)[:, -1].argmax(dim=-1)
+        top, following = model.decode(tokens, memory, source)[:, -1].max(dim=-1)
+        require(top.isfinite().all(), "the largest logit of each row must be finite", top.tolist())
         following = following.masked_fill(done, model.pad)
         tokens = torch.cat([tokens, following[:, None]], dim=1)
         done |= following == eos

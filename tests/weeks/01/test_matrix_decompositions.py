@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from week01.matrix_decompositions import (
     svd_jacobi,
     with_condition,
 )
+from week01.pivoted_qr import pivoted_qr
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 9)
@@ -152,8 +154,21 @@ def test_least_squares_equals_numpy(m, n, seed):
     A, b = random_matrix(m, n, seed, rank=min(m, n, 3)), random_matrix(m, 3, seed + 1)
     expected = np.linalg.lstsq(A, b, rcond=1e-6)[0]
     scale = 1e-9 * (1 + np.abs(expected).max())
-    np.testing.assert_allclose(least_squares(A, b, rcond=1e-6), expected, atol=scale)
-    np.testing.assert_allclose(least_squares(A, b[:, 0], rcond=1e-6), expected[:, 0], atol=scale)
+    for rcond in (None, 1e-6):
+        np.testing.assert_allclose(least_squares(A, b, rcond), expected, atol=scale)
+        np.testing.assert_allclose(least_squares(A, b[:, 0], rcond), expected[:, 0], atol=scale)
+
+
+@given(sizes, sizes, sizes, seeds)
+def test_pivoted_qr_equals_scipy_and_sees_the_rank(m, n, rank, seed):
+    A = random_matrix(m, n, seed, rank=min(m, n, rank))
+    R, order = pivoted_qr(np.column_stack([A, A[:, 0]]), n)
+    theirs, columns = scipy.linalg.qr(A, mode="r", pivoting=True)
+    assert len(R) == min(m, n, rank)
+    assert order[: len(R)].tolist() == columns[: len(R)].tolist()
+    np.testing.assert_allclose(R[:, :n].T @ R[:, :n], A[:, order].T @ A[:, order], atol=1e-11)
+    np.testing.assert_allclose(abs(np.diag(R)), abs(np.diag(theirs))[: len(R)], rtol=1e-7)
+    np.testing.assert_allclose(R[:, n], R[:, order.tolist().index(0)], atol=1e-12)
 
 
 def test_least_squares_of_the_rank_deficient_has_least_norm():
@@ -198,10 +213,3 @@ def test_project_is_the_orthogonal_projection(A):
 def test_bad_input_is_named(message, call):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_shapes_must_agree():
-    with pytest.raises(TypeError):
-        least_squares(np.eye(2), np.ones(3))
-    with pytest.raises(TypeError):
-        householder_qr(np.ones(3))

@@ -83,6 +83,10 @@ def test_scores():
 ONES, NAN = np.ones((3, 1)), np.array([[np.nan, 1.0]])
 
 
+def sides():
+    return LogisticRegression().fit(np.eye(2), [0, 1])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -95,13 +99,22 @@ ONES, NAN = np.ones((3, 1)), np.array([[np.nan, 1.0]])
         (lambda: check_X_y(ONES, np.nan * ONES[:, 0], classes=True), "Input y contains NaN"),
         (lambda: check_classes(np.array([3, 3])), "at least 2 classes, got 1 class"),
         (lambda: check_classes(np.array([0.5, 1.0])), "Unknown label type"),
+        (
+            lambda: check_classes(np.array(["a", None, "b"])),
+            "of one kind, none of them missing",
+        ),
+        (lambda: check_classes(np.array([1.0, np.nan], object)), r"got \[1.0 nan\]"),
+        (lambda: check_X(np.ma.masked_equal(ONES, 1.0)), "a dense array, got .* masked"),
+        (lambda: Ridge().fit(ONES, ONES[:, 0]).score(ONES, [np.nan] * 3), "Input y contains NaN"),
+        (lambda: sides().score(np.eye(2), ["0", "1"]), "labels like those of fit, got <U1"),
+        (lambda: sides().score(np.eye(2), [0, np.nan]), "Input y contains NaN or infinity in 1"),
         (lambda: Ridge().set_params(gamma=1), r"one of \['alpha', 'fit_intercept'\], got 'gamma'"),
         (lambda: Ridge().fit(ONES, ONES[:, 0]).score(ONES, np.zeros(2)), r"have shape \(3,\)"),
         (lambda: Ridge().fit(ONES, ONES[:, 0]).predict(np.eye(3)), "X has 3 features, but Ridge"),
     ],
 )
 def test_messages_say_what_came(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 

@@ -15,7 +15,6 @@ from week04.linear_regression import (
     LinearRegression,
     Ridge,
     StandardScaler,
-    minimum_norm,
     sgd_steps,
 )
 
@@ -42,17 +41,6 @@ def test_equals_sklearn(solver, intercept):
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(ours.predict(X[:9]), theirs.predict(X[:9]), rtol=1e-10)
     assert ours.score(X, Y) == pytest.approx(theirs.score(X, Y))
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), seeds)
-def test_shortest_solution_of_any_shape_and_rank(n, p, rank, seed):
-    A, b = problem(n, p, seed, rank)
-    np.testing.assert_allclose(minimum_norm(A, b), np.linalg.lstsq(A, b)[0], atol=1e-7)
-
-
-def test_shortest_solution_of_several_targets():
-    A = np.random.default_rng(0).normal(size=(4, 7))
-    np.testing.assert_allclose(minimum_norm(A, np.eye(4)), np.linalg.pinv(A), atol=1e-12)
 
 
 def test_sgd_steps_equal_torch():

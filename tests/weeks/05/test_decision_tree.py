@@ -65,6 +65,16 @@ def test_weights_and_pruning_as_sklearn(criterion, seed):
         np.testing.assert_allclose(a.predict(X), b.predict(X))
 
 
+def test_limits_of_a_split():
+    """Labels far from 0, leaves as small as allowed, and values only just apart."""
+    X, Y, w = np.arange(4.0)[:, None], np.array([[0.0], [0.0], [1.0], [1.0]]), np.ones(4)
+    for offset, least in ((0.0, 2), (1e9, 1)):
+        assert best_split(X, Y + offset, w, "squared_error", least) == (0, 1.5, 0.0)
+    assert best_split(X, Y, w, "squared_error", 3) is None
+    assert best_split(X[:2] * 1e-7, Y[1:3], w[:2]) is None
+    assert best_split(X[:2] * 1.01e-7, Y[1:3], w[:2]) is not None
+
+
 @CRITERIA
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 25), least=st.integers(1, 4))
 def test_best_split_is_the_best_of_all(criterion, seed, n, least):

@@ -3,14 +3,23 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from enforce import plain
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
-from week05.decision_tree import DecisionTreeClassifier
+from week04.bayesian_regression import BayesianLinearRegression
+from week04.linear_regression import LinearRegression, Ridge
+from week04.logistic_regression import LogisticRegression
+from week05.decision_tree import DecisionTreeClassifier, DecisionTreeRegressor
 from week05.gradient_boosting import GradientBoosting
-from week05.random_forest import RandomForestClassifier
+from week05.random_forest import (
+    RandomForestClassifier,
+    RandomForestRegressor,
+    permutation_importance,
+)
+from week05.svm import SVC
 
 # Our error for unfitted use is not scikit-learn's own class; a y of one column is refused.
 EXPECTED = {"check_estimators_unfitted", "check_supervised_y_2d"}
@@ -75,6 +84,12 @@ def test_a_fit_that_fails_changes_nothing(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"cuts": [[]]}, r"cuts\[0\] must hold at least one cut, got none"),
+        ({"cuts": [[1, np.nan]]}, r"cuts\[0\] must ascend strictly"),
+        (
+            {"sample_weight": [np.nan] * 6},
+            "Input sample_weight contains NaN",
+        ),
         ({"eval_set": (np.ones((6, 1)), np.ones((6, 1)))}, "a y for each row of X, .*6, 1"),
         ({"eval_set": (np.ones((6, 1)), np.full(6, np.nan))}, "eval_set must have a finite y"),
         ({"sample_weight": np.ones((6, 1))}, "sample_weight must hold 6 numbers"),
@@ -84,6 +99,32 @@ def test_what_comes_beside_X_and_y_has_their_shape(options, message):
     model = GradientBoosting(n_estimators=3)
     with pytest.raises(ValueError, match=message):
         model.fit(np.arange(6.0)[:, None], np.arange(6.0), **options)
+
+
+MODELS = [LogisticRegression(), LinearRegression(), Ridge(), BayesianLinearRegression(), SVC()]
+MODELS += [*FLOAT32, DecisionTreeRegressor(), RandomForestRegressor(2)]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
+def test_rows_of_pandas_count_by_position(model):
+    rng = np.random.default_rng(0)
+    X, index = rng.normal(size=(40, 3)), rng.permutation(40)
+    y = X @ [1.0, 2.0, 3.0] if model.kind == "regressor" else X[:, 0] > 0
+    table, column = pd.DataFrame(X, index=index, columns=list("abc")), pd.Series(y, index=index)
+    expected, rng = model.fit(X, y).predict(X), np.random.default_rng
+    falls = permutation_importance(model, X, y, rng=rng(0))
+    for given in (table, X.tolist()):
+        np.testing.assert_allclose(clone(model).fit(given, column).predict(given), expected)
+        assert model.score(given, column) == pytest.approx(model.score(X, y))
+        shuffled = permutation_importance(model, given, column, rng=rng(0))
+        np.testing.assert_allclose(shuffled, falls, atol=1e-12)
+
+
+def test_permutation_importance_knows_missing_values():
+    X = np.array([[1.0, 0.0], [np.nan, 0.0], [3.0, 0.0], [4.0, 0.0]])
+    y, missing = [1.0, 2.0, 7.0, 8.0], GradientBoosting(n_estimators=5, min_child_weight=0.0)
+    falls = permutation_importance(missing.fit(X, y), X, y, rng=np.random.default_rng(0))
+    assert falls.mean(axis=1).argmax() == 0
 
 
 @pytest.mark.parametrize("objective", ["logistic", "softmax"])

@@ -203,14 +203,23 @@ X = cloud(10, 2, 0)
         (lambda: mixture(1, reg_covar=-1.0), "reg_covar must be at least 0, got -1"),
         (lambda: mixture(1, init_params="x"), "init_params must be kmeans or random_from_data"),
         (lambda: mixture(2, init=start_of(X, 3, 0)), "init must have the shapes"),
+        (lambda: mixture(2, init=start(weights=[0.5, 0.9])), "init must have positive weights"),
+        (lambda: mixture(2, init=start(weights=[1.5, -0.5])), "init must have positive weights"),
+        (lambda: mixture(2, init=start(means=X[:2] * np.nan)), "sum 1 and finite means"),
+        (lambda: mixture(2, init=start(covariances=[[[1, 0], [1, 1]]] * 2)), "init must have sym"),
+        (lambda: KMeans(2, init=X[:2] * np.nan).fit(X), "init must be finite, got"),
         (lambda: GaussianMixture(2).predict(X), "must be fitted before use"),
         (lambda: silhouette(X, np.zeros(10)), "labels must name between 2 and n_samples - 1 = 9"),
-        (lambda: adjusted_rand_index(X[:1, 0], X[:1, 0]), "a and b must both have n >= 2 labels"),
+        (lambda: adjusted_rand_index(X[:1, 0], X[:1, 0]), "a and b must have at least 2 labels"),
     ],
 )
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def start(**changed):
+    return start_of(X, 2, 0)._replace(**{k: np.array(v) for k, v in changed.items()})
 
 
 def mixture(k, **options):

@@ -44,6 +44,20 @@ def test_equals_sklearn(kernel, C):
     np.testing.assert_allclose(ours.dual_coef_, reference.dual_coef_, atol=1e-4 * C)
 
 
+def test_leaps_find_a_hard_margin_in_few_steps():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    options = {"kernel": "linear", "C": 1e4}
+    ours, reference = SVC(**options).fit(X, y), Reference(**options).fit(X, y)
+    assert ours.n_iter_[0] < 10 * len(X) < reference.n_iter_[0] / 100
+    np.testing.assert_array_equal(ours.support_, reference.support_)
+    theirs = np.abs(reference.dual_coef_).sum() - (reference.coef_**2).sum() / 2
+    assert theirs <= ours.dual_objective_[0] == pytest.approx(theirs, rel=1e-4)
+    slow = SVC(**options, leaps=False, max_iter=10 * len(X))
+    with pytest.warns(UserWarning, match="smo stopped at max_iter"):
+        assert slow.fit(X, y).dual_objective_ < 0.5 * ours.dual_objective_
+
+
 @pytest.mark.parametrize("shape", ["ovr", "ovo"])
 def test_several_classes_equal_sklearn(shape):
     X, y = load_iris(return_X_y=True)

@@ -143,6 +143,15 @@ def test_what_follows_the_end_is_padding():
     assert tokens.tolist() == [[EOS, PAD, PAD], [7, EOS, PAD], [7, 7, EOS]]
 
 
+def test_no_token_wins_where_the_logits_are_not_numbers():
+    """Of NaN, or of nothing but -inf, argmax would take some token, 0 as a rule."""
+    for bad in (math.nan, -math.inf, math.inf):
+        model = tiny()
+        model.decode = lambda tokens, *_, bad=bad: torch.full((*tokens.shape, 9), bad)
+        with pytest.raises(ValueError, match="largest logit of each row must be finite, got"):
+            greedy_decode(model, torch.full((2, 2), 5), bos=BOS, eos=EOS, max_len=3)
+
+
 def test_reversal_batch():
     source, target = batch(50, extra_padding=1)
     assert source.shape == (50, LONGEST + 2)

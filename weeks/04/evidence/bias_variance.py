@@ -5,6 +5,7 @@ from jaxtyping import Float
 
 from shared import plots
 from shared.study import PositiveInt, Run
+from week01.matrix_decompositions import least_squares
 from week04.bias_variance import (
     decompose,
     double_descent_risk,
@@ -14,7 +15,7 @@ from week04.bias_variance import (
     weak_features_error,
 )
 from week04.evidence.data import digits, split
-from week04.linear_regression import Ridge, StandardScaler, minimum_norm
+from week04.linear_regression import Ridge, StandardScaler
 
 NOISE = 0.3  # standard deviation
 X_TRAIN = np.linspace(-1, 1, 30)
@@ -47,7 +48,7 @@ def truth(x: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
 
 def hat(degree: int, x: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m 30"]:
     """The matrix that takes training targets to predictions at x: a polynomial fit is linear."""
-    return polynomial(x, degree) @ minimum_norm(polynomial(X_TRAIN, degree), np.eye(30))
+    return polynomial(x, degree) @ least_squares(polynomial(X_TRAIN, degree), np.eye(30))
 
 
 # ---- the decomposition
@@ -226,7 +227,7 @@ def digits_descent(run: Run) -> None:
         for j, p in enumerate(sizes.tolist()):
             features = relu_features(np.vstack([A, B]), p, np.random.default_rng([seed, p]))
             F, G = features[:n], features[n:]
-            shortest = G @ minimum_norm(F, np.hstack([targets, permuted]))
+            shortest = G @ least_squares(F, np.hstack([targets, permuted]))
             # Ridge on the side that is smaller: FᵀF + αI and FFᵀ + αI give the same weights.
             penalized = G @ (F.T @ np.linalg.solve(F @ F.T + 0.1 * p * np.eye(n), targets))
             for errors, outputs in (
