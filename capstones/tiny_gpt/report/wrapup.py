@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from shared.files import write_atomic
+from tiny_gpt import seal
 from tiny_gpt.data.shards import PreparedData, Split
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.generation.writing import write
@@ -41,9 +42,12 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
         probe = memorization_report(written, training, held_out if enough else None)
         evaluation["memorization"] = probe.to_dict()
     samples = [{"step": best.step, "prompt": "", "text": text} for text in texts]
+    made = ("samples.json", "evaluation.json", "report.html")
+    seal.update(outcome.run, without=made)
     write_atomic(outcome.run / "samples.json", json.dumps(samples, indent=1) + "\n")
     write_atomic(outcome.run / "evaluation.json", json.dumps(evaluation, indent=1) + "\n")
     report = write_report(outcome.run)
+    seal.update(outcome.run, *made)
     for text in texts:
         console.rule("sample")
         console.print(Text(text))
