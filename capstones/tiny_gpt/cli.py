@@ -183,6 +183,7 @@ def evaluate_(
     checkpoint = load_checkpoint(run)
     trained_on = checkpoint.state.get("data_sha256")
     prepared = shards.open_data(data) if data else data_of(checkpoint.path, run, trained_on)
+    prepared.check_ids()
     must = f"split must be one of {', '.join(prepared.splits)}"
     require(split in prepared.splits, must, repr(split), error=UserError)
     if prepared.tokenizer.sha256 != checkpoint.tokenizer.sha256:

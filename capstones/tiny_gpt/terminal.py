@@ -59,14 +59,16 @@ def data_folder(settings: Settings, first: bool = True) -> Path:
 
 
 def _content(source: str) -> list[list[str]]:
-    """Names and digests of all that a file, a folder or hf:PATH holds."""
-    source = Path(source.removeprefix("hf:"))
-    files = sorted(p for p in source.rglob("*")) if source.is_dir() else [source]
-    found = []
-    for path in filter(Path.is_file, files):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        found.append([path.relative_to(source).as_posix(), digest])
+    """Names and digests of the files that are read of a file, a folder or hf:PATH."""
+    from tiny_gpt.data.sources import TEXT_FILES
+
+    root, found = Path(source.removeprefix("hf:")), []
+    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        name = path.relative_to(root).as_posix()
+        text = name.removesuffix(".gz").endswith(TEXT_FILES) and "/." not in f"/{name}"
+        if path.is_file() and (text or path == root or source.startswith("hf:")):
+            with path.open("rb") as stream:
+                found.append([name, hashlib.file_digest(stream, "sha256").hexdigest()])
     return found
 
 

@@ -148,10 +148,6 @@ class Split:
             raise ArtifactError(f"{documents} does not fit the {self.n_tokens} tokens of {name}")
         self.n_bytes = int(self.document_bytes.sum())
 
-    def largest(self) -> int:
-        """The largest token of all, which takes reading them."""
-        return max((int(shard.max(initial=0)) for shard in self._shards), default=0)
-
     def read(self, start: int, stop: int) -> Int64[np.ndarray, " n"]:
         """Tokens from `start` to before `stop`."""
         must = f"start and stop must be in order within {self.n_tokens} tokens"
@@ -196,6 +192,13 @@ class PreparedData:
     meta: dict[str, Any]
     splits: dict[str, Split]
     sha256: str
+
+    def check_ids(self) -> None:
+        """An ArtifactError if there are tokens that the tokenizer has not; reads all of them."""
+        for name, split in self.splits.items():
+            must = f"{self.path} must hold tokens of {name} below {self.tokenizer.vocab_size}"
+            largest = max((int(shard.max(initial=0)) for shard in split._shards), default=0)
+            require(largest < self.tokenizer.vocab_size, must, largest, error=ArtifactError)
 
 
 def write_data_manifest(folder: Path, meta: Mapping[str, Any]) -> None:

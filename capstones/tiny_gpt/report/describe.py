@@ -151,6 +151,7 @@ def _describe_checkpoint(folder: Path, run: Path) -> dict[str, Any]:
 
 def _describe_data(folder: Path) -> dict[str, Any]:
     data = open_data(folder)
+    data.check_ids()
     splits = {
         name: {
             "tokens": split.n_tokens,

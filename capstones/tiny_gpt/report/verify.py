@@ -75,7 +75,7 @@ def _verify_run(run: Path) -> list[Finding]:
 
 def _verify_files(run: Path) -> list[Finding]:
     """The files beside the checkpoints, by the run's seal."""
-    found = []
+    found: list[Finding] = []
     try:
         sealed = seal.sealed(run)
     except ArtifactError as error:

@@ -40,6 +40,8 @@ STEP = re.compile(r"step-(\d{8})")
 # What a run goes on from, beside tensors.
 STATE = ("optimizers", "guard", "scaler", "best_loss", "log_bytes")
 STATE += ("tokenizer_sha256", "data_sha256")
+# What content that is not as it was written may lead to, under whatever seal.
+CONTENT = (ArithmeticError, LookupError, TypeError, AttributeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors, artifact = artifacts.load_tensors(folder)
         try:
             return _checkpoint(folder, tensors, artifact.files)
-        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        except CONTENT as error:
             what = " ".join(str(error).split())
             raise ArtifactError(f"{folder} is not a checkpoint of tiny-gpt ({what})") from error
     except ArtifactError as error:

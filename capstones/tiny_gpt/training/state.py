@@ -137,7 +137,7 @@ class State:
             self.step = self.saved = saved.step
             n = saved.state["log_bytes"]
             require(type(n) is int and n >= 0, "log_bytes must count from 0", repr(n))
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
+        except checkpoints.CONTENT as error:
             raise ArtifactError(f"{folder} cannot be resumed: {error!r} in its state") from error
         # Its seal first: what that says stands in the log at every instant.
         self.world.first_only(lambda: self._keep(n))
@@ -176,8 +176,7 @@ def begin(
         n = data.splits[name].n_tokens if name in data.splits else 0
         must = f"data {settings.data} must have 2 tokens of {name} or more"
         require(n >= 2, must, n, error=UserError)
-        must = f"data {settings.data} must hold tokens of {name} that its tokenizer has"
-        require(data.splits[name].largest() < data.tokenizer.vocab_size, must, error=ArtifactError)
+    data.check_ids()
     generator = torch.Generator().manual_seed(settings.seed)
     model = GPT(settings.model_config(data.tokenizer.vocab_size), generator).to(world.device)
     model.checkpoint_blocks = settings.checkpoint_activations

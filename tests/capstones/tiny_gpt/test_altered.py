@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -16,7 +17,7 @@ from tiny_gpt import cli
 from tiny_gpt.data.shards import open_data
 
 SIZES = {"n_layers": 1, "n_heads": 1, "d_model": 8, "context": 8, "batch_size": 2, "steps": 6}
-SIZES |= {"eval_every": 2, "save_every": 2, "samples": 1, "threads": 1, "dtype": "fp32"}
+SIZES |= {"eval_every": 2, "save_every": 2, "samples": 0, "threads": 1, "dtype": "fp32"}
 SIZES |= {"device": "cpu", "tokenizer": "byte", "dedup": "off"}
 TRAIN = ["train", *(f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items())]
 
@@ -113,7 +114,7 @@ LOOSE = ["settings.toml", "log.jsonl", "timing.jsonl", "seal.json"]
 
 @pytest.mark.parametrize("name", [*LOOSE, "evaluation.json", "samples.json", "report.html"])
 def test_every_file_of_a_run_is_sealed(name, here):
-    flip(here / "run" / name, at=30)
+    flip(here / "run" / name, at=1)
     status, out, _ = call("verify", "run")
     assert (status, name in out) == (3, True)
     if name in LOOSE:
@@ -133,6 +134,45 @@ def test_what_stands_after_the_sealed_log_is_not_believed(here):
     assert call(*TRAIN, "--data", "data", "--out", "run")[0] == 0
     assert (here / "run" / "log.jsonl").read_text() == log[: log.index('{"step": 7')]
     assert "every byte" in call("verify", "run")[1]
+
+
+def test_killed_before_any_rename_a_seal_is_true_and_the_run_goes_on(here, monkeypatch):
+    train = [*TRAIN, "--data", "data", "--out", "run"]
+    shutil.rmtree(here / "run" / "checkpoints" / "step-00000006")
+    shutil.copytree(here / "run", here / "cut")
+    names = ("log.jsonl", "evaluation.json", "samples.json", "best/state.json")
+    names += ("checkpoints/step-00000006/tensors.safetensors", "best/tensors.safetensors")
+
+    class Killed(BaseException):
+        pass
+
+    def counting(rename):
+        def counted(*paths):
+            nonlocal left
+            if not left:
+                raise Killed
+            left -= 1
+            rename(*paths)
+
+        return counted
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, counting(getattr(os, name)))
+    left = -1
+    assert call(*train)[0] == 0
+    renames, whole = -1 - left, [(here / "run" / name).read_bytes() for name in names]
+    assert renames > 10
+    for at in range(renames):
+        shutil.rmtree(here / "run")
+        shutil.copytree(here / "cut", here / "run")
+        left = at
+        with pytest.raises(Killed):
+            call(*train)
+        left = -1
+        status, out, _ = call("verify", "run")
+        assert (status, "fatal" in out) == (0, False), (at, out)
+        assert call(*train)[0] == 0, at
+        assert [(here / "run" / name).read_bytes() for name in names] == whole
 
 
 # ---- nothing that is not the same thing is replaced
@@ -190,12 +230,12 @@ def test_a_forged_manifest_names_no_file_elsewhere(name, here):
     assert Path(name).name in call("verify", "run")[1]
 
 
-def linked(path):
+def linked(path, *_):
     path.rename(path.with_name("elsewhere"))
     path.symlink_to(path.with_name("elsewhere"))
 
 
-def piped(path):
+def piped(path, *_):
     path.unlink()
     os.mkfifo(path)
 
@@ -312,3 +352,172 @@ def test_a_run_goes_on_with_its_data_where_it_lies(here):
     (here / "data").rename(here / "moved")
     assert call(*TRAIN, "--data", "moved", "--out", "run")[0] == 0
     assert call("eval", "run")[0] == 0
+
+
+# ---- a few hundred alterations of every kind: refused in one line, or as if nothing had happened
+
+COMMANDS = {
+    "run": [
+        ["inspect", "run", "--json"],
+        ["eval", "run", "--json"],
+        ["sample", "run", "-p", "a", "--max-new-tokens", "3"],
+    ],
+    "data": [["inspect", "data", "--json"], ["eval", "run", "--json"]],
+}
+WRONG = [None, "x", [], {}, True, 1.5, -1, 10**30, [["x"]], {"x": {}}]
+
+
+def flipped(path, rng, others):
+    flip(path, rng.randrange(path.stat().st_size))
+
+
+def cut(path, rng, others):
+    path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+
+
+def emptied(path, rng, others):
+    path.write_bytes(b"")
+
+
+def lengthened(path, rng, others):
+    path.write_bytes(path.read_bytes() + rng.choice([b"\0", b"\n", b"{}", b'{"step": 9}\n']))
+
+
+def removed(path, rng, others):
+    path.unlink()
+
+
+def swapped(path, rng, others):
+    mine, other = path.read_bytes(), rng.choice(others)
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(mine)
+
+
+def stranger(path, rng, others):
+    path.with_name(f"new{path.suffix}").write_bytes(path.read_bytes())
+
+
+def forged(path, rng, others):
+    """A value of another kind, or none, in what is JSON or TOML; and all seals made to fit."""
+    folder = path.parent
+    manifest = next(n for n in ("MANIFEST.json", "data.json", "seal.json") if (folder / n).exists())
+    if path.name == manifest:
+        reseal(
+            folder,
+            manifest,
+            lambda body: spoiled(body["files"] if rng.random() < 0.7 else body, rng),
+        )
+    elif path.suffix == ".json" and path.name != "report.json":
+        body = json.loads(path.read_bytes())
+        spoiled(body, rng)
+        path.write_text(json.dumps(body))
+        reseal(folder, manifest)
+    elif path.suffix == ".safetensors":
+        data = path.read_bytes()
+        n = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + n])
+        spoiled(header, rng)
+        text = json.dumps(header).encode()
+        head = rng.choice([len(text), len(text), 0, 2**40, 2**63]).to_bytes(8, "little") + text
+        path.write_bytes(head + data[8 + n :])
+        reseal(folder, manifest)
+    else:
+        flipped(path, rng, others)
+
+
+def spoiled(value, rng):
+    """Go to a random place in a tree and remove what is there, or put something else."""
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    keys = [key for key in keys if key not in ("meta", "argv", "program", "metadata")]
+    if not keys:
+        return
+    key = rng.choice(keys)
+    if isinstance(value[key], dict | list) and value[key] and rng.random() < 0.8:
+        spoiled(value[key], rng)
+    elif rng.random() < 0.4:
+        del value[key]
+    else:
+        known = (float, int) if type(value[key]) is float else (type(value[key]),)
+        value[key] = rng.choice([x for x in WRONG if type(x) not in known])
+
+
+def linked_to_zero(path, rng, others):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def in_place_of_a_folder(path, rng, others):
+    if path.parent.parent.name in ("run", "checkpoints"):
+        shutil.rmtree(path.parent)
+        path.parent.write_bytes(b"x")
+
+
+ALTERATIONS = [flipped, flipped, cut, emptied, lengthened, removed, swapped, stranger, forged]
+ALTERATIONS += [forged, forged, linked, piped, linked_to_zero, in_place_of_a_folder]
+QUIET = (
+    lengthened,
+    swapped,
+    stranger,
+    forged,
+    in_place_of_a_folder,
+)  # may have made what is as good as before
+
+
+def shown(words, out):
+    """What a command says, but for how large the files are."""
+    return {**json.loads(out), "files": None} if words[0] == "inspect" else out
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_alterations_are_refused_or_change_nothing(seed, made, tmp_path, monkeypatch):
+    rng, work = random.Random(seed), tmp_path / "all"
+    shutil.copytree(made, work)
+    monkeypatch.chdir(work)
+    before = {str(w): shown(w, call(*w)[1]) for words in COMMANDS.values() for w in words}
+    files = [p for p in sorted(work.glob("*/**/*")) if p.is_file() and p.name != ".lock"]
+    for _ in range(60):
+        path, change = rng.choice(files), rng.choice(ALTERATIONS)
+        top = path.relative_to(work).parts[0]
+        change(path, rng, [p for p in files if p != path and p.parts[-2] == path.parts[-2]])
+        what = f"{change.__name__} {path.relative_to(work)}"
+        status, out, err = call("verify", top)
+        assert status in (0, 2, 3), (what, err)
+        assert status or change in QUIET, what
+        words = rng.choice(COMMANDS[top])
+        status, out, err = call(*words)
+        assert status in (0, 2, 3), (what, words, err)
+        if status:
+            assert err.startswith("tiny-gpt: error: "), (what, words)
+            assert err.count("\n") == 1, (what, words)
+        else:
+            assert shown(words, out) == before[str(words)], (what, words)
+        shutil.rmtree(work)
+        shutil.copytree(made, work)
+        monkeypatch.chdir(work)
+
+
+def test_altered_runs_are_refused_or_go_on_to_the_same_bytes(made, tmp_path, monkeypatch):
+    rng, work = random.Random(0), tmp_path / "all"
+    names = ("log.jsonl", "settings.toml", "evaluation.json", "best/state.json")
+    names += ("checkpoints/step-00000006/tensors.safetensors", "best/tensors.safetensors")
+    whole, statuses = None, set()
+    for _ in range(30):
+        shutil.copytree(made, work)
+        monkeypatch.chdir(work)
+        shutil.rmtree(work / "run" / "checkpoints" / "step-00000006")
+        files = [p for p in sorted(work.glob("*/**/*")) if p.is_file() and p.name != ".lock"]
+        path, change = rng.choice(files), rng.choice(ALTERATIONS)
+        if whole is not None:  # first as it is
+            change(path, rng, [p for p in files if p != path and p.parts[-2] == path.parts[-2]])
+        status, _, err = call(*TRAIN, "--data", "data", "--out", "run")
+        what = f"{change.__name__} {path.relative_to(work)}"
+        if status:
+            assert (status in (2, 3), err.count("\n")) == (True, 1), (what, err)
+        else:
+            found = [(work / "run" / name).read_bytes() for name in names]
+            whole = whole or found
+            assert found == whole, what
+            assert call("verify", "run")[0] == 0, what
+        statuses.add(status)
+        shutil.rmtree(work)
+    assert statuses >= {0, 3}
