@@ -79,7 +79,9 @@ def _verify_files(run: Path) -> list[Finding]:
     try:
         sealed = seal.sealed(run)
     except ArtifactError as error:
-        return [Finding(run / seal.SEAL, str(error), True)]
+        # The seal is older than the first checkpoint; before that there is nothing to lose.
+        saved = checkpoints.steps_saved(run) or checkpoints.best_of(run)
+        return [Finding(run / seal.SEAL, str(error), bool(saved))]
     for name in sorted({*FILES, *sealed}):
         if not os.path.lexists(run / name):
             if name in sealed or name == "log.jsonl":

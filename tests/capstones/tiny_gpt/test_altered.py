@@ -1,5 +1,6 @@
 """Altered, swapped, forged: no file of a run or of its data is believed that is not as it was."""
 
+import hashlib
 import io
 import json
 import os
@@ -8,13 +9,16 @@ import shutil
 import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shared import artifacts
 from tiny_gpt import cli
 from tiny_gpt.data.shards import open_data
+from tiny_gpt.data.token_files import HEADER_BYTES, read_header
 
 SIZES = {"n_layers": 1, "n_heads": 1, "d_model": 8, "context": 8, "batch_size": 2, "steps": 6}
 SIZES |= {"eval_every": 2, "save_every": 2, "samples": 0, "threads": 1, "dtype": "fp32"}
@@ -29,7 +33,7 @@ def call(*words) -> tuple[int, str, str]:
         raise AssertionError(f"{words} hangs")
 
     before = signal.signal(signal.SIGALRM, hangs)
-    signal.alarm(30)
+    signal.alarm(60)
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
@@ -230,6 +234,46 @@ def test_a_forged_manifest_names_no_file_elsewhere(name, here):
     assert Path(name).name in call("verify", "run")[1]
 
 
+def with_items(change):
+    """A token file with other items, its header and the manifest made to fit them."""
+
+    def forge(data):
+        items = np.fromfile(path := data / change[0], dtype=change[1], offset=HEADER_BYTES)
+        change[2](items)
+        header = replace(read_header(path), payload=hashlib.sha256(items).hexdigest())
+        path.write_bytes(header.to_bytes() + items.tobytes())
+        facts = {"bytes": header.file_bytes, "sha256": header.payload}
+        reseal(data, "data.json", lambda body: body["files"].update({path.name: facts}))
+
+    return forge
+
+
+def renumbered(data):
+    (data / "train-00000.tokens").rename(data / "train-00001.tokens")
+    files = json.loads((data / "data.json").read_bytes())["files"]
+    files["train-00001.tokens"] = files.pop("train-00000.tokens")
+    body = {"format": "tiny-gpt data 1", "meta": {}, "files": files}
+    (data / "data.json").write_bytes(artifacts.sealed(body))
+
+
+FORGED = {
+    "id": (with_items(("val-00000.tokens", "<u2", lambda x: x.put(3, 257))), "below 257, got 257"),
+    "end": (with_items(("val.documents", "<i8", lambda x: x.put(-2, 3))), "does not fit"),
+    "order": (with_items(("train.documents", "<i8", lambda x: x.put(0, 10**6))), "does not fit"),
+    "bytes": (with_items(("train.documents", "<i8", lambda x: x.put(1, -1))), "does not fit"),
+    "number": (renumbered, "does not fit"),
+}
+
+
+@pytest.mark.parametrize("how", FORGED)
+def test_well_sealed_nonsense_is_refused(how, here):
+    forge, says = FORGED[how]
+    forge(here / "data")
+    for words in (["inspect", "data"], [*TRAIN, "--data", "data", "--out", "new"], ["eval", "run"]):
+        assert refused(*words).count("data") >= 1
+    assert says in refused("inspect", "data")
+
+
 def linked(path, *_):
     path.rename(path.with_name("elsewhere"))
     path.symlink_to(path.with_name("elsewhere"))
@@ -283,6 +327,11 @@ def test_reading_commands_write_nothing(here):
     shutil.rmtree(here / "data")
     reseal(here / "run", "seal.json", lambda body: body.update(data=["../other", "gone"]))
     assert "is gone; give it by --data" in refused("eval", "run")
+    words = ["prepare", "text.jsonl", "--out", "data", "--tokenizer", "byte", "--seed", 1]
+    assert call(*words, "--dedup", "off", "--workers", 1)[0] == 0
+    reseal(here / "run", "seal.json", lambda body: body.update(data=["../data"]))
+    assert "its content differs" in refused("eval", "run")
+    shutil.rmtree(here / "data")
     assert snapshot(here).keys() <= before.keys()
 
 
