@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Artifact",
     "ArtifactError",
+    "inside",
     "load",
     "load_tensors",
     "save",
@@ -183,7 +185,11 @@ def load_tensors(
     data = artifact.files.get(TENSORS)
     if data is None:
         raise ArtifactError(f"artifact {artifact.path} holds no tensors: {TENSORS} is missing")
-    return unpack(data), artifact
+    try:
+        return unpack(data), artifact
+    except Exception as error:  # whatever a header may say that is none
+        what = f"{artifact.path / TENSORS} is no safetensors file ({error})"
+        raise ArtifactError(what) from error
 
 
 def _manifest(contents: Mapping[str, bytes], metadata: Mapping[str, Any]) -> bytes:
@@ -198,6 +204,7 @@ def _manifest(contents: Mapping[str, bytes], metadata: Mapping[str, Any]) -> byt
 
 
 def _facts(data: bytes) -> dict[str, Any]:
+    """A file's size and digest, as manifests have them."""
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
@@ -211,39 +218,67 @@ def sealed(body: dict[str, Any]) -> bytes:
     return json.dumps({**body, "sha256": seal}, indent=1).encode() + b"\n"
 
 
-def _read(target: Path, folder: Path) -> Artifact:
-    def wrong(what: str) -> ArtifactError:
-        return ArtifactError(f"artifact {target} cannot be trusted: {what}; save it again")
+def opened(raw: bytes) -> dict[str, Any] | None:
+    """The body that `sealed` gave these bytes, which holds files by name; None if they are not."""
+    with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
+        body = json.loads(raw)
+        del body["sha256"]
+        if sealed(body) == raw and isinstance(body["files"], dict):
+            return body
+    return None
 
+
+def inside(folder: Path, name: str) -> Path:
+    """A file in a folder by its plain name, if it is a regular one: no link, no pipe, no device."""
+    if not _FILE_NAME.fullmatch(name):
+        raise ArtifactError(f"{folder} names {name!r}, which is not a plain file name")
+    path = Path(folder) / name
     try:
-        entries = {entry.name: entry for entry in os.scandir(folder)}
-        for name, entry in entries.items():
-            if not entry.is_file(follow_symlinks=False):
-                raise wrong(f"{name} is not a regular file")
-        if MANIFEST not in entries:
-            raise wrong(f"{MANIFEST} is missing")
-        raw = (folder / MANIFEST).read_bytes()
-        try:
-            body = json.loads(raw)
-            del body["sha256"]
-            intact = sealed(body) == raw and isinstance(body["files"], dict)
-        except (ValueError, TypeError, LookupError, RecursionError):  # not what save() writes
-            intact = False
-        if not intact:
-            raise wrong(f"{MANIFEST} was altered or is torn")
-        for name in body["files"]:
-            if not _FILE_NAME.fullmatch(name):
-                raise wrong(f"{MANIFEST} names {name!r}, which is not a plain file name")
-            if name not in entries:
-                raise wrong(f"{name} is missing")
-        if extra := entries.keys() - body["files"].keys() - {MANIFEST}:
-            raise wrong(f"{min(extra)} does not belong to it")
-        files = {name: (folder / name).read_bytes() for name in body["files"]}
+        mode = path.lstat().st_mode
     except OSError as error:
-        raise wrong(f"{error.filename} cannot be read ({error.strerror})") from error
-    for name, data in files.items():
-        if _facts(data) != body["files"][name]:
-            raise wrong(f"{name} was altered or is torn")
+        raise ArtifactError(f"{path} cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
+        raise ArtifactError(f"{path} is not a regular file")
+    return path
+
+
+def manifest_of(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
+    """What a sealed folder's manifest says, in which nothing lies but regular files it names.
+
+    The message of the ArtifactError begins with the name of the file that is to blame.
+    """
+    entries = {entry.name: entry for entry in os.scandir(folder)}
+    odd = sorted(n for n, entry in entries.items() if not entry.is_file(follow_symlinks=False))
+    body = None if manifest in odd else opened((folder / manifest).read_bytes())
+    if body is None:
+        raise ArtifactError(f"{manifest} was altered or is torn")
+    if odd:
+        raise ArtifactError(f"{odd[0]} is not a regular file")
+    for name in body["files"]:
+        if not _FILE_NAME.fullmatch(name):
+            raise ArtifactError(f"{manifest} names {name!r}, which is not a plain file name")
+    if extra := entries.keys() - body["files"].keys() - {manifest}:
+        raise ArtifactError(f"{min(extra)} does not belong to it")
+    return body
+
+
+def _read(target: Path, folder: Path) -> Artifact:
+    try:
+        body, files = manifest_of(folder), {}
+        for name, facts in body["files"].items():
+            if not (folder / name).exists():
+                raise ArtifactError(f"{name} is missing")
+            files[name] = (folder / name).read_bytes()
+            if _facts(files[name]) != facts:
+                raise ArtifactError(f"{name} was altered or is torn")
+        if not isinstance(body.get("metadata"), dict):
+            raise ArtifactError(f"{MANIFEST} holds no metadata")
+    except (ArtifactError, OSError) as error:
+        what = error
+        if isinstance(error, OSError):
+            what = f"{error.filename} cannot be read ({error.strerror})"
+        what = f"artifact {target} cannot be trusted: {what}; save it again"
+        raise ArtifactError(what) from error
     return Artifact(target, files, body["metadata"])
 
 
@@ -256,11 +291,12 @@ def current(target: Path) -> tuple[Path, tuple[int, int] | None]:
     return target, None
 
 
-def refuse_to_replace_others(target: Path) -> None:
+def refuse_to_replace_others(target: Path, manifest: str = MANIFEST) -> None:
+    """Only a folder with such a manifest, an empty one or none may stand where one is written."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise ArtifactError(f"{target} is not a folder, so no artifact is saved there")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
-        raise ArtifactError(f"{target} holds something else ({MANIFEST} is missing): not replaced")
+        raise ArtifactError(f"{target} is not a folder, so nothing is saved there")
+    if target.is_dir() and any(target.iterdir()) and not (target / manifest).exists():
+        raise ArtifactError(f"{target} holds something else ({manifest} is missing): not replaced")
 
 
 def absolute(path: Path) -> Path:

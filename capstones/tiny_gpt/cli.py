@@ -8,7 +8,7 @@ same command, 130 (Ctrl-C) or 143 (SIGTERM) interrupted with nothing saved,
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -201,13 +201,18 @@ def evaluate_(
     from tiny_gpt.training.evaluate import evaluate
 
     checkpoint = checkpoint_of(run)
-    prepared = shards.open_data(data or data_of(checkpoint.path, run), verify=True)
+    trained_on = checkpoint.state.get("data_sha256")
+    prepared = shards.open_data(data) if data else data_of(checkpoint.path, run, trained_on)
+    prepared.check_ids()
     must = f"split must be one of {', '.join(prepared.splits)}"
     require(split in prepared.splits, must, repr(split), error=UserError)
     if prepared.tokenizer.sha256 != checkpoint.tokenizer.sha256:
         raise UserError(f"data was made with another tokenizer than {checkpoint.path}")
     protocol = {"stride": stride, "context": context, "rolling": rolling}
     result = evaluate(checkpoint.model, prepared.splits[split], checkpoint.tokenizer, **protocol)
+    if prepared.sha256 != trained_on:  # other numbers may be as many, of tokens that are others
+        other = f"{result.signature}|data:{prepared.sha256[:6]}"
+        result = replace(result, signature=other)
     console.print_json(data=result.to_dict()) if json_ else console.print(str(result))
 
 

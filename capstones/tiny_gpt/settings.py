@@ -10,7 +10,8 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
@@ -18,10 +19,11 @@ from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.require import require
 from shared.study import Cores, NonNegativeInt, PositiveInt, whole
+from tiny_gpt import seal
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.model.config import Architecture, GPTConfig
 
-__all__ = ["PRESETS", "Settings", "chosen_settings", "seconds_of"]
+__all__ = ["PRESETS", "Settings", "chosen_settings", "of_kind", "seconds_of"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The speed run of the benchmark: beats a 1.9 on tinyshakespeare in seconds.
@@ -248,23 +250,38 @@ class Settings(TextSettings):
     def from_toml(cls, text: str) -> "Settings":
         """Read what `to_toml` wrote."""
         content = _known(tomllib.loads(text))
-        if "out" in content:
+        if isinstance(content.get("out"), str):
             content["out"] = Path(content["out"])
-        try:
-            return cls(**content)
-        except TypeError as error:  # such as a text where a number belongs
-            raise ValueError(f"a setting is of the wrong kind: {error}") from error
+        return of_kind(cls, content)
 
     @classmethod
     def of_run(cls, run: Path) -> "Settings":
         """The settings that a run was begun with."""
-        path = Path(run) / "settings.toml"
+        content = seal.read(Path(run), "settings.toml")
         try:
-            return cls.from_toml(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ArtifactError(f"{path} cannot be read ({error.strerror})") from error
-        except ValueError as error:
+            return cls.from_toml(content.decode())
+        except (ValueError, RecursionError) as error:
+            path = Path(run) / "settings.toml"
             raise ArtifactError(f"{path} was altered or is torn: {error}") from error
+
+
+def of_kind(cls: type, content: dict[str, Any]) -> Any:
+    """A dataclass of what a file holds; a ValueError names a value of another kind than its own."""
+    hints = get_type_hints(cls)
+    for name, value in content.items():
+        fits = name in hints and _fits(value, hints[name])
+        require(fits, f"{name} must be a value of its kind", repr(value))
+    return cls(**content)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, kind) for kind in get_args(hint))
+    if hint is Path:
+        return isinstance(value, Path)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def _toml(value: Any) -> str:

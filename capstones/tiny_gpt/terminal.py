@@ -15,8 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.require import require
+from tiny_gpt import seal
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.settings import Settings
 
@@ -40,35 +42,56 @@ def prepared(source: str, out: Path, **options: Any) -> None:
 
 def data_folder(settings: Settings, first: bool = True) -> Path:
     """The prepared folder that `data` is, or one that is made of it (once) under runs/data."""
-    given = Path(settings.data)
-    if (given / "data.json").exists():
+    from tiny_gpt.data.shards import is_prepared
+
+    if is_prepared(given := Path(settings.data)):
         return given
     options = {f.name: getattr(settings, f.name) for f in fields(TextSettings)}
-    facts = json.dumps([settings.data, options, _identity(given)]).encode()
+    facts = json.dumps([settings.data, options, _content(settings.data)]).encode()
     key = hashlib.sha256(facts).hexdigest()[:8]
     folder = settings.out.parent / "data" / f"{slug(settings.data)}-{settings.tokenizer}-{key}"
-    if not (folder / "data.json").exists() and first:
+    if not is_prepared(folder) and first:
         prepared(settings.data, folder, **options)
     limit = time.monotonic() + 3600
-    while not (folder / "data.json").exists():  # the first process makes it
+    while not is_prepared(folder):  # the first process makes it
         if time.monotonic() > limit:
             raise UserError(f"data {folder} was not prepared by the first process in an hour")
         time.sleep(0.2)
     return folder
 
 
-def _identity(source: Path) -> list[Any]:
-    """What changes when a file or folder does."""
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.exists()]
+def _content(source: str) -> list[list[str]]:
+    """Names and digests of the files that are read of a file, a folder or hf:PATH."""
+    from tiny_gpt.data.sources import TEXT_FILES
+
+    root, found = Path(source.removeprefix("hf:")), []
+    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        name = path.relative_to(root).as_posix()
+        text = name.removesuffix(".gz").endswith(TEXT_FILES) and "/." not in f"/{name}"
+        if path.is_file() and (text or path == root or source.startswith("hf:")):
+            with path.open("rb") as stream:
+                found.append([name, hashlib.file_digest(stream, "sha256").hexdigest()])
+    return found
 
 
-def data_of(checkpoint: Path, run: Path) -> Path:
-    """The prepared folder that a run was trained on."""
-    for folder in (run, checkpoint.parent, checkpoint.parent.parent):
-        if (folder / "settings.toml").exists():
-            return data_folder(Settings.of_run(folder))
-    raise UserError(f"data must be given: nothing beside {checkpoint} says what it was trained on")
+def data_of(checkpoint: Path, run: Path, trained_on: str | None) -> Any:
+    """The data that a run was trained on, known by its content, where it lay."""
+    from tiny_gpt.data.shards import is_prepared, open_data
+
+    beside = (run, checkpoint.parent, checkpoint.parent.parent)
+    found = [folder for folder in beside if (folder / seal.SEAL).exists()]
+    if not found:
+        raise UserError(f"data must be given: nothing by {checkpoint} says what it was trained on")
+    wrong: Exception = UserError(f"data that {found[0]} was trained on is gone; give it by --data")
+    for folder in filter(is_prepared, seal.data_folders(found[0])):
+        try:
+            if (data := open_data(folder)).sha256 == trained_on:
+                return data
+            what = f"data {folder} is not what {found[0]} was trained on: its content differs"
+            wrong = UserError(f"{what}; prepare it as it was, or give it by --data")
+        except ArtifactError as error:
+            wrong = error
+    raise wrong
 
 
 @contextlib.contextmanager

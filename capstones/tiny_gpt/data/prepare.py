@@ -37,6 +37,7 @@ from tiny_gpt.data.sources import documents, shown
 from tiny_gpt.data.text_settings import TextSettings
 from tiny_gpt.data.tokenizers import Kind, Tokenizer, tokenizer_from_bytes, train_tokenizer
 from tiny_gpt.data.workers import Workers
+from tiny_gpt.seal import refuse_inside
 
 __all__ = ["prepare"]
 
@@ -97,7 +98,9 @@ def prepare(
     scrap = out.with_name(f".{out.name}.preparing")
     made = [folder for folder in scrap.parents if not folder.exists()]
     try:
+        refuse_inside(out)
         refuse_to_replace_others(out)
+        require(not scrap.is_symlink(), f"{scrap} must not be a link", error=UserError)
         scrap.mkdir(parents=True, exist_ok=True)
         with locked(scrap):  # two at once take turns
             scrap.mkdir(exist_ok=True)

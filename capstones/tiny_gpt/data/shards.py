@@ -13,13 +13,13 @@ file's digest and is sealed by its own::
 
 A token file's header (`tiny_gpt.data.token_files`) holds the digests of its tokens and of the
 tokenizer that made them: files that were swapped, or are stale, are found without reading tokens.
+Opening reads and checks all of it, at the speed of SHA-256, about a second for each gigabyte.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 # Folders are sealed and swapped as artifacts are; only their content is read in another way.
+from shared import artifacts
 from shared.artifacts import ArtifactError, absolute, beside, current, sealed, swap
 from shared.errors import UserError
 from shared.files import locked, write_atomic
@@ -139,7 +140,11 @@ class Split:
         self._shard_tokens = sizes[0] if sizes else 1
         if any(n != self._shard_tokens for n in sizes[:-1]) or sizes[-1:] > [self._shard_tokens]:
             raise ArtifactError(f"{documents.parent} has {name} tokens in files of unequal size")
-        if self.offsets[-1] != self.n_tokens:
+        if (
+            [path.name for path in shards] != [f"{name}-{i:05d}.tokens" for i in range(len(sizes))]
+            or self.offsets[-1] != self.n_tokens
+            or min(np.diff(self.offsets).min(initial=0), self.document_bytes.min(initial=0)) < 0
+        ):
             raise ArtifactError(f"{documents} does not fit the {self.n_tokens} tokens of {name}")
         self.n_bytes = int(self.document_bytes.sum())
 
@@ -177,12 +182,23 @@ class Split:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A prepared folder: its tokenizer, what was said about it, and its splits by name."""
+    """A prepared folder: its tokenizer, what was said about it, and its splits by name.
+
+    `sha256` is of the content, tokens and tokenizer, wherever the folder lies.
+    """
 
     path: Path
     tokenizer: Tokenizer
     meta: dict[str, Any]
     splits: dict[str, Split]
+    sha256: str
+
+    def check_ids(self) -> None:
+        """An ArtifactError if there are tokens that the tokenizer has not; reads all of them."""
+        for name, split in self.splits.items():
+            must = f"{self.path} must hold tokens of {name} below {self.tokenizer.vocab_size}"
+            largest = max((int(shard.max(initial=0)) for shard in split._shards), default=0)
+            require(largest < self.tokenizer.vocab_size, must, largest, error=ArtifactError)
 
 
 def write_data_manifest(folder: Path, meta: Mapping[str, Any]) -> None:
@@ -197,7 +213,7 @@ def write_data_manifest(folder: Path, meta: Mapping[str, Any]) -> None:
     files = {name: _facts(folder / name) for name in names}
     body = {"format": FORMAT, "meta": dict(meta), "files": files}
     write_atomic(folder / MANIFEST, sealed(body))
-    open_data(folder)
+    open_data(folder, verify=False)
 
 
 def publish(staging: Path, target: Path) -> None:
@@ -218,23 +234,31 @@ def publish(staging: Path, target: Path) -> None:
 
 def refuse_to_replace_others(target: Path) -> None:
     """Only a prepared folder, an empty one or none may stand where one is to be written."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise ArtifactError(f"{target} is not a folder, so no data is written there")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
-        raise ArtifactError(f"{target} holds something else ({MANIFEST} is missing): not replaced")
+    artifacts.refuse_to_replace_others(target, MANIFEST)
+    if (target / MANIFEST).exists():
+        try:
+            _manifest(target / MANIFEST)
+        except (ArtifactError, OSError) as error:
+            what = f"{target} is not as it was prepared and is not replaced ({error})"
+            raise ArtifactError(f"{what}; remove it first") from error
 
 
-def open_data(folder: Path, *, verify: bool = False) -> PreparedData:
-    """Open a prepared folder; its tokens are mapped, and read only to `verify` their digests.
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder looks like a prepared one."""
+    return (current(absolute(folder))[0] / MANIFEST).exists()
 
-    All else is checked in any case: manifest, tokenizer, documents, headers, sizes, and which
-    tokenizer made each file.
+
+def open_data(folder: Path, *, verify: bool = True) -> PreparedData:
+    """Open a prepared folder and verify every byte of it; its tokens are mapped into memory.
+
+    Without `verify` the tokens are not read. All else is checked in any case: manifest, tokenizer,
+    documents, headers, sizes, which tokenizer made each file, and that there is no other.
 
     Raises
     ------
     ArtifactError
-        If there is none, or a file is missing, altered, torn, or of another tokenizer; the message
-        names it.
+        If there is none, or a file is missing, altered, torn, unexpected, a link, or of another
+        tokenizer; the message names it.
     """
     target = absolute(Path(folder))
     while True:
@@ -254,41 +278,46 @@ def _open(target: Path, folder: Path, verify: bool) -> PreparedData:
         body = _manifest(folder / MANIFEST)
         files = body["files"]
         splits: dict[str, list[Path]] = {}
-        for name, facts in files.items():
+        tokenizer = (folder / TOKENIZER).read_bytes()
+        for name, facts in sorted(files.items()):
             path = folder / name
             if match := FILE_NAME.fullmatch(name):
                 header = read_header(path)
-                if header.tokenizer != files[TOKENIZER]["sha256"]:
+                if header.tokenizer != hashlib.sha256(tokenizer).hexdigest():
                     raise ArtifactError(
                         f"{path} is stale: it was made with another tokenizer than {TOKENIZER}; "
                         "prepare again"
                     )
+                if (header.kind == DOCUMENTS) != name.endswith(".documents"):
+                    raise ArtifactError(f"{path} is not what its name says; prepare again")
                 # The documents are read in any case, and bits per byte depend on them.
                 if (verify or header.kind == DOCUMENTS) and digest(path) != header.payload:
                     raise ArtifactError(f"{path} was altered; prepare again")
                 splits.setdefault(match[1], []).append(path)
             if _facts(path) != facts:
                 raise ArtifactError(f"{path} is not the one that was prepared; prepare again")
-        tokenizer = tokenizer_from_bytes((folder / TOKENIZER).read_bytes())
-        opened = {}
+        opened, learned = {}, tokenizer_from_bytes(tokenizer)
         for name, paths in splits.items():
             documents = paths.pop()  # sorted: "-" comes before "."
             if documents.suffix != ".documents":
                 raise ArtifactError(f"{folder / name}.documents is missing")
-            opened[name] = Split(name, paths, documents, tokenizer.end_of_text)
+            opened[name] = Split(name, paths, documents, learned.end_of_text)
     except OSError as error:
         raise ArtifactError(f"{error.filename} cannot be read ({error.strerror})") from error
-    return PreparedData(target, tokenizer, body["meta"], opened)
+    # Not the report, which tells the same content's story.
+    content = {name: facts for name, facts in files.items() if name != "report.json"}
+    sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return PreparedData(target, learned, body["meta"], opened, sha256)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    raw = path.read_bytes()
-    with suppress(ValueError, TypeError, LookupError, RecursionError):  # not what was written
-        body = json.loads(raw)
-        del body["sha256"]
-        if sealed(body) == raw and body["format"] == FORMAT:
-            return body
-    raise ArtifactError(f"{path} was altered or is torn; prepare again")
+    try:
+        body = artifacts.manifest_of(path.parent, path.name)
+        if body.get("format") != FORMAT or not isinstance(body.get("meta"), dict):
+            raise ArtifactError(f"{MANIFEST} is of another format")
+    except ArtifactError as error:
+        raise ArtifactError(f"{path.parent}/{error}; prepare again") from error
+    return body
 
 
 def _facts(path: Path) -> dict[str, Any]:

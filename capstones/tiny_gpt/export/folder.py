@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shared import artifacts
+from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.require import require
 from tiny_gpt.data.tokenizers import Tokenizer, tokenizer_from_bytes
@@ -25,6 +26,7 @@ from tiny_gpt.export.gguf import gguf_file, model_from_gguf
 from tiny_gpt.export.hugging_face import content_of, folder_files, layout_of, model_from
 from tiny_gpt.export.onnx import onnx_file
 from tiny_gpt.model.gpt import GPT
+from tiny_gpt.seal import refuse_inside
 from tiny_gpt.training.checkpoints import Checkpoint
 from week18 import pretrained
 
@@ -70,6 +72,7 @@ def export(
     require(sizes[0] == sizes[1], must, *sizes, error=UserError)
     must = f"format must be one of {', '.join(TOLERANCES)}"
     require(format in TOLERANCES, must, repr(format), error=UserError)
+    _replaces_only_an_export(out)
     note = None
     if format == "hf":
         files = folder_files(model, tokenizer)
@@ -88,6 +91,18 @@ def export(
     artifacts.save(out, files, metadata=report)
     sizes = {name: len(data) for name, data in files.items()}
     return {**report, "out": str(out), "files": sizes, "note": note}
+
+
+def _replaces_only_an_export(out: Path) -> None:
+    refuse_inside(out)
+    if not (Path(out) / artifacts.MANIFEST).exists():
+        return  # what else there may be is not replaced in any case
+    try:
+        kind = artifacts.manifest_of(Path(out))["metadata"]["format"]
+    except (LookupError, TypeError, OSError, ArtifactError) as error:
+        raise ArtifactError(f"out {out} is no export as it was written: not replaced") from error
+    must = f"out {out} must be an export where it is to be replaced"
+    require(kind in list(TOLERANCES), must, repr(kind), error=ArtifactError)
 
 
 def import_model(path: Path) -> tuple[GPT, Tokenizer | None]:

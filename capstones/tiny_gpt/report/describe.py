@@ -1,7 +1,6 @@
 """What is in a run, a checkpoint or prepared data, and what training it costs."""
 
 import json
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,26 @@ from rich.table import Table
 from rich.text import Text
 
 from shared import artifacts
-from shared.artifacts import MANIFEST, ArtifactError
+from shared.artifacts import MANIFEST, ArtifactError, inside
 from shared.errors import UserError
-from tiny_gpt.data.shards import MANIFEST as DATA_MANIFEST
-from tiny_gpt.data.shards import open_data
+from tiny_gpt import seal
+from tiny_gpt.data.shards import is_prepared, open_data
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.report.costs import flops_per_token, parameters, training_memory
+from tiny_gpt.settings import Settings
 from tiny_gpt.training import checkpoints
 from week19.kv_cache import cache_bytes
 
-__all__ = ["describe", "is_export", "kind_of", "parameters_of_run", "read_lines", "show"]
+__all__ = [
+    "describe",
+    "is_export",
+    "json_lines",
+    "kind_of",
+    "parameters_of_run",
+    "read_lines",
+    "show",
+]
 
 
 def is_export(path: Path) -> bool:
@@ -35,11 +43,12 @@ def kind_of(path: Path) -> str:
     path = Path(path)
     if is_export(path):
         return "export"
-    if (path / DATA_MANIFEST).exists():
+    if is_prepared(path):
         return "data"
     if (path / MANIFEST).exists() or (path.is_dir() and checkpoints.STEP.fullmatch(path.name)):
         return "checkpoint"
-    if any((path / name).exists() for name in ("settings.toml", "log.jsonl", "checkpoints")):
+    names = (seal.SEAL, "settings.toml", "log.jsonl", "checkpoints")
+    if any((path / name).exists() for name in names):
         return "run"
     raise UserError(f"{path} is neither a run, nor a checkpoint, nor prepared data")
 
@@ -50,15 +59,20 @@ def read_lines(path: Path, *, strict: bool = True) -> list[dict[str, Any]]:
     A damaged line before the last one is refused if `strict`. `timing.jsonl` may have some: a run
     that is resumed after a crash appends to what is there.
     """
+    return json_lines(inside(path.parent, path.name).read_bytes(), path, strict=strict)
+
+
+def json_lines(data: bytes, path: Path, *, strict: bool = True) -> list[dict[str, Any]]:
+    """As `read_lines`, of the content of `path`."""
     good, torn = [], []
-    lines = path.read_bytes().split(b"\n")
+    lines = data.split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
             if not isinstance(value, dict):
                 raise ValueError
             good.append(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             torn.append(number)
     end = len(lines) - (not lines[-1])  # the last line, closed by a line end or not
     if strict and torn and torn[0] < end:
@@ -71,8 +85,8 @@ def parameters_of_run(run: Path) -> int | None:
     folders = [run / "best", *(checkpoints.folder_of(run, s) for s in checkpoints.steps_saved(run))]
     for folder in folders:
         try:
-            config = GPTConfig(**json.loads((folder / "config.json").read_bytes()))
-        except (OSError, ValueError, TypeError):
+            config = GPTConfig(**json.loads(artifacts.load(folder).files["config.json"]))
+        except (UserError, LookupError, ValueError, TypeError):
             continue
         return sum(parameters(config).values())
     return None
@@ -101,14 +115,19 @@ def describe(path: Path) -> dict[str, Any]:
         run = path.parent.parent if checkpoints.STEP.fullmatch(path.name) else path.parent
         return {"kind": kind, "path": str(path), **_describe_checkpoint(path, run)}
     found: dict[str, Any] = {"kind": kind, "path": str(path)}
-    log = read_lines(path / "log.jsonl") if (path / "log.jsonl").is_file() else []
-    found["steps"] = max((r["step"] for r in log if "loss" in r), default=0)
     found["checkpoints"] = checkpoints.steps_saved(path)
-    losses = [(float(r["val_loss"]), r["step"]) for r in log if "val_loss" in r]
+    saved = bool(found["checkpoints"] or checkpoints.best_of(path))
+    logged = saved or "log.jsonl" in seal.sealed(path)
+    log = json_lines(seal.read(path, "log.jsonl"), path / "log.jsonl") if logged else []
+    try:
+        found["steps"] = max((int(r["step"]) for r in log if "loss" in r), default=0)
+        losses = [(float(r["val_loss"]), int(r["step"])) for r in log if "val_loss" in r]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path / 'log.jsonl'} is damaged: {error!r} in a line") from error
     if losses:
         best, step = min(losses)
         found["validation"] = {"loss": best, "step": step, "evaluations": len(losses)}
-    if found["checkpoints"] or checkpoints.best_of(path):
+    if saved:
         found |= _describe_checkpoint(checkpoints.find_checkpoint(path), path)
     return found
 
@@ -116,16 +135,18 @@ def describe(path: Path) -> dict[str, Any]:
 def _describe_checkpoint(folder: Path, run: Path) -> dict[str, Any]:
     checkpoint = checkpoints.load_checkpoint(folder)
     config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
-    settings, best_loss = _settings(run), checkpoint.state.get("best_loss")
-    rows = settings.get("batch-size", 1)
-    batch_size = min(settings.get("micro-batch-size", rows), rows)
+    known = any((run / name).exists() for name in (seal.SEAL, "settings.toml"))
+    settings = Settings.of_run(run) if known else None  # a checkpoint may stand alone
+    chosen = settings or Settings(batch_size=1, dtype="fp32")
+    best_loss = checkpoint.state.get("best_loss")
+    batch_size = min(chosen.micro_batch_size or chosen.batch_size, chosen.batch_size)
     parts = parameters(config)
     forward = flops_per_token(config)
     return {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.step,
         "best_loss": None if best_loss is None else float(best_loss),
-        "architecture": settings.get("arch"),
+        "architecture": settings and settings.arch,
         "config": asdict(config),
         "parameters": {**parts, "total": sum(parts.values())},
         "tokenizer": _tokenizer(tokenizer),
@@ -135,9 +156,9 @@ def _describe_checkpoint(folder: Path, run: Path) -> dict[str, Any]:
         "memory": training_memory(
             config,
             batch_size,
-            optimizer=settings.get("optimizer", "muon"),
-            recompute=settings.get("checkpoint-activations", False),
-            bytes_each=4 if settings.get("dtype", "fp32") == "fp32" else 2,
+            optimizer=chosen.optimizer,
+            recompute=chosen.checkpoint_activations,
+            bytes_each=4 if chosen.dtype == "fp32" else 2,
         ),
         "cache": cache_bytes(
             **{name: getattr(config, name) for name in ("n_layers", "n_kv_heads", "head_dim")},
@@ -150,6 +171,7 @@ def _describe_checkpoint(folder: Path, run: Path) -> dict[str, Any]:
 
 def _describe_data(folder: Path) -> dict[str, Any]:
     data = open_data(folder)
+    data.check_ids()
     splits = {
         name: {
             "tokens": split.n_tokens,
@@ -159,13 +181,19 @@ def _describe_data(folder: Path) -> dict[str, Any]:
         }
         for name, split in data.splits.items()
     }
-    report = folder / "report.json"
+    try:
+        told = artifacts.current(data.path)[0] / "report.json"
+        report = json.loads(told.read_bytes())
+    except FileNotFoundError:
+        report = {}
+    except ValueError as error:
+        raise ArtifactError(f"{folder / 'report.json'} holds no JSON ({error})") from error
     first = data.splits.get("train") or next(iter(data.splits.values()), None)
     return {
         "splits": splits,
         "tokenizer": _tokenizer(data.tokenizer),
         "meta": data.meta,
-        "report": json.loads(report.read_bytes()) if report.is_file() else {},
+        "report": report,
         "begins": data.tokenizer.decode(first.read(0, min(64, first.n_tokens))) if first else "",
         "files": _sizes(folder),
     }
@@ -175,14 +203,8 @@ def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: getattr(tokenizer, name) for name in ("kind", "vocab_size", "sha256")}
 
 
-def _settings(run: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((run / "settings.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 def _sizes(folder: Path) -> dict[str, int]:
+    folder, _ = artifacts.current(artifacts.absolute(folder))
     return {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
 
 

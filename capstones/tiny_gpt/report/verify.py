@@ -1,19 +1,23 @@
 """Whether a run, a checkpoint or prepared data is intact: every byte is read."""
 
 import json
+import os
 import re
-import tomllib
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
+from tiny_gpt import seal
 from tiny_gpt.data.shards import open_data
 from tiny_gpt.report.describe import kind_of
 from tiny_gpt.training import checkpoints
 
 __all__ = ["Finding", "verify"]
+
+FILES = ("settings.toml", "log.jsonl", "timing.jsonl")
+FILES += ("samples.json", "evaluation.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def verify(path: Path) -> list[Finding]:
     kind = kind_of(path)
     if kind == "data":
         try:
-            open_data(path, verify=True)
+            open_data(path)
         except UserError as error:
             return [Finding(_file_named(error, path), str(error), True)]
         return []
@@ -62,36 +66,46 @@ def _verify_run(run: Path) -> list[Finding]:
     for folder in (run, run / "checkpoints"):
         for left in sorted(folder.glob(".*.saving")) if folder.is_dir() else ():
             found.append(Finding(left, "left by a save that was interrupted", False))
-    for name in ("settings.toml", "samples.json", "evaluation.json"):
-        parse = tomllib.loads if name.endswith("toml") else json.loads
-        try:
-            parse((run / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            if name == "settings.toml":
-                found.append(Finding(run / name, "is missing", True))
-        except (OSError, ValueError) as error:
-            found.append(Finding(run / name, f"cannot be read ({error})", True))
+    found += _verify_files(run)
     last = steps[-1] if steps else 0
     known = 0 if good is None else checkpoints.load_checkpoint(good).state.get("log_bytes", 0)
     found += _verify_log(run / "log.jsonl", last, known)
     return [replace(f, good=good) for f in found]
 
 
+def _verify_files(run: Path) -> list[Finding]:
+    """The files beside the checkpoints, by the run's seal."""
+    found: list[Finding] = []
+    try:
+        sealed = seal.sealed(run)
+    except ArtifactError as error:
+        # The seal is older than the first checkpoint; before that there is nothing to lose.
+        saved = checkpoints.steps_saved(run) or checkpoints.best_of(run)
+        return [Finding(run / seal.SEAL, str(error), bool(saved))]
+    for name in sorted({*FILES, *sealed}):
+        if not os.path.lexists(run / name):
+            if name in sealed or name == "log.jsonl":
+                found.append(Finding(run / name, "is missing", True))
+        elif name not in sealed:
+            what = "is not sealed: its writing was interrupted, or it is not the run's"
+            found.append(Finding(run / name, what, False))
+        else:
+            try:
+                if len(seal.read(run, name)) < (run / name).stat().st_size:
+                    what = "goes on after what was saved; that is not believed"
+                    found.append(Finding(run / name, what, False))
+            except ArtifactError as error:
+                found.append(Finding(run / name, str(error), True))
+    return found
+
+
 def _verify_checkpoint(folder: Path) -> list[Finding]:
     try:
-        checkpoint = checkpoints.load_checkpoint(folder)
+        checkpoints.load_checkpoint(folder)
     except UserError as error:
         # The loader's hint is left out: `good` says it.
         cause = error.__cause__ if isinstance(error.__cause__, ArtifactError) else error
         return [Finding(_file_named(cause, folder), str(cause), True)]
-    except (KeyError, RuntimeError) as error:
-        return [Finding(folder, f"weights do not fit config.json ({error})", True)]
-    match = checkpoints.STEP.fullmatch(folder.name)
-    if match and int(match[1]) != checkpoint.step:
-        return [Finding(folder, f"holds step {checkpoint.step}, not what its name says", True)]
-    said = checkpoint.state.get("tokenizer_sha256", checkpoint.tokenizer.sha256)
-    if said != checkpoint.tokenizer.sha256:
-        return [Finding(folder / "tokenizer.json", "is not the one of the training", True)]
     return []
 
 
@@ -100,8 +114,8 @@ def _verify_log(path: Path, last: int, known: int) -> list[Finding]:
 
     `last` is the step of the newest checkpoint, `known` the bytes the log had at a good one.
     """
-    if not path.is_file():
-        return [Finding(path, "is missing", True)]
+    if path.is_symlink() or not path.is_file():
+        return []
     found, steps = [], [0]
     *lines, tail = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
@@ -109,7 +123,7 @@ def _verify_log(path: Path, last: int, known: int) -> list[Finding]:
             record = json.loads(line)
             step = int(record["step"])
             trained = "loss" in record
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
             is_end = number == len(lines) and not tail
             found.append(Finding(path, f"line {number} is torn or altered", not is_end))
             continue

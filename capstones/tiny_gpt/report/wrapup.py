@@ -11,6 +11,7 @@ from rich.text import Text
 
 from shared.errors import UserError
 from shared.files import write_atomic
+from tiny_gpt import seal
 from tiny_gpt.data.shards import PreparedData, Split
 from tiny_gpt.data.tokenizers import Tokenizer
 from tiny_gpt.generation.writing import write
@@ -41,9 +42,13 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
     best = load_checkpoint(outcome.run)
     result = evaluate(best.model, data.splits["val"], data.tokenizer)
     evaluation, texts, failed = result.to_dict(), [], []
+    made = ("samples.json", "evaluation.json", "report.html")
+    seal.update(outcome.run, without=made)
 
     def save(name: str, content: object) -> None:
+        seal.update(outcome.run, without=(f"{name}.json",))
         write_atomic(outcome.run / f"{name}.json", json.dumps(content, indent=1) + "\n")
+        seal.update(outcome.run, f"{name}.json")
 
     @contextlib.contextmanager
     def part(name: str) -> Iterator[None]:
@@ -70,6 +75,7 @@ def wrap_up(outcome: Outcome, data: PreparedData, settings: Settings, console: C
             save("evaluation", evaluation)
     with part("report"):
         report = write_report(outcome.run)
+        seal.update(outcome.run, "report.html")
     for text in texts:
         console.rule("sample")
         console.print(Text(text))

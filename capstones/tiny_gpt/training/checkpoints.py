@@ -3,6 +3,7 @@
 A run is a folder::
 
     RUN/
+      seal.json                  digests of the files beside it, and where the data lies
       settings.toml              everything that was chosen
       log.jsonl                  one line per step, a function of the settings alone: no clock in it
       timing.jsonl               seconds and tokens per second, which differ from run to run
@@ -17,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,20 @@ from torch import Tensor
 from shared import artifacts
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
+from shared.require import require
 from tiny_gpt.data.tokenizers import Tokenizer, tokenizer_from_bytes
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.gpt import GPT
+from tiny_gpt.settings import of_kind
 
 __all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "save_checkpoint", "steps_saved"]
 
 STEP = re.compile(r"step-(\d{8})")
+# What a run goes on from, beside tensors.
+STATE = ("optimizers", "guard", "scaler", "best_loss", "log_bytes")
+STATE += ("tokenizer_sha256", "data_sha256")
+# What content that is not as it was written may lead to, under whatever seal.
+CONTENT = (ArithmeticError, LookupError, TypeError, AttributeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -82,24 +90,49 @@ def load_checkpoint(path: Path) -> Checkpoint:
     folder = find_checkpoint(path)
     try:
         tensors, artifact = artifacts.load_tensors(folder)
-        config = GPTConfig(**json.loads(artifact.files["config.json"]))
-        state = json.loads(artifact.files["state.json"])
-        step = state.pop("step")
-        tokenizer = tokenizer_from_bytes(artifact.files["tokenizer.json"])
-        model = _model(config, tensors)
+        try:
+            return _checkpoint(folder, tensors, artifact.files)
+        except CONTENT as error:
+            what = " ".join(str(error).split())
+            raise ArtifactError(f"{folder} is not a checkpoint of tiny-gpt ({what})") from error
     except ArtifactError as error:
         good = previous_good(folder)
         hint = f"; the last good checkpoint before it is {good}" if good else ""
         raise ArtifactError(f"{error}{hint}") from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{folder} is not a checkpoint of tiny-gpt ({error})") from error
+
+
+def _checkpoint(folder: Path, tensors: dict[str, Tensor], files: dict[str, bytes]) -> Checkpoint:
+    """A checkpoint of whole files, whose content is judged here."""
+    said = json.loads(files["config.json"])
+    missing = sorted({field.name for field in fields(GPTConfig)} - said.keys())
+    require(not missing, "config.json must say all of a model", f"nothing on {', '.join(missing)}")
+    config = of_kind(GPTConfig, said)
+    tokenizer = tokenizer_from_bytes(files["tokenizer.json"])
+    state = json.loads(files["state.json"])
+    step, named = state.pop("step"), STEP.fullmatch(folder.name)
+    counted = type(step) is int and step >= 0
+    require(counted, "step in state.json must count from 0", repr(step))
+    must = f"state.json must hold {', '.join(STATE)}, or nothing but the step"
+    require(not state or state.keys() == set(STATE), must, ", ".join(state))
+    float(state.get("best_loss", 0))
+    if named and int(named[1]) != step:
+        raise ArtifactError(f"{folder} holds step {step}, not what its name says")
+    if state and state["tokenizer_sha256"] != tokenizer.sha256:
+        raise ArtifactError(f"{folder / 'tokenizer.json'} is not the one of the training")
+    model = _model(config, tensors)
     return Checkpoint(folder, model.eval(), tokenizer, step, tensors, state)
 
 
 def _model(config: GPTConfig, tensors: dict[str, Tensor]) -> GPT:
     """The model whose weights are taken out of `tensors`."""
+    must = f"n_layers must be what {len(tensors)} tensors can be"
+    require(config.n_layers <= len(tensors), must, config.n_layers)
     with torch.device("meta"):
         model = GPT(config)
+    for name, p in model.named_parameters():  # before there is memory for what it may ask for
+        found = tensors[f"model.{_stored(name)}"]
+        fits = found.shape == p.shape and found.is_floating_point()
+        require(fits, f"{name} must be {tuple(p.shape)}", tuple(found.shape), found.dtype)
     model = model.to_empty(device="cpu")
     if config.tied:  # each module got an empty tensor of its own
         model.head.weight = model.embed.weight
@@ -108,6 +141,8 @@ def _model(config: GPTConfig, tensors: dict[str, Tensor]) -> GPT:
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(tensors.pop(f"model.{_stored(name)}"))
+    strange = [name for name in tensors if name.startswith("model.")]
+    require(not strange, "tensors must be the model's", *strange[:1])
     return model
 
 
@@ -136,7 +171,7 @@ def find_checkpoint(path: Path, *, last: bool = False) -> Path:
 
 def best_of(run: Path) -> Path | None:
     """The checkpoint with the lowest validation loss, if there is one."""
-    best = Path(run) / "best"
+    best = _no_link(Path(run) / "best")
     return best if best.exists() or best.with_name(".best.previous").exists() else None
 
 
@@ -153,11 +188,18 @@ def folder_of(run: Path, step: int) -> Path:
 
 def steps_saved(run: Path) -> list[int]:
     """Steps of which a run has checkpoints, in order, whether they are intact or not."""
-    folder = Path(run) / "checkpoints"
+    folder = _no_link(Path(run) / "checkpoints")
     names = {p.name for p in folder.glob("step-*")} if folder.is_dir() else set()
     # What a crash between two renames left is found through its stand-in (shared.artifacts).
     names |= {p.name[1:].removesuffix(".previous") for p in folder.glob(".step-*.previous")}
-    return sorted(int(match[1]) for name in names if (match := STEP.fullmatch(name)))
+    steps = sorted(int(match[1]) for name in names if (match := STEP.fullmatch(name)))
+    return [step for step in steps if _no_link(folder_of(run, step))]
+
+
+def _no_link(folder: Path) -> Path:
+    if folder.is_symlink():
+        raise ArtifactError(f"{folder} is a link, and leads out of the run")
+    return folder
 
 
 def previous_good(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shared.artifacts import ArtifactError
+from shared.artifacts import inside
 from shared.errors import UserError
 
 __all__ = ["Log", "finite"]
@@ -30,8 +30,11 @@ class Log:
         self.bytes_written, self.board, self._writer = 0, None, None
         if not writes:
             return
+        for name in ("log.jsonl", "timing.jsonl"):
+            if os.path.lexists(run / name):
+                inside(run, name)
         self._log = self.path.open("ab")
-        self._timing = (run / "timing.jsonl").open("a", encoding="utf-8")
+        self._timing = (run / "timing.jsonl").open("ab")
         self.bytes_written = self._log.tell()
         if tensorboard:
             try:
@@ -52,7 +55,7 @@ class Log:
             seconds = round(time.perf_counter() - self.began, 4)
             timing = {"step": line["step"], "seconds": seconds}
             timing["tokens_per_second"] = round(speed, 1)
-            self._timing.write(json.dumps(timing) + "\n")
+            self._timing.write((json.dumps(timing) + "\n").encode())
         if self._writer and self.board is None:  # steps that are done again replace the old ones
             self.board = self._writer(purge_step=line["step"])
         for name, value in line.items() if self.board else ():
@@ -63,11 +66,6 @@ class Log:
         """Forget what was written after the checkpoint that is resumed."""
         if not self.writes:
             return
-        if (size := self.path.stat().st_size) < n_bytes:
-            raise ArtifactError(
-                f"{self.path} has {size} bytes, fewer than the {n_bytes} that the checkpoint knows "
-                "of; it was cut by something else"
-            )
         self._log.truncate(n_bytes)
         self._log.seek(0, os.SEEK_END)
         self.bytes_written = n_bytes
@@ -75,9 +73,9 @@ class Log:
     def flush(self) -> None:
         """What a checkpoint counts on is on the disk before it."""
         if self.writes:
-            self._log.flush()
-            os.fsync(self._log.fileno())
-            self._timing.flush()
+            for stream in (self._log, self._timing):
+                stream.flush()
+                os.fsync(stream.fileno())
 
     def close(self) -> None:
         """Flush and close all files."""

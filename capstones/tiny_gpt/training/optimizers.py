@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shared.require import require
 from tiny_gpt.settings import Settings
 from week09 import schedules
 from week09.muon import Muon
@@ -128,4 +129,6 @@ class Guard:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.norms, self.refused = tuple(state["norms"]), state["refused"]
+        norms, refused = tuple(map(float, state["norms"])), state["refused"]
+        require(type(refused) is int and refused >= 0, "refused must count from 0", repr(refused))
+        self.norms, self.refused = norms, refused

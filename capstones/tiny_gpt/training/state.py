@@ -1,6 +1,5 @@
 """Where a run stands: how it begins or goes on, and what a checkpoint keeps of it."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.files import write_atomic
 from shared.require import require
+from tiny_gpt import seal
 from tiny_gpt.data.batches import Batches
 from tiny_gpt.data.shards import PreparedData
 from tiny_gpt.model.gpt import GPT
@@ -29,8 +29,8 @@ from week16.loss_scaling import LossScaler
 __all__ = ["Diverged", "State", "begin"]
 
 # Settings that do not change what is computed, only for how long, by whom, or where it is written
-# (other threads and devices round differently).
-FREE = {"out", "max_time", "resume", "samples", "keep", "save_every", "tensorboard"}
+# (other threads and devices round differently). Data is known by its content.
+FREE = {"data", "out", "max_time", "resume", "samples", "keep", "save_every", "tensorboard"}
 FREE |= {"strategy", "threads", "device"}
 
 
@@ -60,7 +60,6 @@ class State:
     scaler: LossScaler | None
     guard: Guard
     log: Log
-    data_sha256: str
     step: int = 0
     saved: int = -1
     best_loss: float = math.inf
@@ -92,11 +91,12 @@ class State:
             "best_loss": finite(self.best_loss),
             "log_bytes": self.log.bytes_written,
             "tokenizer_sha256": self.data.tokenizer.sha256,
-            "data_sha256": self.data_sha256,
+            "data_sha256": self.data.sha256,
         }
         options = {"tensors": tensors, "state": content}
 
         def write() -> None:
+            seal.update(self.run, "log.jsonl", "timing.jsonl")
             if not all(bool(torch.isfinite(p).all()) for p in plain.parameters()):
                 raise Diverged(
                     f"the weights of step {self.step} are not finite and are not saved; "
@@ -114,20 +114,44 @@ class State:
             back = checkpoints.previous_good(folder)
             remedy = f"; remove {folder} to go on from there" if back else ""
             raise ArtifactError(f"{error}{remedy}") from error
-        now = {"tokenizer": self.data.tokenizer.sha256, "data": self.data_sha256}
+        now = {"tokenizer": self.data.tokenizer.sha256, "data": self.data.sha256}
         for name, digest in now.items():
-            if saved.state[f"{name}_sha256"] != digest:
+            if saved.state.get(f"{name}_sha256") != digest:
                 raise UserError(
                     f"data {self.settings.data} is not what {self.run} was trained on: the {name} "
                     "differs; prepare it as it was, or begin a new run in another --out"
                 )
-        self.world.load(self.model, self.optimizers, saved)
-        self.guard.load_state(saved.state["guard"])
-        if self.scaler:
-            self.scaler.load_state_dict(saved.state["scaler"])
-        self.best_loss = float(saved.state["best_loss"])
-        self.step = self.saved = saved.step
-        self.log.truncate(saved.state["log_bytes"])
+        try:
+            same = saved.model.config == self.model.config
+            require(same, "config.json must be that of the settings", saved.model.config)
+            self.guard.load_state(saved.state["guard"])
+            members = self.optimizers.members.values()
+            expected = sum(len(m.params) * (1 + len(m.buffers)) for m in members)
+            expected *= saved.step > self.guard.refused  # nothing before the first step is taken
+            found = len(saved.tensors) + len(saved.state["optimizers"])
+            require(found == expected, f"optimizers must have {expected} buffers", found)
+            self.world.load(self.model, self.optimizers, saved)
+            if self.scaler:
+                self.scaler.load_state_dict(saved.state["scaler"])
+            self.best_loss = float(saved.state["best_loss"])
+            self.step = self.saved = saved.step
+            n = saved.state["log_bytes"]
+            require(type(n) is int and n >= 0, "log_bytes must count from 0", repr(n))
+        except checkpoints.CONTENT as error:
+            raise ArtifactError(f"{folder} cannot be resumed: {error!r} in its state") from error
+        # Its seal first: what that says stands in the log at every instant.
+        self.world.first_only(lambda: self._keep(n))
+        self.log.truncate(n)
+
+    def _keep(self, n_bytes: int) -> None:
+        """Seal the log as it was with so many bytes, if it is what it was, and where data lies."""
+        seal.read(self.run, "timing.jsonl")
+        sealed = seal.read(self.run, "log.jsonl")
+        *_, last, end = [b'{"step": 0}', *sealed[:n_bytes].split(b"\n")]
+        whole = n_bytes <= len(sealed) and not end and json.loads(last)["step"] == self.step
+        must = f"{self.run / 'log.jsonl'} must have {n_bytes} bytes to step {self.step}"
+        require(whole, must, f"{len(sealed)}, or other lines", error=ArtifactError)
+        seal.update(self.run, "log.jsonl", n_bytes=n_bytes, data=self.data.path)
 
     def remedy(self) -> str:
         """What stays of a run that diverged, and what to do."""
@@ -152,6 +176,7 @@ def begin(
         n = data.splits[name].n_tokens if name in data.splits else 0
         must = f"data {settings.data} must have 2 tokens of {name} or more"
         require(n >= 2, must, n, error=UserError)
+    data.check_ids()
     generator = torch.Generator().manual_seed(settings.seed)
     model = GPT(settings.model_config(data.tokenizer.vocab_size), generator).to(world.device)
     model.checkpoint_blocks = settings.checkpoint_activations
@@ -159,14 +184,12 @@ def begin(
     batches = Batches(data.splits["train"], **{name: getattr(settings, name) for name in names})
     settings, dtype = _chosen(settings, model, batches, world, say)
     if last is None:
-        world.first_only(lambda: _write_new(run, settings))
+        world.first_only(lambda: _write_new(run, settings, data))
     epochs = settings.steps / batches.n_windows * settings.batch_size
     say(
         f"model {settings.arch}, {model.n_parameters():,} parameters; {settings.steps} steps of "
         f"{settings.batch_size} x {settings.context} tokens, {epochs:.2g} epochs"
     )
-    files = json.loads((data.path / "data.json").read_bytes())["files"]
-    files.pop("report.json", None)  # it holds times
     computed = world.wrap(model, settings)
     state = State(
         data=data,
@@ -180,7 +203,6 @@ def begin(
         scaler=LossScaler() if dtype == torch.float16 else None,
         guard=Guard(settings.spike_factor),
         log=Log(run, world.rank == 0, tensorboard=settings.tensorboard),
-        data_sha256=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
         micro_batch_size=settings.micro_batch_size,
     )
     if last is not None:
@@ -237,11 +259,13 @@ def same_run(run: Path, settings: Settings) -> Settings:
     return replace(before, **{name: getattr(settings, name) for name in FREE})
 
 
-def _write_new(run: Path, settings: Settings) -> None:
+def _write_new(run: Path, settings: Settings, data: PreparedData) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out {run} cannot be made ({error.strerror})") from error
-    for leftover in ("log.jsonl", "timing.jsonl"):  # of a run that ended before its first save
+    # Of a run that ended before its first save.
+    for leftover in (seal.SEAL, "log.jsonl", "timing.jsonl"):
         (run / leftover).unlink(missing_ok=True)
     write_atomic(run / "settings.toml", settings.to_toml())
+    seal.begin(run, data.path)

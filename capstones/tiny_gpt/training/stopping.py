@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
+from tiny_gpt.seal import refuse_inside
 from tiny_gpt.settings import seconds_of
 from tiny_gpt.training.distributed import World
 
@@ -57,17 +58,22 @@ def one_writer(run: Path, world: World):
     if world.rank != 0 or fcntl is None:
         yield
         return
+    refuse_inside(run / "log.jsonl")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("w")
+        # A link would lead elsewhere, and a pipe's other end may never come.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        lock = os.open(run / ".lock", flags, 0o666)
     except OSError as error:
         raise UserError(f"out {run} cannot be written ({error.strerror})") from error
-    with lock:
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"out {run} is being trained by another process") from None
         yield
+    finally:
+        os.close(lock)
 
 
 def refuse_to_mix(run: Path) -> None:

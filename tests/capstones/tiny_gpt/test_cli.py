@@ -84,7 +84,7 @@ def call(capsys):
 
 def test_a_run_has_everything(folder):
     names = {path.name for path in (folder / "run").iterdir()} - {".lock", "checkpoints", "best"}
-    assert names == {"settings.toml", "log.jsonl", "timing.jsonl"} | {
+    assert names == {"settings.toml", "log.jsonl", "timing.jsonl", "seal.json"} | {
         *("report.html", "samples.json", "evaluation.json")
     }
     assert checkpoints.steps_saved(folder / "run") == [4, 6]

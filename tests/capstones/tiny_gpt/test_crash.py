@@ -37,6 +37,7 @@ from tiny_gpt import cli
 from tiny_gpt.training import train
 from tiny_gpt.settings import Settings
 from tiny_gpt.data.shards import open_data
+from tiny_gpt.report.verify import verify
 from shared.errors import UserError
 
 folder, settings = Path(sys.argv[1]), Settings.from_toml(Path(sys.argv[2]).read_text())
@@ -87,6 +88,8 @@ while True:
     # Once there was a checkpoint there always is one that loads, and none is lost.
     try:
         step = checkpoints.load_checkpoint(checkpoints.find_checkpoint(run, last=True)).step
+        wrong = [str(finding) for finding in verify(run) if finding.fatal]
+        assert not wrong, wrong
     except UserError:
         step = 0
     # Lives are short, but not so short that none gets anywhere on a busy machine.

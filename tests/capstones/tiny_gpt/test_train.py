@@ -247,7 +247,7 @@ def test_max_time(data, tmp_path, monkeypatch):
 
 OTHERS = {"lr": 0.5, "steps": 13, "d_model": 32, "seed": 1, "batch_size": 5, "dropout": 0.1}
 OTHERS |= {"optimizer": "adamw", "eval_every": 4, "dtype": "bf16", "clip": 1.0}
-OTHERS |= {"arch": "llama", "data": "elsewhere"}
+OTHERS |= {"arch": "llama", "document_mask": True}
 
 
 @pytest.mark.parametrize("name", OTHERS)
