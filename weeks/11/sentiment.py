@@ -70,7 +70,7 @@ class SentimentLSTM(nn.Module):
 
     def __init__(self, vocab_size: int, d_model: int, hidden_size: int, dropout: float = 0.5):
         super().__init__()
-        self.embedding = nn.Embedding(vocab_size, d_model, padding_idx=PAD)
+        self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.lstm = LSTM(d_model, hidden_size, bidirectional=True)
         self.dropout = nn.Dropout(dropout)
