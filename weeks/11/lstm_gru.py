@@ -128,7 +128,9 @@ class Recurrent(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
 
-    def step(self, x: Tensor, *state_and_weights: Tensor) -> tuple[Tensor, ...]:
+    def step(
+        self, x: Float[Tensor, "batch gates"], *state_and_weights: Float[Tensor, "..."]
+    ) -> tuple[Float[Tensor, "batch hidden"], ...]:
         """The next state, the output first."""
         raise NotImplementedError
 
@@ -189,7 +191,9 @@ class LSTM(Recurrent):
 
     n_gates, n_states = 4, 2
 
-    def step(self, x: Tensor, *state_and_weights: Tensor) -> tuple[Tensor, ...]:
+    def step(
+        self, x: Float[Tensor, "batch gates"], *state_and_weights: Float[Tensor, "..."]
+    ) -> tuple[Float[Tensor, "batch hidden"], ...]:
         """`lstm_step`."""
         return lstm_step(x, *state_and_weights)
 
@@ -212,7 +216,9 @@ class GRU(Recurrent):
 
     n_gates, n_states = 3, 1
 
-    def step(self, x: Tensor, *state_and_weights: Tensor) -> tuple[Tensor, ...]:
+    def step(
+        self, x: Float[Tensor, "batch gates"], *state_and_weights: Float[Tensor, "..."]
+    ) -> tuple[Float[Tensor, "batch hidden"], ...]:
         """`gru_step`."""
         return gru_step(x, *state_and_weights)
 
@@ -232,7 +238,9 @@ class RNN(GRU):
 
     n_gates = 1
 
-    def step(self, x: Tensor, *state_and_weights: Tensor) -> tuple[Tensor, ...]:
+    def step(
+        self, x: Float[Tensor, "batch gates"], *state_and_weights: Float[Tensor, "..."]
+    ) -> tuple[Float[Tensor, "batch hidden"], ...]:
         """`rnn_step`."""
         return rnn_step(x, *state_and_weights)
 

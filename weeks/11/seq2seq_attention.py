@@ -49,7 +49,9 @@ class Attention(nn.Module):
             self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
             self.v = nn.Parameter(torch.empty(hidden_size).uniform_(-0.1, 0.1))
 
-    def keys(self, memory: Float[Tensor, "batch source memory"]) -> Tensor:
+    def keys(
+        self, memory: Float[Tensor, "batch source memory"]
+    ) -> Float[Tensor, "batch source key"]:
         """What each state is compared by; computed once per sentence."""
         return memory if self.score == "none" else self.k_proj(memory)
 

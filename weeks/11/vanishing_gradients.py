@@ -68,7 +68,9 @@ def lstm_as_step(lstm: LSTM, x: Float[Tensor, "1 input"]) -> Step:
     return step
 
 
-def scaled_orthogonal(width: int, scale: float, generator: torch.Generator) -> Tensor:
+def scaled_orthogonal(
+    width: int, scale: float, generator: torch.Generator
+) -> Float[Tensor, "width width"]:
     """A random rotation (float64) times `scale`: all its singular values are `scale`."""
     gaussian = torch.randn(width, width, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
@@ -81,7 +83,9 @@ class LSTM1997(LSTM):
     The weights of the absent gate are there, as `LSTM`'s, and do nothing.
     """
 
-    def step(self, x: Tensor, *state_and_weights: Tensor) -> tuple[Tensor, ...]:
+    def step(
+        self, x: Float[Tensor, "batch gates"], *state_and_weights: Float[Tensor, "..."]
+    ) -> tuple[Float[Tensor, "batch hidden"], ...]:
         """`lstm_step` with f = 1."""
         h, c, weight_hh, bias_hh = state_and_weights
         i, _, g, o = (x + torch.nn.functional.linear(h, weight_hh, bias_hh)).chunk(4, dim=-1)
