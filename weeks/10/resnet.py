@@ -8,6 +8,7 @@ and the shortcut $s$ is the identity wherever shapes allow. Where the picture sh
 grow, option A pads with maps of zeros and option B projects. Names follow torchvision's, so that
 `load_state_dict` takes its checkpoints of ResNet-18 and ResNet-50.
 
+>>> import torch
 >>> model = cifar_resnet(20)
 >>> sum(p.numel() for p in model.parameters())
 269722
