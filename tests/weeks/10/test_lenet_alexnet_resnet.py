@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from enforce import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -145,6 +146,8 @@ def test_lenet_connects_as_in_table_1():
     assert {frozenset(sees) for sees in C3_SEES[6:12]} == {
         frozenset({i % 6, (i + 1) % 6, (i + 2) % 6, (i + 3) % 6}) for i in range(6)
     }
+    seen_by = [sum(i in sees for sees in C3_SEES) for i in range(6)]
+    assert seen_by == [10] * 6
     layer = PartialConv(C3_SEES, 6, 5)
     x = torch.randn(2, 6, 14, 14)
     for out, sees in enumerate(C3_SEES):
@@ -188,3 +191,11 @@ def test_multiply_adds_leaves_the_model_alone():
 def test_wrong_input(call, match):
     with torch.device("meta"), pytest.raises(ValueError, match=match):
         call()
+
+
+def test_unknown_names_of_options():
+    make = plain("10", "resnet").cifar_resnet
+    with pytest.raises(ValueError, match="shortcut must be A, B or none, got C"):
+        make(8, shortcut="C")
+    with pytest.raises(ValueError, match="stem must be imagenet or cifar, got large"):
+        make(8, stem="large")
