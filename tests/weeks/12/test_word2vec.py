@@ -28,7 +28,7 @@ from week12.word2vec import (
     noise_distribution,
     read,
 )
-from week12.word_tests import analogies, reciprocal_ranks, similarity, split_twins
+from week12.word_tests import analogies, draw_bands, reciprocal_ranks, similarity, split_twins
 
 texts = st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=7), min_size=2, max_size=6)
 
@@ -108,6 +108,17 @@ def test_no_tree_is_shorter(counts):
         for depth in range(min(lengths[word], lengths[other])):
             same = ways[word][:depth] == ways[other][:depth]
             assert (paths.nodes[word, depth] == paths.nodes[other, depth]) == same
+
+
+@given(counts=st.lists(st.integers(1, 20), min_size=2, max_size=9), seed=st.integers(0, 99))
+def test_the_tree_is_a_distribution(counts, seed):
+    model = random_model(torch.tensor(counts), seeded(seed), negative=0)
+    context = torch.zeros(1, 1, dtype=torch.int64)
+    losses = [
+        model.gradients(Batch(context, context == 0, *model.questions(torch.tensor([i]))))[0]
+        for i in range(len(counts))
+    ]
+    assert float(torch.stack(losses).neg().exp().sum()) == pytest.approx(1)
 
 
 @given(text=texts, reach=st.integers(1, 4))
@@ -224,6 +235,7 @@ COUNTS = torch.tensor([3, 2])
         (lambda: huffman_paths(torch.tensor([3])), "counts must be of at least 2 words, got 1"),
         (lambda: keep_probability(COUNTS, 0), "threshold must be above 0, got 0"),
         (lambda: similarity(np.eye(2), ["a", "b"], [("a", "b", 1)]), "pairs must hold 2 or more"),
+        (lambda: draw_bands(COUNTS, [5, 9], 1, seeded()), "some from 5 to below 9, got none"),
         (lambda: analogies(np.eye(2), ["a", "b"], []), "questions must hold one or more"),
     ],
 )

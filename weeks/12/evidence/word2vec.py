@@ -29,14 +29,16 @@ from week12.word2vec import (
 )
 from week12.word_tests import analogies, similarity
 
-LR = 0.08
+LR = 0.05
 NOISE, TREE, AS_IN_C, TRUE = "skip-gram, noise", "skip-gram, tree", "CBOW as in C", "CBOW"
 CBOW = {"skip_gram": False}
 ARMS = {NOISE: {}, TREE: {"negative": 0}, AS_IN_C: CBOW | {"as_in_c": True}, TRUE: CBOW}
 SHUFFLED, IN_ORDER = "words in random order", "gensim, articles one by one"
 
 
-def main(run: Run, *, dim: PositiveInt = 50, seeds: PositiveInt = 5, files: PositiveInt = 1):
+def main(
+    run: Run, *, dim: PositiveInt = 64, seeds: PositiveInt = 3, files: PositiveInt = 1
+) -> None:
     """Train all kinds on Wikipedia and ask what people know; gensim does the same beside.
 
     Parameters
@@ -51,7 +53,7 @@ def main(run: Run, *, dim: PositiveInt = 50, seeds: PositiveInt = 5, files: Posi
     check_gradients(run)
     check_losses(run)
     lines = sentences_of(datasets.pydocs_text())
-    check_text(run, lines[: run.budget(quick=600, default=6000)])
+    check_text(run, lines[: run.budget(quick=600, default=2000)])
     check_epoch(run, lines[:150])
     articles = datasets.wikipedia(run.budget(quick=1, default=files, full=20))
     articles = articles[: run.budget(quick=3, default=None)]
@@ -190,7 +192,9 @@ def check_scores(run: Run, vectors, pairs: list, questions: list) -> None:
         file = Path(folder) / "pairs.tsv"
         file.write_text("".join(f"{a}\t{b}\t{said}\n" for a, b, said in pairs), encoding="utf-8")
         theirs = vectors.evaluate_word_pairs(str(file))[1][0]
-    equal("Spearman", similarity(vectors.vectors, vectors.index_to_key, pairs).value, theirs)
+    ours = similarity(vectors.vectors, vectors.index_to_key, pairs).value
+    why = "float32 rounding, which exchanges neighbors in rank"
+    equal("Spearman", ours, theirs, atol=2e-3, why=why)
     theirs = vectors.evaluate_word_analogies(
         str(datasets.path("word_similarity", "questions-words.txt"))
     )
@@ -209,7 +213,7 @@ def train_gensim(text: list[list[str]], arm: str, dim: int, epochs: int, seed: i
 
 def people(run: Run, text: list, corpus: Corpus, seeds: int, dim: int) -> None:
     """Train all kinds, ours and gensim's; judge them by WordSim-353."""
-    epochs = run.budget(quick=1, default=3)
+    epochs = run.budget(quick=1, default=5)
     pairs, simlex = (datasets.word_similarity(name) for name in ("wordsim353", "simlex999"))
     questions = [q for category in datasets.analogies().values() for q in category]
     order = torch.randperm(len(corpus.tokens), generator=run.generator(9))
@@ -253,13 +257,11 @@ def judge(run: Evidence, wordsim: dict[str, np.ndarray]) -> None:
     """The claims, on Spearman's correlation with WordSim-353 for each seed."""
     common = {"unit": "Spearman", "quick": False, "rtol": None}
     company = "vectors know what people think"
-    run.claim(
-        company, wordsim[NOISE], at_least=0.2, seen_before="five seeds at other rates", **common
-    )
+    run.claim(company, wordsim[NOISE], at_least=0.2, seen_before="four seeds", **common)
     run.falsifier(SHUFFLED, wordsim[SHUFFLED], breaks=company)
     for arm in (NOISE, TREE, AS_IN_C):
         gain = wordsim[arm] - wordsim[f"gensim, {arm}"]
-        seen = {"seen_before": "five seeds at other rates"}
+        seen = {"seen_before": "four seeds"}
         run.claim(f"{arm}: as good as gensim", gain, at_least=-0.05, **seen, **common)
     for name, arm, other in (
         ("gensim gains by lines in random order", f"gensim, {NOISE}", IN_ORDER),
@@ -267,7 +269,7 @@ def judge(run: Evidence, wordsim: dict[str, np.ndarray]) -> None:
         ("on little text the tree is better", TREE, NOISE),
     ):
         gain = wordsim[arm] - wordsim[other]
-        run.claim(name, gain, at_least=0, seen_before="five seeds at other rates", **common)
+        run.claim(name, gain, at_least=0, seen_before="four seeds", **common)
 
 
 # ---- what a batch may hold
@@ -275,7 +277,7 @@ def judge(run: Evidence, wordsim: dict[str, np.ndarray]) -> None:
 
 def batches(run: Run, corpus: Corpus, dim: int) -> None:
     """Larger and larger batches, with gradients summed, until the vectors fly apart."""
-    sizes = run.budget(quick=[64], default=[2**p for p in range(7, 12)])
+    sizes = run.budget(quick=[64], default=[128, 256, 1024, 2048])
     kept = keep_probability(corpus.counts, 1e-3) * corpus.counts
     turns = float(huffman_paths(corpus.counts).mask.sum(1).float() @ kept / kept.sum())
     lines = {}
