@@ -20,6 +20,7 @@ from week12.evidence.word2vec import (
     tables_by_autograd,
 )
 from week12.word2vec import (
+    Batch,
     Word2Vec,
     contexts,
     huffman_paths,
