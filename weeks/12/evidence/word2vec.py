@@ -37,7 +37,7 @@ SHUFFLED, IN_ORDER = "words in random order", "gensim, articles one by one"
 
 
 def main(
-    run: Run, *, dim: PositiveInt = 64, seeds: PositiveInt = 3, files: PositiveInt = 1
+    run: Run, *, dim: PositiveInt = 64, seeds: PositiveInt = 4, files: PositiveInt = 1
 ) -> None:
     """Train all kinds on Wikipedia and ask what people know; gensim does the same beside.
 
