@@ -6,8 +6,9 @@ do not count. Twins: split a word's occurrences by a coin into two words; the sa
 each the other's neighbor, and the mean of 1 / rank says how nearly.
 
 >>> vectors = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
->>> similarity(vectors, ["cup", "mug", "sea"], [("cup", "mug", 9.0), ("mug", "sea", 1.0)])
-Score(value=1.0, n=2)
+>>> score = similarity(vectors, ["cup", "mug", "sea"], [("cup", "mug", 9), ("mug", "sea", 1)])
+>>> round(score.value, 6), score.n
+(1.0, 2)
 >>> reciprocal_ranks(vectors, np.array([0]), np.array([2])).tolist()  # sea is second to mug
 [0.5]
 
