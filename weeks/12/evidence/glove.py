@@ -19,7 +19,7 @@ LR, X_MAX, WINDOW = 0.2, 2.0, 5  # rate and x_max by a look at seed 100
 GLOVE, ALIKE, FLAT, MIXED = "GloVe", "all counts alike", "distance ignored", "counts shuffled"
 
 
-def main(run: Run, *, dim: PositiveInt = 50, seeds: PositiveInt = 4, files: PositiveInt = 1):
+def main(run: Run, *, dim: PositiveInt = 50, seeds: PositiveInt = 5, files: PositiveInt = 1):
     """Fit log-counts of Wikipedia and ask what people know; word2vec and the SVD do the same.
 
     Parameters
