@@ -47,6 +47,12 @@ def test_the_average_equals_the_mean_of_all_tables(seed, steps):
     np.testing.assert_allclose(model.average(), total[: len(model.rows)] / steps, atol=1e-12)
 
 
+def test_a_feature_that_comes_twice_is_corrected_twice():
+    model = AveragedPerceptron("ab")
+    assert model.learn(["f", "f"], "b") == "a"
+    assert model.w[0].tolist() == [-2, 2]
+
+
 def test_a_table_that_grows_keeps_its_weights():
     small, large = AveragedPerceptron("ab"), AveragedPerceptron("ab")
     large.w, large.u = np.zeros((2, 4096, 2))
