@@ -35,7 +35,7 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     """
     check_torch(run)
     check_scores(run)
-    steps, seeds = run.budget(quick=2, default=130), run.budget(quick=2, default=seeds)
+    steps, seeds = run.budget(quick=2, default=100), run.budget(quick=2, default=seeds)
     right: dict[str, list[float]] = {name: [] for name in ARMS}
     curves: dict[str, list[list[float]]] = {name: [] for name in ARMS}
     for name, arm in run.progress(ARMS.items(), "arms"):
