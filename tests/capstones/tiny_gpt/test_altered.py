@@ -297,7 +297,7 @@ def test_links_pipes_and_folders_are_no_files(name, change, here):
     status, out, err = call("verify", top)
     assert (status, file in out) == (3, True) or file == ".lock", err
     status, out, err = call(*TRAIN, "--data", "data", "--out", "run")
-    assert status in (0, 2, 3), err
+    assert status in (0, 1, 2, 3), err  # 1: all but the report is there
     if status == 0:  # what is not read is written anew, and not through a link
         assert name in ("run/report.html", "run/best/state.json", "run/.lock")
 

@@ -326,14 +326,15 @@ def test_module_is_what_torchrun_starts(folder):
     assert "train" in done.stdout
 
 
-def test_what_has_no_line_end_is_trained_sampled_and_reported(here, call):
-    (here / "one.txt").write_text("the cat sat on the mat and saw a dog. " * 100)
-    status, out, _ = call("train", "--data", "one.txt", "--out", "new", *sizes(steps=2))
-    assert status == 0
+def test_what_has_no_line_end_is_trained_sampled_and_reported(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.txt").write_text("the cat sat on the mat and saw a dog. " * 100)
+    status, out, err = call("train", "--data", "one.txt", "--out", "new", *sizes(steps=2))
+    assert status == 0, err
     assert "memorized" in out
-    names = {path.name for path in (here / "new").iterdir()}
+    names = {path.name for path in (tmp_path / "new").iterdir()}
     assert names >= {"report.html", "samples.json", "evaluation.json"}
-    (here / "dot.txt").write_text("." * 500 + "," * 300)  # not even a blank
+    (tmp_path / "dot.txt").write_text("." * 500 + "," * 300)  # not even a blank
     assert call("train", "--data", "dot.txt", "--out", "new2", *sizes(steps=2))[0] == 0
 
 

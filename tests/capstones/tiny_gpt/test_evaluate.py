@@ -359,7 +359,7 @@ def test_in_words_and_as_json(low, high, interval):
     result = Evaluation(0.5, 1.6487, bits, 90.25, 7, 21, 3, "tiny-gpt|v1")
     assert str(result) == (
         f"0.5000 nats/token, perplexity 1.649, 1.2500 bits/byte{interval}, "
-        "word perplexity 90.25 (tiny-gpt|v1)"
+        "perplexity per word between white space 90.25 (tiny-gpt|v1)"
     )
     ends = [None if math.isnan(end) else end for end in (low, high)]
     assert result.to_dict() == {
