@@ -56,18 +56,20 @@ def grow(
     """
     nodes: list[list] = []
     columns, squared = np.ascontiguousarray(X.T), criterion == "squared_error"
-    few = max_features is not None and max_features < len(columns)
+    few, every = max_features is not None and max_features < len(columns), np.arange(len(columns))
     stack = [(np.flatnonzero(weight > 0), 0, -1, "left")]
     while stack:
         rows, depth, parent, side = stack.pop()
-        Y_here, w = Y[rows], weight[rows]
-        W = w.sum()
-        mean = w @ Y_here / W
-        now = 0.0
+        W, mean, now = weight[rows[0]], Y[rows[0]], 0.0
         if len(rows) > 1:
-            spread = Y_here - mean if squared else Y_here
-            squares = w @ (spread * spread).sum(axis=1) if squared else W  # unit vectors
-            now = float(impurity(criterion, w @ spread, squares, W))
+            Y_here, w = Y[rows], weight[rows]
+            W = w.sum()
+            mean = w @ Y_here / W
+            if squared:
+                spread = Y_here - mean
+                now = float(np.vdot(w[:, None] * spread, spread) / W)
+            else:
+                now = float(impurity(criterion, mean * W, W, W))  # of unit vectors
         if parent >= 0:
             nodes[parent][2 if side == "left" else 3] = len(nodes)
         node = len(nodes)
@@ -75,9 +77,10 @@ def grow(
         deep = max_depth is not None and depth >= max_depth
         if deep or len(rows) < max(min_samples_split, 2 * min_samples_leaf) or now <= 1e-15:
             continue
-        drawn = rng.permutation(len(columns)) if few else np.arange(len(columns))
-        features = np.sort(drawn[:max_features])
-        here = columns.take(rows, axis=1) if not few else columns[features[:, None], rows]
+        drawn = rng.permutation(len(columns)) if few else every
+        features = drawn[:max_features]
+        features.sort()
+        here = columns[features[:, None], rows] if few else columns.take(rows, axis=1)
         split = best_split(here.T, Y_here, w, criterion, min_samples_leaf)
         if split is None and few:
             varied = np.ptp(columns[:, rows], axis=1)[drawn] > SAME

@@ -54,9 +54,12 @@ def kernel_matrix(
         return products
     if kernel == "poly":
         return (gamma * products + coef0) ** degree
-    squares = (A**2).sum(axis=1)[:, None] + (B**2).sum(axis=1) - 2 * products
+    products *= 2.0  # in place from here on: a matrix each time takes longer than the sums
+    squares = np.subtract((A**2).sum(axis=1)[:, None] + (B**2).sum(axis=1), products, out=products)
     # Rounding makes the squared distance of a point from itself a little negative.
-    return np.exp(-gamma * np.maximum(squares, 0.0))
+    squares = np.maximum(squares, 0.0, out=squares)
+    squares *= -gamma
+    return np.exp(squares, out=squares)
 
 
 class Solution(NamedTuple):
@@ -112,38 +115,44 @@ def smo_steps(
     Fan, Chen & Lin (2005), algorithm 2 with WSS 1 and WSS 2; the closed-form step is Platt (1998),
     eqs. 16-18.
     """
-    alpha, errors, diagonal = np.zeros(len(y)), y.astype(np.float64), K.diagonal()
-    up, low = movable(alpha, y, C)
+    alpha, errors, signs = np.zeros(len(y)), y.astype(np.float64), y.tolist()
+    # |φ(x_i) - φ(x_j)|²; it is zero for twins, whose step is then as long as the box allows.
+    curvatures = np.add.outer(K.diagonal(), K.diagonal())
+    curvatures -= 2 * K
+    np.maximum(curvatures, 1e-12, out=curvatures)
+    shut_up, shut_low = (np.where(may, 0.0, -np.inf) for may in movable(alpha, y, C))
     steps_to_leap = 5 * len(y)
     while True:
-        i = int(np.where(up, errors, -np.inf).argmax())
-        gaps = np.where(low, errors[i] - errors, -np.inf)
+        i = int((errors + shut_up).argmax())
+        gaps = errors[i] - errors + shut_low
         j = int(gaps.argmax())
-        yield alpha, errors, float(gaps[j])
-        if gaps[j] <= tol:
+        violation = float(gaps[j])
+        yield alpha, errors, violation
+        if violation <= tol:
             return
         if leaps and steps_to_leap == 0:
             leap(K, y, C, alpha, errors)
-            up, low = movable(alpha, y, C)
+            shut_up, shut_low = (np.where(may, 0.0, -np.inf) for may in movable(alpha, y, C))
             steps_to_leap = 1 + len(y) // 4
             continue
         steps_to_leap -= 1
-        # |φ(x_i) - φ(x_j)|²; it is zero for twins, whose step is then as long as the box allows.
-        curvature = np.maximum(K[i, i] + diagonal - 2 * K[i], 1e-12)
-        if selection == "second order":
-            j = int((np.maximum(gaps, 0.0) ** 2 / curvature).argmax())
+        curvature = curvatures[i]
+        if selection == "second order":  # a gap below 0 gains nothing
+            j = int((gaps * np.abs(gaps) / curvature).argmax())
 
         # Moving y_i α_i up by a step and y_j α_j down by the same keeps Σ α y = 0.
-        room_i = C - alpha[i] if y[i] > 0 else alpha[i]
-        room_j = alpha[j] if y[j] > 0 else C - alpha[j]
-        step = min(gaps[j] / curvature[j], room_i, room_j)
+        alpha_i, alpha_j = alpha.item(i), alpha.item(j)
+        room_i = C - alpha_i if signs[i] > 0 else alpha_i
+        room_j = alpha_j if signs[j] > 0 else C - alpha_j
+        step = min(gaps.item(j) / curvature.item(j), room_i, room_j)
         # At a bound α must equal it to the last bit: I_up and I_low depend on it.
-        alpha[i] = (C if y[i] > 0 else 0.0) if step == room_i else alpha[i] + y[i] * step
-        alpha[j] = (0.0 if y[j] > 0 else C) if step == room_j else alpha[j] - y[j] * step
+        alpha_i = (C if signs[i] > 0 else 0.0) if step == room_i else alpha_i + signs[i] * step
+        alpha_j = (0.0 if signs[j] > 0 else C) if step == room_j else alpha_j - signs[j] * step
         errors -= step * (K[i] - K[j])
-        for k in (i, j):  # as `movable` has it
-            below, above = alpha[k] < C, alpha[k] > 0
-            up[k], low[k] = (below, above) if y[k] > 0 else (above, below)
+        for k, now in ((i, alpha_i), (j, alpha_j)):  # as `movable` has it
+            below, above = 0.0 if now < C else -np.inf, 0.0 if now > 0 else -np.inf
+            shut_up[k], shut_low[k] = (below, above) if signs[k] > 0 else (above, below)
+            alpha[k] = now
 
 
 def leap(

@@ -44,7 +44,8 @@ def impurity(
     p = sums / weight[..., None]
     if criterion == "entropy":
         return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(axis=-1)
-    return np.maximum(squares / weight - (p * p).sum(axis=-1), 0.0)
+    p *= p
+    return np.maximum(squares / weight - (p.sum(axis=-1) if p.shape[-1] > 1 else p[..., 0]), 0.0)
 
 
 def best_split_by_trial(
@@ -83,21 +84,22 @@ def best_split(
     n, least = len(X), min_samples_leaf
     if n < 2 * least:
         return None
-    order = X.T.argsort(axis=1, kind="stable")
-    values = X.T[np.arange(len(order))[:, None], order]  # (q, n)
-    weighted = weight[:, None] * (Y - Y.sum(axis=0) / n if criterion == "squared_error" else Y)
-    W = weight.take(order).cumsum(axis=1)
-    sums = (
-        weighted.T.take(order, axis=1).cumsum(axis=2).transpose(1, 2, 0)
-    )  # long loops, not over labels
-    squares = W  # Σ w |y|² of unit vectors
+    columns = np.ascontiguousarray(X.T)
+    order = columns.argsort(axis=1, kind="stable")
+    values = np.sort(columns, axis=1)  # sooner done than gathered
+    weighted, squares = weight * Y.T, weight  # Σ w |y|² of unit vectors
     if criterion == "squared_error":
-        centered = weighted / np.where(weight > 0, weight, 1.0)[:, None]
-        squares = (weighted * centered).sum(axis=1).take(order).cumsum(axis=1)
+        weighted = weight * (Y - Y.sum(axis=0) / n).T
+        squares = (weighted * (weighted / np.maximum(weight, 1e-300))).sum(axis=0)
+    parts = np.concatenate([weight[None], squares[None], weighted])
+    sums = parts.take(order, axis=1).cumsum(axis=2)
     cut = slice(least - 1, n - least)  # the last row of the left child
-    left = W[:, cut], sums[:, cut], squares[:, cut]
-    right = [whole[:, -1:] - part for whole, part in zip((W, sums, squares), left, strict=True)]
-    kept = sum(Wc * impurity(criterion, sc, qc, Wc) for Wc, sc, qc in (left, right))
+    left = sums[:, :, cut]
+    kept, of_right = (
+        s[0] * impurity(criterion, s[2:].transpose(1, 2, 0), s[1], s[0])
+        for s in (left, sums[:, :, -1:] - left)
+    )
+    kept += of_right
     kept[values[:, least : n - least + 1] - values[:, cut] <= SAME] = np.inf  # none between
     feature, position = divmod(int(kept.argmin()), kept.shape[1])
     least_kept = float(kept[feature, position])
