@@ -83,6 +83,7 @@ class FilterMuon:
 
     @lr.setter
     def lr(self, value: float) -> None:
+        """Set it."""
         self.muon.lr = value
 
     def zero_grad(self) -> None:
