@@ -143,7 +143,7 @@ def draw(run: Run, right: dict[str, Tensor], logits: Tensor, y: Tensor, images: 
     with run.figure("confusion", "What is taken for what?", size=(7.2, 5.4)) as ax:
         share = 100 * table / table.sum(1, keepdim=True).clamp(min=1)
         axes = {"xlabel": "answer", "ylabel": "truth", "label": "% of the true class"}
-        plots.heat_map(ax, share, rows=NAMES, columns=NAMES, **axes)
+        plots.heat_map(ax, share.numpy(), rows=NAMES, columns=NAMES, **axes)
         ax.tick_params(axis="x", rotation=45)
     title = "Where is it most wrong? Truth, and the answer below it"
     with run.figure("worst", title, rows=2, columns=6, size=(9.0, 4.0)) as axes:
