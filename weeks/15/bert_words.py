@@ -11,6 +11,7 @@ Source: Devlin et al., "BERT" (2019), the published code.
 """
 
 import unicodedata
+from functools import lru_cache
 
 CJK = {  # blocks of Chinese characters, first and last code
     "CJK Unified Ideographs": (0x4E00, 0x9FFF),
@@ -26,12 +27,14 @@ CJK = {  # blocks of Chinese characters, first and last code
 VANISH = {"Cc", "Cf", "Co", "Cs"}  # control, format, private; not Cn, which a newer table may know
 
 
+@lru_cache(4096)
 def is_punctuation(char: str) -> bool:
     """Unicode's punctuation, and every visible ASCII sign that is no letter or digit ($, +, ~)."""
     ascii_sign = char.isascii() and char.isprintable() and not char.isalnum() and char != " "
     return ascii_sign or unicodedata.category(char)[0] == "P"
 
 
+@lru_cache(4096)
 def is_chinese(char: str) -> bool:
     """Whether BERT lets the character stand alone."""
     return any(low <= ord(char) <= high for low, high in CJK.values())

@@ -59,15 +59,19 @@ def young_in(pattern: str) -> str:
 def count_words(
     texts: Iterable[str], pattern: regex.Pattern | None, most: int = MOST_CHARACTERS
 ) -> Counter[str]:
-    """How often each word occurs, in memory that does not grow with the texts.
+    """How often each word that the pattern cuts occurs, see `count_bounded`."""
+    return count_bounded((cut_words(text, pattern) if pattern else [text] for text in texts), most)
+
+
+def count_bounded(texts: Iterable[list[str]], most: int = MOST_CHARACTERS) -> Counter[str]:
+    """How often each word occurs, in memory that does not grow with the texts, lists of words.
 
     If all different words together exceed `most` characters, the rarest go until half of that is
     left; who comes again is counted from 0. A word longer than `LONGEST` is counted in parts.
     """
     counts: Counter[str] = Counter()
     size = 0
-    for text in texts:
-        words = cut_words(text, pattern) if pattern else [text]
+    for words in texts:
         if max(map(len, words), default=0) > LONGEST:
             words = [w[i : i + LONGEST] for w in words for i in range(0, len(w), LONGEST)]
         for start in range(0, len(words), LONGEST):

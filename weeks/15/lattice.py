@@ -49,12 +49,13 @@ class Lattice:
             for end in range(1, len(word) + 1):
                 for start in range(max(0, end - longest), end):
                     if (piece := ids.get(word[start:end])) is not None:
-                        edges.extend((end, start, first + start, first + end, piece))
+                        edges.extend((end, start, first, piece))
             self._first.append(first)
             self._last.append(first + len(word))
             first += len(word) + 1
         self.n_nodes = first
-        self._set(np.frombuffer(edges, dtype=np.int64).reshape(-1, 5).T, len(pieces))
+        end, start, base, piece = np.frombuffer(edges, dtype=np.int64).reshape(-1, 4).T
+        self._set(np.stack([end, start, base + start, base + end, piece]), len(pieces))
 
     def _set(self, edges: Int[np.ndarray, "5 edge"], n_pieces: int) -> None:
         end, start, self._from, self._to, self._piece = self._edges = edges

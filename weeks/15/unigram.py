@@ -35,6 +35,7 @@ import numpy as np
 from jaxtyping import Float
 
 from shared.require import require
+from week15.cut import count_bounded
 from week15.lattice import Lattice
 
 SPACE = "▁"  # U+2581 stands for the space before a word, as in SentencePiece
@@ -125,12 +126,17 @@ class Unigram:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Unigram":
-        """Learn at most `vocab_size` tokens, `<unk>` included, from words cut at `LONGEST_WORD`."""
-        words = Counter(
-            word[start : start + LONGEST_WORD]
+        """Learn at most `vocab_size` tokens, `<unk>` included, from words cut at `LONGEST_WORD`.
+
+        Memory is bounded by the table of words, see `count_bounded`.
+        """
+        words = count_bounded(
+            [
+                word[start : start + LONGEST_WORD]
+                for word in space_words(text)
+                for start in range(0, len(word), LONGEST_WORD)
+            ]
             for text in texts
-            for word in space_words(text)
-            for start in range(0, len(word), LONGEST_WORD)
         )
         least = len({char for word in words for char in word}) + 1
         must = f"vocab_size must be at least {least} (characters and <unk>) for some text"
@@ -158,31 +164,35 @@ class Unigram:
     def __len__(self) -> int:
         return len(self.vocab)
 
-    def _edges(self, word: str, end: int, without: str | None = None):
+    def _edges(self, word: str, end: int):
         """Pieces that end at a position: (start, piece, score); `<unk>` for a lone character."""
         for start in range(max(0, end - self._longest), end):
             piece = word[start:end]
-            if piece in self.scores and piece != without:
+            if piece in self.scores:
                 yield start, piece, self.scores[piece]
         if word[end - 1] not in self.scores:
             yield end - 1, word[end - 1], self._unknown
 
     def viterbi(self, word: str, *, without: str | None = None) -> tuple[float, list[str]]:
         """The best score and segmentation; of equal ones, that with the longest last piece."""
-        best: list[tuple[float, int]] = [(0.0, 0)]
-        for end in range(1, len(word) + 1):
-            top, back = -math.inf, -1
-            for start, _, score in self._edges(word, end, without):
-                if best[start][0] + score > top:
-                    top, back = best[start][0] + score, start
-            best.append((top, back))
+        best, back = [0.0], [0]
+        for end in range(1, len(word) + 1):  # as `_edges` has it, without a call for each
+            top, last = -math.inf, -1
+            for start in range(max(0, end - self._longest), end):
+                score = self.scores.get(piece := word[start:end])
+                if score is not None and best[start] + score > top and piece != without:
+                    top, last = best[start] + score, start
+            if word[end - 1] not in self.scores and best[-1] + self._unknown > top:
+                top, last = best[-1] + self._unknown, end - 1
+            best.append(top)
+            back.append(last)
         pieces, end = [], len(word)
-        spelled = best[end][0] > -math.inf
+        spelled = best[end] > -math.inf
         require(spelled, "word must be spelled by the pieces", f"{word!r} without {without!r}")
         while end:
-            pieces.append(word[best[end][1] : end])
-            end = best[end][1]
-        return best[-1][0], pieces[::-1]
+            pieces.append(word[back[end] : end])
+            end = back[end]
+        return best[-1], pieces[::-1]
 
     def n_best(self, word: str, n: int) -> list[tuple[float, list[str]]]:
         """The `n` best segmentations with their scores, the best first."""

@@ -22,7 +22,7 @@ Sources: Schuster & Nakajima, "Japanese and Korean voice search" (2012), section
 "BERT" (2019), with the published code for longest match.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
@@ -33,6 +33,7 @@ from scipy.special import xlogy
 
 from shared.require import require
 from week15.bert_words import basic_words
+from week15.cut import count_bounded
 
 PREFIX = "##"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -158,9 +159,11 @@ def learn_pieces(
         tokens.append(tokens[a] + tokens[b].removeprefix(PREFIX))
         for i in places.pop(slot[a, b]):
             word, times = spelled[i], frequency[i]
-            j = 0
-            while j < len(word) - 1:
-                if word[j] == a and word[j + 1] == b:
+            made = 0  # each takes a token from the word: what follows moves up
+            for place in [j for j, token in enumerate(word) if token == a]:
+                j = place - made
+                if word[j : j + 2] == [a, b]:
+                    made += 1
                     word[j : j + 2] = [merged]
                     n_token[[a, merged]] += (-times, times)
                     n_token[b] -= times
@@ -171,7 +174,6 @@ def learn_pieces(
                     if j + 1 < len(word):
                         add(b, word[j + 1], i, -times)
                         add(merged, word[j + 1], i, times)
-                j += 1
         n_pair[slot[a, b]] = 0
     return tokens[len(alphabet) :]
 
@@ -207,11 +209,10 @@ class WordPiece:
         """Learn at most `vocab_size` tokens, special ones and characters included.
 
         Words that are unknown for their length teach nothing: each merge reads its words anew.
+        Memory is bounded by the table of words, see `count_bounded`.
         """
-        words: Counter[str] = Counter()
-        for text in texts:
-            found = basic_words(text, lowercase=lowercase)
-            words.update(word for word in found if len(word) <= MOST_CHARACTERS)
+        cut = (basic_words(text, lowercase=lowercase) for text in texts)
+        words = count_bounded([w for w in found if len(w) <= MOST_CHARACTERS] for found in cut)
         alphabet = alphabet_of(words)
         least = len(SPECIAL) + len(alphabet)
         must = f"vocab_size must be at least {least} (special tokens and characters)"

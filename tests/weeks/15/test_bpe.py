@@ -4,6 +4,7 @@ import json
 import random
 import sys
 import tracemalloc
+from functools import partial
 
 import pytest
 import regex
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from shared import datasets
 from shared.errors import UserError
 from week15.bpe import GPT2_PATTERN, ByteLevelBPE
-from week15.cut import count_words, cut_words
+from week15.cut import count_bounded, count_words, cut_words
 from week15.evidence import bpe as evidence
 from week15.libraries import hugging_face, merges_of
 from week15.merges import learn_merges, learn_merges_by_recounting, printable_bytes
@@ -24,6 +25,8 @@ from week15.tokenizer_file import (
     tokenizer_from_json,
     tokenizer_json,
 )
+from week15.unigram import Unigram
+from week15.wordpiece import WordPiece
 
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
@@ -108,6 +111,22 @@ def test_the_table_of_words_does_not_grow_with_the_texts():
         assert sum(map(len, counts)) <= 2000
         assert counts["low"] == 2 * n
     assert max(peaks[1:]) < 1.5 * peaks[0]
+
+
+@pytest.mark.parametrize("kind", [ByteLevelBPE, WordPiece, Unigram])
+def test_training_holds_a_bounded_table(kind, monkeypatch):
+    """All words different but for one: four times the text takes no more memory."""
+    count = count_words if kind is ByteLevelBPE else count_bounded
+    small = partial(count, most=2000)
+    monkeypatch.setattr(sys.modules[kind.__module__], count.__name__, small)
+    peaks = []
+    for n in (800, 3200):
+        tracemalloc.start()
+        tokenizer = kind.train((f"low{i} low" for i in range(n)), 280)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(tokenizer.encode("low")) == 1
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 @pytest.mark.parametrize(
