@@ -82,6 +82,21 @@ def test_labels_of_any_kind():
     )
 
 
+@pytest.mark.parametrize("solver", ["newton", "gd"])
+def test_defaults_and_nothing_to_learn(solver):
+    options = {"lr": None, "max_iter": 1000, "tol": 1e-8}
+    assert LogisticRegression().get_params() == {
+        "C": 1.0,
+        "solver": "newton",
+        "fit_intercept": True,
+        **options,
+    }
+    X, y = np.zeros((2, 1)), np.array([3, 5])
+    model = LogisticRegression(tol=0.0, solver=solver).fit(X, y)
+    assert (model.n_iter_, model.converged_) == (0, True)
+    assert model.predict(X).tolist() == [3, 3]  # a score of 0, as in scikit-learn
+
+
 # ---- loss, gradient, Hessian
 
 
@@ -112,6 +127,15 @@ def test_default_rate_never_raises_the_loss(n, q, k, seed):
     path = gradient_descent(10 * W, 5 * X, Y, penalty, steps=20)
     losses = [loss_and_gradient(w, 5 * X, Y, penalty)[0] for w in path]
     assert (np.diff(losses) <= 1e-12).all()
+
+
+@pytest.mark.parametrize(("k", "bound"), [(2, 0.25), (3, 0.5)])
+def test_default_rate_and_steps(k, bound):
+    W, X, Y, penalty = problem(9, 3, k, 1)
+    path = gradient_descent(W, X, Y, penalty)
+    rate = 1 / (bound * np.linalg.norm(X, 2) ** 2 / 9 + penalty.max())
+    np.testing.assert_allclose(path[1], W - rate * loss_and_gradient(W, X, Y, penalty)[1])
+    assert len(path) == 101
 
 
 def test_loss_is_a_mean():
@@ -162,6 +186,20 @@ def test_separable_classes_need_a_penalty():
         lengths.append(model.coef_[0, 0])
     np.testing.assert_allclose(np.diff(lengths), np.log(10), rtol=0.2)  # 1 / margin per ln t
     assert LogisticRegression().fit(X, y).converged_
+    assert 1 < LogisticRegression(solver="gd", tol=1e-3).fit(X, y).n_iter_ < 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "left"), [({}, "8.7e-02"), ({"solver": "gd", "lr": 0.5}, "4.3e-01")]
+)
+def test_the_warning_says_how_far_it_came(options, left):
+    with pytest.warns(UserWarning, match="no convergence in 1 steps") as caught:
+        model = LogisticRegression(max_iter=1, **options).fit([[-2], [-1], [1], [2]], [0, 0, 1, 1])
+    assert model.n_iter_ == 1
+    assert str(caught[0].message) == (
+        f"no convergence in 1 steps: the gradient is {left}, tol = 1e-08."
+        " Scale the features, or allow more steps"
+    )
 
 
 def test_newton_on_separable_classes_stays_finite():
@@ -183,6 +221,7 @@ def test_bad_arguments():
         (LogisticRegression(C=float("nan")), "C must be greater than 0, got nan"),
         (LogisticRegression(max_iter=0), "max_iter must be .* got 0"),
         (LogisticRegression(lr=-1.0), "lr must be .* got -1"),
+        (LogisticRegression(lr=np.inf), "lr must be finite and greater than 0, got inf"),
     ):
         with pytest.raises(ValueError, match=message):
             model.fit(TUMORS, BENIGN)

@@ -89,9 +89,12 @@ def raw(module):
     return ARRAY if module is minigrad else torch.tensor(ARRAY)
 
 
+def types(module):
+    return np if module is minigrad else torch
+
+
 def there_and_back(module, x):
-    types = np if module is minigrad else torch
-    return x.to(types.float32).to(types.float64)
+    return x.to(types(module).float32).to(types(module).float64)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -562,6 +565,36 @@ WHOLE = {
 }
 
 
+ENDS = {
+    "split": lambda m, x: (*x.split(1), *x.split(3, -1), *x[:0].split(2), *x[:0].split([])),
+    "flatten": lambda m, x: (x.flatten(), x[:0].flatten(1), x.flatten(-1), x[0, 0, 0].unsqueeze(0)),
+    "squeeze": lambda m, x: (x.squeeze(-2), x.squeeze(0), x.unsqueeze(3), x.unsqueeze(-4)),
+    "gather": lambda m, x: [x[..., :n].gather(2, lift(m, INDEX[:1, None, :0])) for n in (0, 4)],
+    "keepdim": lambda m, x: (*x.max(0, keepdim=True), *x.min(0, True), x.std(0, keepdim=True)),
+    "no keepdim": lambda m, x: (*x.max(1), *x.min(2), x.std(-1), x.amax(0), x.logsumexp(2)),
+    "argmax": lambda m, x: (x.argmax(0), x.argmax(0, keepdim=True), x.argmax(1, True), x.argmax()),
+    "argmin": lambda m, x: (x.argmin(0), x.argmin(0, keepdim=True), x.argmin(1, True), x.argmin()),
+    "whole": lambda m, x: [(x * 9).to(types(m).int64).logsumexp(2)],
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_ends_of_the_legal_are_torchs(name):
+    array = RNG.normal(size=(3, 1, 4))
+    for a, b in zip(
+        ENDS[name](minigrad, Tensor(array)), ENDS[name](torch, torch.tensor(array)), strict=True
+    ):
+        close(a, b, 1e-6)
+
+
+def test_an_index_is_copied():
+    x, index = leaf(), np.array([0, 1])
+    y = x[index].sum()
+    index[:] = 0
+    y.backward()
+    assert x.grad.tolist() == [1, 1]
+
+
 def abs_(x):
     return x if "bool" in str(x.dtype) else x.abs()
 
@@ -674,6 +707,11 @@ def test_no_warning_where_torch_has_none():
         (lambda x: x.clamp(), TypeError, "min or max must be a number, got None and None"),
         (lambda x: x.split([1, 2]), ValueError, r"sizes must add up to 2, got \[1, 2\]"),
         (lambda x: x.split([3, -1]), ValueError, r"sizes must add up to 2, got \[3, -1\]"),
+        (lambda x: x.split([]), ValueError, r"sizes must add up to 2, got \[\]"),
+        (lambda x: x.expand(-2, 3), ValueError, "must be non-negative"),
+        (lambda x: x.squeeze(2), IndexError, "axis 2 is out of bounds"),
+        (lambda x: x.flatten(3), IndexError, "axis 3 is out of bounds"),
+        (lambda x: x.unsqueeze(3), IndexError, "axis 3 is out of bounds"),
         (lambda x: x.split(0), ValueError, "sizes must be at least 1, got 0"),
         (lambda x: x.gather(1, Tensor([[-1]])), IndexError, r"in \[0, 3\), got -1 to -1"),
         (lambda x: x.gather(1, Tensor([[0, 3]])), IndexError, r"in \[0, 3\), got 0 to 3"),

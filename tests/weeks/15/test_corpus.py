@@ -29,6 +29,7 @@ from week15.packing import (
     attention_mask,
     curriculum_pool,
     draw_sources,
+    expected_epochs,
     mix,
     mixture_weights,
     pack_best_fit,
@@ -344,6 +345,21 @@ def test_best_fit_takes_the_least_room(sizes):
     assert sorted((packed.segments == PAD).sum(axis=1).tolist()) == sorted(rooms)
 
 
+@pytest.mark.parametrize(
+    ("pack", "tokens", "segments"),
+    [
+        (pack_concat, [[1, 2, 99, 3], [99, 4, 5, 99], [99, 99, 99, 99]], "0001 1222 3---"),
+        (pack_best_fit, [[1, 2, 99, 99], [4, 5, 99, 99], [3, 99, 99, 99]], "000- 2223 11--"),
+    ],
+)
+def test_rows_by_hand(pack, tokens, segments):
+    """Ties as they came, of rows with equal room the newest; separators as padding."""
+    packed = pack([np.array(d, int) for d in ([1, 2], [3], [4, 5], [])], 4, 99)
+    assert packed.tokens.tolist() == tokens
+    known = [[-1 if c == "-" else int(c) for c in row] for row in segments.split()]
+    assert packed.segments.tolist() == known
+
+
 def test_mask_by_hand():
     mask = attention_mask(np.array([[0, 0, 1, PAD]]))[0].astype(int)
     assert mask.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
@@ -378,6 +394,7 @@ def test_temperatures():
     np.testing.assert_allclose(mixture_weights(SIZES, np.inf), [1 / 3] * 3)
     np.testing.assert_allclose(mixture_weights(SIZES, 2.0), roots / roots.sum())
     np.testing.assert_allclose(mixture_weights(np.array([10**15, 1]), 0.01), [1, 0])
+    assert expected_epochs(np.array([0.6, 0.4]), np.array([300, 50]), 1000).tolist() == [2, 8]
 
 
 @given(seed=st.integers(0, 2**70), cut=st.integers(0, 50))
@@ -386,6 +403,17 @@ def test_a_draw_depends_on_seed_and_step_only(seed, cut):
     straight = draw_sources(weights, seed, np.arange(50))
     parts = [draw_sources(weights, seed, np.arange(a, b)) for a, b in ((0, cut), (cut, 50))]
     np.testing.assert_array_equal(straight, np.concatenate(parts))
+
+
+def test_draws_follow_the_weights():
+    weights, steps = np.array([6.0, 3.0, 1.0]), np.arange(10_000)
+    drawn = draw_sources(weights, 7, steps)
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), weights / 10, atol=0.01)
+    assert drawn[:12].tolist() == [0, 0, 2, 1, 1, 0, 0, 1, 1, 0, 2, 0]  # for good
+    assert (drawn != draw_sources(weights, 7 + 2**63, steps)).any()
+    np.testing.assert_array_equal(drawn, draw_sources(weights, 7 - 2**64, steps))
+    # The seed whose first uniform number is exactly 0.
+    assert draw_sources(np.array([0.0, 1.0]), 7212067755985902090, steps[:1]).tolist() == [1]
 
 
 def test_splitmix_is_the_published_one():
@@ -404,6 +432,10 @@ def test_curriculum_grows_from_the_easiest_to_all():
     assert len(pools[5]) == round(100 * math.sqrt(0.5 * 0.99 + 0.01))
     assert len(pools[10]) == len(pools[11]) == 100
     assert len(curriculum_pool(np.zeros(0), 3, 10)) == 0
+    assert len(curriculum_pool(np.zeros(3), 0, 10)) == 1  # never none
+    assert len(curriculum_pool(np.zeros(3), 0, 1, start=1.0)) == 3
+    tied = np.arange(1000) % 2.0
+    assert curriculum_pool(tied, 0, 10).tolist() == list(range(0, 200, 2))  # ties as they came
 
 
 @pytest.mark.parametrize(
@@ -415,8 +447,11 @@ def test_curriculum_grows_from_the_easiest_to_all():
         (lambda: pack_best_fit(numbered([3]), 0, 0), "length must be at least 1, got 0"),
         (lambda: mixture_weights(SIZES, 0.0), "temperature must be above 0, got 0"),
         (lambda: mixture_weights(np.array([3, 0]), 1.0), "sizes must be at least 1 token"),
+        (lambda: mixture_weights(SIZES[:0], 1.0), r"sizes must be at least 1 token each, got \[\]"),
         (lambda: draw_sources(np.ones(2), 0, np.array([-1])), "steps must be at least 0, got -1"),
         (lambda: curriculum_pool(np.ones(3), 0, 10, start=0.0), "start must be above 0"),
+        (lambda: curriculum_pool(np.ones(3), 0, 10, start=1.1), "at most 1, got 1.1"),
+        (lambda: curriculum_pool(np.ones(3), 0, 0), "of n_steps >= 1, got 0 of 0"),
         (lambda: curriculum_pool(np.ones(3), -1, 5), "of n_steps >= 1, got -1 of 5"),
     ],
 )

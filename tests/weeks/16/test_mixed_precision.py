@@ -178,6 +178,43 @@ def test_unscale_once_before_clipping():
     np.testing.assert_allclose(w.detach(), [2.4, 3.2], rtol=1e-5)
 
 
+def test_defaults_are_gradscalers():
+    assert LossScaler().state_dict() == torch.amp.GradScaler("cpu").state_dict()
+    assert str(LossScaler(8).scale) == "8.0"
+
+
+def test_a_loss_scaled_by_hand_and_a_weight_that_is_not_used():
+    w, idle = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    sgd, scaler = torch.optim.SGD([w, idle], lr=0.25), LossScaler(8.0)
+    for left in (0.75, 0.5):
+        w.grad = None
+        (w.sum() * scaler.scale).backward()
+        assert scaler.step(sgd)
+        assert (w.tolist(), idle.tolist()) == ([left] * 2, [1.0] * 2)
+
+
+def test_what_was_unscaled_counts_though_it_does_not_step():
+    w = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    a, b = (torch.optim.SGD([p], lr=0.1) for p in w)
+    w[0].grad, w[1].grad, scaler = torch.ones(1), torch.full((1,), math.inf), LossScaler(8.0)
+    assert scaler.unscale(b)
+    assert scaler.step(a)
+    assert scaler.scale == 4.0
+
+
+def test_a_loaded_scale_stays_static():
+    scaler = LossScaler(dynamic=False)
+    scaler.load_state_dict(LossScaler(4.0, growth_interval=1).state_dict())
+    scaler.update(False)
+    assert scaler.scale == 4.0
+
+
+def test_the_largest_scale_is_legal():
+    scaler = LossScaler(FP32.max / 2, growth_interval=1)
+    scaler.update(False)
+    assert scaler.scale == FP32.max
+
+
 @pytest.mark.parametrize(("scale", "dynamic"), [(2.0, False), (2.0**127, True)])
 def test_scale_that_is_static_or_at_the_top_stays(scale, dynamic):
     scaler = LossScaler(scale, dynamic=dynamic, growth_interval=1)
@@ -274,6 +311,8 @@ def unscaled(dtype, times=1):
         (lambda: Format("fp64", 11, 52, 1023), "exponent_bits must be between 2 and 8, got 11"),
         (lambda: decode(torch.tensor([0, 256]), E5M2), r"between 0 and 2\*\*8 - 1, got \[256\]"),
         (lambda: LossScaler(0.0), "scale must be positive and finite, got 0.0"),
+        (lambda: LossScaler(math.inf), "scale must be positive and finite, got inf"),
+        (lambda: LossScaler(backoff_factor=0.0), "backoff_factor must be .* 0 and 1, got 0"),
         (
             lambda: LossScaler(growth_factor=1.0),
             "growth_factor must be above 1 and finite, got 1.0",

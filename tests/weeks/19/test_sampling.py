@@ -93,6 +93,8 @@ def test_worked_examples():
     assert kept(sampling.keep_min_p(logits, 0.2)) == [1, 1, 1, 0]  # 0.1 and more
     assert kept(sampling.keep_top_k(logits, 3)) == [1, 1, 1, 0]
     assert kept(sampling.keep_top_k(torch.zeros(1, 4), 2)) == [1, 1, 1, 1]  # ties stay
+    assert sum(kept(sampling.keep_top_p(torch.zeros(1, 4), 0.75))) == 3  # exactly p is enough
+    assert kept(sampling.keep_min_p(torch.tensor([[0.0, -1000.0]]), 0.0)) == [1, 1]
 
 
 def test_penalties_by_hand():
@@ -102,6 +104,15 @@ def test_penalties_by_hand():
 
 
 # ---- draws
+
+
+def test_defaults_generator_and_dtype():
+    nothing = "top_k=None, top_p=None, min_p=None, repetition_penalty=1.0"
+    assert str(Sampler()) == f"Sampler(temperature=1.0, {nothing})"
+    logits, history = torch.zeros(2, 99, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.long)
+    first, again = (torch.Generator().manual_seed(3) for _ in range(2))
+    same(Sampler()(logits, history, first), draw(logits, again))
+    assert Sampler(0.5, min_p=0.1).process(logits, history).dtype == torch.float64
 
 
 def test_half_precision_draws_rare_tokens():
@@ -155,12 +166,14 @@ def test_legal_ends_of_the_ranges(options, token):
     ("call", "message"),
     [
         (lambda z: sampling.apply_temperature(z, 0.0), "temperature must be positive and finite"),
+        (lambda z: sampling.apply_temperature(z, math.inf), "must be positive and finite, got inf"),
         (lambda z: sampling.keep_top_k(z, -1), "k must be a whole number of tokens, .* got -1"),
         (lambda z: plain("19", "sampling").keep_top_k(z, 2.5), "k must be .* got 2.5"),
         (lambda z: sampling.keep_top_p(z, 1.2), "p must be between 0 and 1, got 1.2"),
         (lambda z: sampling.keep_min_p(z, -0.1), "p must be between 0 and 1, got -0.1"),
         (lambda z: sampling.penalize_repetition(z, z[:, :1].long(), 0.0), "penalty must be posi"),
         (lambda z: draw(z, [torch.Generator()]), "generator must be one per row, 2, got 1"),
+        (lambda z: draw(z, [torch.Generator()] * 3), "generator must be one per row, 2, got 3"),
         (lambda z: Sampler(temperature=-1.0), "temperature must be at least 0"),
         (lambda z: Sampler(top_p=2.0), "p must be between 0 and 1, got 2"),
         (lambda z: Sampler(top_k=-1), "k must be a whole number of tokens, or 0 for all, got -1"),
