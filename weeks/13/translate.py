@@ -247,7 +247,12 @@ def _of(written: Tensor, parents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def translate(
-    model: Transformer, source: Int[Tensor, "batch source"], *, beams: int, max_len: int, alpha=1.0
+    model: Transformer,
+    source: Int[Tensor, "batch source"],
+    *,
+    beams: int,
+    max_len: int,
+    alpha: float = 1.0,
 ) -> list[list[int]]:
     """Ids of the best sentence found for each source, without the end."""
     cache = DecoderCache(model, source)
