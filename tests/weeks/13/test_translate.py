@@ -78,6 +78,24 @@ def test_a_short_sentence_that_ends_first_does_not_end_the_search():
 
 
 @given(seed=st.integers(0, 20), beams=st.integers(1, 4))
+def test_a_beam_goes_on_with_its_own_sentence(seed, beams):
+    tables = torch.stack([markov(seed)[0], markov(seed + 1000)[0]])
+    owner = torch.arange(2)
+
+    def step(rows, tokens):
+        nonlocal owner
+        owner = owner[rows]
+        return tables[owner, tokens]
+
+    options = {"max_len": 4, "beams": beams} | ENDS
+    together = beam_search(step, batch=2, **options)
+    for table, (tokens, score) in zip(tables, together, strict=True):
+        ((alone, its),) = beam_search(lambda _, t, table=table: table[t], batch=1, **options)
+        assert tokens == alone
+        assert score == pytest.approx(its)
+
+
+@given(seed=st.integers(0, 20), beams=st.integers(1, 4))
 def test_a_row_of_a_batch_is_searched_as_if_alone(seed, beams):
     net = model(seed)
     source = torch.tensor([[3, 4, 4], [4, 3, PAD]])
@@ -139,7 +157,11 @@ def test_training_ends_at_the_mean_of_its_last_checkpoints(monkeypatch):
     assert len(kept) == 3  # of steps 3, 5 and 7
     weights = [state["encoder.norm.weight"] for state in kept]
     assert not torch.equal(weights[0], weights[1])
-    mean = average(kept)["encoder.norm.weight"]
+    last = model().float()
+    options["generator"] = torch.Generator().manual_seed(0)
+    train(last, pairs, steps=7, keep=1, every=2, warmup_steps=2, **options)
+    torch.testing.assert_close(kept[2], dict(last.state_dict()))
+    mean = average(kept[:3])["encoder.norm.weight"]
     torch.testing.assert_close(mean, sum(weights) / 3)
     assert not net.training
 
