@@ -90,6 +90,7 @@ def test_worked_examples():
 
     assert kept(sampling.keep_top_p(logits, 0.75)) == [1, 1, 0, 0]  # 0.5 + 0.3 crosses 0.75
     assert kept(sampling.keep_top_p(logits, 0.4)) == [1, 0, 0, 0]
+    assert kept(sampling.keep_top_p(logits, 1.0)) == [1, 1, 1, 1]
     assert kept(sampling.keep_min_p(logits, 0.2)) == [1, 1, 1, 0]  # 0.1 and more
     assert kept(sampling.keep_top_k(logits, 3)) == [1, 1, 1, 0]
     assert kept(sampling.keep_top_k(torch.zeros(1, 4), 2)) == [1, 1, 1, 1]  # ties stay
