@@ -44,6 +44,8 @@ class Interval:
 
     def __str__(self) -> str:
         """Return ``1.312 ± 0.004 (n = 3)``, or ``1.312 [1.305, 1.314] (n = 3)`` if lopsided."""
+        if np.isnan(self.low):  # nothing is known of its spread
+            return f"{self.mean:.6g} (n = {self.n})"
         below, above = self.mean - self.low, self.high - self.mean
         width = max(abs(below), abs(above))
         if width <= 1e-14 * abs(self.mean):  # float64 knows nothing so small about such a number

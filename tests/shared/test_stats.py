@@ -187,6 +187,7 @@ def test_same_generator_same_result():
         (Interval(1234.5, 1200.5, 1268.5, 5), "1234 ± 34 (n = 5)"),
         (Interval(3.2e-9, 3.1e-9, 3.3e-9, 5), "3.2e-09 ± 1e-10 (n = 5)"),
         (Interval(1.0, 0.9, 1.3, 10), "1.00 [0.90, 1.30] (n = 10)"),
+        (Interval(3.5, np.nan, np.nan, 1), "3.5 (n = 1)"),
     ],
 )
 def test_interval_as_text(interval, text):
