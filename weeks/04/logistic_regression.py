@@ -231,7 +231,7 @@ class LogisticRegression(Classifier):
                 f"no convergence in {self.n_iter_} steps: the gradient is"
                 f" {np.abs(gradient).max():.1e}, tol = {self.tol:g}. Scale the features, or allow"
                 " more steps",
-                stacklevel=2,
+                stacklevel=3,
             )
         self.coef_ = W[:, :p]
         self.intercept_ = W[:, p] if self.fit_intercept else np.zeros(len(W))

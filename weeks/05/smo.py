@@ -232,7 +232,7 @@ def smo(
     if violation > tol:
         warnings.warn(
             f"smo stopped at max_iter = {max_iter} with violation {violation:.2g} > tol = {tol}",
-            stacklevel=2,
+            stacklevel=3,
         )
     return Solution(alpha, errors, bias_of(alpha, errors, y, C), n_iter, violation)
 
