@@ -37,6 +37,8 @@ class Log:
         self._timing = (run / "timing.jsonl").open("ab")
         self.bytes_written = self._log.tell()
         if tensorboard:
+            if (run / "tensorboard").is_symlink():
+                raise UserError(f"{run / 'tensorboard'} is a link: it would lead out of the run")
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:

@@ -655,6 +655,17 @@ def test_a_step_without_a_target_weighs_nothing(data, tmp_path, monkeypatch):
     assert len(train.training_losses(data, settings)) == 5
 
 
+def test_a_linked_tensorboard_folder_is_not_followed(data, tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run.mkdir()
+    (run / "tensorboard").symlink_to(elsewhere)
+    (run / ".lock").touch()
+    with pytest.raises(UserError, match="tensorboard is a link"):
+        train.train(data, replace(SMALL, out=run, tensorboard=True))
+    assert not list(elsewhere.iterdir())
+
+
 def test_steps_done_again_replace_the_old_ones_in_tensorboard(data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
