@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import Parameter, validators
 
-from shared import artifacts, study
+from shared import study
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.require import require
@@ -346,12 +346,9 @@ def verify(path: Path) -> int:
     path
         Its folder.
     """
-    from tiny_gpt.report.describe import is_export
     from tiny_gpt.report.verify import verify as read_all
 
-    findings = read_all(path) if not is_export(path) else []
-    if is_export(path):
-        artifacts.load(path)
+    findings = read_all(path)
     for finding in findings:
         console.print(str(finding))
     if not findings:
