@@ -104,7 +104,7 @@ def judge(run: Run, right: dict[str, dict[int, list]]) -> None:
             if values:
                 mean = sum(values) / len(values)
                 run.metric(f"accuracy, {name}, {n} labels", mean, "%", rtol=0.3)
-    seen = "seeds 100 and 101, and a run of five seeds; margins stood before both"
+    seen = "seeds 100 and 101, and five seeds by interval; margins are older, each seed is new"
     common = {"unit": "points", "quick": False, "rtol": None, "seen_before": seen}
     rule = "ten labels: the probe beats training from scratch"
     run.claim(rule, gain(PROBE, SCRATCH, 10), at_least=5, each=True, **common)
