@@ -259,29 +259,26 @@ def judge(run: Run, paper: papers.Paper, f1: dict[str, dict[str, np.ndarray]]) -
 
 
 def check(run: Run) -> None:
-    """The pairs that `subword-nmt` merges, from one side and from both; texts there and back."""
+    """The pairs that `subword-nmt` merges, in its order; texts there and back."""
     from subword_nmt import learn_bpe as theirs
 
     theirs.tqdm = lambda steps: steps  # no second progress bar
 
+    rng = np.random.default_rng(run.seed)
+    words = sorted({"".join(row) for row in rng.choice(list("abcde"), (300, 4))})
+    times = rng.integers(10**8, 10**9, len(words)).tolist()  # no ties: the two break them otherwise
+    out = _Lines()
+    theirs.learn_bpe([f"{w} {n}" for w, n in zip(words, times, strict=True)], out, 40, is_dict=True)
+    spelled = [[*w[:-1], w[-1] + "</w>"] for w in words]  # the end of a word is marked there
+    symbols = sorted(set(chain(*spelled)))
+    count = {tuple(map(symbols.index, w)): n for w, n in zip(spelled, times, strict=True)}
+    ours = []
+    for a, b in learn(count, 40, len(symbols)):
+        ours.append([symbols[a], symbols[b]])
+        symbols.append("".join(ours[-1]))
+    same = [a == b.split() for a, b in zip(ours, out[1:], strict=True)]
+    run.check("merges", sum(same), 40, against="subword_nmt.learn_bpe", why="equal or not")
     sides = list(zip(*corpus(run.seed, 300, 1)[0], strict=True))
-    equal = run.against("subword_nmt.learn_bpe", why="symbols are equal or not")
-    for name, texts in (("one side", sides[0]), ("both sides", [*sides[0], *sides[1]])):
-        words = sorted({word for text in texts for word in text.split()})
-        # no two pairs are equally frequent: on ties the two choose differently
-        times = np.random.default_rng(run.seed).integers(10**8, 10**9, len(words)).tolist()
-        lines, out = [f"{w} {n}" for w, n in zip(words, times, strict=True)], _Lines()
-        theirs.learn_bpe(lines, out, 60, is_dict=True)
-        spelled = [[*w[:-1], w[-1] + "</w>"] for w in words]  # the end of a word is marked there
-        symbols = sorted(set(chain(*spelled)))
-        ids = {symbol: i for i, symbol in enumerate(symbols)}
-        count = {tuple(ids[x] for x in w): n for w, n in zip(spelled, times, strict=True)}
-        ours = []
-        for a, b in learn(count, 60, len(symbols)):
-            ours.append([symbols[a], symbols[b]])
-            symbols.append("".join(ours[-1]))
-        same = [a == b.split() for a, b in zip(ours, out[1:], strict=True)]
-        equal(f"merges, {name}", sum(same), 60)
     joint = Subwords([*sides[0], *sides[1]], 60)
     again = [joint.decode(joint.encode(text)) == text for text in sides[1]]
     same = {"kind": "consistency", "why": "texts are equal or not"}
