@@ -299,7 +299,7 @@ def draw(run: Run, paper: papers.Paper, f1: dict[str, dict[str, np.ndarray]]) ->
         given = {
             f"{a}, {b}": f for a, of in paper.matter["paper_f1"].items() for b, f in of.items()
         }
-        colors = [plots.GRAY if WORDS in name else plots.BLUE for name in given]
+        colors = [plots.GRAY if name.endswith(", words") else plots.BLUE for name in given]
         plots.bars(left, given, colors=colors, xlabel="F1 (%), English to German\n(the paper)")
         lines = {arm: np.stack(list(of.values()), axis=1) for arm, of in f1.items()}
         colors = (plots.GRAY, plots.BLUE, plots.SKY, plots.ORANGE)
