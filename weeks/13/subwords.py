@@ -20,7 +20,7 @@ algorithm 1, who also learn one vocabulary for both languages (section 3.2).
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from shared.require import require
@@ -28,6 +28,7 @@ from shared.require import require
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 PAD, BOS, EOS, UNKNOWN = range(4)
 Pair = tuple[int, int]
+Learner = Callable[[dict[tuple[int, ...], int], int, int], list[Pair]]
 
 
 def words_of(text: str) -> list[str]:
@@ -94,16 +95,18 @@ class Subwords:
         Of both languages, for a shared vocabulary.
     n_merges
         Symbols beyond the letters; fewer if the pairs run out.
+    choose
+        How the pairs are found; `learn`, unless what it is worth is the question.
     """
 
-    def __init__(self, texts: Iterable[str], n_merges: int):
+    def __init__(self, texts: Iterable[str], n_merges: int, *, choose: Learner = learn):
         require(n_merges >= 0, "n_merges must be at least 0", n_merges)
         count = Counter(word for text in texts for word in words_of(text))
         require(count, "texts must hold at least one word", "none")
         self.symbols = [*SPECIAL, *sorted({letter for word in count for letter in word})]
         self.letters = {letter: i for i, letter in enumerate(self.symbols) if i >= len(SPECIAL)}
         spelled = {tuple(self.letters[x] for x in word): n for word, n in count.items()}
-        merges = learn(spelled, n_merges, len(self.symbols))
+        merges = choose(spelled, n_merges, len(self.symbols))
         self.new = {pair: len(self.symbols) + i for i, pair in enumerate(merges)}
         for a, b in merges:
             self.symbols.append(self.symbols[a] + self.symbols[b])
