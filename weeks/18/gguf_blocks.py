@@ -20,7 +20,7 @@ structures (ggml-common.h) and its reference dequantization (ggml-quants.c).
 """
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, UInt8
 
 from shared.require import require
 
@@ -88,7 +88,7 @@ def nibbles(
 
 def six_bits(
     packed: UInt8[np.ndarray, "block 3 4"],
-) -> tuple[Int[np.ndarray, "block 8"], Int[np.ndarray, "block 8"]]:
+) -> tuple[UInt8[np.ndarray, "block 8"], UInt8[np.ndarray, "block 8"]]:
     """Scales and minima of Q4_K's eight groups, six bits each.
 
     Groups 0 to 3 lie in the lower bits of bytes 0 to 3 (scales) and 4 to 7 (minima). Groups 4 to 7

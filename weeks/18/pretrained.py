@@ -182,7 +182,7 @@ def _load(folder: Path, name: str, *, mapped: bool) -> Llama:
     longest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
     limits = {"n_layers": len(tensors)} | dict.fromkeys(("vocab_size", "d_model", "d_ff"), longest)
     for size, most in (limits | dict.fromkeys(("n_heads", "head_dim"), longest)).items():
-        must, got = f"{name}: its weights allow a {size} of at most {most}", getattr(config, size)
+        must, got = f"{name}: its weights allow {size} of at most {most}", getattr(config, size)
         require(got <= most, must, got, error=UserError)
     with Skeleton():
         model = Llama(config)

@@ -44,7 +44,7 @@ QUESTIONS = (
     "Which planet is known as the Red Planet?",
     "Write a Python function that adds two numbers.",
 )
-MOST = 32  # tokens of an answer
+MOST = 24  # tokens of an answer
 PERIOD = 40  # tokens that are repeated
 
 
@@ -300,7 +300,7 @@ def judge_induction(run: Run, model: Llama, tokenizer: GGUFTokenizer) -> None:
     words = [tokenizer.decode([i]) for i in ids]
     table = attention(model, torch.tensor([ids]))[layer][0, head]
     title = "Which head completes a repetition?"
-    with run.figure("induction", title, columns=2, figsize=(11, 5)) as axes:
+    with run.figure("induction", title, columns=2) as axes:
         options = {"xlabel": "head", "ylabel": "layer", "label": "attention to what followed"}
         plots.heat_map(axes[0], chosen, limits=(0, 1), **options)
         options = {"xlabel": "reads", "ylabel": "at", "label": "attention"}
