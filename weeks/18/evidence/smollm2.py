@@ -300,8 +300,10 @@ def judge_induction(run: Run, model: Llama, tokenizer: GGUFTokenizer) -> None:
     words = [tokenizer.decode([i]) for i in ids]
     table = attention(model, torch.tensor([ids]))[layer][0, head]
     title = "Which head completes a repetition?"
-    with run.figure("induction", title, columns=2) as axes:
+    with run.figure("induction", title, columns=2, size=(9.5, 4.8)) as axes:
         options = {"xlabel": "head", "ylabel": "layer", "label": "attention to what followed"}
+        options["columns"] = [str(i + 1) for i in range(model.config.n_heads)]
+        options["rows"] = [str(i + 1) if i % 6 == 0 else "" for i in range(len(chosen))]
         plots.heat_map(axes[0], chosen, limits=(0, 1), **options)
         options = {"xlabel": "reads", "ylabel": "at", "label": "attention"}
         plots.heat_map(axes[1], table, rows=words, columns=words, limits=(0, 1), **options)
