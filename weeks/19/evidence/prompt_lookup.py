@@ -116,7 +116,8 @@ def judge_copies(run: Run, model: Llama, tokenizer: GGUFTokenizer) -> None:
     equal("SmolLM2's tokens of eight texts", ours, reference)
     again = np.array(per_pass["begun again"])
     name, unit = "a pass yields two tokens and more where the text repeats itself", "tokens/pass"
-    run.claim(name, again[:, -1], at_least=2.0, unit=unit, quick=False)
+    seen = "2.75 of at most 4 in a trial that wrote 4 tokens of each text"
+    run.claim(name, again[:, -1], at_least=2.0, unit=unit, seen_before=seen, quick=False)
     controls = [row[-1] for row in per_pass["another begun"]]
     run.falsifier("where another passage begins", controls, breaks=name)
     run.metric("greedy / lookup time, 8 guesses", seconds[0] / seconds[1], rtol=None)
