@@ -43,7 +43,7 @@ def packed(weight: Float[Tensor, "rows d"], batch: int) -> Product:
     return lambda x: F.linear(x, weight)
 
 
-class FusedLlama(nn.Module):
+class FusedLlama(Llama):
     """The logits of a `Llama` after the last token; nothing in it can be trained.
 
     Parameters
@@ -56,8 +56,8 @@ class FusedLlama(nn.Module):
 
     @torch.no_grad()
     def __init__(self, model: Llama, *, batch: int = 1):
-        super().__init__()
-        self.config, self.embed = model.config, model.embed
+        nn.Module.__init__(self)  # the parts of a Llama are not wanted, only to be one
+        self.config, self.embed, self.frequencies = model.config, model.embed, model.frequencies
         angles = torch.arange(self.config.context)[:, None] * model.frequencies
         dtype = model.embed.weight.dtype
         self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
