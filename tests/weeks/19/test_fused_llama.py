@@ -1,0 +1,66 @@
+"""The fused LLaMA gives the last logits of the plain one, however it is called."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from week18.llama3 import Llama, LlamaConfig
+from week18.transformers_twin import randomize
+from week19.fused_llama import FusedLlama
+from week19.kv_cache import KVCache, generate, left_pad
+from week19.sampling import greedy
+
+
+def pair(batch=1, **sizes):
+    sizes = {"vocab_size": 31, "d_model": 24, "n_heads": 6, "n_kv_heads": 2, "context": 64} | sizes
+    model = randomize(Llama(LlamaConfig(**sizes))).requires_grad_(False)
+    return model, FusedLlama(model, batch=batch)
+
+
+@settings(max_examples=15)
+@given(
+    batch=st.integers(1, 3),
+    parts=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    n_kv=st.sampled_from([1, 2, 6]),
+    tied=st.booleans(),
+    prepared=st.sampled_from([1, 8]),
+)
+def test_last_logits_in_any_split(batch, parts, n_kv, tied, prepared):
+    model, fused = pair(prepared, n_kv_heads=n_kv, tied=tied)
+    tokens = torch.randint(31, (batch, sum(parts)))
+    expected, cache = model(tokens), KVCache.for_model(model, batch, sum(parts))
+    for end, part in zip(torch.tensor(parts).cumsum(0), tokens.split(parts, dim=1), strict=True):
+        out = fused(part, cache=cache)
+        assert out.shape == (batch, 1, 31)
+        torch.testing.assert_close(out[:, 0], expected[:, end - 1], atol=1e-4, rtol=1e-4)
+
+
+def test_padded_rows_and_generate():
+    model, fused = pair(batch=3)
+    prompts = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3]]
+    rows = left_pad(prompts)
+    given = {"mask": rows.mask, "positions": rows.positions}
+    out = fused(rows.tokens.clamp(min=0), **given)[:, 0]
+    expected = model(rows.tokens.clamp(min=0), **given)[:, -1]
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+    texts = [torch.stack(list(generate(m, prompts, 12, choose=greedy))) for m in (model, fused)]
+    assert torch.equal(*texts)
+
+
+def test_gains_are_not_forgotten():
+    model, _ = pair()
+    model.blocks[0].attention_norm.weight[3] += 1.0
+    tokens = torch.arange(9)[None]
+    out, expected = FusedLlama(model)(tokens)[:, 0], model(tokens)[:, -1]
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_are_copies():
+    model, fused = pair()
+    tokens = torch.arange(5)[None]
+    before = fused(tokens)
+    model.blocks[0].down_proj.weight.zero_()
+    assert torch.equal(fused(tokens), before)
+    with pytest.raises(IndexError):
+        fused(torch.tensor([[31]]))

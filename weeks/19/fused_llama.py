@@ -1,0 +1,121 @@
+r"""A LLaMA for decoding on a processor: fewer and larger products, packed once.
+
+A new token reads every weight for one multiplication, so the time has a floor,
+
+$$t \ge \frac{\text{bytes of the weights}}{\text{bytes per second}} .$$
+
+What stands above the floor is overhead, and that is what goes here. Queries, keys and values are
+one product, the MLP's gate and value another; the norms' gains are multiplied into the matrices
+that follow them; cosines and sines stand in a table; the query heads that share a key are one
+small matrix; only the last position gets logits. And every matrix lies in the order in which
+oneDNN's kernels read it: for several rows torch would bring it into that order anew each time.
+
+>>> from week18.llama3 import LlamaConfig
+>>> model = Llama(LlamaConfig(vocab_size=50, n_kv_heads=2), torch.Generator().manual_seed(0))
+>>> tokens = torch.arange(8)[None]
+>>> torch.allclose(FusedLlama(model)(tokens)[:, -1], model(tokens)[:, -1], atol=1e-5)
+True
+
+`uv run study bench 19` measures it. Pope et al., "Efficiently scaling transformer inference"
+(2022), section 2, for the floor.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from week18.llama3 import Cache, Llama, allowed_keys
+from week18.rotary import rotate
+
+Product = Callable[[Float[Tensor, "*batch d"]], Float[Tensor, "*batch rows"]]
+
+
+def packed(weight: Float[Tensor, "rows d"], batch: int) -> Product:
+    """`x @ weight.T`, the weight in oneDNN's own order where torch has it."""
+    ops = torch.ops.mkldnn
+    if weight.is_cpu and torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise"):
+        ordered = ops._reorder_linear_weight(weight.contiguous(), batch)
+        return lambda x: ops._linear_pointwise(x, ordered, None, "none", [], "")
+    weight = weight.contiguous()
+    return lambda x: F.linear(x, weight)
+
+
+class FusedLlama(Llama):
+    """The logits of a `Llama` after the last token; nothing in it can be trained.
+
+    Parameters
+    ----------
+    model
+        What it computes. Its weights are copied, in another order.
+    batch
+        How many rows the products are prepared for; others are right too, and slower.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: Llama, *, batch: int = 1):
+        nn.Module.__init__(self)  # the parts of a Llama are not wanted, only to be one
+        self.config, self.embed, self.frequencies = model.config, model.embed, model.frequencies
+        angles = torch.arange(self.config.context)[:, None] * model.frequencies
+        dtype = model.embed.weight.dtype
+        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        self.layers = []
+        for block in model.blocks:
+            qkv = torch.cat([p.weight for p in (block.q_proj, block.k_proj, block.v_proj)])
+            gated = torch.cat([block.gate_proj.weight, block.up_proj.weight])
+            self.layers.append(
+                (
+                    packed(qkv * block.attention_norm.weight, batch),
+                    packed(block.out_proj.weight, batch),
+                    packed(gated * block.mlp_norm.weight, batch),
+                    packed(block.down_proj.weight, batch),
+                )
+            )
+        self.head = packed(model.head.weight * model.norm.weight, batch)
+
+    def norm(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """RMSNorm without its gain."""
+        return F.rms_norm(x, x.shape[-1:], eps=self.config.norm_eps)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        *,
+        positions: Int[Tensor, "batch seq"] | None = None,
+        cache: Cache | None = None,
+        mask: Bool[Tensor, "batch key"] | None = None,
+    ) -> Float[Tensor, "batch 1 vocab"]:
+        """As `Llama.forward`, for the last token only."""
+        past, n = 0 if cache is None else cache.length, tokens.shape[1]
+        at = slice(past, past + n) if positions is None else positions
+        cos, sin = (table[at].reshape(-1, 1, n, table.shape[1]) for table in (self.cos, self.sin))
+        allowed = allowed_keys(past, n, mask, tokens.device)
+        x = self.embed(tokens)
+        for layer, (qkv, out, gated, down) in enumerate(self.layers):
+            x = x + out(self.attend(qkv(self.norm(x)), layer, cos, sin, cache, allowed))
+            gate, up = gated(self.norm(x)).chunk(2, dim=-1)
+            x = x + down(F.silu(gate) * up)
+        if cache is not None:
+            cache.advance(n)
+        return self.head(self.norm(x[:, -1:]))
+
+    def attend(self, qkv, layer, cos, sin, cache, allowed) -> Float[Tensor, "batch seq d"]:
+        """All heads' outputs side by side."""
+        n_heads, n_kv = self.config.n_heads, self.config.n_kv_heads
+        batch, n = qkv.shape[:2]
+        heads = qkv.view(batch, n, n_heads + 2 * n_kv, -1).transpose(1, 2)
+        q, k = rotate(heads[:, :-n_kv], cos, sin).split([n_heads, n_kv], dim=1)
+        v = heads[:, -n_kv:]
+        if cache is not None:
+            k, v = cache.update(layer, k, v)
+        if n == 1:  # the queries of a key's group are rows of one product
+            q = q.reshape(batch, n_kv, n_heads // n_kv, -1)
+        causal = allowed is None and n > 1
+        grouped = q.shape[1] != n_kv
+        found = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=causal, enable_gqa=grouped
+        )
+        return found.reshape(batch, n_heads, n, -1).transpose(1, 2).flatten(2)
