@@ -10,6 +10,8 @@ True
 `uv run weeks/18/llama3.py` compares models with it. Jordan et al., "Muon" (2024).
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ def train(
     context: int,
     generator: torch.Generator,
     lr_scale: float = 1.0,
+    after_step: Callable[[], None] | None = None,
 ) -> list[float]:
     """Train `model` in place; the loss of each step, in nats per token.
 
@@ -35,6 +38,8 @@ def train(
     ----------
     lr_scale
         Factor of the learning rates, which fall to zero linearly.
+    after_step
+        Called after each step of the optimizers; `week18.kimi_k2` clips weights there.
     """
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     of_blocks = {id(p) for p in matrices}
@@ -51,5 +56,7 @@ def train(
         loss.backward()
         for o in optimizers:
             o.step()
+        if after_step is not None:
+            after_step()
         losses.append(loss.item())
     return losses
