@@ -13,9 +13,11 @@ True
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from shared.require import require
 from week09.muon import Muon
 from week09.optimizers import AdamW
 from week14.minimal_gpt import next_token_loss, random_batch
@@ -60,3 +62,14 @@ def train(
             after_step()
         losses.append(loss.item())
     return losses
+
+
+@torch.no_grad()
+def loss_by_position(
+    model: nn.Module, tokens: Int[Tensor, " n"], length: int
+) -> Float[Tensor, " length"]:
+    """Mean loss at each place of windows that do not overlap, nats per token."""
+    n = (len(tokens) - 1) // length
+    require(n, f"tokens must be more than length = {length}", len(tokens))
+    x, y = (tokens[i : n * length + i].view(n, length) for i in (0, 1))
+    return F.cross_entropy(model(x).transpose(1, 2), y, reduction="none").mean(0)
