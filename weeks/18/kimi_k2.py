@@ -144,8 +144,7 @@ class QKClip:
         self.model, self.tau = model, tau
         self.largest: dict[int, Float[Tensor, " head"]] = {}
         self.history: list[Float[Tensor, "layer head"]] = []
-        for block in model.blocks:
-            block.register_forward_pre_hook(self.look)
+        self.hooks = [block.register_forward_pre_hook(self.look) for block in model.blocks]
 
     @torch.no_grad()
     def look(self, block: Block, args: tuple) -> None:
@@ -172,6 +171,11 @@ class QKClip:
                 weights = block.q_proj.weight, block.k_proj.weight
                 clip_heads(*weights, factors, head_dim=block.head_dim)
         self.largest = {}
+
+    def close(self) -> None:
+        """Watch no longer."""
+        for hook in self.hooks:
+            hook.remove()
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def train_on_needles(
     ]
     peaks = [o.lr for o in optimizers]
     for step in range(steps):
-        rows, _ = needles.rows(text, 32, CONTEXT, generator)
+        rows, _ = needles.rows(text, 16, CONTEXT, generator)
         logits = model(rows[:, :-1])[:, needles.answers]
         loss = F.cross_entropy(logits.transpose(1, 2), rows[:, 1:][:, needles.answers])
         for o, lr in zip(optimizers, peaks, strict=True):
@@ -237,12 +237,12 @@ def find_needles(
     run: Run, training: Tensor, valid: Tensor, needles: Needles, steps: int, seeds: int
 ) -> None:
     """Share of needles found, by how long the text is and how far away they lie."""
-    times, rows = (1, 2, 4), run.budget(quick=8, default=192)
+    times, rows = (1, 2, 4, 8), run.budget(quick=8, default=128)
     found = {name: np.zeros((seeds, len(times))) for name in WAYS}
     by_depth = {name: np.zeros((seeds, 4, len(times))) for name in WAYS}
     torn = np.zeros(seeds)
     for seed in run.progress(range(seeds), "needles"):
-        config = LlamaConfig(needles.vocab_size, 64, 2, 4, context=CONTEXT, rope_base=10_000.0)
+        config = LlamaConfig(needles.vocab_size, 32, 2, 4, context=CONTEXT, rope_base=10_000.0)
         model, generator = Llama(config, run.generator(seed)), run.generator(200 + seed)
         train_on_needles(model, training, needles, steps, generator)
         for column, by in enumerate(times):
@@ -259,14 +259,20 @@ def find_needles(
                 of_others[:, : -2 * needles.n_keys] = data.roll(1, 0)[:, : -2 * needles.n_keys]
                 torn[seed] = answered(model, of_others, needles).mean()
     common = {"unit": "of the needles", "quick": False}
-    chance = 1 / needles.n_values
+    chance, seen = 1 / needles.n_values, "one other seed: all at once the length, 35 % more at four"
     finds = "needles are found at the training length"
     run.claim(
         finds, found["as trained"][:, 0] - chance, at_least=0.3, note="above chance", **common
     )
     run.falsifier("in another row's haystack", torn - chance, breaks=finds)
     more = "at four times the length YaRN finds more needles"
-    run.claim(more, found["YaRN"][:, -1] - found["as trained"][:, -1], at_least=0.05, **common)
+    run.claim(
+        more,
+        found["YaRN"][:, 2] - found["as trained"][:, 2],
+        at_least=0.05,
+        seen_before=seen,
+        **common,
+    )
     run.falsifier(
         "YaRN at the training length", found["YaRN"][:, 0] - found["as trained"][:, 0], breaks=more
     )
@@ -299,31 +305,34 @@ def losses_of(model: Llama, tokens: Int[Tensor, " n"]) -> Float[Tensor, " m"]:
 
 
 def read_with_smollm2(run: Run) -> None:
-    """Loss of SmolLM2 on the manual's text, past the context of its first training."""
+    """Loss of SmolLM2 along one text, past the 2,048 tokens of its first training.
+
+    Its file allows 8,192; the long run reads further than that, as it is and with YaRN.
+    """
     from week18.smollm2 import smollm2
 
-    if run.mode == "quick":
+    first, n = 2048, run.budget(quick=0, default=3072, full=12_288)
+    if n == 0:
         return
     try:
         model, tokenizer = smollm2()
     except UserError as error:
         run.say(f"without SmolLM2: {error}")
         return
-    trained, n = 2048, run.budget(quick=0, default=3072, full=8192)
+    most = model.config.context
     ids = torch.tensor(tokenizer.encode(datasets.pydocs_text()[: 8 * n]))[: n + 1]
-    ways = {"as trained": None, "YaRN": YaRN(n / trained, trained)}
+    ways = {"as it is": None} | ({"YaRN": YaRN(n / most, most)} if n > most else {})
     losses = {name: losses_of(with_scaling(model, way, n), ids) for name, way in ways.items()}
-    binned = {name: values.reshape(-1, 256).mean(1).numpy() for name, values in losses.items()}
     for name, values in losses.items():
-        run.metric(
-            f"SmolLM2 before {trained}, {name}", values[trained // 2 : trained].mean(), "nats/token"
-        )
-        run.metric(f"SmolLM2 after {trained}, {name}", values[trained:].mean(), "nats/token")
-    with run.figure("smollm2", "SmolLM2 past the context of its first training") as axes:
-        labels = {
-            "xlabel": "place in one text (tokens before it)",
-            "ylabel": "loss (nats/token), mean of 256",
-        }
-        colors = (plots.GRAY, plots.BLUE)
-        plots.curves(axes, np.arange(128, n, 256), binned, colors=colors, marker="o", **labels)
-        axes.axvline(trained, color=plots.REFERENCE, linestyle="--", linewidth=1)
+        for part, places in (
+            ("1,024 to 2,048", slice(1024, first)),
+            ("beyond 2,048", slice(first, n)),
+        ):
+            run.metric(f"SmolLM2 {name}, {part}", values[places].mean(), "nats/token")
+    run.metric("context in SmolLM2's file", most, "tokens", rtol=0)
+    with run.figure("smollm2", "Does SmolLM2 read past its first 2,048 tokens?") as axes:
+        labels = {"xlabel": "place in one text (tokens before it)", "marker": "o"}
+        labels |= {"ylabel": "loss (nats/token), mean of 256", "ylim": (0, None)}
+        means = {name: values.reshape(-1, 256).mean(1).numpy() for name, values in losses.items()}
+        plots.curves(axes, np.arange(128, n, 256), means, **labels)
+        axes.axvline(first, color=plots.REFERENCE, linestyle="--", linewidth=1)
