@@ -131,10 +131,8 @@ def judge(run: Run, scores: dict[str, Float[np.ndarray, "seed step"]], losses: d
     top = {arm: rows.max(axis=1) / TAU for arm, rows in scores.items()}
     settled = scores["MuonClip"][:, scores["MuonClip"].shape[1] // 2 :].max(axis=1) / TAU
     common = {"unit": "times tau", "quick": False}
-    name, seen = (
-        "without the clip scores run away",
-        "one other seed: 9 times tau, 1.4 with the clip",
-    )
+    name = "without the clip scores run away"
+    seen = "one other seed: 9 times tau, 1.4 with the clip"
     run.claim(name, top["Muon"], at_least=2, seen_before=seen, **common)
     run.falsifier("with the clip", settled, breaks=name)
     name = "with the clip a step's scores stay near tau"

@@ -59,7 +59,7 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     run.chose(steps=steps, seeds=seeds)
     ids, alphabet = encode_characters(datasets.pydocs_text())
     tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=4000, default=24_000)]
+    training, valid = tokens[:split], tokens[split:][: run.budget(quick=4000, default=12_000)]
     read_text(run, training, valid, len(alphabet), steps, seeds)
     find_needles(run, training, valid, Needles(len(alphabet)), steps, seeds)
     read_with_smollm2(run)
@@ -237,7 +237,7 @@ def find_needles(
     run: Run, training: Tensor, valid: Tensor, needles: Needles, steps: int, seeds: int
 ) -> None:
     """Share of needles found, by how long the text is and how far away they lie."""
-    times, rows = (1, 2, 4, 8), run.budget(quick=8, default=128)
+    times, rows = (1, 2, 4, 8), run.budget(quick=8, default=64)
     found = {name: np.zeros((seeds, len(times))) for name in WAYS}
     by_depth = {name: np.zeros((seeds, 4, len(times))) for name in WAYS}
     torn = np.zeros(seeds)
