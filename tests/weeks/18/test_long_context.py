@@ -20,7 +20,6 @@ from week18.long_context import (
 )
 from week18.pretrained import config_from_hugging_face, hugging_face_config
 from week18.rotary import RopeScaling, Scaling, rope_frequencies
-from week18.smollm2 import GrownCache
 from week18.training import loss_by_position
 from week18.transformers_twin import randomize, their_config, transformers_twin
 
@@ -123,6 +122,18 @@ def test_ntk_slows_the_slowest_wave_by_the_factor_and_keeps_the_fastest():
     assert (ratio.diff() > 0).all()
 
 
+class Turned:
+    """Keys from an earlier call."""
+
+    length = 0
+
+    def update(self, layer, k, v):
+        return k, v
+
+    def advance(self, n):
+        pass
+
+
 def test_dynamic_scaling_waits_for_long_texts_and_refuses_turned_keys():
     dynamic = DynamicNTK(2.0, 16)
     model = randomize(Llama(config_with(None, context=64)))
@@ -131,7 +142,7 @@ def test_dynamic_scaling_waits_for_long_texts_and_refuses_turned_keys():
     assert torch.equal(model(tokens[:, :16]), scaled(tokens[:, :16]))
     assert not torch.allclose(model(tokens), scaled(tokens), atol=1e-3)
     with pytest.raises(ValueError, match="cache must be None: its keys would stay turned"):
-        scaled(tokens, cache=GrownCache())
+        scaled(tokens, cache=Turned())
 
 
 def test_with_scaling_copies_weights_and_leaves_the_model_alone():
