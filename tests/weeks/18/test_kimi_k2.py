@@ -120,11 +120,9 @@ def test_the_judge_looks_at_all_steps_of_muon_and_the_late_ones_of_the_clip(tmp_
     muon[:, 2] = 3 * TAU
     clipped = np.full((3, 10), TAU)
     clipped[:, 0] = 9 * TAU  # before the clip has seen anything
-    judge(
-        run,
-        {"Muon": muon, "MuonClip": clipped},
-        {"Muon": [2.0, 2.1, 2.2], "MuonClip": [2.0, 2.1, 2.2]},
-    )
+    usual = np.full((3, 10), TAU / 5)
+    scores = {"Muon": muon, "MuonClip": clipped, "usual rate": usual}
+    judge(run, scores, {arm: [2.0, 2.1, 2.2] for arm in scores})
     assert [claim["verdict"] for claim in run.claims] == ["holds"] * 3
     assert [claim["mean"] for claim in run.claims] == pytest.approx([3, 1, 0])
     assert all(row["broken"] for row in run.falsifiers)
