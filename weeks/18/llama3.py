@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from shared.require import require
-from week18.rotary import RopeScaling, rope_frequencies, rotate
+from week18.rotary import Scaling, rope_frequencies, rotate
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LlamaConfig:
     d_ff: int | None = None
     context: int = 2048
     rope_base: float = 500_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     norm_eps: float = 1e-5
     tied: bool = False
 
@@ -191,9 +191,10 @@ class Llama(nn.Module):
         self.register_buffer("frequencies", self._exact_frequencies(), persistent=False)
         initialize(self, config.n_layers, generator)
 
-    def _exact_frequencies(self) -> Tensor:
+    def _exact_frequencies(self, length: int = 1) -> Tensor:
         c = self.config
-        return rope_frequencies(c.head_dim, base=c.rope_base, scaling=c.rope_scaling)
+        options = {"scaling": c.rope_scaling, "length": length}
+        return rope_frequencies(c.head_dim, base=c.rope_base, **options)
 
     def _apply(self, fn, recurse: bool = True):
         # The frequencies follow the weights to another device, never to half precision: bfloat16
@@ -202,6 +203,20 @@ class Llama(nn.Module):
         dtype = torch.promote_types(self.frequencies.dtype, torch.float32)
         self.frequencies = self._exact_frequencies().to(self.frequencies.device, dtype)
         return self
+
+    def waves(
+        self, positions: Int[Tensor, "*batch seq"], cache: Cache | None
+    ) -> tuple[Float[Tensor, "row 1 seq half_dim"], ...]:
+        """Cosine and sine of the angles, times the gain that a scaling asks for."""
+        frequencies, scaling, n = self.frequencies, self.config.rope_scaling, positions.shape[-1]
+        if scaling is not None and scaling.by_length:
+            must = "cache must be None: its keys would stay turned by the angles of a shorter text"
+            require(cache is None, must)
+            length = int(positions.max()) + 1 if n else 1
+            frequencies = self._exact_frequencies(length).to(frequencies)
+        angles = positions.reshape(-1, 1, n, 1).to(frequencies.dtype) * frequencies
+        gain = 1.0 if scaling is None else scaling.gain
+        return gain * angles.cos(), gain * angles.sin()
 
     def forward(
         self,
@@ -237,10 +252,8 @@ class Llama(nn.Module):
             require(covered == past + n, f"mask must cover {past + n} tokens", covered)
         if positions is None:
             positions = torch.arange(past, past + n, device=tokens.device)
-        rows = positions.reshape(-1, 1, n, 1).to(self.frequencies.dtype)
         x = self.embed(tokens)
-        angles = rows * self.frequencies
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        cos, sin = (wave.to(x.dtype) for wave in self.waves(positions, cache))
         allowed = allowed_keys(past, n, mask, x.device)
         for block in self.blocks:
             x = block(x, cos, sin, cache, allowed)

@@ -27,7 +27,8 @@ from shared.require import require
 from shared.tensors import pack
 from week18.gguf_llama import hugging_face_folder
 from week18.llama3 import Llama, LlamaConfig
-from week18.rotary import RopeScaling
+from week18.long_context import DynamicNTK
+from week18.rope_names import hugging_face_rope, scaling_from_hugging_face
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -40,12 +41,6 @@ SIZES = {
     "context": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
     "tied": "tie_word_embeddings",
-}
-SCALING = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_context": "original_max_position_embeddings",
 }
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 PARTS = {
@@ -71,19 +66,22 @@ def hugging_face_name(name: str) -> str:
 
 def hugging_face_config(config: LlamaConfig) -> dict[str, Any]:
     """The contents of `config.json`."""
-    rope = {"rope_type": "default", "rope_theta": config.rope_base}
-    if config.rope_scaling is not None:
-        rope |= {their: getattr(config.rope_scaling, our) for our, their in SCALING.items()}
-        rope["rope_type"] = "llama3"
+    rope, scaling = hugging_face_rope(config), config.rope_scaling
+    sizes = {their: getattr(config, our) for our, their in SIZES.items()}
+    if isinstance(scaling, DynamicNTK):  # there is one field for the training context and this
+        most = int(scaling.factor * scaling.original_context)
+        must = f"context must be factor times original_context = {most} to be written"
+        require(config.context == most, must, config.context)
+        sizes["max_position_embeddings"] = scaling.original_context
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        **{their: getattr(config, our) for our, their in SIZES.items()},
-        "rope_theta": config.rope_base,  # where readers before transformers 5 look
-        **({"rope_scaling": rope} if config.rope_scaling is not None else {}),
+        **sizes,
+        "rope_theta": rope["rope_theta"],  # where readers before transformers 5 look
+        **({"rope_scaling": rope} if rope["rope_type"] != "default" else {}),
         "rope_parameters": rope,
     }
 
@@ -105,11 +103,6 @@ def config_from_hugging_face(content: dict[str, Any]) -> LlamaConfig:
     for source in (content, rope):
         part = source.get("partial_rotary_factor")
         require(part in (None, 1), "partial_rotary_factor must be 1", repr(part))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    require(kind in ("default", "llama3"), "rope_type must be 'default' or 'llama3'", repr(kind))
-    scaling = None
-    if kind == "llama3":
-        scaling = RopeScaling(**{our: rope[their] for our, their in SCALING.items()})
     optional = {"n_kv_heads", "head_dim", "context", "norm_eps", "tied"}
     sizes = {
         our: content[their]
@@ -123,7 +116,11 @@ def config_from_hugging_face(content: dict[str, Any]) -> LlamaConfig:
     given = (source.get("rope_theta") for source in (rope, content))
     base = next((theta for theta in given if theta is not None), 10_000.0)
     require(type(base) in (float, int) and base > 0, "rope_theta must be above 0", repr(base))
-    return LlamaConfig(**{"norm_eps": 1e-6} | sizes, rope_base=base, rope_scaling=scaling)
+    sizes = {"norm_eps": 1e-6, "context": 2048} | sizes
+    scaling = scaling_from_hugging_face(rope, sizes["context"])
+    if isinstance(scaling, DynamicNTK):
+        sizes["context"] = int(scaling.factor * scaling.original_context)
+    return LlamaConfig(**sizes, rope_base=base, rope_scaling=scaling)
 
 
 def save_pretrained(model: Llama, folder: Path) -> None:

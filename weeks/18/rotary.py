@@ -11,13 +11,15 @@ tensor([1.0000, 0.1000])
 >>> rotate(torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(1, 1, 3, 4), cos, sin)[0, 0, 2]
 tensor([-0.4161,  0.9801,  0.9093,  0.1987])
 
-Su et al., "RoFormer" (2021), eq. 15 and 34; the stretching is in LLaMA 3.1's published code.
+Su et al., "RoFormer" (2021), eq. 15 and 34; the stretching is in LLaMA 3.1's published code, other
+ways to stretch are in `week18.long_context`.
 `week13.positional_encodings` has the same without a table; the models that use it begin with
 `uv run weeks/18/llama3.py`.
 """
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,8 +28,29 @@ from torch import Tensor
 from shared.require import require
 
 
+class Scaling:
+    """A way to stretch the frequencies to contexts longer than the first training's.
+
+    Attributes
+    ----------
+    gain
+        What the turned queries and keys are multiplied by; scores grow by its square.
+    by_length
+        Whether the frequencies depend on the number of positions in sight.
+    """
+
+    gain: float = 1.0
+    by_length: ClassVar[bool] = False
+
+    def stretch(
+        self, frequencies: Float[Tensor, "half_dim"], base: float, length: int
+    ) -> Float[Tensor, "half_dim"]:
+        """The frequencies to use instead, where `length` positions are in sight."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(Scaling):
     """How LLaMA 3.1 stretches its rotary frequencies to contexts longer than it was trained on.
 
     Attributes
@@ -53,25 +76,29 @@ class RopeScaling:
         require(0 < low < high, must, low)
         require(context >= 1, "original_context must be at least 1", context)
 
+    def stretch(
+        self, frequencies: Float[Tensor, "half_dim"], base: float, length: int
+    ) -> Float[Tensor, "half_dim"]:
+        """Keep fast waves, slow down those without a whole turn in the training context.
+
+        A wave that has turned many times tells near positions apart and stays as it is; one that
+        has not turned once is slowed by `factor`, so that no angle of the longer context is new to
+        the model.
+        """
+        turns = self.original_context * frequencies / (2 * math.pi)
+        keep = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        keep = keep.clamp(0, 1)  # 1: fast, kept; 0: slow, stretched
+        return keep * frequencies + (1 - keep) * frequencies / self.factor
+
 
 def rope_frequencies(
-    head_dim: int, *, base: float = 500_000.0, scaling: RopeScaling | None = None
+    head_dim: int, *, base: float = 500_000.0, scaling: Scaling | None = None, length: int = 1
 ) -> Float[Tensor, "half_dim"]:
-    r"""Radians per position for each pair of dimensions, $b^{-2i/d}$, stretched if asked.
-
-    A wave that has turned many times within the training context tells near positions apart and
-    stays as it is; one that has not turned once is slowed by `factor`, so that no angle of the
-    longer context is new to the model.
-    """
+    r"""Radians per position for each pair of dimensions, $b^{-2i/d}$, stretched if asked."""
     even = head_dim >= 2 and head_dim % 2 == 0
     require(even, "head_dim must be even and at least 2", head_dim)
     frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if scaling is None:
-        return frequencies
-    turns = scaling.original_context * frequencies / (2 * math.pi)
-    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    keep = keep.clamp(0, 1)  # 1: fast, kept; 0: slow, stretched
-    return keep * frequencies + (1 - keep) * frequencies / scaling.factor
+    return frequencies if scaling is None else scaling.stretch(frequencies, base, length)
 
 
 def rotate(

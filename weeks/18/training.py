@@ -10,10 +10,14 @@ True
 `uv run weeks/18/llama3.py` compares models with it. Jordan et al., "Muon" (2024).
 """
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from shared.require import require
 from week09.muon import Muon
 from week09.optimizers import AdamW
 from week14.minimal_gpt import next_token_loss, random_batch
@@ -28,6 +32,7 @@ def train(
     context: int,
     generator: torch.Generator,
     lr_scale: float = 1.0,
+    after_step: Callable[[], None] | None = None,
 ) -> list[float]:
     """Train `model` in place; the loss of each step, in nats per token.
 
@@ -35,6 +40,8 @@ def train(
     ----------
     lr_scale
         Factor of the learning rates, which fall to zero linearly.
+    after_step
+        Called after each step of the optimizers; `week18.kimi_k2` clips weights there.
     """
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     of_blocks = {id(p) for p in matrices}
@@ -51,5 +58,18 @@ def train(
         loss.backward()
         for o in optimizers:
             o.step()
+        if after_step is not None:
+            after_step()
         losses.append(loss.item())
     return losses
+
+
+@torch.no_grad()
+def loss_by_position(
+    model: nn.Module, tokens: Int[Tensor, " n"], length: int
+) -> Float[Tensor, " length"]:
+    """Mean loss at each place of windows that do not overlap, nats per token."""
+    n = (len(tokens) - 1) // length
+    require(n, f"tokens must be more than length = {length}", len(tokens))
+    x, y = (tokens[i : n * length + i].view(n, length) for i in (0, 1))
+    return F.cross_entropy(model(x).transpose(1, 2), y, reduction="none").mean(0)

@@ -247,7 +247,7 @@ def test_bad_index(tmp_path, index, message):
         ({"hidden_size": "18"}, "hidden_size must be a number of its kind, got '18'"),
         ({"hidden_size": 18.5}, "hidden_size must be a number of its kind, got 18.5"),
         ({"num_key_value_heads": 4}, "n_kv_heads must divide n_heads = 6, got 4"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "must be 'default' or 'llama3', got 'yarn'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "'dynamic' or 'yarn', got 'longrope'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "does not say factor"),
         ({"rope_parameters": "llama3"}, "is not that of a LLaMA"),
         ({"rope_parameters": {"rope_theta": "1e4"}}, "rope_theta must be above 0, got '1e4'"),

@@ -15,7 +15,7 @@ from shared.study import Run
 from week14.minimal_gpt import GPT, GPTConfig
 from week14.ngram import encode_characters
 from week18.llama3 import Block, Llama, LlamaConfig, initialize
-from week18.training import train
+from week18.training import loss_by_position, train
 
 CONTEXT = 48
 WITHOUT = {
@@ -52,7 +52,7 @@ def compare_blocks(run: Run, steps: int, seeds: int) -> None:
         options = {"steps": steps, "batch_size": 16, "context": CONTEXT, "lr_scale": 2.0} | other
         model = fresh(arm, seed)
         curve = train(model, text, generator=run.generator(100 + seed), **options)
-        return model, curve, loss_by_position(model, valid).mean().item()
+        return model, curve, loss_by_position(model, valid, CONTEXT).mean().item()
 
     sizes = [n_weights(fresh(arm)) / target for arm in arms]
     why = {"why": "an MLP is widened by whole units", "kind": "consistency", "atol": 0.005}
@@ -132,14 +132,6 @@ def equally_large(arm: str, config: LlamaConfig, target: int) -> int:
     """The width of the MLP that brings an arm nearest to `target` parameters."""
     two, four = (n_weights(build(arm, config, d)) for d in (2, 4))
     return max(2, 2 + round((target - two) / ((four - two) / 2)))
-
-
-@torch.no_grad()
-def loss_by_position(model: nn.Module, tokens: Int[Tensor, " n"]) -> Float[Tensor, "position"]:
-    """Mean loss at each place of windows that do not overlap, nats per character."""
-    n = (len(tokens) - 1) // CONTEXT
-    x, y = (tokens[i : n * CONTEXT + i].view(n, CONTEXT) for i in (0, 1))
-    return F.cross_entropy(model(x).transpose(1, 2), y, reduction="none").mean(0)
 
 
 # ---- claims
@@ -236,7 +228,7 @@ def show_wrong_pairing(run: Run, models: list[Llama], valid: Int[Tensor, " n"]) 
     kinds |= {"wrong pairs": [wrongly_paired(m) for m in models]}
     kinds |= {"not turned, wrong pairs": [wrongly_paired(m) for m in still]}
     losses = {
-        kind: torch.stack([loss_by_position(m, valid) for m in found]).double().numpy()
+        kind: torch.stack([loss_by_position(m, valid, CONTEXT) for m in found]).double().numpy()
         for kind, found in kinds.items()
     }
     right, wrong, none = (losses[name] for name in ("as trained", "wrong pairs", "not turned"))
