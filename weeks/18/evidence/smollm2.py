@@ -56,6 +56,7 @@ def main(run: Run) -> None:
     logging.disable_progress_bar()
     check_blocks(run)
     check_small_model(run)
+    judge_order(run)
     try:
         pretrained.smollm2()
     except UserError as error:
@@ -107,6 +108,23 @@ def check_small_model(run: Run) -> None:
     run.check(
         "logits of a small model", again(tokens), theirs(tokens).logits, against=name, **options
     )
+
+
+@torch.no_grad()
+def judge_order(run: Run) -> None:
+    """In small random models, whose heads' rows are turned in pairs: which order matters."""
+    tokens = torch.randint(96, (1, 30), generator=run.generator(1))
+    moved = {"rows": [], "values": []}
+    for seed in range(4):
+        model = Llama(LlamaConfig(96, 64, 2, 4, 2, d_ff=96)).requires_grad_(False)
+        right = randomize(model, seed=run.seed + seed)(tokens)
+        for mistake, found in moved.items():
+            weights = with_mistake(model, mistake)
+            wrong = torch.func.functional_call(model, weights, (tokens,))
+            found.append((wrong - right).abs().max().item())
+    name, unit = "the order of rows of q and k matters", "largest change of a logit"
+    run.claim(name, moved["rows"], at_least=0.1, unit=unit)
+    run.falsifier("rows of v, and columns of out", moved["values"], breaks=name)
 
 
 # ---- the model

@@ -47,18 +47,26 @@ def alone(model: Llama, prompt: Int[Tensor, " n"], n: int, **options) -> list[in
 def check_tokens(run: Run) -> None:
     """Small random models, whose texts soon run in circles."""
     ours, theirs, passes, n = [], [], 0, 60
+    circles, controls = [], []
     for seed in range(4):
         model = small_llama(run.seed + seed)
         prompt = torch.randint(61, (12,), generator=run.generator(seed))
         found = prompt_lookup_generate(model, prompt, n)
         ours.append(found.tokens)
         passes += found.target_passes
+        circle = prompt_lookup_generate(model, prompt, 150).tokens
+        for values, ngram in ((circles, 2), (controls, 100)):  # a hundred tokens never recur so
+            later = prompt_lookup_generate(model, circle, n, ngram=ngram)
+            values.append(n / later.target_passes)
         options = {"prompt_lookup_num_tokens": 8}
         twin = transformers_twin(model)
         theirs.append(transformers_greedy(twin, [prompt.tolist()], n, **options).sequences[0])
     equal = run.against("transformers' generate with prompt lookup", why="tokens are integers")
     equal("tokens of four random models", torch.stack(ours), torch.stack(theirs))
-    run.metric("tokens per pass, random models in circles", 4 * n / passes)
+    run.metric("tokens per pass, random models", 4 * n / passes)
+    name = "a model in a circle is guessed"
+    run.claim(name, circles, at_least=1.2, unit="tokens/pass")
+    run.falsifier("a hundred tokens must agree", controls, breaks=name)
 
 
 def show_caches(run: Run, model: Llama, tokenizer: GGUFTokenizer) -> None:
