@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from week18.deepseek_v3 import DeepSeek, DeepSeekConfig
+from week18.latent_attention import LatentAttention
 from week18.multi_token import Predictor
 
 PARTS = {
@@ -111,6 +112,18 @@ def transformers_twin(model: DeepSeek) -> nn.Module:
     theirs = DeepseekV3ForCausalLM(their_config(model.config)).eval()
     theirs.load_state_dict(their_tensors(model, model.state_dict()))
     return theirs.to(model.embed.weight.dtype)
+
+
+def attention_twin(layer: LatentAttention) -> nn.Module:
+    """The same weights in transformers' `DeepseekV3Attention`."""
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+
+    config = their_config(DeepSeekConfig(1, layer.config))
+    config._attn_implementation = "sdpa"
+    theirs = DeepseekV3Attention(config, layer.layer)
+    names = {name: _part(f"attention.{name}").partition(".")[2] for name in layer.state_dict()}
+    theirs.load_state_dict({names[name]: p for name, p in layer.state_dict().items()})
+    return theirs
 
 
 def predictor_twin(predictor: Predictor) -> nn.Module:

@@ -12,6 +12,7 @@ $V_h$ behind the average (*absorbed*): all heads then share one key, the cache i
 first part is the value. Positions must stay out of the latent: a rotation between $U_h$ and $c_t$
 could not be moved.
 
+>>> from week18.rotary import rope_frequencies
 >>> config = LatentConfig(d_model=24, n_heads=4, kv_rank=10, nope_dim=6, rope_dim=4, v_dim=5)
 >>> layer = LatentAttention(config).double()
 >>> x = torch.randn(1, 7, 24, generator=torch.Generator().manual_seed(0)).double()
@@ -37,9 +38,7 @@ from torch import Tensor, nn
 
 from shared.require import require
 from week18.llama3 import RMSNorm
-from week18.rotary import rope_frequencies, rotate
-
-__all__ = ["V2", "V3", "LatentAttention", "LatentCache", "LatentConfig", "rope_frequencies", "turns"]
+from week18.rotary import rotate
 
 Form = Literal["explicit", "absorbed"]
 

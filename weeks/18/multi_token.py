@@ -1,10 +1,11 @@
 r"""Multi-token prediction: one more block per extra token, trained beside the model, then a draft.
 
-The trunk's state $h^0_i$ at token $t_i$ predicts $t_{i+1}$. Depth $k$ joins the state below with the
-embedding of the next known token and predicts one further,
+The trunk's state $h^0_i$ at token $t_i$ predicts $t_{i+1}$. Depth $k$ joins the state below with
+the embedding of the next known token and predicts one further,
 
-$$ h^k_i = \mathrm{block}_k\big(M_k\,[\mathrm{norm}(E\,t_{i+k}) ;\, \mathrm{norm}(h^{k-1}_i)]\big),
-   \qquad p(t_{i+k+1} \mid t_1, \dots, t_{i+k}) = \mathrm{softmax}\big(W\,\mathrm{norm}(h^k_i)\big), $$
+$$ h^k_i = \mathrm{block}_k\big(M_k\,[\mathrm{norm}(E\,t_{i+k});
+   \mathrm{norm}(h^{k-1}_i)]\big), \qquad
+   p(t_{i+k+1} \mid t_1 \dots t_{i+k}) = \mathrm{softmax}\big(W\,\mathrm{norm}(h^k_i)\big), $$
 
 with the trunk's own embedding $E$ and head $W$. The last $k$ places know no $t_{i+k}$: they are cut
 off and not filled. The losses are averaged over depths and added with a small weight. When
@@ -67,9 +68,7 @@ class Predictor(nn.Module):
 class MultiToken(nn.Module):
     """A trunk and the predictors of `depths` further tokens."""
 
-    def __init__(
-        self, trunk: DeepSeek, depths: int = 1, generator: torch.Generator | None = None
-    ):
+    def __init__(self, trunk: DeepSeek, depths: int = 1, generator: torch.Generator | None = None):
         super().__init__()
         require(depths >= 1, "depths must be at least 1", depths)
         self.trunk = trunk
