@@ -1,14 +1,15 @@
 """Training with experts that are kept busy by biases, by a loss, or by nothing.
 
+>>> from week18.deepseek_v3 import DeepSeekConfig
 >>> from week18.latent_attention import LatentConfig
 >>> sizes = LatentConfig(d_model=16, n_heads=2, kv_rank=8, nope_dim=6, rope_dim=4, v_dim=6)
 >>> model = DeepSeek(DeepSeekConfig(7, sizes, n_experts=4), torch.Generator().manual_seed(0))
->>> options = {"steps": 40, "batch_size": 8, "context": 12, "generator": torch.Generator()}
->>> run = train(model, torch.arange(200) % 7, rate=0.01, **options)
+>>> options = {"steps": 90, "batch_size": 8, "context": 12, "generator": torch.Generator()}
+>>> run = train(model, torch.arange(200) % 7, rate=0.01, lr=1e-2, **options)
 >>> run.losses[0] > 1.5 and run.losses[-1] < 0.5  # guessing costs ln 7 = 1.9 nats
 True
 >>> run.counts.shape  # step, layer with experts, expert
-torch.Size([40, 1, 4])
+torch.Size([90, 1, 4])
 
 `uv run weeks/18/deepseek_v3.py` trains with it. DeepSeek-AI, "DeepSeek-V3" (2024), eq. 17 to 20
 for the loss; L. Wang et al. (2024), algorithm 1, for the biases.
@@ -23,10 +24,9 @@ from torch import Tensor
 from shared.require import require
 from week09.optimizers import AdamW
 from week14.minimal_gpt import next_token_loss, random_batch
-from week18.deepseek_v3 import DeepSeek, DeepSeekConfig, Mixture
+from week18.balanced_experts import Mixture
+from week18.deepseek_v3 import DeepSeek
 from week18.multi_token import MultiToken, loss_by_depth, multi_token_loss
-
-__all__ = ["DeepSeek", "DeepSeekConfig", "Training", "balance_loss", "train"]
 
 
 @dataclass(frozen=True)

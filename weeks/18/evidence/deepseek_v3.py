@@ -11,9 +11,10 @@ from shared.study import PositiveInt, Run
 from week09.optimizers import AdamW
 from week14.minimal_gpt import next_token_loss
 from week14.ngram import encode_characters
+from week18.balanced_experts import balanced, choose_experts, max_violation
 from week18.balanced_training import Training, train
 from week18.deepseek_twin import randomize, their_config, their_tensors, transformers_twin
-from week18.deepseek_v3 import DeepSeek, DeepSeekConfig, balanced, choose_experts, max_violation
+from week18.deepseek_v3 import DeepSeek, DeepSeekConfig
 from week18.latent_attention import V3, LatentCache, LatentConfig
 
 # Odd sizes, groups, several shared experts: nothing can be taken for anything else.
