@@ -41,6 +41,7 @@ from week18.llama3 import RMSNorm
 from week18.rotary import rotate
 
 Form = Literal["explicit", "absorbed"]
+FORMS = ("explicit", "absorbed")
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ class LatentAttention(nn.Module):
             cost = {f: self.config.operations(x.shape[1], latents.shape[1], f) for f in FORMS}
             form = min(cost, key=cost.get)
         require(form in FORMS, f"form must be one of {', '.join(FORMS)}", repr(form))
-        heads = FORMS[form](self, content, turned, latents, allowed)
+        attend = self.explicit if form == "explicit" else self.absorbed
+        heads = attend(content, turned, latents, allowed)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def queries(self, x, cos, sin) -> tuple[Tensor, Tensor]:
@@ -259,9 +261,6 @@ class LatentAttention(nn.Module):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, is_causal=causal, scale=scale
         )
-
-
-FORMS = {"explicit": LatentAttention.explicit, "absorbed": LatentAttention.absorbed}
 
 
 if __name__ == "__main__":
