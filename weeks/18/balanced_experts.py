@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from shared.arguments import checked
 from shared.require import require
+from week18.experts import Experts, mix
 
 
 def check_routing(n_experts: int, top_k: int, n_groups: int, top_groups: int) -> None:
@@ -116,25 +117,6 @@ class SwiGLU(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(u)) * self.up_proj(u))
 
 
-class Experts(nn.Module):
-    """TEMPORARY."""
-
-    def __init__(self, n_experts: int, d_model: int, d_ff: int):
-        super().__init__()
-        self.gate_proj = nn.Parameter(torch.empty(n_experts, d_ff, d_model))
-        self.up_proj = nn.Parameter(torch.empty(n_experts, d_ff, d_model))
-        self.down_proj = nn.Parameter(torch.empty(n_experts, d_model, d_ff))
-
-    def forward(self, x, experts, weights):
-        out = torch.zeros_like(x)
-        for e in range(len(self.gate_proj)):
-            token, slot = (experts == e).nonzero(as_tuple=True)
-            u = x[token]
-            h = F.silu(u @ self.gate_proj[e].T) * (u @ self.up_proj[e].T)
-            out = out.index_add(0, token, h @ self.down_proj[e].T * weights[token, slot, None])
-        return out
-
-
 class Mixture(nn.Module):
     """One shared expert (as wide as `n_shared`) and the chosen routed ones.
 
@@ -168,7 +150,8 @@ class Mixture(nn.Module):
         if self.training:
             self.last = scores, experts  # what a balancing loss would be made of
             self.counts += experts.flatten().bincount(minlength=len(self.bias))
-        return self.shared(u) + self.experts(tokens, experts, weights.to(u.dtype)).view_as(u)
+        routed = mix(tokens, weights.to(u.dtype), experts, self.experts, len(self.bias))
+        return self.shared(u) + routed.view_as(u)
 
     @torch.no_grad()
     def balance(self, rate: float) -> None:

@@ -25,7 +25,7 @@ def random_tokens(*shape, seed=0):
     return torch.randint(13, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def random_scores(tokens=50, experts=12, seed=0):
+def random_scores(tokens=12, experts=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(tokens, experts, generator=generator, dtype=torch.float64)
     return scores, torch.randn(experts, generator=generator, dtype=torch.float64) / 3
@@ -113,7 +113,7 @@ def test_balance_loss_is_one_when_even_and_more_when_not():
 # ---- the model
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(
     top_k=st.integers(1, 4),
     n_shared=st.integers(1, 2),
