@@ -97,3 +97,23 @@ def train(
         model.balance(rate)  # after the step, from what it counted: no gradient, no future
     model.eval()
     return Training(losses, torch.stack(counts))
+
+
+@torch.no_grad()
+def loss_and_load(
+    model: DeepSeek, tokens: Int[Tensor, " n"], context: int
+) -> tuple[float, Int[Tensor, "expert"]]:
+    """Mean loss in windows that do not overlap, and the tokens each expert of the last layer got.
+
+    Leaves the model in evaluation, with nothing counted.
+    """
+    n = (len(tokens) - 1) // context
+    require(n >= 1, f"tokens must be longer than context = {context}", len(tokens))
+    x, y = (tokens[i : n * context + i].view(n, context) for i in (0, 1))
+    model.balance(0.0)  # count anew
+    model.train()  # only to count: there is no dropout
+    loss = next_token_loss(model(x), y).item()
+    counts = model.mixtures()[-1].counts.clone()
+    model.balance(0.0)
+    model.eval()
+    return loss, counts

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from week18.balanced_experts import balanced, choose_experts, max_violation
-from week18.balanced_training import balance_loss, train
+from week18.balanced_training import balance_loss, loss_and_load, train
 from week18.deepseek_twin import randomize, their_tensors, transformers_twin
 from week18.deepseek_v3 import DeepSeek, DeepSeekConfig
-from week18.evidence.deepseek_v3 import loss_and_load, starved
+from week18.evidence.deepseek_v3 import starved
 from week18.latent_attention import LatentCache, LatentConfig
 
 SIZES = LatentConfig(12, 2, 9, 7, 4, 5, q_rank=6)
@@ -201,7 +201,7 @@ def test_the_balancing_loss_reaches_the_router():
 
 def test_loads_are_counted_on_the_text_itself():
     model = randomize(DeepSeek(CONFIG)).eval()
-    loss, counts = loss_and_load(model, random_tokens(129))
+    loss, counts = loss_and_load(model, random_tokens(129), 32)
     assert counts.sum() == 128 * 2
     assert math.isfinite(loss)
     assert model.mixtures()[0].counts.sum() == 0

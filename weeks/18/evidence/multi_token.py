@@ -153,7 +153,9 @@ def judge(run: Run, kept: dict, losses: dict, curves: Float[np.ndarray, "seed st
     """Shares of kept guesses, and the trunk's own loss."""
     kept = {name: np.array(shares) for name, shares in kept.items()}
     note = ", ".join(f"{name} {100 * shares.mean():.0f} %" for name, shares in kept.items())
-    more, common = "the predictor knows more than letter pairs", {"quick": False, "rtol": None}
+    seen = "seed 100, in tuning: 70 % kept in generated text, loss 2.44 with and 2.45 without"
+    more = "the predictor knows more than letter pairs"
+    common = {"quick": False, "rtol": None, "seen_before": seen}
     ahead = kept["predictor"] - kept["letter pairs"]
     run.claim(more, ahead, at_least=0.05, unit="of all guesses", note=note, **common)
     ahead = kept["untrained predictor"] - kept["letter pairs"]
