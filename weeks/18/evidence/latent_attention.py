@@ -184,7 +184,7 @@ def draw_costs(run: Run) -> None:
     lines = {
         f: [V3.operations(int(n), keys, f) / n / 1e9 for n in new] for f in ("explicit", "absorbed")
     }
-    title = "Which form is cheaper? It depends on how many tokens share the unfolding"
+    title = "Which form is cheaper at DeepSeek-V3's sizes?"
     with run.figure("forms", title) as axes:
         labels = {"xscale": "log", "yscale": "log", "xlabel": "new tokens per call (of 8,192 keys)"}
         labels |= {"ylabel": "billion operations per new token and layer", "marker": "o"}
@@ -278,13 +278,14 @@ def judge(run: Run, final: dict[str, np.ndarray], curves: np.ndarray, letters: f
     common = {"unit": "nats/char", "quick": False}
     latent, control = final["latent"], final["shuffled"]
     note = ", ".join(f"{arm} {values.mean():.2f}" for arm, values in final.items())
-    more = "latents learn more than one shared head with a cache of nearly that size"
-    run.claim(more, final["one shared head"] - latent, at_least=0, note=note, **common)
-    run.falsifier("latents on shuffled text", final["one shared head"] - control, breaks=more)
-    near = "latents cost at most 0.05 beside a cache of all heads"
-    run.claim(near, latent - final["all heads"], at_most=0.05, **common)
-    run.falsifier("with nothing turned", final["still"] - final["all heads"], breaks=near)
-    run.claim("the turned part carries order", final["still"] - latent, at_least=0.05, **common)
+    seen = "seeds 100 to 103: latent 2.55, all heads 2.42, one shared head 2.44, still 2.66"
+    cost, order = "a small cache costs loss here", "the turned part carries order"
+    loss_added = latent - final["all heads"]
+    run.claim(cost, loss_added, at_least=0, note=note, seen_before=seen, **common)
+    shared = final["one shared head"] - latent
+    run.falsifier("one shared head beside latents", shared, breaks=cost)
+    run.claim(order, final["still"] - latent, at_least=0.05, seen_before=seen, **common)
+    run.falsifier("all heads in its place", -loss_added, breaks=order)
     tenth = max(curves.shape[1] // 10, 2)
     noise = curves[:, -tenth:].std(axis=1)
     falls, unit = (curves[:, 0] - curves[:, -tenth:].mean(axis=1)) / noise, "times its noise"
