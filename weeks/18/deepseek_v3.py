@@ -30,7 +30,15 @@ from torch import Tensor, nn
 
 from shared.require import require
 from week18.balanced_experts import Mixture, SwiGLU, check_routing
-from week18.latent_attention import LatentAttention, LatentCache, LatentConfig, turns
+from week18.latent_attention import (
+    Allowed,
+    LatentAttention,
+    LatentCache,
+    LatentConfig,
+    Stream,
+    Turn,
+    turns,
+)
 from week18.llama3 import RMSNorm, allowed_keys
 from week18.rotary import rope_frequencies
 
@@ -91,7 +99,14 @@ class Block(nn.Module):
         self.attention = LatentAttention(config.attention, layer)
         self.mlp = SwiGLU(d, config.d_ff) if dense else mixture_of(config)
 
-    def forward(self, x, cos, sin, cache=None, allowed=None):
+    def forward(
+        self,
+        x: Stream,
+        cos: Turn,
+        sin: Turn,
+        cache: LatentCache | None = None,
+        allowed: Allowed | None = None,
+    ) -> Stream:
         """The residual stream after this layer."""
         x = x + self.attention(self.attention_norm(x), cos, sin, cache, allowed)
         return x + self.mlp(self.mlp_norm(x))
@@ -149,7 +164,7 @@ class DeepSeek(nn.Module):
         return [block.mlp for block in self.blocks if isinstance(block.mlp, Mixture)]
 
 
-def turns_after(past: int, n: int, config: DeepSeekConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+def turns_after(past: int, n: int, config: DeepSeekConfig, like: Stream) -> tuple[Turn, Turn]:
     """Cosines and sines of n positions after `past` others; angles are in float32 or better."""
     frequencies = rope_frequencies(config.attention.rope_dim, base=config.rope_base)
     frequencies = frequencies.to(like.device, torch.promote_types(like.dtype, torch.float32))

@@ -42,6 +42,10 @@ from week18.rotary import rotate
 
 Form = Literal["explicit", "absorbed"]
 FORMS = ("explicit", "absorbed")
+Stream = Float[Tensor, "batch seq d_model"]
+Turn = Float[Tensor, "row 1 seq half_dim"]  # cosines or sines, for each row or for all
+Heads = Float[Tensor, "batch head seq dim"]
+Allowed = Bool[Tensor, "#batch 1 seq key"]
 
 
 @dataclass(frozen=True)
@@ -103,18 +107,14 @@ V3 = LatentConfig(7168, 128, 512, 128, 64, 128, q_rank=1536)  # in each of 61 la
 
 def turns(
     positions: Int[Tensor, "seq"] | Int[Tensor, "batch seq"], frequencies: Float[Tensor, "half_dim"]
-) -> tuple[Float[Tensor, "row 1 seq half_dim"], Float[Tensor, "row 1 seq half_dim"]]:
+) -> tuple[Turn, Turn]:
     """Cosines and sines of every position's angles."""
     rows = positions.reshape(-1, 1, positions.shape[-1], 1).to(frequencies.dtype)
     angles = rows * frequencies
     return angles.cos(), angles.sin()
 
 
-def turn_neighbors(
-    x: Float[Tensor, "batch head seq dim"],
-    cos: Float[Tensor, "row 1 seq half_dim"],
-    sin: Float[Tensor, "row 1 seq half_dim"],
-) -> Float[Tensor, "batch head seq dim"]:
+def turn_neighbors(x: Heads, cos: Turn, sin: Turn) -> Heads:
     """Turn the pairs (2i, 2i + 1), as DeepSeek's weights want; even ones come out first.
 
     Queries and keys come out in the same order, so no score notices it.
@@ -196,14 +196,14 @@ class LatentAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch seq d_model"],
-        cos: Float[Tensor, "row 1 seq half_dim"],
-        sin: Float[Tensor, "row 1 seq half_dim"],
+        x: Stream,
+        cos: Turn,
+        sin: Turn,
         cache: LatentCache | None = None,
-        allowed: Bool[Tensor, "#batch 1 seq key"] | None = None,
+        allowed: Allowed | None = None,
         *,
         form: Form | None = None,
-    ) -> Float[Tensor, "batch seq d_model"]:
+    ) -> Stream:
         """What attention adds to the stream; without `allowed` all keys must be new, or one query.
 
         Parameters
@@ -223,21 +223,29 @@ class LatentAttention(nn.Module):
         heads = attend(content, turned, latents, allowed)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
-    def queries(self, x, cos, sin) -> tuple[Tensor, Tensor]:
-        """The content part and the turned part of each head's query, (batch, head, seq, dim)."""
+    def queries(
+        self, x: Stream, cos: Turn, sin: Turn
+    ) -> tuple[Float[Tensor, "batch head seq nope"], Float[Tensor, "batch head seq rope"]]:
+        """The content part and the turned part of each head's query."""
         c = self.config
         flat = self.q_proj(x) if c.q_rank is None else self.q_up(self.q_norm(self.q_down(x)))
         heads = flat.unflatten(-1, (c.n_heads, -1)).transpose(1, 2)
         content, turned = heads.split([c.nope_dim, c.rope_dim], dim=-1)
         return content, turn_neighbors(turned, cos, sin)
 
-    def remembered(self, x, cos, sin) -> Float[Tensor, "batch seq width"]:
+    def remembered(self, x: Stream, cos: Turn, sin: Turn) -> Float[Tensor, "batch seq width"]:
         """What the cache holds: the normalized latent beside the turned key, which has no norm."""
         latent, key = self.kv_down(x).split([self.config.kv_rank, self.config.rope_dim], dim=-1)
         key = turn_neighbors(key[:, None], cos, sin)[:, 0]
         return torch.cat([self.kv_norm(latent), key], dim=-1)
 
-    def explicit(self, content, turned, latents, allowed) -> Float[Tensor, "batch head seq v_dim"]:
+    def explicit(
+        self,
+        content: Float[Tensor, "batch head seq nope"],
+        turned: Float[Tensor, "batch head seq rope"],
+        latents: Float[Tensor, "batch key width"],
+        allowed: Allowed | None,
+    ) -> Float[Tensor, "batch head seq v_dim"]:
         """Unfold keys and values of every head, then attend as usual."""
         c = self.config
         latent, shared = latents.split([c.kv_rank, c.rope_dim], dim=-1)
@@ -246,7 +254,13 @@ class LatentAttention(nn.Module):
         k = torch.cat([k, shared[:, None].expand(-1, c.n_heads, -1, -1)], dim=-1)
         return self._attend(torch.cat([content, turned], dim=-1), k, v, allowed)
 
-    def absorbed(self, content, turned, latents, allowed) -> Float[Tensor, "batch head seq v_dim"]:
+    def absorbed(
+        self,
+        content: Float[Tensor, "batch head seq nope"],
+        turned: Float[Tensor, "batch head seq rope"],
+        latents: Float[Tensor, "batch key width"],
+        allowed: Allowed | None,
+    ) -> Float[Tensor, "batch head seq v_dim"]:
         """Ask in the latent's own terms: one key for all heads, and its first part is the value."""
         c = self.config
         unfold = self.kv_up.weight.unflatten(0, (c.n_heads, -1))
