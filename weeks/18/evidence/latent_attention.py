@@ -218,18 +218,19 @@ def compare_attentions(run: Run, steps: int, seeds: int) -> None:
     shares = np.bincount(ids[:split], minlength=len(alphabet)) / split
     letters = -float(np.log(shares[valid[1:].numpy()]).mean())
     judge(run, final, np.array(curves), letters)
-    with run.figure("losses", "What does a small cache cost? Equal weights, data, steps") as axes:
+    title = "What does a small cache cost? Equal weights, data and steps"
+    with run.figure("losses", title, size=(8.0, 3.6)) as axes:
         names = {
             "latent": f"latent\n({LATENT.cached_numbers} numbers per token)",
-            "all heads": f"all heads\n({2 * D})",
             "one shared head": f"one shared head\n({2 * D // 4})",
-            "still": "latent, nothing turned",
+            "still": f"latent, nothing turned\n({LATENT.cached_numbers})",
         }
-        values = {name: final[arm] for arm, name in names.items()}
-        low = min(v.min() for v in values.values()) - 0.2
-        labels = {"xlabel": f"loss on other text (nats/character), {seeds} seeds"}
-        plots.bars(axes, values, colors=(plots.BLUE, plots.GRAY, plots.SKY, plots.ORANGE), **labels)
-        axes.set_xlim(low, None)
+        added = {name: final[arm] - final["all heads"] for arm, name in names.items()}
+        label = (
+            f"loss added to that of all heads with {2 * D} numbers\n(nats/character, {seeds} seeds)"
+        )
+        plots.bars(axes, added, colors=(plots.BLUE, plots.SKY, plots.ORANGE), xlabel=label)
+        axes.axvline(0, color=plots.REFERENCE, lw=1)
 
 
 def builders(vocab_size: int) -> dict[str, Callable[[torch.Generator], nn.Module]]:

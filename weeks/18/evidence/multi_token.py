@@ -95,13 +95,13 @@ def compare(run: Run, steps: int, seeds: int) -> None:
         generated.append(texts(model, valid))
     judge(run, kept, losses, np.array(curves))
     judge_texts(run, generated)
-    title = "How often does the trunk keep the guess for the token after next?"
+    title = "How often is the guess two tokens ahead kept?"
     with run.figure("kept", title) as axes:
         shown = {name: [100 * v for v in kept[name]] for name in names[:3]}
         label = f"guesses kept on other text (%), {seeds} seeds"
         plots.bars(axes, shown, colors=(plots.BLUE, plots.SKY, plots.ORANGE), xlabel=label)
         axes.axvspan(*(100 * p for p in PUBLISHED), color=plots.REFERENCE, alpha=0.15, lw=0)
-        axes.text(100 * PUBLISHED[0] - 1, 1, "DeepSeek-V3,\nits report", ha="right", fontsize=9)
+        axes.text(100 * PUBLISHED[0] - 1, 2, "DeepSeek-V3,\nby its report", ha="right", fontsize=9)
 
 
 def followers(tokens: Int[Tensor, " n"], vocab_size: int) -> Int[Tensor, "vocab"]:
