@@ -53,8 +53,8 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     check_router(run)
     check_cache(run)
     check_sizes(run)
-    steps = steps or run.budget(quick=4, default=150, full=1000)
-    seeds = max(2, seeds or run.budget(quick=2, default=4, full=8))
+    steps = steps or run.budget(quick=4, default=120, full=1000)
+    seeds = max(2, seeds or run.budget(quick=2, default=3, full=8))
     run.chose(steps=steps, seeds=seeds, experts=EXPERTS, rate=RATE)
     compare(run, steps, seeds)
 

@@ -43,7 +43,7 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     check_costs(run)
     draw_costs(run)
     steps = steps or run.budget(quick=3, default=90, full=600)
-    seeds = max(2, seeds or run.budget(quick=2, default=4, full=8))
+    seeds = max(2, seeds or run.budget(quick=2, default=3, full=8))
     run.chose(steps=steps, seeds=seeds)
     compare_attentions(run, steps, seeds)
 

@@ -32,8 +32,8 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     """
     run.rounding(0.1, "a token between two experts goes to the other on another processor")
     check_predictor(run)
-    steps = steps or run.budget(quick=4, default=150, full=1000)
-    seeds = max(2, seeds or run.budget(quick=2, default=4, full=8))
+    steps = steps or run.budget(quick=4, default=120, full=1000)
+    seeds = max(2, seeds or run.budget(quick=2, default=3, full=8))
     run.chose(steps=steps, seeds=seeds, weight=0.3)
     compare(run, steps, seeds)
 
