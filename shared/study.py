@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import logging
 import os
 import sys
 import tempfile
@@ -96,6 +97,8 @@ def execute(
         quiet=quiet,
     )
     run.prepare()
+    # torchao, which transformers imports where it is, sets off a deprecation of torch's
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     if "torch" in sys.modules:
         import torch
 
