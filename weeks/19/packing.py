@@ -89,7 +89,7 @@ def to_gptq(
     require(known, f"g_idx must hold one of {groups} groups per input", f"{len(g_idx)} entries")
     # Each zero point is lowered by itself: subtracting 1 from all fields of a word at once would
     # borrow from the neighbor where a zero point is 0.
-    stored = (zero.long() - (version == 1)) % 2**bits
+    stored = (zero.long() + version - 2) % 2**bits
     return GPTQTensors(
         pack(q.T, bits=bits), pack(stored, bits=bits).T, scale.T, g_idx, bits, version
     )
@@ -103,7 +103,7 @@ def from_gptq(
     """Integers, scales and zero points again."""
     bits = tensors.bits
     stored = unpack(tensors.qzeros.T, bits=bits).long()
-    zero = (stored + (tensors.version == 1)) % 2**bits
+    zero = (stored + 2 - tensors.version) % 2**bits
     return unpack(tensors.qweight, bits=bits).T, tensors.scales.T, zero
 
 

@@ -102,4 +102,4 @@ def test_layers_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="g_idx must hold one of 4 groups per input"):
         to_gptq(q, scale, zero, g_idx + 1, bits=4)
     with pytest.raises(ValueError, match="zero must have scale's shape"):
-        plain(to_gptq)(q, scale, zero[:, :2], g_idx, bits=4)
+        plain("19", "packing").to_gptq(q, scale, zero[:, :2], g_idx, bits=4)
