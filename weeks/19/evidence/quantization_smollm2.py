@@ -74,9 +74,8 @@ def judge_smollm2(run: Run, windows: int) -> None:
     gain = lost["int4, channel"] - lost["int4, groups of 64"]
     run.claim("groups of 64 mend int4", gain, at_least=0.05, unit="nats/token")
     with run.figure("smollm2", "What does rounding cost SmolLM2?") as axes:
-        bars = {name: n for name, n in lost.items()}
         label = f"nats per token lost, WikiText-2, {windows} windows of {context} (dots)"
-        plots.bars(axes, bars, xlabel=label, xscale="symlog")
+        plots.bars(axes, lost, xlabel=label, xscale="symlog")
 
 
 def by_page(run: Run, model: nn.Module, tokenizer, pages: list[str], context: int, name: str):
