@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from shared import datasets, plots
 from shared.errors import UserError
-from shared.pretrained import smollm2
 from shared.study import Run
+from week18.smollm2 import smollm2
 from week19 import perplexity
 from week19.quantization import Granularity, fake_quantize
 
+PREFIX = 0  # <|endoftext|>, between documents in training; lm-eval would take the chat's bos, 1
 # The weights come from a file with 4 bits in blocks of 32; on that very grid nothing would be lost.
 FORMS: dict[str, tuple[int, Granularity] | None] = {
     "float32": None,
@@ -20,17 +21,6 @@ FORMS: dict[str, tuple[int, Granularity] | None] = {
     "int4, channel": (4, "channel"),
     "int4, tensor": (4, "tensor"),
 }
-
-
-def real_model() -> tuple[nn.Module, object]:
-    """SmolLM2 and its tokenizer."""
-    from transformers import AutoTokenizer
-
-    from week18.pretrained import load_pretrained
-
-    path = smollm2()
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    return load_pretrained(path), tokenizer
 
 
 def rounded(model: nn.Module, form: tuple[int, Granularity] | None) -> nn.Module:
@@ -48,15 +38,15 @@ def rounded(model: nn.Module, form: tuple[int, Granularity] | None) -> nn.Module
 def judge_smollm2(run: Run, windows: int) -> None:
     """Loss of each form per window (GPTQ's protocol) and per page (lm-eval's)."""
     try:
-        model, tokenizer = real_model()
+        model, tokenizer = smollm2()
         text = datasets.wikitext2("test")
-    except (UserError, ImportError) as error:
+    except UserError as error:
         run.say(f"SmolLM2 is left out: {error}")
         return
     context = run.budget(quick=16, default=256, full=2048)
     windows = run.budget(quick=1, default=windows, full=10**6)
     pages = perplexity.pages(text)[: run.budget(quick=1, default=1, full=None)]
-    tokens = torch.tensor(tokenizer("\n\n".join(text.splitlines(keepends=True))).input_ids)
+    tokens = torch.tensor(tokenizer.encode("\n\n".join(text.splitlines(keepends=True))))
     tokens = tokens[: context * min(windows, len(tokens) // context)]
     nats: dict[str, Tensor] = {}
     for name, form in run.progress(FORMS.items(), "reading WikiText-2"):
@@ -82,8 +72,8 @@ def by_page(run: Run, model: nn.Module, tokenizer, pages: list[str], context: in
     """Word perplexity and bits per byte of the pages together."""
     total = words = size = 0.0
     for page in pages:
-        tokens = tokenizer(perplexity.detokenize(page)).input_ids
-        nats = perplexity.page_nats(model, tokens, tokenizer.bos_token_id, context=context)
+        tokens = tokenizer.encode(perplexity.detokenize(page))
+        nats = perplexity.page_nats(model, tokens, PREFIX, context=context)
         units = perplexity.per_word_and_byte(page, nats)
         words += nats / torch.tensor(units["word_perplexity"]).log().item()
         total, size = total + nats, size + len(page.encode())
