@@ -37,6 +37,7 @@ from week19.quantization import grid, quantize, quantize_weight
 
 # The weight-only kernels take one row after another; with more rows it is cheaper to widen first.
 FEW_ROWS = 16
+LANES = 32  # bytes that the int8 kernel reads at a time: other widths read past a row's end
 MIDDLE = 8  # the int4 kernel stores 0 to 15 and takes 8 for zero
 
 
@@ -81,8 +82,8 @@ class Int8Linear(_Quantized):
         return self.q.to(self.scale.dtype) * self.scale[:, None]
 
     def product(self, x: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_out"]:
-        """The fused kernel for few rows, else the dequantized weight."""
-        if len(x) > FEW_ROWS:
+        """The fused kernel for few rows of a width that it can read, else the widened weight."""
+        if len(x) > FEW_ROWS or self.n_in % LANES:
             return F.linear(x, self.dequantized())
         y = torch._weight_int8pack_mm(x.bfloat16(), self.q, self.ones)
         return y.to(x.dtype) * self.scale

@@ -186,10 +186,10 @@ def judge_noise(run: Run) -> None:
     for name, r in found.items():
         run.metric(f"signal over noise at 4 bits, {name}", sum(v[2] for v in r) / 3, "dB")
     with run.figure("noise", "What do a bit and a smaller group buy?") as axes:
-        plots.curves(axes, list(bits), found, marker="o", xlabel="bits per weight (without scales)")
-        line = [6.02 * (b - 8) + found["channel"][0][-1] for b in bits]
-        axes.plot(bits, line, "--", color=plots.REFERENCE, lw=1)
-        axes.annotate("6.02 dB per bit", (2.2, line[0]), color=plots.REFERENCE, fontsize=9)
+        line = {"6.02 dB per bit": [6.02 * (b - 8) + found["channel"][0][-1] for b in bits]}
+        colors = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.REFERENCE)
+        labels = {"xlabel": "bits per weight (without scales)", "marker": "o", "colors": colors}
+        plots.curves(axes, list(bits), found | line, **labels)
         axes.set_ylabel("signal over noise, dB\n(normal weights, 1024 inputs)")
 
 
@@ -271,8 +271,8 @@ def judge_small(run: Run, text: Text, steps: int, seeds: int) -> None:
         mean = sum(row[1] for row in rows) / seeds
         run.metric(f"nats added by 4 bits, {name}, small model", mean, "nats/char", rtol=0.5)
     with run.figure("small_model", "What does rounding add to a small model's loss?") as axes:
-        floor = {k: [[max(v, 1e-5) for v in row] for row in rows] for k, rows in added.items()}
-        labels = {"xlabel": "bits per weight of the blocks", "yscale": "log"}
+        axes.set_yscale("symlog", linthresh=1e-3)
+        labels = {"xlabel": "bits per weight of the blocks", "marker": "o"}
         labels["ylabel"] = "loss added, nats per character\n(character LLaMA, 2 layers)"
-        plots.curves(axes, bits, floor, marker="o", **labels)
+        plots.curves(axes, bits, added, **labels)
         axes.set_xticks(bits)
