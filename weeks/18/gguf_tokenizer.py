@@ -9,7 +9,7 @@ model goes on after `<|im_start|>assistant` and a new line.
 
 >>> low = ["l", "o", "w", "Ġ", "<|im_start|>", "<|im_end|>", "lo", "Ġlo", "Ċ"]
 >>> kinds = [3 if token.startswith("<") else 1 for token in low]
->>> tokenizer = GGUFTokenizer(low, kinds, ["l o", "Ġ lo"], cut="smollm", unknown=0, end=5)
+>>> tokenizer = GGUFTokenizer(low, kinds, ["l o", "Ġ lo"], cut="smollm", end=5)
 >>> tokenizer.encode("low low")
 [6, 2, 7, 2]
 >>> tokenizer.encode("<|im_end|>low", allowed_special="all"), tokenizer.decode([7, 2])
@@ -44,8 +44,6 @@ class GGUFTokenizer:
         `<|im_end|>`), and pairs of tokens in the order in which they merge.
     cut
         The name of the way in which text is cut into words.
-    unknown
-        The id of a byte that is not among the tokens.
     end
         The id that ends a turn.
     """
@@ -57,13 +55,11 @@ class GGUFTokenizer:
         merges: Sequence[str],
         *,
         cut: str = "gpt-2",
-        unknown: int = 0,
         end: int = 0,
     ):
         require(cut in CUTS, f"cut must be among {', '.join(CUTS)}", repr(cut))
         require(len(tokens) == len(kinds), "tokens and kinds must be as many", len(kinds))
-        n, must = len(tokens), "must be the id of a token"
-        require(0 <= unknown < n and 0 <= end < n, f"unknown and end {must}", unknown, end)
+        require(0 <= end < len(tokens), f"end must be an id below {len(tokens)}", end)
         byte_of = {char: byte for byte, char in printable_bytes().items()}
 
         def spelled(token: str) -> bytes:
@@ -86,7 +82,9 @@ class GGUFTokenizer:
         lost = [t for t in ordinary[256:] if t not in ids]  # a byte may be missing, a merge not
         require(not lost, "tokens must hold what merges make, but miss", lost[:1])
         self._ids = [self.special_tokens[name] for name in special]
-        self._ids += [ids.get(token, unknown) for token in ordinary]
+        # SmolLM2's file lacks bytes that its training text never had. They are left out, as by
+        # `tokenizers` and llama.cpp: the file's unknown token is the end of a text.
+        self._ids += [ids.get(token) for token in ordinary]
         self.end = end
 
     @classmethod
@@ -103,8 +101,7 @@ class GGUFTokenizer:
             kind = given.get("model")
             require(kind == "gpt2", "tokenizer.ggml.model must be 'gpt2'", repr(kind))
             lists = (given["tokens"], given["token_type"], given["merges"])
-            ids = {"unknown": given.get("unknown_token_id", 0), "end": given["eos_token_id"]}
-            return cls(*lists, cut=given.get("pre", "gpt-2"), **ids)
+            return cls(*lists, cut=given.get("pre", "gpt-2"), end=given["eos_token_id"])
         except KeyError as error:
             raise UserError(f"{file.name} does not say tokenizer.ggml.{error.args[0]}") from error
         except (ValueError, TypeError, AttributeError) as error:
@@ -117,7 +114,8 @@ class GGUFTokenizer:
         self, text: str, *, allowed_special: Literal["all"] | Iterable[str] = ()
     ) -> list[int]:
         """Ids of a text; special tokens are text like any other unless they are allowed."""
-        return [self._ids[i] for i in self._bpe.encode(text, allowed_special=allowed_special)]
+        ids = (self._ids[i] for i in self._bpe.encode(text, allowed_special=allowed_special))
+        return [i for i in ids if i is not None]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text that ids stand for; bytes that are no UTF-8 become U+FFFD."""
