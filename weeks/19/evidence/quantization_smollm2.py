@@ -45,7 +45,7 @@ def judge_smollm2(run: Run, windows: int) -> None:
         return
     context = run.budget(quick=16, default=256, full=2048)
     windows = run.budget(quick=1, default=windows, full=10**6)
-    pages = perplexity.pages(text)[: run.budget(quick=1, default=1, full=None)]
+    few = sorted(perplexity.pages(text), key=len)[: run.budget(quick=1, default=3, full=None)]
     tokens = torch.tensor(tokenizer.encode("\n\n".join(text.splitlines(keepends=True))))
     tokens = tokens[: context * min(windows, len(tokens) // context)]
     nats: dict[str, Tensor] = {}
@@ -54,7 +54,7 @@ def judge_smollm2(run: Run, windows: int) -> None:
         nats[name] = perplexity.gptq_nats(reader, tokens, context=context)
         run.metric(f"perplexity by GPTQ's protocol, {name}", nats[name].mean().exp(), rtol=0.05)
         if form in (None, (8, "channel"), (4, 64)):
-            by_page(run, reader, tokenizer, pages, context, name)
+            by_page(run, reader, tokenizer, few, context, name)
     run.metric("tokens read by GPTQ's protocol", len(tokens))
     run.metric("context in tokens", context)
     lost = {name: n - nats["float32"] for name, n in nats.items() if name != "float32"}
