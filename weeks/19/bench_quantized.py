@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from shared.errors import UserError
@@ -21,7 +22,7 @@ LAYERS = [(1536, 576), (49152, 576)]  # outputs, inputs
 NEW_TOKENS, PROMPT = 24, "The capital of France is"
 
 
-def fused(weight: Tensor, bias: Tensor | None) -> nn.Module:
+def fused(weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None) -> nn.Module:
     """Dynamic int8 on the kernel that does it all in one call."""
     return DynamicInt8Linear(weight, bias, shared_grid=True)
 
