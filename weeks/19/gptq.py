@@ -70,9 +70,9 @@ class Codes:
         The damping that was needed, a share of the Hessian's mean diagonal.
     """
 
-    codes: Float[Tensor, "out in"]
+    codes: Int[Tensor, "out in"]
     scale: Float[Tensor, "out group"]
-    zero: Float[Tensor, "out group"]
+    zero: Int[Tensor, "out group"]
     group_of: Int[Tensor, " in"]
     damping: float
 
@@ -90,20 +90,20 @@ def optimal_brain(
     w: Float[Tensor, "out in"],
     h: Float[Tensor, "in in"],
     scale: Float[Tensor, "out in"],
-    zero: Float[Tensor, "out in"],
+    zero: Int[Tensor, "out in"],
     *,
     bits: int,
     symmetric: bool = False,
-) -> Float[Tensor, "out in"]:
+) -> Int[Tensor, "out in"]:
     """Codes of the columns in turn, the free weights solved for again before each."""
-    q, codes = w.clone(), torch.zeros_like(w)
+    q, codes = w.clone(), []
     for j in range(w.shape[1]):
         lost = w[:, :j] - q[:, :j]
         free = w[:, j:] + torch.linalg.solve(h[j:, j:], h[j:, :j] @ lost.T).T
         of_column = scale[:, j], zero[:, j]
-        codes[:, j] = quantize(free[:, 0], *of_column, bits=bits, symmetric=symmetric)
-        q[:, j] = dequantize(codes[:, j], *of_column)
-    return codes
+        codes.append(quantize(free[:, 0], *of_column, bits=bits, symmetric=symmetric))
+        q[:, j] = dequantize(codes[j], *of_column)
+    return torch.stack(codes, dim=1)
 
 
 # ---- the fast one
@@ -191,22 +191,23 @@ def gptq(
         block_size = max(block_size // size, 1) * size
     u, damping = feedback(h[order][:, order], damping)
 
-    w, codes = w[:, order], torch.empty_like(w)
+    # Transposed, so that the weights of one input are neighbors in memory.
+    columns, codes = w[:, order].T.contiguous(), [None] * n_in
     for start in range(0, n_in, block_size):
         end = min(start + block_size, n_in)
-        lost = torch.empty_like(w[:, start:end])
+        lost = torch.empty_like(columns[start:end])
         for j in range(start, end):
             group = group_of[order[j]]
             if not static and j % size == 0:
-                grids[group] = _grid_of(w[:, j : j + size], **options)
-            codes[:, j] = quantize(w[:, j], *grids[group], **options)
-            residual = w[:, j] - dequantize(codes[:, j], *grids[group])
-            lost[:, j - start] = residual / u[j, j]
-            w[:, j + 1 : end] -= torch.outer(lost[:, j - start], u[j, j + 1 : end])
-        w[:, end:] -= lost @ u[start:end, end:]
+                grids[group] = _grid_of(columns[j : j + size].T, **options)
+            codes[j] = quantize(columns[j], *grids[group], **options)
+            residual = columns[j] - dequantize(codes[j], *grids[group])
+            lost[j - start] = residual / u[j, j]
+            columns[j + 1 : end].addr_(u[j, j + 1 : end], lost[j - start], alpha=-1)
+        columns[end:] -= u[start:end, end:].T @ lost
     back = torch.argsort(order)
     scale, zero = (torch.stack(part, dim=1) for part in zip(*grids, strict=True))
-    return Codes(codes[:, back], scale, zero, group_of, damping)
+    return Codes(torch.stack(codes, dim=1)[:, back], scale, zero, group_of, damping)
 
 
 def _grid_of(w: Float[Tensor, "out column"], **options) -> tuple[Tensor, Tensor]:
