@@ -30,7 +30,7 @@ integer-arithmetic-only inference" (2018), eq. 1; W. R. Bennett, "Spectra of qua
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from shared.require import require
@@ -59,7 +59,7 @@ def grid(
     bits: int,
     symmetric: bool,
     convention: Convention = "half",
-) -> tuple[Float[Tensor, "*grids"], Int[Tensor, "*grids"]]:
+) -> tuple[Float[Tensor, "*grids"], Integer[Tensor, "*grids"]]:
     """Scale and zero point for values between `low` and `high`.
 
     Parameters
@@ -100,11 +100,11 @@ def grid(
 def quantize(
     x: Float[Tensor, "..."],
     scale: Float[Tensor, "..."],
-    zero: Int[Tensor, "..."],
+    zero: Integer[Tensor, "..."],
     *,
     bits: int,
     symmetric: bool,
-) -> Int[Tensor, "..."]:
+) -> Integer[Tensor, "..."]:
     """The integers of x: int8 if symmetric, else uint8. Halves go to the even neighbor.
 
     `scale` and `zero` broadcast against x, as `grid` gives them for ``keepdim=True``.
@@ -118,7 +118,7 @@ def quantize(
 
 
 def dequantize(
-    q: Int[Tensor, "..."], scale: Float[Tensor, "..."], zero: Int[Tensor, "..."]
+    q: Integer[Tensor, "..."], scale: Float[Tensor, "..."], zero: Integer[Tensor, "..."]
 ) -> Float[Tensor, "..."]:
     """The numbers that integers stand for; the zero point gives 0 exactly."""
     return (q.to(scale.dtype) - zero) * scale  # as floats first: 0 - 128 does not fit in uint8
@@ -163,7 +163,7 @@ def quantize_weight(
     symmetric: bool,
     granularity: Granularity = "tensor",
     convention: Convention = "half",
-) -> tuple[Int[Tensor, "..."], Float[Tensor, "..."], Int[Tensor, "..."]]:
+) -> tuple[Integer[Tensor, "..."], Float[Tensor, "..."], Integer[Tensor, "..."]]:
     """Integers, scales and zero points of a weight, grouped as `groups_of` groups it."""
     groups = groups_of(w, granularity)
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
@@ -189,7 +189,7 @@ def fake_quantize(
 def straight_through(
     x: Float[Tensor, "..."],
     scale: Float[Tensor, "..."],
-    zero: Int[Tensor, "..."],
+    zero: Integer[Tensor, "..."],
     *,
     bits: int,
     symmetric: bool,
