@@ -8,7 +8,7 @@ so that a model is never held more than once, and one pass over the calibration 
 >>> texts = torch.arange(36).view(3, 12) % 7
 >>> losses = quantized_losses(model, texts, texts, {"as it is": lambda block, inputs: None})
 >>> losses["as it is"].shape, losses["as it is"].mean().round(decimals=2)
-(torch.Size([3]), tensor(1.9500))
+(torch.Size([3]), tensor(1.9000))
 
 `uv run weeks/19/gptq.py` compares methods with it.
 """
@@ -25,7 +25,8 @@ from torch import Tensor
 from shared.require import require
 from week18.llama3 import Block, Llama
 from week19.folding import readers_of
-from week19.gptq import hessian
+from week19.gptq import gptq, hessian
+from week19.quantization import fake_quantize
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,30 @@ def block_inputs(block: Block, *stream: Tensor) -> tuple[Tensor, dict[str, Input
     finally:
         for handle in handles:
             handle.remove()
+
+
+# ---- what can be done to a block
+
+
+@torch.no_grad()
+def round_block(block: Block, inputs: object = None, *, bits: int, group_size: int) -> None:
+    """Round all matrices of a block to nearest, in groups of inputs, in place."""
+    for name in sum(readers_of(block).values(), []):
+        w = getattr(block, name).weight
+        w.copy_(fake_quantize(w, bits=bits, symmetric=False, granularity=group_size))
+
+
+@torch.no_grad()
+def gptq_block(block: Block, inputs: dict[str, Inputs], **options) -> None:
+    """Quantize all matrices of a block by GPTQ, in place; those that read the same as one."""
+    for reader, names in readers_of(block).items():
+        weights = [getattr(block, name).weight for name in names]
+        found = gptq(torch.cat(weights), inputs[reader].h, **options).dequantize()
+        for w, new in zip(weights, found.split([len(w) for w in weights]), strict=True):
+            w.copy_(new)
+
+
+# ---- the whole model
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ Source: Xiao et al., "SmoothQuant" (2022), section 4, eq. 3 and 4.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from shared.arguments import checked
@@ -45,7 +45,7 @@ def smoothing(
     return x_most**alpha / w_most ** (1 - alpha)
 
 
-def to_int8(x: Float[Tensor, "..."]) -> tuple[Int[Tensor, "..."], Float[Tensor, ""]]:
+def to_int8(x: Float[Tensor, "..."]) -> tuple[Integer[Tensor, "..."], Float[Tensor, ""]]:
     """Integers from -127 to 127 and their scale, one for the whole tensor."""
     most = x.abs().max()
     scale, zero = grid(-most, most, bits=8, symmetric=True, convention="narrow")

@@ -1,0 +1,65 @@
+"""A real model and texts to quantize it by: SmolLM2 and WikiText-2, or a small one trained here.
+
+>>> windows(torch.arange(100), 2, 10, skip=30)[:, 0]  # spread over the text
+tensor([30, 60])
+
+`uv run weeks/19/gptq.py`, `awq.py`, `hqq.py` and `smoothquant.py` judge with them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from shared import datasets
+from shared.errors import UserError
+from shared.pretrained import smollm2
+from shared.require import require
+from shared.run import Run
+from week18.llama3 import Llama
+from week19.characters import manual, trained_model
+
+
+class Judged(NamedTuple):
+    """A model's name, the model, texts to learn from and texts to be judged by."""
+
+    name: str
+    model: Llama
+    calibration: Int[Tensor, "text n"]
+    texts: Int[Tensor, "window n"]
+
+
+def windows(
+    tokens: Int[Tensor, " n"], count: int, context: int, *, skip: int = 0
+) -> Int[Tensor, "count context"]:
+    """So many pieces of a text, evenly spread over what is left after `skip` tokens."""
+    step = (len(tokens) - skip) // count
+    require(step >= context, f"tokens must hold {count} windows of {context}", len(tokens))
+    return torch.stack([tokens[skip + i * step :][:context] for i in range(count)])
+
+
+def language_model(run: Run, calibrating: int, judging: int, *, context: int) -> Judged:
+    """SmolLM2 with WikiText-2's validation part to learn from and its test part to be judged by.
+
+    Where its package is missing, and in quick runs, a small character model and Python's manual.
+    """
+    name = "SmolLM2"
+    if run.mode != "quick":
+        try:
+            smollm2()
+        except UserError as error:
+            run.say(f"{error}; a small character model takes its place")
+        else:
+            model, tokens = load_smollm2()
+            parts = (
+                windows(tokens(datasets.wikitext2(part)), n, context)
+                for part, n in (("valid", calibrating), ("test", judging))
+            )
+            return Judged(name, model, *parts)
+    text = manual()
+    model = trained_model(text, 4 if run.mode == "quick" else 200, run.seed)
+    training, held_out = text.training, text.held_out
+    return Judged(
+        name, model, windows(training, calibrating, context), windows(held_out, judging, context)
+    )
