@@ -41,6 +41,7 @@ __all__ = [
     "load_tensors",
     "save",
     "save_tensors",
+    "verify",
     "write_atomic",
 ]
 
@@ -137,6 +138,21 @@ def load(target: Path) -> Artifact:
                 raise
 
 
+def verify(target: Path) -> None:
+    """Check every byte as `load` does, without keeping any: for files that will be mapped.
+
+    Raises
+    ------
+    ArtifactError
+        As `load`.
+    """
+    target = absolute(target)
+    folder, identity = current(target)
+    if identity is None:
+        raise ArtifactError(f"there is no artifact at {target}")
+    _read(target, folder, keep=False)
+
+
 def save_tensors(
     target: Path,
     tensors: "Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]",
@@ -208,6 +224,12 @@ def _facts(data: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
+def _facts_on_disk(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": path.stat().st_size}
+
+
 def sealed(body: dict[str, Any]) -> bytes:
     """Return the manifest's bytes, the last entry being the digest of all others."""
     try:
@@ -262,14 +284,15 @@ def manifest_of(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
     return body
 
 
-def _read(target: Path, folder: Path) -> Artifact:
+def _read(target: Path, folder: Path, *, keep: bool = True) -> Artifact:
     try:
         body, files = manifest_of(folder), {}
         for name, facts in body["files"].items():
             if not (folder / name).exists():
                 raise ArtifactError(f"{name} is missing")
-            files[name] = (folder / name).read_bytes()
-            if _facts(files[name]) != facts:
+            if keep:
+                files[name] = (folder / name).read_bytes()
+            if (_facts(files[name]) if keep else _facts_on_disk(folder / name)) != facts:
                 raise ArtifactError(f"{name} was altered or is torn")
         if not isinstance(body.get("metadata"), dict):
             raise ArtifactError(f"{MANIFEST} holds no metadata")

@@ -1,4 +1,4 @@
-"""LLaMA checkpoints in Hugging Face's layout: `config.json` and `model.safetensors`.
+"""LLaMA checkpoints: Hugging Face's `config.json` and `model.safetensors`, or one GGUF file.
 
 >>> from tempfile import TemporaryDirectory
 >>> model = Llama(LlamaConfig(vocab_size=13, d_model=12, n_layers=1, n_heads=2))
@@ -19,11 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from shared import artifacts
 from shared.errors import UserError
 from shared.require import require
 from shared.tensors import pack
+from week18.gguf_llama import hugging_face_folder
 from week18.llama3 import Llama, LlamaConfig
 from week18.rotary import RopeScaling
 
@@ -142,17 +144,31 @@ def save_pretrained(model: Llama, folder: Path) -> None:
     artifacts.save(folder, {"config.json": config_file, "model.safetensors": pack(tensors)})
 
 
-def load_pretrained(folder: Path) -> Llama:
-    """Read a checkpoint, one file or several with an index, into a model of the same dtype.
+def load_pretrained(path: Path) -> Llama:
+    """Read a checkpoint into a model of the same dtype.
+
+    Parameters
+    ----------
+    path
+        A Hugging Face folder, with one file of weights or several and an index; or a GGUF file,
+        which becomes float32. That is unpacked once into the user's cache and mapped from there:
+        what is not looked at stays on the disk, and writing to a weight changes this model only.
 
     Raises
     ------
     UserError
-        If a file is missing or torn, or a weight is missing, unknown or of another shape.
+        If a file is missing, torn or not a LLaMA's, or a weight is missing, unknown or of another
+        shape.
     """
-    folder = Path(folder)
-    if (folder / artifacts.MANIFEST).exists():
-        artifacts.load(folder)  # ours: every byte is verified
+    path = Path(path)
+    if path.suffix == ".gguf" and not path.is_dir():
+        return _load(hugging_face_folder(path), str(path), mapped=True)
+    if (path / artifacts.MANIFEST).exists():
+        artifacts.verify(path)  # ours: every byte is verified
+    return _load(path, str(path), mapped=False)
+
+
+def _load(folder: Path, name: str, *, mapped: bool) -> Llama:
     try:
         content = json.loads(read_text(folder / "config.json"))
         require(isinstance(content, dict), "it must hold an object", repr(content))
@@ -162,7 +178,13 @@ def load_pretrained(folder: Path) -> Llama:
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not that of a LLaMA: {error}") from error
     tensors = read_tensors(folder)
-    with torch.device("meta"):
+    # Before anything is built: no size of a config may be larger than the weights it came with.
+    longest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    limits = {"n_layers": len(tensors)} | dict.fromkeys(("vocab_size", "d_model", "d_ff"), longest)
+    for size, most in (limits | dict.fromkeys(("n_heads", "head_dim"), longest)).items():
+        must, got = f"{name}: its weights allow a {size} of at most {most}", getattr(config, size)
+        require(got <= most, must, got, error=UserError)
+    with Skeleton():
         model = Llama(config)
     expected = {hugging_face_name(name): p for name, p in model.named_parameters()}
     if config.tied:
@@ -172,19 +194,36 @@ def load_pretrained(folder: Path) -> Llama:
     if missing or unknown:
         what, names = ("misses", missing) if missing else ("has unknown", unknown)
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise UserError(f"{folder} {what} weight {names[0]}{more}")
-    for name, p in expected.items():
-        shape, must = tuple(p.shape), f"{folder}: {name} must have shape"
-        got = tuple(tensors[name].shape)
+        raise UserError(f"{name} {what} weight {names[0]}{more}")
+    for weight, p in expected.items():
+        shape, must = tuple(p.shape), f"{name}: {weight} must have shape"
+        got = tuple(tensors[weight].shape)
         require(got == shape, f"{must} {shape}", got, error=UserError)
     dtype = tensors["model.embed_tokens.weight"].dtype
-    must = f"{folder}: weights must be of {_names(DTYPES)}"
+    must = f"{name}: weights must be of {_names(DTYPES)}"
     require(dtype in DTYPES, must, _names([dtype]), error=UserError)
-    model = Llama(config).to(dtype)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(tensors[hugging_face_name(name)])
+    state = {our: tensors[hugging_face_name(our)].to(dtype) for our, _ in model.named_parameters()}
+    if not mapped:  # somebody else's file may change under the model
+        state = {our: tensor.clone() for our, tensor in state.items()}
+    if config.tied:
+        state["head.weight"] = state["embed.weight"]
+    model.load_state_dict(state, assign=True)
+    if config.tied:
+        model.head.weight = model.embed.weight
     return model
+
+
+class Skeleton(TorchFunctionMode):
+    """Modules built in it have weights without memory, which wait to be replaced."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Send `torch.empty` to the meta device, and draw no numbers."""
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            return func(*args, **kwargs | {"device": "meta"})
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _names(dtypes) -> str:
