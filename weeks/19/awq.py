@@ -31,7 +31,7 @@ from torch import Tensor
 from shared.arguments import checked
 from shared.require import require
 from week18.llama3 import Block
-from week19.folding import fold_block, per_kv_head, per_query_head, readers_of
+from week19.folding import READERS, fold_block, per_kv_head, per_query_head
 from week19.gptq import layer_error
 from week19.layer_inputs import Inputs, round_block
 from week19.quantization import fake_quantize
@@ -101,7 +101,7 @@ def awq_block(
     """
     found = {}
     n_kv = len(block.v_proj.weight) // block.head_dim
-    for reader, names in readers_of(block).items():
+    for reader, names in READERS.items():
         mean, h = inputs[reader].mean, inputs[reader].h
         if reader == "out_proj":  # heads that share values share their factors
             kv = per_kv_head(mean, n_kv, block.head_dim)

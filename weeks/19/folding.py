@@ -25,6 +25,15 @@ from torch import Tensor, nn
 from shared.require import require
 from week18.llama3 import Block
 
+# The layers of a LLaMA block by what they read, each group named by its first.
+READERS = {
+    "q_proj": ["q_proj", "k_proj", "v_proj"],
+    "out_proj": ["out_proj"],
+    "gate_proj": ["gate_proj", "up_proj"],
+    "down_proj": ["down_proj"],
+}
+LAYERS = [name for names in READERS.values() for name in names]
+
 
 @torch.no_grad()
 def fold(before: nn.Module, readers: Sequence[nn.Linear], s: Float[Tensor, " width"]) -> None:
@@ -41,12 +50,13 @@ def fold(before: nn.Module, readers: Sequence[nn.Linear], s: Float[Tensor, " wid
     width = len(before.weight)
     require(s.shape == (width,), f"s must have shape ({width},)", tuple(s.shape))
     require((s > 0).all() and s.isfinite().all(), "s must be positive and finite", s.min().item())
+    for linear in readers:
+        n_in = linear.in_features
+        require(n_in == width, f"readers must have {width} inputs", n_in)
     before.weight.div_(s if before.weight.ndim == 1 else s[:, None])
     if getattr(before, "bias", None) is not None:
         before.bias.div_(s)
     for linear in readers:
-        n_in = linear.in_features
-        require(n_in == width, f"readers must have {width} inputs", n_in)
         linear.weight.mul_(s)
 
 
@@ -55,8 +65,9 @@ def fold_values(
     v_proj: nn.Linear, out_proj: nn.Linear, s: Float[Tensor, " kv_width"], head_dim: int
 ) -> None:
     """As `fold` from values to attention's output, where a head of values serves several heads."""
-    out_proj.weight.mul_(per_query_head(s, out_proj.in_features, head_dim))
+    wide = per_query_head(s, out_proj.in_features, head_dim)
     fold(v_proj, [], s)
+    out_proj.weight.mul_(wide)
 
 
 def per_query_head(
@@ -75,19 +86,9 @@ def per_kv_head(
     return (heads.mean(1) if how == "mean" else heads.amax(1)).flatten()
 
 
-def readers_of(block: Block) -> dict[str, list[str]]:
-    """The layers of a LLaMA block by what they read, each named by its first."""
-    return {
-        "q_proj": ["q_proj", "k_proj", "v_proj"],
-        "out_proj": ["out_proj"],
-        "gate_proj": ["gate_proj", "up_proj"],
-        "down_proj": ["down_proj"],
-    }
-
-
 def fold_block(block: Block, reader: str, s: Float[Tensor, " width"]) -> None:
-    """Fold factors of the inputs of one group of `readers_of` into what comes before."""
-    layers = [getattr(block, name) for name in readers_of(block)[reader]]
+    """Fold factors of the inputs of one group of `READERS` into what comes before."""
+    layers = [getattr(block, name) for name in READERS[reader]]
     if reader == "out_proj":
         fold_values(block.v_proj, block.out_proj, s, block.head_dim)
     else:

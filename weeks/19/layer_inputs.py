@@ -24,7 +24,7 @@ from torch import Tensor
 
 from shared.require import require
 from week18.llama3 import Block, Llama
-from week19.folding import readers_of
+from week19.folding import LAYERS, READERS
 from week19.gptq import gptq, hessian
 from week19.quantization import fake_quantize
 
@@ -43,7 +43,7 @@ Quantizer = Callable[[Block, dict[str, Inputs]], object]
 
 @torch.no_grad()
 def block_inputs(block: Block, *stream: Tensor) -> tuple[Tensor, dict[str, Inputs]]:
-    """The block's output, and by the names of `readers_of` what its layers read meanwhile."""
+    """The block's output, and by the names of `READERS` what its layers read meanwhile."""
     inputs: dict[str, Inputs] = {}
 
     def note(reader: str) -> Callable:
@@ -53,7 +53,7 @@ def block_inputs(block: Block, *stream: Tensor) -> tuple[Tensor, dict[str, Input
 
         return hook
 
-    layers = [(getattr(block, name), name) for name in readers_of(block)]
+    layers = [(getattr(block, name), name) for name in READERS]
     handles = [layer.register_forward_pre_hook(note(name)) for layer, name in layers]
     try:
         return block(*stream), inputs
@@ -68,7 +68,7 @@ def block_inputs(block: Block, *stream: Tensor) -> tuple[Tensor, dict[str, Input
 @torch.no_grad()
 def round_block(block: Block, inputs: object = None, *, bits: int, group_size: int) -> None:
     """Round all matrices of a block to nearest, in groups of inputs, in place."""
-    for name in sum(readers_of(block).values(), []):
+    for name in LAYERS:
         w = getattr(block, name).weight
         w.copy_(fake_quantize(w, bits=bits, symmetric=False, granularity=group_size))
 
@@ -76,7 +76,7 @@ def round_block(block: Block, inputs: object = None, *, bits: int, group_size: i
 @torch.no_grad()
 def gptq_block(block: Block, inputs: dict[str, Inputs], **options) -> None:
     """Quantize all matrices of a block by GPTQ, in place; those that read the same as one."""
-    for reader, names in readers_of(block).items():
+    for reader, names in READERS.items():
         weights = [getattr(block, name).weight for name in names]
         found = gptq(torch.cat(weights), inputs[reader].h, **options).dequantize()
         for w, new in zip(weights, found.split([len(w) for w in weights]), strict=True):

@@ -13,8 +13,10 @@ spread to the activations, $\alpha = 1$ to the weights.
 >>> x = torch.ones(5, 4) * torch.tensor([1.0, -1.0, 100.0, 1.0])
 >>> w = torch.full((3, 4), 0.25)
 >>> s = smoothing(x.abs().amax(0), w.abs().amax(0))
->>> s, (x / s).abs().amax(0), (w * s).amax(0)
-(tensor([ 2.,  2., 20.,  2.]), tensor([0.5000, 0.5000, 5.0000, 0.5000]), tensor([0.5000, 0.5000, 5.0000, 0.5000]))
+>>> s
+tensor([ 2.,  2., 20.,  2.])
+>>> (x / s).abs().amax(0), (w * s).amax(0)
+(tensor([0.5000, 0.5000, 5.0000, 0.5000]), tensor([0.5000, 0.5000, 5.0000, 0.5000]))
 
     uv run weeks/19/smoothquant.py
 
@@ -29,7 +31,7 @@ from torch import Tensor, nn
 from shared.arguments import checked
 from shared.require import require
 from week18.llama3 import Block
-from week19.folding import fold_block, per_kv_head, readers_of
+from week19.folding import LAYERS, READERS, fold_block, per_kv_head
 from week19.layer_inputs import Inputs
 from week19.quantization import grid, quantize
 
@@ -75,19 +77,18 @@ class W8A8(nn.Module):
 def smooth_block(block: Block, inputs: dict[str, Inputs], alpha: float = 0.5) -> None:
     """Move the range of what each layer reads into its weights; the block computes the same."""
     n_kv = len(block.v_proj.weight) // block.head_dim
-    for reader, names in readers_of(block).items():
+    # The last first: factors folded into a layer's rows change the largest of its columns.
+    for reader, names in reversed(READERS.items()):
         x_most = inputs[reader].most
         w_most = torch.cat([getattr(block, name).weight for name in names]).abs().amax(0)
         if reader == "out_proj":  # heads that share values share their factors
-            x_most, w_most = (
-                per_kv_head(m, n_kv, block.head_dim, "max") for m in (x_most, w_most)
-            )
+            x_most, w_most = (per_kv_head(m, n_kv, block.head_dim, "max") for m in (x_most, w_most))
         fold_block(block, reader, smoothing(x_most, w_most, alpha))
 
 
 def to_w8a8(block: Block) -> None:
     """Replace all linear layers of a block by `W8A8`, in place."""
-    for name in sum(readers_of(block).values(), []):
+    for name in LAYERS:
         setattr(block, name, W8A8(getattr(block, name)))
 
 

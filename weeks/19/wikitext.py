@@ -14,11 +14,13 @@ from torch import Tensor
 
 from shared import datasets
 from shared.errors import UserError
-from shared.pretrained import smollm2
 from shared.require import require
 from shared.run import Run
 from week18.llama3 import Llama
+from week18.smollm2 import smollm2
 from week19.characters import manual, trained_model
+
+CHARACTERS = 100_000
 
 
 class Judged(NamedTuple):
@@ -42,20 +44,20 @@ def windows(
 def language_model(run: Run, calibrating: int, judging: int, *, context: int) -> Judged:
     """SmolLM2 with WikiText-2's validation part to learn from and its test part to be judged by.
 
-    Where its package is missing, and in quick runs, a small character model and Python's manual.
+    What is read of each part is its beginning. Where the package is missing, and in quick runs, a
+    small character model and Python's manual.
     """
     name = "SmolLM2"
     if run.mode != "quick":
         try:
-            smollm2()
+            model, tokenizer = smollm2()
         except UserError as error:
             run.say(f"{error}; a small character model takes its place")
         else:
-            model, tokens = load_smollm2()
-            parts = (
-                windows(tokens(datasets.wikitext2(part)), n, context)
-                for part, n in (("valid", calibrating), ("test", judging))
-            )
+            parts = []
+            for part, n in (("valid", calibrating), ("test", judging)):
+                text = datasets.wikitext2(part)[: max(CHARACTERS, 8 * n * context)]
+                parts.append(windows(torch.tensor(tokenizer.encode(text)), n, context))
             return Judged(name, model, *parts)
     text = manual()
     model = trained_model(text, 4 if run.mode == "quick" else 200, run.seed)

@@ -14,7 +14,7 @@ from shared.study import Run
 from week18.llama3 import Llama, LlamaConfig
 from week19.awq import awq_block, factors, search
 from week19.characters import manual, trained_model
-from week19.folding import fold_block, per_kv_head, readers_of
+from week19.folding import READERS, fold_block, per_kv_head
 from week19.gptq import hessian
 from week19.layer_inputs import Inputs, block_inputs, quantized_losses, round_block
 from week19.quantization import fake_quantize
@@ -78,7 +78,7 @@ def check_folding(run: Run) -> None:
     rotary = [f(angles)[None, None] for f in (torch.cos, torch.sin)]
     before = block(x, *rotary)
     folded = copy.deepcopy(block)
-    for reader, names in readers_of(block).items():
+    for reader, names in READERS.items():
         s = torch.rand(getattr(block, names[0]).in_features, generator=run.generator(2)) + 0.1
         fold_block(folded, reader, per_kv_head(s, 2, 4) if reader == "out_proj" else s)
     why = {"kind": "consistency", "atol": 1e-12, "why": "float64 rounding"}

@@ -71,8 +71,7 @@ def check_steps(run: Run) -> None:
         _, objective = descend(w, bits=3, group_size=GROUP, beta=40.0, steps=20)
         rises.append(max(0.0, np.diff(objective).max() / objective[0]))
         errors = [
-            (w - hqq(w, bits=3, group_size=GROUP, steps=n).dequantize()).abs()
-            for n in range(4)
+            (w - hqq(w, bits=3, group_size=GROUP, steps=n).dequantize()).abs() for n in range(4)
         ]
         published.append(np.diff([e.mean().item() for e in errors]).max() > 0)
     proven = run.against("the theorem: none", kind="theorem", atol=1e-12, why="float64 rounding")
