@@ -1,7 +1,7 @@
 """A real model and texts to quantize it by: SmolLM2 and WikiText-2, or a small one trained here.
 
 >>> windows(torch.arange(100), 2, 10, skip=30)[:, 0]  # spread over the text
-tensor([30, 60])
+tensor([30, 65])
 
 `uv run weeks/19/gptq.py`, `awq.py`, `hqq.py` and `smoothquant.py` judge with them.
 """
@@ -60,7 +60,7 @@ def language_model(run: Run, calibrating: int, judging: int, *, context: int) ->
                 parts.append(windows(torch.tensor(tokenizer.encode(text)), n, context))
             return Judged(name, model, *parts)
     text = manual()
-    model = trained_model(text, 4 if run.mode == "quick" else 200, run.seed)
+    model = trained_model(text, 2 if run.mode == "quick" else 200, run.seed)
     training, held_out = text.training, text.held_out
     return Judged(
         name, model, windows(training, calibrating, context), windows(held_out, judging, context)

@@ -118,7 +118,7 @@ def of_power(error: Tensor, p: float) -> float:
 
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
-    n = run.budget(quick=(1, 4), default=(1, 16), full=(1, 64))
+    n = run.budget(quick=(1, 4), default=(1, 12), full=(1, 64))
     name, model, calibration, texts = language_model(run, *n, context=64)
     methods = {"as it is": lambda b, i: None}
     for bits in (3, 4):
