@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from week18.llama3 import Llama, LlamaConfig
+from week19.folding import fold, fold_values
 from week19.layer_inputs import block_inputs
 from week19.smoothquant import W8A8, smooth_block, smoothing, to_int8, to_w8a8
 
@@ -43,6 +44,28 @@ def test_a_layer_of_integers_is_its_integers_product(seed, bias):
     product = (a.int()[..., None, :] * b.int()).sum(-1) * (a_scale * b_scale)
     expected = product + linear.bias if bias else product
     torch.testing.assert_close(W8A8(linear)(x), expected)
+
+
+def test_a_bias_is_folded_too():
+    g = torch.Generator().manual_seed(0)
+    v, out = nn.Linear(3, 4), nn.Linear(8, 3)
+    norm, reader = nn.LayerNorm(4), nn.Linear(4, 2)
+    for layer in (v, out, norm, reader):
+        for p in layer.double().requires_grad_(False).parameters():
+            nn.init.normal_(p, generator=g)
+    x = torch.randn(5, 3, generator=g).double()
+    factors = torch.rand(4, generator=g).double() + 0.1
+
+    def both():
+        heads = v(x).view(5, 2, 1, 2).expand(5, 2, 2, 2).flatten(1)  # two query heads for each
+        return torch.cat([out(heads), reader(norm(v(x)))], dim=1)
+
+    before = both()
+    fold(norm, [reader], factors)
+    torch.testing.assert_close(both(), before)
+    y = out(v(x).view(5, 2, 1, 2).expand(5, 2, 2, 2).flatten(1))
+    fold_values(v, out, factors, head_dim=2)
+    torch.testing.assert_close(out(v(x).view(5, 2, 1, 2).expand(5, 2, 2, 2).flatten(1)), y)
 
 
 def test_each_input_has_a_scale_of_its_own():
