@@ -14,7 +14,6 @@ conversation becomes tokens, an answer and text again.
 Source: Ben Allal et al., "SmolLM2: when smol goes big" (2025).
 """
 
-
 from shared import pretrained
 from week18.gguf_file import GGUF
 from week18.gguf_tokenizer import GGUFTokenizer

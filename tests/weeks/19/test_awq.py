@@ -42,13 +42,12 @@ def test_the_search_is_never_worse_than_nearest_and_counts_outputs(seed, bits, g
     mean = x.abs().mean(0)
     found = search(w, hessian(x), mean, bits=bits, group_size=group, steps=7)
     assert found.error == min(found.errors) <= found.errors[0]
-    nearest = fake_quantize(w, bits=bits, symmetric=False, granularity=group)
-    torch.testing.assert_close(
-        torch.tensor(found.errors[0]).double(), ((x @ (w - nearest).T) ** 2).mean(0).sum()
-    )
-    new = fake_quantize(w * found.s, bits=bits, symmetric=False, granularity=group) / found.s
-    error = ((x @ (w - new).T) ** 2).mean(0).sum().item()
-    assert error == pytest.approx(found.error)
+    for i, error in enumerate(found.errors):
+        s = factors(mean, i / 7)
+        new = fake_quantize(w * s, bits=bits, symmetric=False, granularity=group)
+        outputs = (x / s) @ new.T
+        assert error == pytest.approx(((x @ w.T - outputs) ** 2).mean(0).sum().item())
+    assert torch.equal(found.s, factors(mean, found.alpha))
 
 
 def test_factors_are_of_magnitudes_and_around_one():

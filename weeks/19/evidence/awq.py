@@ -126,7 +126,7 @@ def losses_of(model: Llama, calibration, texts, widths, group: int) -> dict:
 
 def judge_small_models(run: Run) -> None:
     """Character models trained here, whose inputs are alike: presumably little to gain."""
-    text, steps = manual(), run.budget(quick=2, default=120)
+    text, steps = manual(), run.budget(quick=2, default=80)
     many = windows(text.training, 32, 64)
     held_out = windows(text.held_out, run.budget(quick=4, default=64), 64)
     shares, spreads = [], []
@@ -154,8 +154,8 @@ def input_spread(model: Llama, texts: Float[Tensor, "text n"]) -> float:
 
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
-    n = run.budget(quick=(2, 4), default=(16, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(run, *n, context=64)
+    n = run.budget(quick=(2, 4), default=(20, 12), full=(64, 64))
+    name, model, calibration, texts = language_model(run, *n, context=48)
     group = run.budget(quick=32, default=GROUP)
     losses = losses_of(model, calibration, texts, (3, 4), group)
     for method, values in losses.items():

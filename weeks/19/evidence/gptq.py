@@ -154,7 +154,7 @@ def judge_layers(run: Run) -> None:
 
 def judge_small_models(run: Run) -> None:
     """Character models trained here: loss added by both, and what too little damping does."""
-    text, steps = manual(), run.budget(quick=2, default=120)
+    text, steps = manual(), run.budget(quick=2, default=80)
     rounded, gained, white, by_damping = [], [], [], []
     few, many = (windows(text.training, n, 64, skip=5000) for n in (2, 64))
     held_out = windows(text.held_out, run.budget(quick=4, default=64), 64)
@@ -204,8 +204,8 @@ def by_diagonal(block: Block, inputs: dict[str, Inputs], **options) -> None:
 
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
-    n = run.budget(quick=(2, 4), default=(16, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(run, *n, context=64)
+    n = run.budget(quick=(2, 4), default=(20, 12), full=(64, 64))
+    name, model, calibration, texts = language_model(run, *n, context=48)
     methods = {"as it is": lambda b, i: None}
     for bits in (3, 4):
         group = {"bits": bits, "group_size": GROUP if run.mode != "quick" else 32}
