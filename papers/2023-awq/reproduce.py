@@ -79,7 +79,8 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     seeds = run.budget(quick=2, default=max(seeds, 2), full=max(seeds, 8))
     each, judged = run.budget(quick=(1, 4), default=(8, 6), full=(32, 64))
     group = run.budget(quick=32, default=64)
-    name, model, texts, windows = language_model(run, each * seeds, judged, context=64)
+    options = {"context": 64, "quick": run.mode == "quick", "seed": run.seed}
+    name, model, texts, windows = language_model(each * seeds, judged, **options)
     check(run, model.blocks[0].down_proj.weight)
     run.metric("tokens judged", windows.numel(), rtol=0)
     options = {"bits": 3, "group_size": group}

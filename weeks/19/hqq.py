@@ -65,7 +65,13 @@ def nearest(w: Float[Tensor, "out group size"], *, bits: int) -> Groups:
     return Groups(codes_of(w, scale, zero, bits=bits), scale, zero)
 
 
-def codes_of(w: Tensor, scale: Tensor, zero: Tensor, *, bits: int) -> Tensor:
+def codes_of(
+    w: Float[Tensor, "out group size"],
+    scale: Float[Tensor, "out group 1"],
+    zero: Float[Tensor, "out group 1"],
+    *,
+    bits: int,
+) -> Float[Tensor, "out group size"]:
     """The nearest points of the grids."""
     return (w * (1 / scale) + zero).round().clamp(*levels(bits, symmetric=False))
 

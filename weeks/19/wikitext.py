@@ -15,7 +15,6 @@ from torch import Tensor
 from shared import datasets
 from shared.errors import UserError
 from shared.require import require
-from shared.run import Run
 from week18.llama3 import Llama
 from week18.smollm2 import smollm2
 from week19.characters import manual, trained_model
@@ -41,27 +40,34 @@ def windows(
     return torch.stack([tokens[skip + i * step :][:context] for i in range(count)])
 
 
-def language_model(run: Run, calibrating: int, judging: int, *, context: int) -> Judged:
+def language_model(
+    calibrating: int, judging: int, *, context: int, quick: bool = False, seed: int = 0
+) -> Judged:
     """SmolLM2 with WikiText-2's validation part to learn from and its test part to be judged by.
 
-    What is read of each part is its beginning. Where the package is missing, and in quick runs, a
-    small character model and Python's manual.
+    What is read of each part is its beginning.
+
+    Parameters
+    ----------
+    calibrating, judging
+        Windows of `context` tokens.
+    quick
+        Take a small character model that has hardly been trained, and Python's manual. A trained
+        one also stands in where SmolLM2's package is missing; the name then says so.
     """
-    name = "SmolLM2"
-    if run.mode != "quick":
+    name, missing = "a small model", ""
+    if not quick:
         try:
             model, tokenizer = smollm2()
         except UserError as error:
-            run.say(f"{error}; a small character model takes its place")
+            missing = f" ({error})"
         else:
             parts = []
             for part, n in (("valid", calibrating), ("test", judging)):
                 text = datasets.wikitext2(part)[: max(CHARACTERS, 8 * n * context)]
                 parts.append(windows(torch.tensor(tokenizer.encode(text)), n, context))
-            return Judged(name, model, *parts)
+            return Judged("SmolLM2", model, *parts)
     text = manual()
-    model = trained_model(text, 2 if run.mode == "quick" else 200, run.seed)
-    training, held_out = text.training, text.held_out
-    return Judged(
-        name, model, windows(training, calibrating, context), windows(held_out, judging, context)
-    )
+    model = trained_model(text, 2 if quick else 200, seed)
+    calibration = windows(text.training, calibrating, context)
+    return Judged(name + missing, model, calibration, windows(text.held_out, judging, context))

@@ -155,7 +155,9 @@ def input_spread(model: Llama, texts: Float[Tensor, "text n"]) -> float:
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
     n = run.budget(quick=(2, 4), default=(20, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(run, *n, context=48)
+    name, model, calibration, texts = language_model(
+        *n, context=48, quick=run.mode == "quick", seed=run.seed
+    )
     group = run.budget(quick=32, default=GROUP)
     losses = losses_of(model, calibration, texts, (3, 4), group)
     for method, values in losses.items():

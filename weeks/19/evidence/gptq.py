@@ -205,7 +205,9 @@ def by_diagonal(block: Block, inputs: dict[str, Inputs], **options) -> None:
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
     n = run.budget(quick=(2, 4), default=(20, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(run, *n, context=48)
+    name, model, calibration, texts = language_model(
+        *n, context=48, quick=run.mode == "quick", seed=run.seed
+    )
     methods = {"as it is": lambda b, i: None}
     for bits in (3, 4):
         group = {"bits": bits, "group_size": GROUP if run.mode != "quick" else 32}

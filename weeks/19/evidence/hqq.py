@@ -119,7 +119,9 @@ def of_power(error: Tensor, p: float) -> float:
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
     n = run.budget(quick=(1, 4), default=(1, 12), full=(1, 64))
-    name, model, calibration, texts = language_model(run, *n, context=48)
+    name, model, calibration, texts = language_model(
+        *n, context=48, quick=run.mode == "quick", seed=run.seed
+    )
     methods = {"as it is": lambda b, i: None}
     for bits in (3, 4):
         group = {"bits": bits, "group_size": GROUP if run.mode != "quick" else 32}

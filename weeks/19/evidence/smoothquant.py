@@ -156,7 +156,9 @@ def judge_outliers(run: Run) -> None:
 def judge_language_model(run: Run) -> None:
     """Loss of SmolLM2 with int8 weights and activations, smoothed or not."""
     n = run.budget(quick=(2, 4), default=(8, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(run, *n, context=48)
+    name, model, calibration, texts = language_model(
+        *n, context=48, quick=run.mode == "quick", seed=run.seed
+    )
     most = {"norms' outputs": [], "down_proj's inputs": []}
 
     def plain(block, inputs) -> None:
