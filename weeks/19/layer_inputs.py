@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared.require import require
+from shared.arguments import checked
 from week18.llama3 import Block, Llama
 from week19.folding import LAYERS, READERS
 from week19.gptq import gptq, hessian
@@ -86,6 +86,7 @@ def gptq_block(block: Block, inputs: dict[str, Inputs], **options) -> None:
 # ---- the whole model
 
 
+@checked
 @torch.no_grad()
 def quantized_losses(
     model: Llama,
@@ -104,7 +105,6 @@ def quantized_losses(
     methods
         By name: what changes a block in place, given what its layers read.
     """
-    require(calibration.shape[1] == texts.shape[1], "texts must be as long as calibration")
     angles = torch.arange(texts.shape[1])[:, None] * model.frequencies
     rotary = [f(angles)[None, None] for f in (torch.cos, torch.sin)]
     seen = model.embed(calibration)

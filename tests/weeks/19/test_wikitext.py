@@ -53,7 +53,7 @@ def test_calibration_and_judging_do_not_share_text(monkeypatch):
 def test_texts_must_be_as_long_as_calibration():
     model = Llama(LlamaConfig(7, 8, 1, 2))
     tokens = torch.zeros(2, 5, dtype=torch.long)
-    with pytest.raises(ValueError, match="texts must be as long as calibration"):
+    with pytest.raises(ValueError, match=r"texts must be integers of shape \(window, n = 4\)"):
         quantized_losses(model, tokens[:, :4], tokens, {})
 
 
