@@ -4,8 +4,7 @@ Input $j$ is divided by $s_j = \max|x_j|^{\alpha} / \max|w_j|^{1-\alpha}$ and th
 it are multiplied, which changes nothing until both are rounded to int8 with one scale per tensor.
 
 Reduced: random layers with planted outliers, and character models trained here whose norms put out
-planted ones. **No outlier is natural**: small models have none like those of OPT-175B, and this
-tests the mechanism. The rules stand in the front matter of README.md.
+planted ones. **No outlier is natural**: this tests the mechanism. The rules stand in the front matter of README.md.
 
     uv run papers/2022-smoothquant/reproduce.py
 
