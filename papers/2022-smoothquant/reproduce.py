@@ -4,7 +4,8 @@ Input $j$ is divided by $s_j = \max|x_j|^{\alpha} / \max|w_j|^{1-\alpha}$ and th
 it are multiplied, which changes nothing until both are rounded to int8 with one scale per tensor.
 
 Reduced: random layers with planted outliers, and character models trained here whose norms put out
-planted ones. **No outlier is natural**: this tests the mechanism. The rules stand in the front matter of README.md.
+planted ones. **No outlier is natural**: this tests the mechanism. The rules stand in the front
+matter of README.md.
 
     uv run papers/2022-smoothquant/reproduce.py
 
