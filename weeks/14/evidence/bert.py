@@ -2,18 +2,23 @@
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
+from shared import datasets, plots
 from shared.study import PositiveInt, Run
 from week09.optimizers import AdamW
+from week13.transformer import cross_entropy
 from week14.bert import BertConfig, BertForPretraining
 from week14.bert_pretraining import (
     Special,
     mask_tokens,
+    pretrain,
     pretraining_losses,
     sentence_pairs,
 )
 from week14.minilm import load_bert, minilm, sentence_embeddings
+from week14.ngram import encode_characters
 from week14.transformers_layout import from_bert
 
 SPECIAL = Special(pad=0, cls=1, sep=2, mask=3, first=4)
@@ -37,9 +42,12 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt = 3) 
         Models of each kind, at least 2.
     """
     run.rounding(0.05, "Muon multiplies in bfloat16, which processors round differently")
+    steps = steps or run.budget(quick=4, default=250, full=2000)
+    run.chose(steps=steps)
     check_minilm(run)
     check_pretraining(run)
     check_masks(run)
+    learn(run, steps, max(2, run.budget(quick=2, default=seeds)))
 
 
 # ---- checks
@@ -47,9 +55,11 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt = 3) 
 
 def check_minilm(run: Run) -> None:
     """Real weights: hidden states with padding, gradients, embeddings of sentences."""
-    from sentence_transformers import SentenceTransformer
     from transformers import AutoTokenizer, BertModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     folder = minilm()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(list(SENTENCES), padding=True, return_tensors="pt")
@@ -63,9 +73,12 @@ def check_minilm(run: Run) -> None:
         scale = reference[layer].abs().max()
         name = f"MiniLM, states after layer {layer} / largest"
         equal(name, states[layer] / scale, reference[layer] / scale)
-    library = SentenceTransformer(str(folder), device="cpu").encode(list(SENTENCES))
-    close = run.against("sentence-transformers", atol=1e-6, why="float32 rounding")
-    close("MiniLM, embeddings", sentence_embeddings(ours, tokens, keep), library)
+    if run.mode != "quick":  # the library alone takes seconds to load
+        from sentence_transformers import SentenceTransformer
+
+        library = SentenceTransformer(str(folder), device="cpu").encode(list(SENTENCES))
+        close = run.against("sentence-transformers", atol=1e-6, why="float32 rounding")
+        close("MiniLM, embeddings", sentence_embeddings(ours, tokens, keep), library)
 
     ours, theirs = ours.double(), theirs.double()
     direction = torch.randn(6, 384, dtype=torch.float64, generator=run.generator())
@@ -179,3 +192,80 @@ def check_masks(run: Run) -> None:
     wrong = int((chosen & (tokens < 4)).sum() + ((gaps != tokens) & ~chosen).sum())
     none = {"against": "none", "kind": "theorem", "why": "a count"}
     run.check("special tokens chosen, others changed", wrong, 0, **none)
+
+
+# ---- what it learns
+
+
+def letters() -> dict[str, tuple[Int[Tensor, " n"], Int[Tensor, " n"]]]:
+    """Ids of the letters of Python's manual and their documents; every tenth is held out."""
+    documents = [document.text for document in datasets.pydocs()]
+    ids, _ = encode_characters("".join(documents))
+    text = torch.from_numpy(ids).long() + SPECIAL.first
+    document = torch.arange(len(documents)).repeat_interleave(torch.tensor([*map(len, documents)]))
+    held = document % 10 == 0
+    return {"train": (text[~held], document[~held]), "held out": (text[held], document[held])}
+
+
+@torch.no_grad()
+def losses_of(model: BertForPretraining, text: Tensor, document: Tensor, rows: int) -> list[float]:
+    """Nats per letter where it is hidden and where it is seen, and pairs told right (percent)."""
+    generator, vocab_size = torch.Generator().manual_seed(1234), model.encoder.config.vocab_size
+    size = (model.encoder.config.context - 3) // 2
+    options = {"size": size, "batch": rows, "generator": generator}
+    tokens, types, apart = sentence_pairs(text, document, SPECIAL, **options)
+    gaps, hidden = mask_tokens(tokens, SPECIAL, vocab_size, kinds=(1.0, 0.0), generator=generator)
+    x = model.encoder(gaps, types)
+    seen = (tokens >= SPECIAL.first) & ~hidden
+    losses = [cross_entropy(model.token_logits(x[at]), tokens[at]).item() for at in (hidden, seen)]
+    return [*losses, 100 * (model.pair_logits(x).argmax(dim=1) == apart).float().mean().item()]
+
+
+def learn(run: Run, steps: int, seeds: int) -> None:
+    """BERT's masks, gaps that are all [MASK], and a text without order."""
+    parts = letters()
+    text, document = parts["train"]
+    vocab_size, rows = int(text.max()) + 1, run.budget(quick=64, default=512)
+    config = BertConfig(vocab_size, context=35)
+    kinds = {"80/10/10": (0.8, 0.1), "[MASK] only": (1.0, 0.0), "shuffled": (0.8, 0.1)}
+    found: dict[str, list[list[float]]] = {name: [] for name in kinds}
+    curves: dict[str, list[list[float]]] = {name: [] for name in kinds}
+    marks = [max(1, steps * i // 10) for i in range(1, 11)]
+    for seed in run.progress(range(run.seed, run.seed + seeds), "seeds"):
+        for name, shares in kinds.items():
+            generator = torch.Generator().manual_seed(seed)
+            model = BertForPretraining(config, generator)
+            order = torch.randperm(len(text), generator=generator)
+            source = text[order] if name == "shuffled" else text
+            options = {"steps": steps, "batch": 32, "generator": generator, "kinds": shares}
+            curve = []
+            for step, _ in enumerate(pretrain(model, source, document, SPECIAL, **options), 1):
+                if step in marks:
+                    few = rows if step == steps else rows // 8
+                    curve.append(losses_of(model, *parts["held out"], few))
+            found[name].append(curve[-1])
+            curves[name].append([seen for _, seen, _ in curve])
+    counts = torch.bincount(text, minlength=vocab_size) + 1.0
+    frequency = -(counts / counts.sum()).log()[parts["held out"][0]].mean().item()
+    results = {name: np.array(rows) for name, rows in found.items()}
+    unit = {"unit": "nats per letter", "quick": False}
+    run.metric("letter frequencies", frequency, "nats")
+    for name, (hidden, seen, pairs) in ((name, x.mean(axis=0)) for name, x in results.items()):
+        run.metric(f"{name}: hidden letters", hidden, "nats", rtol=0.05)
+        run.metric(f"{name}: letters in sight", seen, "nats", rtol=0.3)
+        run.metric(f"{name}: pairs told right", pairs, "%", rtol=0.2)
+    fills, before = "it fills gaps better than letter frequencies do", "one seed on other documents"
+    seen_before = f"{before}, 2.9 nats after 200 steps"
+    gains = frequency - results["80/10/10"][:, 0]
+    run.claim(fills, gains, at_least=0.15, seen_before=seen_before, **unit)
+    run.falsifier("trained on shuffled text", frequency - results["shuffled"][:, 0], breaks=fills)
+    reads = "with [MASK] alone it does not learn to read what it sees"
+    bert = results["80/10/10"][:, 1]
+    run.claim(reads, results["[MASK] only"][:, 1] - bert, at_least=1.0, **unit)
+    run.falsifier("80/10/10 against another seed's", np.roll(bert, 1) - bert, breaks=reads)
+    title = "Does the encoder know the letters that it sees?"
+    with run.figure("in_sight", title) as axes:
+        labels = {"xlabel": "steps", "ylabel": "loss at letters in sight (nats)"}
+        lines = {name: curves[name] for name in ("80/10/10", "[MASK] only")}
+        level = {"letter frequencies": frequency}
+        plots.curves(axes, marks, lines, marker="o", reference=level, **labels)
