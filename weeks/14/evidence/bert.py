@@ -42,7 +42,7 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt = 3) 
         Models of each kind, at least 2.
     """
     run.rounding(0.05, "Muon multiplies in bfloat16, which processors round differently")
-    steps = steps or run.budget(quick=4, default=250, full=2000)
+    steps = steps or run.budget(quick=4, default=150, full=2000)
     run.chose(steps=steps)
     check_minilm(run)
     check_pretraining(run)

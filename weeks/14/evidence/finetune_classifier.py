@@ -13,6 +13,7 @@ from shared.study import PositiveFloat, PositiveInt, Run
 from week04.logistic_regression import LogisticRegression
 from week11 import sentiment
 from week11.batches import pad
+from week12.tfidf import CountVectorizer, MultinomialNB
 from week14.bert import Bert
 from week14.finetune_classifier import (
     GPT,
@@ -49,12 +50,13 @@ def main(
         Peak rate of the GPT.
     """
     run.rounding(0.05, "bfloat16 in Muon, and hundreds of steps that amplify rounding")
-    check_transformers(run)
-    words, n = run.budget(quick=(4, 24), default=(10, 2000), full=(99, 7000))
+    if run.mode != "quick":  # transformers alone takes seconds to load
+        check_transformers(run)
+    words, n = run.budget(quick=(4, 16), default=(10, 2000), full=(99, 7000))
     epochs = epochs or run.budget(quick=1, default=1, full=2)
     data = datasets.sst2()
     short = [row for row in data["train"] if len(row.sentence.split()) <= words][:n]
-    parts = {"train": short, "dev": data["dev"][: run.budget(quick=24, default=872)]}
+    parts = {"train": short, "dev": data["dev"][: run.budget(quick=16, default=872)]}
     text = {name: [row.sentence for row in part] for name, part in parts.items()}
     label = {name: np.array([row.label for row in part]) for name, part in parts.items()}
     run.chose(sentences=len(short), epochs=epochs)
@@ -71,11 +73,14 @@ def main(
 
 def counting(run: Run, text: dict, label: dict) -> dict[str, np.ndarray]:
     """Naive Bayes on words and pairs of words, and week 11's LSTM, on the same sentences."""
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.naive_bayes import MultinomialNB
+    from sklearn.naive_bayes import MultinomialNB as Reference
 
-    counts = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), binary=True)
-    bayes = MultinomialNB().fit(counts.fit_transform(text["train"]), label["train"])
+    counts = CountVectorizer(str.split, ngram_range=(1, 2), binary=True)
+    X = {"train": counts.fit_transform(text["train"]), "dev": counts.transform(text["dev"])}
+    bayes, reference = (nb.fit(X["train"], label["train"]) for nb in (MultinomialNB(), Reference()))
+    found = [nb.predict_log_proba(X["dev"]) for nb in (bayes, reference)]
+    equal = run.against("sklearn MultinomialNB", atol=1e-9, why="float64 rounding of long sums")
+    equal("naive Bayes, log-probabilities", *found)
     vocabulary = sentiment.Vocabulary(text["train"])
     rows = {name: [vocabulary.encode(s) for s in part] for name, part in text.items()}
     torch.manual_seed(run.seed)
@@ -84,7 +89,7 @@ def counting(run: Run, text: dict, label: dict) -> dict[str, np.ndarray]:
     epochs = run.budget(quick=1, default=6, full=3)
     sentiment.train(lstm, rows["train"], y, epochs=epochs, generator=run.generator())
     return {
-        "naive Bayes": bayes.predict(counts.transform(text["dev"])),
+        "naive Bayes": bayes.predict(X["dev"]),
         "LSTM (week 11)": (sentiment.predict(lstm, rows["dev"]) > 0).int().numpy(),
     }
 
@@ -116,16 +121,17 @@ def of_minilm(run: Run, text: dict, label: dict, epochs: int, lr: float) -> dict
     tokenizer.no_padding()
     rows = {name: [tokenizer.encode(s).ids for s in part] for name, part in text.items()}
     body = load_bert(minilm())
-    similarity = [word_similarity(body, tokenizer)]
+    most = run.budget(quick=20, default=353)
+    similarity = [word_similarity(body, tokenizer, most)]
     options = {"epochs": epochs, "lr": lr}
     right = {"MiniLM, probe": probe(SentenceClassifier(body), rows, label)}
     tuned = SentenceClassifier(body)
     right["MiniLM, tuned"] = tune(tuned, rows, label, generator=run.generator(), **options)
-    similarity.append(word_similarity(body, tokenizer))
+    similarity.append(word_similarity(body, tokenizer, most))
     for when, value in zip(("before", "after"), similarity, strict=True):
         run.metric(f"MiniLM: rank correlation with word similarity, {when}", value, rtol=0.1)
     control = SentenceClassifier(load_bert(minilm()))
-    options |= {"generator": run.generator(), "n": run.budget(quick=24, default=300)}
+    options |= {"generator": run.generator(), "n": run.budget(quick=16, default=300)}
     right["MiniLM, shuffled labels"] = tune(control, rows, shuffled(label, run), **options)
     small = replace(body.config, d_model=64, n_layers=2, n_heads=4, d_ff=256)
     scratch = SentenceClassifier(Bert(small, run.generator()))
@@ -134,11 +140,11 @@ def of_minilm(run: Run, text: dict, label: dict, epochs: int, lr: float) -> dict
     return right
 
 
-def word_similarity(body: Bert, tokenizer) -> float:
+def word_similarity(body: Bert, tokenizer, most: int) -> float:
     """Spearman's correlation of WordSim-353 with the cosines of single words."""
     from scipy.stats import spearmanr
 
-    pairs = datasets.word_similarity()
+    pairs = datasets.word_similarity()[:most]
     words = sorted({word for pair in pairs for word in pair[:2]})
     rows = [tokenizer.encode(word).ids for word in words]
     tokens, lengths = pad(rows, 0)
