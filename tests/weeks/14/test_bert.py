@@ -21,7 +21,7 @@ from week14.bert_pretraining import (
     pretraining_losses,
     sentence_pairs,
 )
-from week14.evidence.bert import SPECIAL, twins
+from week14.evidence.bert import SPECIAL, letters, twins
 from week14.minilm import load_bert, sentence_embeddings
 from week15.wordpiece import WordPiece
 
@@ -146,6 +146,13 @@ def test_training_learns_what_a_document_is_about():
     generator = torch.Generator().manual_seed(0)
     losses = [*pretrain(model, document + 4, document, SPECIAL, generator=generator, **options)]
     assert sum(words for words, _ in losses[-10:]) / 10 < math.log(10) - 0.3
+
+
+def test_held_out_documents_are_not_trained_on():
+    (text, document), (held, other) = letters().values()
+    assert not set(document.tolist()) & set(other.tolist())
+    assert 0.03 < len(held) / len(text) < 0.3
+    assert min(text.min(), held.min()) >= SPECIAL.first
 
 
 # ---- MiniLM

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from week11.batches import pad
 from week14.bert import Bert, BertConfig
+from week14.evidence.finetune_classifier import shuffled
 from week14.finetune_classifier import (
     GPT,
     GPTConfig,
@@ -92,6 +94,14 @@ def test_the_first_step_is_torchs_adamw():
         library.step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-8, rtol=1e-6)
+
+
+def test_the_control_keeps_the_labels_and_loses_their_order():
+    label = {"train": np.arange(40) % 2, "dev": np.arange(3)}
+    found = shuffled(label, seed=0)
+    assert sorted(found["train"]) == sorted(label["train"])
+    assert (found["train"] != label["train"]).sum() > 8
+    assert found["dev"] is label["dev"]
 
 
 @pytest.mark.parametrize(
