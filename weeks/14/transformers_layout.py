@@ -1,6 +1,6 @@
 """Where our GPT's tensors sit in the `transformers` models that compute the same function.
 
-Both functions map a dictionary of the reference's tensors (weights or gradients, by name) to ours,
+The functions map a dictionary of the reference's tensors (weights or gradients, by name) to ours,
 so weights can be copied and gradients compared with one description of the layout.
 
 >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -8,7 +8,7 @@ so weights can be copied and gradients compared with one description of the layo
 >>> [name for name in from_gpt2(theirs.state_dict()) if "k_proj" in name]
 ['blocks.0.k_proj.weight', 'blocks.0.k_proj.bias']
 
-Source: the modules `modeling_gpt2` and `modeling_gpt_neox` of transformers (2024).
+Source: the modules `modeling_gpt2`, `modeling_gpt_neox` and `modeling_bert` of transformers (2024).
 """
 
 from torch import Tensor
@@ -78,6 +78,43 @@ def from_gpt_neox(theirs: dict[str, Tensor], n_heads: int) -> dict[str, Tensor]:
             for part, our_name in enumerate(("q_proj", "k_proj", "v_proj")):
                 ours[f"blocks.{i}.{our_name}.{kind}"] = heads[:, part].flatten(0, 1)
     return ours
+
+
+def from_bert(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`BertModel` or `BertForPreTraining` to `Bert` or `BertForPretraining`.
+
+    Checkpoints of the encoder alone have no prefix, and their pooler belongs to no head of ours.
+    """
+    heads = {
+        "transform": "cls.predictions.transform.dense",
+        "norm": "cls.predictions.transform.LayerNorm",
+        "pooler": "bert.pooler.dense",
+        "follows": "cls.seq_relationship",
+    }
+    whole = "cls.predictions.bias" in theirs
+    there, here = ("bert.", "encoder.") if whole else ("", "")
+    ours = {
+        f"{here}{our_name}.weight": theirs[f"{there}embeddings.{their_name}_embeddings.weight"]
+        for our_name, their_name in zip(
+            ("embed", "positions", "types"), ("word", "position", "token_type"), strict=True
+        )
+    }
+    names = {f"{here}norm": f"{there}embeddings.LayerNorm"} | (heads if whole else {})
+    parts = {
+        **{f"self_attention.{x[0]}_proj": f"attention.self.{x}" for x in ("query", "key", "value")},
+        "self_attention.out_proj": "attention.output.dense",
+        "residuals.0.norm": "attention.output.LayerNorm",
+        "feed_forward.0": "intermediate.dense",
+        "feed_forward.3": "output.dense",
+        "residuals.1.norm": "output.LayerNorm",
+    }
+    for i in _layers(theirs, f"{there}encoder.layer."):
+        layer = f"{there}encoder.layer.{i}."
+        names |= {f"{here}layers.{i}.{our}": layer + their for our, their in parts.items()}
+    for our_name, their_name in names.items():
+        for kind in ("weight", "bias"):
+            ours[f"{our_name}.{kind}"] = theirs[f"{their_name}.{kind}"]
+    return ours | ({"bias": theirs["cls.predictions.bias"]} if whole else {})
 
 
 def _layers(theirs: dict[str, Tensor], prefix: str) -> range:
