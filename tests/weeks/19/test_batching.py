@@ -107,5 +107,6 @@ def test_the_judge_counts_seconds_of_the_slower_over_the_faster(tmp_path):
 
     run = Run(records.ROOT / "weeks/19/batching.py", mode="quick", out=tmp_path, quiet=True)
     evidence.compare(run, evidence.ASSUMED, n=40, seeds=2)
-    assert {claim["verdict"] for claim in run.claims} == {"holds"}
-    assert [row["broken"] for row in run.falsifiers] == [True]
+    load, sooner = run.claims
+    assert load["mean"] > load["at_least"] > run.falsifiers[0]["mean"] == pytest.approx(1)
+    assert sooner["mean"] > sooner["at_least"]
