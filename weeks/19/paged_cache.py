@@ -116,12 +116,21 @@ class PagedKVCache:
         different = len(set(sequences)) == len(sequences) > 0
         require(different, "sequences must be different, and at least one", sequences)
         require(new >= 1, "new must be at least 1", new)
-        missing, free = self._blocks_to_get(sequences, new), len(self._free)
+        missing, free = self.blocks_to_get(sequences, new), len(self._free)
         must = f"{new} tokens for {len(sequences)} sequences need {missing} blocks"
         require(missing <= free, must, f"{free} free of {self.n_blocks}")
         for i in sequences:
             self._reserve(i, new)
         return PagedBatch(self, sequences, new)
+
+    def blocks_to_get(self, sequences: Sequence[int], new: int) -> int:
+        """Blocks that `batch` would take from the free ones."""
+        grown = {i: -(-(self.length(i) + new) // self.block_size) for i in sequences}
+        missing = sum(max(0, n - len(self._tables[i])) for i, n in grown.items())
+        writers = Counter(self._unfinished_block(i) for i in sequences)
+        del writers[None]
+        # Of the owners of a block one may keep it, if all of them are going to write.
+        return missing + sum(min(n, self._owners[block] - 1) for block, n in writers.items())
 
     def _enter(self, table: list[int], length: int) -> int:
         self._next += 1
@@ -137,14 +146,6 @@ class PagedKVCache:
         """The block, partly filled, that the next token goes into."""
         n, used = divmod(self.length(sequence), self.block_size)
         return self._tables[sequence][n] if used else None
-
-    def _blocks_to_get(self, sequences: Sequence[int], new: int) -> int:
-        grown = {i: -(-(self.length(i) + new) // self.block_size) for i in sequences}
-        missing = sum(max(0, n - len(self._tables[i])) for i, n in grown.items())
-        writers = Counter(self._unfinished_block(i) for i in sequences)
-        del writers[None]
-        # Of the owners of a block one may keep it, if all of them are going to write.
-        return missing + sum(min(n, self._owners[block] - 1) for block, n in writers.items())
 
     def _reserve(self, sequence: int, new: int) -> None:
         table, size = self._tables[sequence], self.block_size
