@@ -95,5 +95,5 @@ def test_judging_looks_where_the_depthwise_net_first_moves(tmp_path):
 def test_judging_of_a_net_that_moves_per_channel_too(tmp_path):
     layer = [3.0, 20, 40, 50, 60]
     verdicts, _ = judged(tmp_path, layer, layer, [0.0] * 5, layer)
-    assert list(verdicts.values()) == ["not reproduced", "not reproduced", "reproduced",
-                                       "not reproduced"]  # fmt: skip
+    expected = ["not reproduced", "not reproduced", "reproduced", "not reproduced"]
+    assert list(verdicts.values()) == expected

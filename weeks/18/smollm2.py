@@ -60,7 +60,12 @@ class GrownCache:
     def __init__(self):
         self.length, self._layers = 0, {}
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def update(
+        self,
+        layer: int,
+        k: Float[Tensor, "batch kv_head new dim"],
+        v: Float[Tensor, "batch kv_head new dim"],
+    ) -> tuple[Float[Tensor, "batch kv_head key dim"], Float[Tensor, "batch kv_head key dim"]]:
         """Append the keys and values of new tokens; return those of all tokens so far."""
         if layer in self._layers:
             k, v = (

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from shared.require import require
 from week18.llama3 import Cache, Llama, allowed_keys
 from week18.rotary import rotate
 
@@ -58,9 +59,11 @@ class FusedLlama(Llama):
     def __init__(self, model: Llama, *, batch: int = 1):
         nn.Module.__init__(self)  # the parts of a Llama are not wanted, only to be one
         self.config, self.embed, self.frequencies = model.config, model.embed, model.frequencies
-        angles = torch.arange(self.config.context)[:, None] * model.frequencies
-        dtype = model.embed.weight.dtype
-        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        scaling, dtype = self.config.rope_scaling, model.embed.weight.dtype
+        must = "rope_scaling must be one whose angles do not depend on the text's length"
+        require(scaling is None or not scaling.by_length, must, scaling)
+        waves = model.waves(torch.arange(self.config.context), None)
+        self.cos, self.sin = (table[0, 0].to(dtype) for table in waves)
         self.layers = []
         for block in model.blocks:
             qkv = torch.cat([p.weight for p in (block.q_proj, block.k_proj, block.v_proj)])
@@ -102,7 +105,15 @@ class FusedLlama(Llama):
             cache.advance(n)
         return self.head(self.norm(x[:, -1:]))
 
-    def attend(self, qkv, layer, cos, sin, cache, allowed) -> Float[Tensor, "batch seq d"]:
+    def attend(
+        self,
+        qkv: Float[Tensor, "batch seq width"],
+        layer: int,
+        cos: Float[Tensor, "row 1 seq half_dim"],
+        sin: Float[Tensor, "row 1 seq half_dim"],
+        cache: Cache | None,
+        allowed: Bool[Tensor, "#batch 1 seq key"] | None,
+    ) -> Float[Tensor, "batch seq d"]:
         """All heads' outputs side by side."""
         n_heads, n_kv = self.config.n_heads, self.config.n_kv_heads
         batch, n = qkv.shape[:2]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from week18.llama3 import Llama, LlamaConfig
+from week18.long_context import DynamicNTK, YaRN
 from week18.transformers_twin import randomize
 from week19.fused_llama import FusedLlama
 from week19.kv_cache import KVCache, generate, left_pad
@@ -46,6 +47,14 @@ def test_padded_rows_and_generate():
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
     texts = [torch.stack(list(generate(m, prompts, 12, choose=greedy))) for m in (model, fused)]
     assert torch.equal(*texts)
+
+
+def test_stretched_positions_keep_their_gain():
+    model, fused = pair(rope_scaling=YaRN(4.0, original_context=16))
+    tokens = torch.arange(30)[None]
+    torch.testing.assert_close(fused(tokens)[:, 0], model(tokens)[:, -1], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="rope_scaling must be one whose angles do not depend"):
+        pair(rope_scaling=DynamicNTK(4.0, original_context=16))
 
 
 def test_gains_are_not_forgotten():
