@@ -128,7 +128,7 @@ class NoisyMixtureMLP(MixtureMLP):
         clean = self.router(x)
         if not self.training:
             return clean
-        spread = F.softplus(self.spread(x))
+        spread = F.softplus(self.spread(x)) + 1e-2  # as the authors' code: never no noise
         noisy = noisy_logits(clean, spread, self.generator)
         self.expected_load = expected_load(clean, noisy, spread, self.config.top_k)
         return noisy
