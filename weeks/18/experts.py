@@ -29,7 +29,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from shared.arguments import checked
@@ -160,7 +160,9 @@ class Experts(nn.Module):
         up = grouped_linear(x, self.up_proj, counts)
         return grouped_linear(F.silu(gate) * up, self.down_proj, counts)
 
-    def one(self, expert: int, x: Float[Tensor, "*batch d_model"]) -> Tensor:
+    def one(
+        self, expert: int, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
         """Output of a single expert, for `by_token`."""
         gate, up = (F.linear(x, p[expert]) for p in (self.gate_proj, self.up_proj))
         return F.linear(F.silu(gate) * up, self.down_proj[expert])
@@ -169,7 +171,9 @@ class Experts(nn.Module):
 # ---- losses that keep a router in order
 
 
-def _real(x: Tensor, real: Bool[Tensor, " token"] | None) -> Tensor:
+def _real(
+    x: Num[Tensor, "token some"], real: Bool[Tensor, " token"] | None
+) -> Num[Tensor, "real_token some"]:
     return x if real is None else x[real]
 
 
