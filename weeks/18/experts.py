@@ -7,8 +7,8 @@ $$y = \sum_{i \in T} \frac{e^{h_i}}{\sum_{j \in T} e^{h_j}}\, \mathrm{expert}_i(
   T = \mathrm{top}_k(h).$$
 
 `by_token` says this in three lines, and `mix` computes it: tokens are sorted by expert, and each
-expert multiplies its own slice once. Left alone, a router feeds few experts, so balancing losses
-are added to what is trained.
+expert multiplies its own slice once. Left alone, a router can end up feeding a few of them, so
+balancing losses are added to what is trained.
 
 >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 3.0]])
 >>> weights, chosen = route(logits, 2)
@@ -134,8 +134,8 @@ def grouped_linear(
 ) -> Float[Tensor, "row d_out"]:
     """Each expert's matrix times its own slice of the sorted rows.
 
-    `torch.nn.functional.grouped_mm` does it in one kernel on a GPU; on a CPU it takes neither
-    float64 nor widths that are no multiple of 16 bytes, and is no faster.
+    `torch.nn.functional.grouped_mm` does it in one call, but takes neither float64 nor rows whose
+    length is no multiple of 16 bytes.
     """
     slices = zip(x.split(counts), weight.unbind(), strict=True)
     return torch.cat([F.linear(rows, matrix) for rows, matrix in slices])
