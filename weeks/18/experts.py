@@ -7,8 +7,8 @@ $$y = \sum_{i \in T} \frac{e^{h_i}}{\sum_{j \in T} e^{h_j}}\, \mathrm{expert}_i(
   T = \mathrm{top}_k(h).$$
 
 `by_token` says this in three lines, and `mix` computes it: tokens are sorted by expert, and each
-expert multiplies its own slice once. Left alone, a router feeds few experts, so balancing losses
-are added to what is trained.
+expert multiplies its own slice once. Left alone, a router can end up feeding a few of them, so
+balancing losses are added to what is trained.
 
 >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 3.0]])
 >>> weights, chosen = route(logits, 2)
@@ -29,7 +29,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from shared.arguments import checked
@@ -134,8 +134,8 @@ def grouped_linear(
 ) -> Float[Tensor, "row d_out"]:
     """Each expert's matrix times its own slice of the sorted rows.
 
-    `torch.nn.functional.grouped_mm` does it in one kernel on a GPU; on a CPU it takes neither
-    float64 nor widths that are no multiple of 16 bytes, and is no faster.
+    `torch.nn.functional.grouped_mm` does it in one call, but takes neither float64 nor rows whose
+    length is no multiple of 16 bytes.
     """
     slices = zip(x.split(counts), weight.unbind(), strict=True)
     return torch.cat([F.linear(rows, matrix) for rows, matrix in slices])
@@ -160,7 +160,9 @@ class Experts(nn.Module):
         up = grouped_linear(x, self.up_proj, counts)
         return grouped_linear(F.silu(gate) * up, self.down_proj, counts)
 
-    def one(self, expert: int, x: Float[Tensor, "*batch d_model"]) -> Tensor:
+    def one(
+        self, expert: int, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
         """Output of a single expert, for `by_token`."""
         gate, up = (F.linear(x, p[expert]) for p in (self.gate_proj, self.up_proj))
         return F.linear(F.silu(gate) * up, self.down_proj[expert])
@@ -169,7 +171,9 @@ class Experts(nn.Module):
 # ---- losses that keep a router in order
 
 
-def _real(x: Tensor, real: Bool[Tensor, " token"] | None) -> Tensor:
+def _real(
+    x: Num[Tensor, "token some"], real: Bool[Tensor, " token"] | None
+) -> Num[Tensor, "real_token some"]:
     return x if real is None else x[real]
 
 

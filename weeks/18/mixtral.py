@@ -7,8 +7,8 @@ is trained is the loss of the next token plus two small losses of the routers,
 $$L = L_{\mathrm{next}} + \alpha\, E \sum_i f_i P_i
       + \beta\, \mathrm{mean}\big(\mathrm{logsumexp}(h)^2\big),$$
 
-with $f_i$ the share of tokens at expert $i$ and $P_i$ its mean probability. Without the first of
-them a few experts take most tokens.
+with $f_i$ the share of tokens at expert $i$ and $P_i$ its mean probability. The first
+of them is there to keep a few experts from taking most tokens.
 
 >>> model = Mixtral(MixtralConfig(50, n_kv_heads=2), torch.Generator().manual_seed(0))
 >>> tokens = torch.arange(12)[None]
@@ -128,7 +128,7 @@ class NoisyMixtureMLP(MixtureMLP):
         clean = self.router(x)
         if not self.training:
             return clean
-        spread = F.softplus(self.spread(x))
+        spread = F.softplus(self.spread(x)) + 1e-2  # as the authors' code: never no noise
         noisy = noisy_logits(clean, spread, self.generator)
         self.expected_load = expected_load(clean, noisy, spread, self.config.top_k)
         return noisy
