@@ -18,6 +18,7 @@ transformer", section 3.3.1 and table 4.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from shared import papers, plots
 from shared.require import require
 from shared.study import PositiveInt, Run, cli
 from week11.batches import pad
-from week14.span_corruption import EOS, PAD, deshuffle, mask_tokens, prefix
+from week14.span_corruption import EOS, PAD, corrupt_spans, deshuffle, prefix
 from week14.t5 import T5, T5Config, greedy, training_losses
 
 NOUNS, VERBS = ("cat", "dog", "bird", "horse", "lion"), ("see", "like", "chase")
@@ -39,10 +40,12 @@ ADJECTIVES, PLACES, TASKS = (
 )
 WORDS = ["yes", "no", "[", "]", "|", *TASKS, *ADJECTIVES, *PLACES]
 WORDS += [word + s for word in NOUNS + VERBS for s in ("", "s")]
+PACKED, SENTINELS = 4, 16
 IDS = {word: i for i, word in enumerate(WORDS, start=EOS + 1)}
-VOCAB = EOS + 2 + len(WORDS)  # the last one is the mask
+VOCAB = EOS + 1 + len(WORDS) + SENTINELS
 
-OBJECTIVES = {"denoising": mask_tokens, "prefix": prefix, "deshuffling": deshuffle}
+OBJECTIVES = {"denoising": partial(corrupt_spans, density=0.25, mean_span=1.5)}
+OBJECTIVES |= {"prefix": prefix, "deshuffling": deshuffle}
 Pair = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]
 
 
@@ -81,33 +84,29 @@ def other_number(verb: str) -> str:
 def ask(task: str, rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """A question and its answer.
 
-    agreement: the verb, as it must be; half of them stand there wrong. copying: the words in
-    brackets. entailment:
-    does the second sentence, with adjectives and place left out, follow from the first? In the
-    wrong ones subject and object are exchanged, or one noun or the verb is another.
+    agreement: the verb as it must be; half of them stand there wrong. copying: the words in
+    brackets. entailment: is it true what is said of the subject? In half the questions one noun or
+    verb is another.
     """
     require(task in TASKS, f"task must be one of {', '.join(TASKS)}", task)
     parts, right = sentence(rng), bool(rng.integers(2))
     words, answer = words_of(parts), ["yes" if right else "no"]
     if task == "copying":
-        start = int(rng.integers(len(words) - 2))
-        end = start + int(rng.integers(1, 4))
+        start = int(rng.integers(len(words) - 1))
+        end = start + int(rng.integers(1, 3))
         return [task, *words[:start], "[", *words[start:end], "]", *words[end:]], words[start:end]
     if task == "agreement":
         verb = parts["verb"][0]
         shown = verb if right else other_number(verb)
         return [task, *words_of(parts | {"verb": [shown]})], [verb]
-    short = [parts["subject"][-1], parts["verb"][0], parts["object"][-1]]
-    if not right:
-        while short == [parts["subject"][-1], parts["verb"][0], parts["object"][-1]]:
-            another, which = sentence(rng), rng.integers(4)
-            if which == 3:
-                short = short[::-1]
-            else:
-                part = ("subject", "verb", "object")[which]
-                short[which] = another[part][-1]
-    subject, verb, thing = short
-    return [task, *words, "|", subject, verb, thing], answer
+    short = [parts["subject"][-1], parts["verb"][0]]
+    if not right:  # who else did it, or what else was done
+        nouns = [noun for noun in NOUNS if noun[:3] != short[0][:3]]
+        verbs = [verb for verb in VERBS if verb[:3] != short[1][:3]]
+        ends = "s" * short[0].endswith("s"), "s" * short[1].endswith("s")
+        which = int(rng.integers(2))
+        short[which] = str(rng.choice((nouns, verbs)[which])) + ends[which]
+    return [task, *words, "|", *short], answer
 
 
 # ---- training
@@ -132,7 +131,7 @@ def unlabeled(objective: str, shuffled: bool = False) -> Callable[[np.random.Gen
 
     def make(rng: np.random.Generator) -> Pair:
         text, noise = (np.random.default_rng(s) for s in rng.integers(2**32, size=2))
-        tokens = encode(words_of(sentence(text)))
+        tokens = np.concatenate([encode(words_of(sentence(text))) for _ in range(PACKED)])
         tokens = noise.permutation(tokens) if shuffled else tokens
         return OBJECTIVES[objective](tokens, noise, VOCAB)
 

@@ -230,6 +230,7 @@ def learn(run: Run, steps: int) -> None:
             losses[name].append(values.nanmean().item())
         for name, places in by_place.items():
             places.append(found[name].nanmean(0).numpy())
+    run.metric("training steps", steps)
     run.metric("parameters", sum(p.numel() for p in model.parameters()))
     judge(run, {k: np.array(v) for k, v in losses.items()}, curves, counted)
     draw(run, curves, by_place)
