@@ -149,13 +149,23 @@ def test_losses_of_cut_characters_only():
 
 def test_judging_by_made_up_losses(tmp_path):
     run = Run(ROOT / "weeks/14/t5.py", out=tmp_path, quiet=True)
-    made = {"right": 2.0, "other": 2.5, "mixed": 3.3, "mixed, other": 3.3, "forgot": 2.2}
+    made = {
+        "right": 2.0,
+        "other": 2.5,
+        "mixed": 3.3,
+        "mixed, other": 3.3,
+        "decoder": 2.1,
+        "encoder": 2.2,
+    }
     losses = {name: value + np.array([0.0, 0.01, 0.02]) for name, value in made.items()}
     curves = {"text infilling": [np.linspace(4, 2, 50) + s for s in (0, 0.1, 0.2)]}
-    judge(run, losses | {"other": 2.5 + np.array([0, 0.01, 0.03])}, curves, 3.2)
-    assert [claim["verdict"] for claim in run.claims] == ["holds"] * 4
+    other = {
+        name: made[name] + np.array([0, 0.01, 0.03]) for name in ("other", "decoder", "encoder")
+    }
+    judge(run, losses | other, curves, 3.2)
+    assert [claim["verdict"] for claim in run.claims] == ["holds"] * 5
     means = [claim["mean"] for claim in run.claims]
-    assert means == pytest.approx([1.19, 0.503, 1.84, 0.2], abs=0.01)
+    assert means == pytest.approx([1.19, 0.503, 1.84, 0.203, 0.103], abs=0.01)
     assert all(row["broken"] for row in run.falsifiers)
 
 
