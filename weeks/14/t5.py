@@ -104,7 +104,10 @@ class Attention(nn.Module):
         return self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
 
     def forward(
-        self, x: Float[Tensor, "batch query d_model"], seen: KeysValues, mask: Tensor
+        self,
+        x: Float[Tensor, "batch query d_model"],
+        seen: KeysValues,
+        mask: Float[Tensor, "#batch head query key"] | Bool[Tensor, "batch 1 1 key"],
     ) -> Float[Tensor, "batch query d_model"]:
         """Look at the keys and values `seen`; `mask` is added to the scores, or says who may."""
         q = self.heads(self.q_proj(x))
