@@ -183,7 +183,7 @@ def accuracy(model: T5, pairs: list[Pair]) -> float:
 
 
 def main(
-    run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 250, tuning: PositiveInt = 150
+    run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 200, tuning: PositiveInt = 120
 ) -> None:
     """Pre-train with each objective, fine-tune, and judge by the front matter's rules.
 

@@ -52,7 +52,7 @@ def main(run: Run, *, steps: PositiveInt | None = None) -> None:
     for version in ("1.0", "1.1"):
         check_against_transformers(run, version)
     check_spans(run)
-    steps = steps or run.budget(quick=4, default=240, full=2000)
+    steps = steps or run.budget(quick=4, default=200, full=2000)
     run.chose(steps=steps)
     learn(run, steps)
 
