@@ -198,10 +198,8 @@ def learn(run: Run, steps: int) -> None:
     vocab, split = words + SENTINELS, int(0.9 * len(ids))
     training, held_out = ids[:split], ids[split:]
     counts = np.bincount(training, minlength=words) + 1
-    seeds, size = (
-        range(run.seed, run.seed + run.budget(quick=2, default=3)),
-        run.budget(quick=16, default=256),
-    )
+    seeds = range(run.seed, run.seed + run.budget(quick=2, default=3))
+    size = run.budget(quick=16, default=256)
     source, target = next(make_batches(held_out, 1000, vocab, corrupt_spans, size))
     cut = target[(target > EOS) & (target < words)]
     counted = -np.log(counts / counts.sum())[cut].mean()
