@@ -213,7 +213,7 @@ def fit(arm: str, seed: int, *, sentences: int, tests: int, merges: int, steps: 
     return scores, sum(len(b) for _, b in ids) / (2 * len(ids))
 
 
-def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 250) -> None:
+def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 150) -> None:
     """Train networks on words and on subwords, and judge by the front matter's rules.
 
     Parameters

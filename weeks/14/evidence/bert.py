@@ -237,11 +237,12 @@ def learn(run: Run, steps: int, seeds: int) -> None:
             model = BertForPretraining(config, generator)
             order = torch.randperm(len(text), generator=generator)
             source = text[order] if name == "shuffled" else text
-            options = {"steps": steps, "batch": 32, "generator": generator, "kinds": shares}
+            n = max(1, steps // 2) if name == "shuffled" else steps
+            options = {"steps": n, "batch": 32, "generator": generator, "kinds": shares}
             curve = []
             for step, _ in enumerate(pretrain(model, source, document, SPECIAL, **options), 1):
-                if step in marks:
-                    few = rows if step == steps else rows // 8
+                if step in marks or step == n:
+                    few = rows if step == n else rows // 8
                     curve.append(losses_of(model, *parts["held out"], few))
             found[name].append(curve[-1])
             curves[name].append([seen for _, seen, _ in curve])

@@ -70,7 +70,7 @@ def main(
         name: found == label["dev"] for name, found in counting(run, text, label).items()
     }
     right |= of_minilm(run, text, label, epochs, lr)
-    right |= of_gpt(run, text, label, 2 * epochs, gpt_lr)
+    right |= of_gpt(run, text, label, epochs, gpt_lr)
     judge(run, right, max(label["dev"].mean(), 1 - label["dev"].mean()))
 
 
@@ -138,7 +138,10 @@ def of_minilm(run: Run, text: dict, label: dict, epochs: int, lr: float) -> dict
         run.metric(f"MiniLM: rank correlation with word similarity, {when}", value, rtol=0.1)
     control = SentenceClassifier(load_bert(minilm()))
     options |= {"generator": run.generator(), "n": run.budget(quick=16, default=300)}
-    right["MiniLM, shuffled labels"] = tune(control, rows, shuffled(label, run.seed), **options)
+    some = run.budget(quick=16, default=500)  # enough to learn from, if there were something
+    part = {"train": rows["train"][:some], "dev": rows["dev"]}
+    mixed = shuffled({**label, "train": label["train"][:some]}, run.seed)
+    right["MiniLM, shuffled labels"] = tune(control, part, mixed, **options)
     small = replace(body.config, d_model=64, n_layers=2, n_heads=4, d_ff=256)
     scratch = SentenceClassifier(Bert(small, run.generator()))
     options = {"epochs": 3 * epochs, "lr": 1e-3, "generator": run.generator()}
@@ -202,7 +205,8 @@ def of_gpt(run: Run, text: dict, label: dict, epochs: int, lr: float) -> dict[st
     for name, loss in losses.items():
         run.metric(f"our GPT: loss on the manual, {name}", loss.mean(), "nats", rtol=0.1)
     forgets = "the tuned GPT forgets the manual"
-    unit = {"unit": "nats per character", "quick": False, "seen_before": "0.97 with another seed"}
+    unit = {"unit": "nats per character", "quick": False}
+    unit["seen_before"] = "0.97 with another seed; 0.71 here after twice the epochs"
     run.claim(forgets, losses["tuned"] - losses["before"], at_least=0.1, **unit)
     probed = [evaluate(body, part, window=64) for part in stretches] - losses["before"]
     run.falsifier("probed, its body frozen", probed, breaks=forgets)
@@ -225,19 +229,19 @@ def judge(run: Run, right: dict[str, np.ndarray], majority: float) -> None:
         return paired_bootstrap(a, b[: len(a)], rng=run.rng)
 
     passes = "MiniLM, tuned, passes 85 %"
-    seen = "85.0 at this rate, 85.2 at twice the rate, on 500 sentences of the test part"
+    seen = "85.0 at this rate, 85.2 at twice the rate, on 500 sentences of the test part; 81.4 here"
     run.claim(passes, interval("MiniLM, tuned"), at_least=85, seen_before=seen, **unit)
     run.falsifier("tuned on shuffled labels", interval("MiniLM, shuffled labels"), breaks=passes)
     unit["unit"] = "points of accuracy"
-    on = "points on 500 sentences of the test part"
+    on = "points on 500 sentences of the test part; here, in a first run, {} points"
     for name, a, b, seen in (
-        ("tuning MiniLM beats probing it", "MiniLM, tuned", "MiniLM, probe", f"5 {on}"),
-        ("tuned MiniLM beats naive Bayes", "MiniLM, tuned", "naive Bayes", f"13 {on}"),
+        ("tuning MiniLM beats probing it", "MiniLM, tuned", "MiniLM, probe", "5 " + on.format(0.7)),
+        ("tuned MiniLM beats naive Bayes", "MiniLM, tuned", "naive Bayes", "13 " + on.format(6.8)),
         (
             "pretraining on a manual helps our GPT",
             "our GPT, tuned",
             "our GPT, from scratch",
-            f"9 {on}",
+            "9 " + on.format(7.8),
         ),
     ):
         run.claim(name, interval(a, b), at_least=0, seen_before=seen, **unit)
