@@ -97,8 +97,7 @@ def execute(
         quiet=quiet,
     )
     run.prepare()
-    # torchao, which transformers imports where it is, sets off a deprecation of torch's
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    silence_libraries()
     if "torch" in sys.modules:
         import torch
 
@@ -112,6 +111,11 @@ def execute(
     elif record:
         run.publish(quick_fingerprint(main))
     return run
+
+
+def silence_libraries() -> None:
+    """No line about a deprecation in torch when transformers imports torchao."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 
 def quick_fingerprint(main: Callable[..., None]) -> dict:

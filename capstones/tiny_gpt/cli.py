@@ -47,6 +47,7 @@ app = cyclopts.App(name="tiny-gpt", help=__doc__, **options)
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; return its exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    study.silence_libraries()
     words = list(sys.argv[1:] if argv is None else argv)
     return study.call(app, words, prepare=_take_chosen_settings, lost="")
 

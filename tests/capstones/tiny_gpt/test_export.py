@@ -448,7 +448,7 @@ LLAMA3 |= {"original_max_position_embeddings": 16}
         ("gpt2", {"n_head": "4"}, "n_heads must be a number"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act"),
         ("llama", {"attention_bias": True}, "attention_bias"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type"),
         ("llama", {"rope_parameters": LLAMA3}, "rope_type"),
         ("llama", {"head_dim": 8}, "head_dim"),
         ("modern", {"gpt": {"vocab_size": 9, "norm": "batch"}}, "norm must be one of"),

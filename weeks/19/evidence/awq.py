@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from shared import plots
@@ -142,7 +142,7 @@ def judge_small_models(run: Run) -> None:
 
 
 @torch.no_grad()
-def input_spread(model: Llama, texts: Float[Tensor, "text n"]) -> float:
+def input_spread(model: Llama, texts: Int[Tensor, "text n"]) -> float:
     """`spread` of the block where it is largest."""
     angles = torch.arange(texts.shape[1])[:, None] * model.frequencies
     x, most = model.embed(texts), 0.0
