@@ -10,7 +10,6 @@ from shared import datasets, plots
 from shared.study import PositiveInt, Run
 from week09.optimizers import AdamW
 from week14.ngram import encode_characters
-from week18.evidence.llama3_blocks import loss_by_position
 from week18.experts import Experts, balancing_loss, capacity_of, dispatch, mix, route
 from week18.llama3 import Llama, LlamaConfig
 from week18.mixtral import (
@@ -24,6 +23,7 @@ from week18.mixtral import (
     train,
 )
 from week18.pretrained import hugging_face_config, hugging_face_name
+from week18.training import loss_by_position
 from week18.transformers_twin import randomize
 
 SIZES = {"d_model": 48, "n_layers": 2, "n_heads": 4, "n_kv_heads": 1, "context": 48}
@@ -212,7 +212,7 @@ def compare(run: Run, steps: int, seeds: int) -> None:
             rest = options | {"generator": run.generator(100 + seed), "penalty": extra}
             curve, load = train(model, training, steps=steps, **rest)
             curves[arm].append(curve)
-            final[arm].append(loss_by_position(model, valid).mean().item())
+            final[arm].append(loss_by_position(model, valid, SIZES["context"]).mean().item())
             if arm != "dense":
                 loads[arm].append(load)
                 imbalances[arm].append(imbalance(model))
@@ -220,7 +220,7 @@ def compare(run: Run, steps: int, seeds: int) -> None:
         model = Mixtral(sparse, run.generator(seed))
         rest = options | {"generator": run.generator(100 + seed), "penalty": penalty}
         train(model, mixed, steps=max(steps // 2, 3), **rest)
-        final["shuffled"].append(loss_by_position(model, valid).mean().item())
+        final["shuffled"].append(loss_by_position(model, valid, SIZES["context"]).mean().item())
     shares = np.bincount(ids[:split], minlength=len(alphabet)) / split
     letters = -float(np.log(shares[valid[1:].numpy()]).mean())
     final = {arm: np.array(values) for arm, values in final.items()}

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from shared import plots
