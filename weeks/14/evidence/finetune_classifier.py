@@ -70,7 +70,7 @@ def main(
         name: found == label["dev"] for name, found in counting(run, text, label).items()
     }
     right |= of_minilm(run, text, label, epochs, lr)
-    right |= of_gpt(run, text, label, epochs, gpt_lr)
+    right |= of_gpt(run, text, label, 2 * epochs, gpt_lr)
     judge(run, right, max(label["dev"].mean(), 1 - label["dev"].mean()))
 
 
@@ -206,7 +206,7 @@ def of_gpt(run: Run, text: dict, label: dict, epochs: int, lr: float) -> dict[st
         run.metric(f"our GPT: loss on the manual, {name}", loss.mean(), "nats", rtol=0.1)
     forgets = "the tuned GPT forgets the manual"
     unit = {"unit": "nats per character", "quick": False}
-    unit["seen_before"] = "0.97 with another seed; 0.71 here after twice the epochs"
+    unit["seen_before"] = "0.97 with another seed; 0.71 here, and 0.54 after half the epochs"
     run.claim(forgets, losses["tuned"] - losses["before"], at_least=0.1, **unit)
     probed = [evaluate(body, part, window=64) for part in stretches] - losses["before"]
     run.falsifier("probed, its body frozen", probed, breaks=forgets)
@@ -241,7 +241,7 @@ def judge(run: Run, right: dict[str, np.ndarray], majority: float) -> None:
             "pretraining on a manual helps our GPT",
             "our GPT, tuned",
             "our GPT, from scratch",
-            "9 " + on.format(7.8),
+            "9 " + on.format("7.8, after half the epochs -0.5"),
         ),
     ):
         run.claim(name, interval(a, b), at_least=0, seen_before=seen, **unit)
