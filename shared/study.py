@@ -135,6 +135,9 @@ def hand_over(file: str) -> typing.NoReturn:
     The running module takes its name in the package first, so that it exists once.
     """
     script = Path(file).resolve()
+    # Its folder is in front of the path; libraries that look for others (transformers for hqq)
+    # would find a week's file of that name.
+    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != script.parent]
     package = f"week{script.parent.name}"
     sys.modules[f"{package}.{script.stem}"] = sys.modules["__main__"]
     cli(importlib.import_module(f"{package}.evidence.{script.stem}").main)
