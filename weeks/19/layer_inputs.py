@@ -105,8 +105,7 @@ def quantized_losses(
     methods
         By name: what changes a block in place, given what its layers read.
     """
-    angles = torch.arange(texts.shape[1])[:, None] * model.frequencies
-    rotary = [f(angles)[None, None] for f in (torch.cos, torch.sin)]
+    rotary = model.waves(torch.arange(texts.shape[1]), None)
     seen = model.embed(calibration)
     states = {name: model.embed(texts) for name in methods}
     for block in model.blocks:

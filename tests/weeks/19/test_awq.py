@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from week18.llama3 import Llama, LlamaConfig
+from week18.long_context import YaRN
 from week19.awq import awq_block, factors, search
 from week19.folding import READERS, fold, fold_block, per_kv_head, per_query_head
 from week19.gptq import hessian
@@ -24,10 +25,10 @@ from week19.quantization import fake_quantize
 seeds = st.integers(0, 9999)
 
 
-def small(seed=0):
+def small(seed=0, **sizes):
     """A random LLaMA whose query heads share values, in float64, with tokens to read."""
     generator = torch.Generator().manual_seed(seed)
-    model = Llama(LlamaConfig(13, 16, 2, 4, 2, d_ff=24), generator).double()
+    model = Llama(LlamaConfig(13, 16, 2, 4, 2, d_ff=24, **sizes), generator).double()
     for p in model.parameters():
         nn.init.normal_(p, std=0.5, generator=generator)
     tokens = torch.randint(13, (3, 10), generator=generator)
@@ -110,12 +111,17 @@ def test_awq_is_exact_where_nothing_is_rounded_off():
     losses = quantized_losses(model, tokens, tokens, methods)
     for name in methods:
         torch.testing.assert_close(losses[name], losses["as it is"], atol=0.05, rtol=0)
-    states = model.embed(tokens)
     assert not torch.equal(losses["awq"], losses["nearest"])
-    logits = model(tokens)
-    expected = [nn.functional.cross_entropy(r[:-1], t[1:]) for r, t in zip(logits, tokens)]  # noqa: B905
+    assert window_losses(model, model.embed(tokens), tokens).shape == (3,)
+
+
+@pytest.mark.parametrize("scaling", [None, YaRN(4.0, original_context=4)])
+def test_untouched_blocks_give_the_losses_of_the_model(scaling):
+    model, tokens = small(rope_scaling=scaling)  # stretched positions have a gain
+    losses = quantized_losses(model, tokens, tokens, {"as it is": lambda b, i: None})
+    pairs = zip(model(tokens), tokens, strict=True)
+    expected = [nn.functional.cross_entropy(row[:-1], text[1:]) for row, text in pairs]
     torch.testing.assert_close(losses["as it is"], torch.stack(expected))
-    assert window_losses(model, states, tokens).shape == (3,)
 
 
 def test_the_model_itself_is_left_alone():

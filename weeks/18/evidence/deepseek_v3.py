@@ -4,16 +4,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from shared import datasets, plots
+from shared import plots
 from shared.study import PositiveInt, Run
-from week09.optimizers import AdamW
-from week14.ngram import encode_characters
 from week18.balanced_experts import balanced, choose_experts, max_violation
 from week18.balanced_training import Training, loss_and_load, train
 from week18.deepseek_twin import randomize, their_config, their_tensors, transformers_twin
 from week18.deepseek_v3 import DeepSeek, DeepSeekConfig
+from week18.evidence.learning import (
+    Manual,
+    check_ten_steps,
+    judge_control,
+    judge_learning,
+    manual,
+)
 from week18.latent_attention import V3, LatentCache, LatentConfig
 
 # Odd sizes, groups, several shared experts: nothing can be taken for anything else.
@@ -78,28 +83,7 @@ def check_against_transformers(run: Run) -> None:
     flat = [torch.cat([g[name].flatten() for name in expected]) for g in (found, expected)]
     equal("gradients / largest", *(g / flat[1].abs().max() for g in flat))
 
-    options = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    adamw = AdamW(ours.parameters(), **options), torch.optim.AdamW(theirs.parameters(), **options)
-    pairs = zip((ours, theirs), adamw, strict=True)
-    losses = [ten_losses(*pair, run.generator(1)) for pair in pairs]
-    why = "float32 rounding, amplified by ten steps"
-    with_torch = {"against": "transformers DeepseekV3ForCausalLM + torch.optim.AdamW", "rtol": 1e-5}
-    run.check("losses of the first ten steps", *losses, why=why, **with_torch)
-
-
-def ten_losses(model: nn.Module, optimizer, generator: torch.Generator) -> list[float]:
-    """Losses of ten steps on random tokens."""
-    losses = []
-    for _ in range(10):
-        x = torch.randint(31, (4, 33), generator=generator)
-        out = model(x[:, :-1])
-        out = out if torch.is_tensor(out) else out.logits
-        loss = F.cross_entropy(out.flatten(0, 1), x[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    check_ten_steps(run, ours, theirs, "DeepseekV3ForCausalLM")
 
 
 @torch.no_grad()
@@ -163,24 +147,20 @@ def check_sizes(run: Run) -> None:
 
 def compare(run: Run, steps: int, seeds: int) -> None:
     """The same models with the biases moving, standing still, and moving on shuffled text."""
-    ids, alphabet = encode_characters(datasets.pydocs_text())
-    tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=2000, default=12_000)]
-    mixed = training[torch.randperm(split, generator=run.generator(3))]
+    text = manual(run, run.budget(quick=2000, default=12_000))
     attention = LatentConfig(48, 4, 20, 12, 8, 12, q_rank=24)
     sizes = {"d_ff": 96, "expert_d_ff": 24, "n_experts": EXPERTS, "context": CONTEXT}
-    config = DeepSeekConfig(len(alphabet), attention, **sizes)
-    arms = {"balanced": (training, RATE), "left alone": (training, 0.0), "shuffled": (mixed, RATE)}
+    config = DeepSeekConfig(text.n_letters, attention, **sizes)
+    arms = {"balanced": (text.training, RATE), "left alone": (text.training, 0.0)}
+    arms["shuffled"] = text.shuffled, RATE
     final = {arm: [] for arm in arms}
     for seed in run.progress(range(seeds), "training"):
-        for arm, (text, rate) in arms.items():
+        for arm, (letters, rate) in arms.items():
             model = DeepSeek(config, run.generator(seed))
             options = {"steps": steps, "batch_size": 16, "context": CONTEXT, "lr": 8e-3}
-            found = train(model, text, rate=rate, generator=run.generator(100 + seed), **options)
-            final[arm].append((found, *loss_and_load(model, valid, CONTEXT)))
-    shares = np.bincount(ids[:split], minlength=len(alphabet)) / split
-    letters = -float(np.log(shares[valid[1:].numpy()]).mean())
-    judge(run, final, letters)
+            found = train(model, letters, rate=rate, generator=run.generator(100 + seed), **options)
+            final[arm].append((found, *loss_and_load(model, text.valid, CONTEXT)))
+    judge(run, final, text)
     draw(run, {arm: final[arm][0][0] for arm in ("balanced", "left alone")})
 
 
@@ -189,7 +169,7 @@ def starved(counts: Int[Tensor, "expert"]) -> int:
     return int((counts < counts.sum() / len(counts) / 10).sum())
 
 
-def judge(run: Run, final: dict[str, list], letters: float) -> None:
+def judge(run: Run, final: dict[str, list], text: Manual) -> None:
     """Loads and losses, paired by seed."""
     losses = {arm: np.array([loss for _, loss, _ in rows]) for arm, rows in final.items()}
     excess = {a: np.array([max_violation(c) for *_, c in rows]) for a, rows in final.items()}
@@ -200,7 +180,8 @@ def judge(run: Run, final: dict[str, list], letters: float) -> None:
     even = "biases keep the busiest expert nearer the mean"
     values, unit = excess["left alone"] / excess["balanced"], "times nearer"
     run.claim(even, values, at_least=2, unit=unit, note=note, **common)
-    run.falsifier("biases that stand still", np.ones(len(losses["balanced"])), breaks=even)
+    still = np.roll(excess["left alone"], 1) / excess["left alone"]  # another seed's in its place
+    run.falsifier("biases that stand still", still, breaks=even)
     name = "left alone, experts starve"
     run.claim(name, hungry["left alone"], at_least=1, unit=f"of {EXPERTS} experts", **common)
     run.falsifier("with biases", hungry["balanced"], breaks=name)
@@ -208,15 +189,8 @@ def judge(run: Run, final: dict[str, list], letters: float) -> None:
     run.claim(name, gained, at_least=-0.01, unit="nats/char", **common)
 
     curves = np.array([found.losses for found, *_ in final["balanced"]])
-    tenth = max(curves.shape[1] // 10, 2)
-    noise = curves[:, -tenth:].std(axis=1)
-    falls = (curves[:, 0] - curves[:, -tenth:].mean(axis=1)) / noise
-    unit = "times its noise"
-    run.claim("the loss falls by more than its noise", falls, at_least=10, unit=unit, quick=False)
-    control = "on shuffled text it learns at most the letters' frequencies"
-    values = losses["shuffled"] - letters
-    run.claim(control, values, at_least=-0.1, unit="nats/char", quick=False)
-    run.falsifier("on the text itself", losses["balanced"] - letters, breaks=control)
+    judge_learning(run, curves, at_least=10)
+    judge_control(run, text, losses["shuffled"], losses["balanced"])
     for arm in ("balanced", "left alone"):
         run.metric(f"loss, {arm}", losses[arm].mean(), "nats/char", rtol=0.1)
         run.metric(f"excess of the busiest expert, {arm}", excess[arm].mean(), rtol=None)

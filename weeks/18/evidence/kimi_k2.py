@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared import datasets, plots
+from shared import plots
 from shared.study import PositiveInt, Run
-from week14.ngram import encode_characters
+from week18.evidence.learning import manual
 from week18.kimi_k2 import QKClip, clip_factors, clip_latent
 from week18.llama3 import Llama, LlamaConfig
 from week18.training import loss_by_position, train
@@ -108,22 +108,20 @@ def check_against_deepseek(run: Run) -> None:
 
 def train_both(run: Run, steps: int, seeds: int) -> None:
     """Muon at a high rate, with the clip and without it, on one key for all heads."""
-    ids, alphabet = encode_characters(datasets.pydocs_text())
-    tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=2000, default=12_000)]
+    text = manual(run, run.budget(quick=2000, default=12_000))
     arms = {"Muon": (RATE, None), "MuonClip": (RATE, TAU), "usual rate": (1.0, None)}
     scores: dict[str, list] = {arm: [] for arm in arms}
     losses: dict[str, list] = {arm: [] for arm in arms}
     for seed in run.progress(range(seeds), "training"):
         for arm, (rate, tau) in arms.items():
-            config = LlamaConfig(len(alphabet), 32, 2, 4, 1, context=CONTEXT, rope_base=10_000.0)
+            config = LlamaConfig(text.n_letters, 32, 2, 4, 1, context=CONTEXT, rope_base=10_000.0)
             model = Llama(config, run.generator(seed))
             clip = QKClip(model, tau)
             options = {"steps": steps, "batch_size": 8, "context": CONTEXT, "lr_scale": rate}
             generator = run.generator(100 + seed)
-            train(model, training, generator=generator, after_step=clip.step, **options)
+            train(model, text.training, generator=generator, after_step=clip.step, **options)
             scores[arm].append(torch.stack(clip.history).amax((1, 2)).numpy())
-            losses[arm].append(loss_by_position(model.eval(), valid, CONTEXT).mean().item())
+            losses[arm].append(loss_by_position(model.eval(), text.valid, CONTEXT).mean().item())
     judge(run, {arm: np.array(rows) for arm, rows in scores.items()}, losses)
 
 

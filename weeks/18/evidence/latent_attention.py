@@ -5,19 +5,17 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
-from shared import datasets, plots
+from shared import plots
 from shared.study import PositiveInt, Run
-from week14.minimal_gpt import next_token_loss
-from week14.ngram import encode_characters
 from week18.deepseek_twin import attention_twin, randomize, their_config
 from week18.deepseek_v3 import DeepSeek, DeepSeekConfig
+from week18.evidence.learning import Manual, judge_control, judge_learning, manual
 from week18.latent_attention import V3, LatentAttention, LatentCache, LatentConfig, turns
 from week18.llama3 import Llama, LlamaConfig
 from week18.rotary import rope_frequencies
-from week18.training import train
+from week18.training import loss_by_position, train
 
 # Two parts of different size everywhere, so that none can be taken for another.
 SMALL = LatentConfig(24, 3, 10, 6, 4, 5, q_rank=7)
@@ -199,25 +197,20 @@ def draw_costs(run: Run) -> None:
 
 def compare_attentions(run: Run, steps: int, seeds: int) -> None:
     """Latents, all heads, one shared head; and latents whose turned part stands still."""
-    ids, alphabet = encode_characters(datasets.pydocs_text())
-    tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=2000, default=12_000)]
-    mixed = training[torch.randperm(split, generator=run.generator(3))]
-    arms = builders(len(alphabet))
+    text = manual(run, run.budget(quick=2000, default=12_000))
+    arms = builders(text.n_letters)
     final, curves = {arm: [] for arm in (*arms, "shuffled")}, []
     for seed in run.progress(range(seeds), "training"):
         for arm in final:
             model = arms.get(arm, arms["latent"])(run.generator(seed))
             options = {"batch_size": 16, "context": CONTEXT, "lr_scale": 2.0}
-            text = mixed if arm == "shuffled" else training
+            letters = text.shuffled if arm == "shuffled" else text.training
             options |= {"steps": steps, "generator": run.generator(100 + seed)}
-            curve = train(model, text, **options)
+            curve = train(model, letters, **options)
             curves += [curve] if arm == "latent" else []
-            final[arm].append(loss_of(model, valid))
+            final[arm].append(loss_by_position(model, text.valid, CONTEXT).mean().item())
     final = {arm: np.array(losses) for arm, losses in final.items()}
-    shares = np.bincount(ids[:split], minlength=len(alphabet)) / split
-    letters = -float(np.log(shares[valid[1:].numpy()]).mean())
-    judge(run, final, np.array(curves), letters)
+    judge(run, final, np.array(curves), text)
     title = "What does a small cache cost? Equal weights, data and steps"
     with run.figure("losses", title, size=(8.0, 3.6)) as axes:
         names = {
@@ -266,18 +259,10 @@ def standing_still(layer: LatentAttention) -> Callable:
     return lambda x, cos, sin, *rest: forward(x, torch.ones_like(cos), torch.zeros_like(sin), *rest)
 
 
-@torch.no_grad()
-def loss_of(model: nn.Module, tokens: Int[Tensor, " n"]) -> float:
-    """Mean loss in windows that do not overlap, nats per character."""
-    n = (len(tokens) - 1) // CONTEXT
-    x, y = (tokens[i : n * CONTEXT + i].view(n, CONTEXT) for i in (0, 1))
-    return next_token_loss(model(x), y).item()
-
-
-def judge(run: Run, final: dict[str, np.ndarray], curves: np.ndarray, letters: float) -> None:
+def judge(run: Run, final: dict[str, np.ndarray], curves: np.ndarray, text: Manual) -> None:
     """Differences paired by seed."""
     common = {"unit": "nats/char", "quick": False}
-    latent, control = final["latent"], final["shuffled"]
+    latent = final["latent"]
     note = ", ".join(f"{arm} {values.mean():.2f}" for arm, values in final.items())
     seen = "seeds 100 to 103: latent 2.55, all heads 2.42, one shared head 2.44, still 2.66"
     cost, order = "a small cache costs loss here", "the turned part carries order"
@@ -287,10 +272,5 @@ def judge(run: Run, final: dict[str, np.ndarray], curves: np.ndarray, letters: f
     run.falsifier("one shared head beside latents", shared, breaks=cost)
     run.claim(order, final["still"] - latent, at_least=0.05, seen_before=seen, **common)
     run.falsifier("all heads in its place", -loss_added, breaks=order)
-    tenth = max(curves.shape[1] // 10, 2)
-    noise = curves[:, -tenth:].std(axis=1)
-    falls, unit = (curves[:, 0] - curves[:, -tenth:].mean(axis=1)) / noise, "times its noise"
-    run.claim("the loss falls by more than its noise", falls, at_least=10, unit=unit, quick=False)
-    learned = "on shuffled text it learns at most the letters' frequencies"
-    run.claim(learned, control - letters, at_least=-0.1, **common)
-    run.falsifier("on the text itself", latent - letters, breaks=learned)
+    judge_learning(run, curves, at_least=10)
+    judge_control(run, text, final["shuffled"], latent)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from shared import plots
 from shared.study import PositiveInt, Run
-from week09.optimizers import AdamW
 from week18.costs import LLAMA_3_1, cache_bytes, flops_per_token, n_parameters, weight_bytes
+from week18.evidence.learning import check_ten_steps
 from week18.evidence.llama3_blocks import compare_blocks
 from week18.llama3 import Llama, LlamaConfig
 from week18.pretrained import hugging_face_name, load_pretrained
@@ -78,13 +78,7 @@ def check_against_transformers(run: Run) -> None:
     ]
     equal("gradients / largest", *(g / gradients[1].abs().max() for g in gradients))
 
-    options = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    adamw = AdamW(ours.parameters(), **options), torch.optim.AdamW(theirs.parameters(), **options)
-    pairs = zip((ours, theirs), adamw, strict=True)
-    losses = [ten_losses(*pair, run.generator(1)) for pair in pairs]
-    with_torch = {"against": "transformers LlamaForCausalLM + torch.optim.AdamW", "rtol": 1e-5}
-    why = "float32 rounding, amplified by ten steps"
-    run.check("losses of the first ten steps", *losses, why=why, **with_torch)
+    check_ten_steps(run, ours, theirs, "LlamaForCausalLM")
 
     config = LLAMA_3_1["8B"]
     reference, _ = ROPE_INIT_FUNCTIONS["llama3"](their_config(config), "cpu")
@@ -93,22 +87,6 @@ def check_against_transformers(run: Run) -> None:
     rotary("frequencies of LLaMA 3.1", found / reference, torch.ones_like(found))
 
 
-def ten_losses(model: nn.Module, optimizer, generator: torch.Generator) -> list[float]:
-    """Losses of ten steps on random tokens."""
-    losses = []
-    for _ in range(10):
-        x = torch.randint(31, (4, 33), generator=generator)
-        out = model(x[:, :-1])
-        out = out if torch.is_tensor(out) else out.logits
-        loss = F.cross_entropy(out.flatten(0, 1), x[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-@torch.no_grad()
 def check_round_trip(run: Run) -> None:
     """Transformers writes, we read, in the layout and names of its checkpoints."""
     theirs = transformers_twin(randomize(Llama(SMALL), seed=run.seed + 1))

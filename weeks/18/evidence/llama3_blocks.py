@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from shared import datasets, plots
+from shared import plots
 from shared.study import Run
 from week14.minimal_gpt import GPT, GPTConfig
-from week14.ngram import encode_characters
+from week18.evidence.learning import Manual, judge_control, judge_learning, manual
 from week18.llama3 import Block, Llama, LlamaConfig, initialize
 from week18.training import loss_by_position, train
 
@@ -31,12 +31,9 @@ COLORS = (plots.SKY, plots.YELLOW, plots.PINK, plots.GREEN, plots.ORANGE)
 
 def compare_blocks(run: Run, steps: int, seeds: int) -> None:
     """Train every kind of model, judge the differences of paired seeds, and pair wrongly."""
-    ids, alphabet = encode_characters(datasets.pydocs_text())
-    tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=2000, default=16_000)]
-    mixed = training[torch.randperm(split, generator=run.generator(3))]
-    gpt = GPTConfig(len(alphabet), CONTEXT, 2, 4, 48, "learned")
-    llama = LlamaConfig(len(alphabet), 48, 2, 4, 1, context=CONTEXT, rope_base=10_000.0)
+    text = manual(run, run.budget(quick=2000, default=16_000))
+    gpt = GPTConfig(text.n_letters, CONTEXT, 2, 4, 48, "learned")
+    llama = LlamaConfig(text.n_letters, 48, 2, 4, 1, context=CONTEXT, rope_base=10_000.0)
     target, arms = n_weights(GPT(gpt)), ("LLaMA", *WITHOUT)
     widths = {arm: equally_large(arm, llama, target) for arm in arms if arm != "GPT-2"}
 
@@ -46,13 +43,13 @@ def compare_blocks(run: Run, steps: int, seeds: int) -> None:
             return GPT(gpt, generator)
         return initialize(build(arm, llama, widths[arm]), llama.n_layers, generator)
 
-    def trained(arm: str, seed: int, text: Tensor = training, **other) -> tuple:
+    def trained(arm: str, seed: int, letters: Tensor = text.training, **other) -> tuple:
         """A model, its losses in training, and its loss on other text."""
         # Twice the rates of week 14: in so few steps both blocks end lower with them.
         options = {"steps": steps, "batch_size": 16, "context": CONTEXT, "lr_scale": 2.0} | other
         model = fresh(arm, seed)
-        curve = train(model, text, generator=run.generator(100 + seed), **options)
-        return model, curve, loss_by_position(model, valid, CONTEXT).mean().item()
+        curve = train(model, letters, generator=run.generator(100 + seed), **options)
+        return model, curve, loss_by_position(model, text.valid, CONTEXT).mean().item()
 
     sizes = [n_weights(fresh(arm)) / target for arm in arms]
     why = {"why": "an MLP is widened by whole units", "kind": "consistency", "atol": 0.005}
@@ -64,19 +61,17 @@ def compare_blocks(run: Run, steps: int, seeds: int) -> None:
     for seed in run.progress(range(seeds), "training"):
         for arm in (*arms, "shuffled"):
             if arm == "shuffled":
-                model, curve, loss = trained("LLaMA", seed, mixed, steps=max(steps // 3, 3))
+                model, curve, loss = trained("LLaMA", seed, text.shuffled, steps=max(steps // 3, 3))
             else:
                 model, curve, loss = trained(arm, seed)
             curves.setdefault(arm, []).append(curve)
             final.setdefault(arm, []).append(loss)
             models += [model] if arm == "LLaMA" else []
     final = {arm: np.array(losses) for arm, losses in final.items()}
-    shares = np.bincount(ids[:split], minlength=len(alphabet)) / split
-    letters = -float(np.log(shares[valid[1:].numpy()]).mean())
-    judge_blocks(run, final, np.array(curves["LLaMA"]), letters)
+    judge_blocks(run, final, np.array(curves["LLaMA"]), text)
     judge_at_best_rates(run, trained, final)
-    draw_blocks(run, curves, final, letters)
-    show_wrong_pairing(run, models, valid)
+    draw_blocks(run, curves, final, text.by_letters)
+    show_wrong_pairing(run, models, text.valid)
 
 
 # ---- the models
@@ -138,7 +133,7 @@ def equally_large(arm: str, config: LlamaConfig, target: int) -> int:
 
 
 def judge_blocks(
-    run: Run, final: dict[str, np.ndarray], curves: Float[np.ndarray, "seed step"], letters: float
+    run: Run, final: dict[str, np.ndarray], curves: Float[np.ndarray, "seed step"], text: Manual
 ) -> None:
     """What undoing each change adds to the loss, seed by seed."""
     common = {"unit": "nats/char", "quick": False}
@@ -155,13 +150,8 @@ def judge_blocks(
     run.claim(most, lead["learned positions"], at_least=0, note="ahead of the next", **common)
     run.falsifier("the gate in its place", lead["GELU"], breaks=most)
 
-    tenth = max(curves.shape[1] // 10, 2)
-    noise = curves[:, -tenth:].std(axis=1)
-    falls, unit = (curves[:, 0] - curves[:, -tenth:].mean(axis=1)) / noise, "times its noise"
-    run.claim("the loss falls by more than its noise", falls, at_least=10, unit=unit, quick=False)
-    control = "on shuffled text it learns at most the letters' frequencies"
-    run.claim(control, final["shuffled"] - letters, at_least=-0.1, **common)
-    run.falsifier("on the text itself", final["LLaMA"] - letters, breaks=control)
+    judge_learning(run, curves, at_least=10)
+    judge_control(run, text, final["shuffled"], final["LLaMA"])
 
 
 def judge_at_best_rates(run: Run, trained: Callable, final: dict[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from shared.errors import UserError
 from shared.study import PositiveInt, Run
 from week09.muon import Muon
 from week09.optimizers import AdamW
-from week14.ngram import encode_characters
+from week18.evidence.learning import manual
 from week18.llama3 import Llama, LlamaConfig
 from week18.long_context import (
     NTK,
@@ -57,11 +57,10 @@ def main(run: Run, *, steps: PositiveInt | None = None, seeds: PositiveInt | Non
     steps = steps or run.budget(quick=4, default=150, full=600)
     seeds = max(2, seeds or run.budget(quick=2, default=3, full=8))
     run.chose(steps=steps, seeds=seeds)
-    ids, alphabet = encode_characters(datasets.pydocs_text())
-    tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=4000, default=12_000)]
-    read_text(run, training, valid, len(alphabet), steps, seeds)
-    find_needles(run, training, valid, Needles(len(alphabet)), steps, seeds)
+    text = manual(run, run.budget(quick=4000, default=12_000))
+    training, valid = text.training, text.valid
+    read_text(run, training, valid, text.n_letters, steps, seeds)
+    find_needles(run, training, valid, Needles(text.n_letters), steps, seeds)
     read_with_smollm2(run)
 
 

@@ -1,15 +1,22 @@
 """Mixtral against transformers, its counts against the published, and collapse by training."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from shared import datasets, plots
+from shared import plots
 from shared.study import PositiveInt, Run
-from week09.optimizers import AdamW
-from week14.ngram import encode_characters
+from week18.evidence.learning import (
+    Manual,
+    check_ten_steps,
+    judge_control,
+    judge_learning,
+    manual,
+)
 from week18.experts import Experts, balancing_loss, capacity_of, dispatch, mix, route
 from week18.llama3 import Llama, LlamaConfig
 from week18.mixtral import (
@@ -130,33 +137,15 @@ def check_against_transformers(run: Run) -> None:
     flat = [torch.cat([g.flatten() for g in gradients]) for gradients in found]
     equal("gradients / largest", *(g / flat[1].abs().max() for g in flat))
 
-    options = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    adamw = AdamW(ours.parameters(), **options), torch.optim.AdamW(theirs.parameters(), **options)
-    pairs = zip((ours, theirs), adamw, strict=True)
-    losses = [ten_losses(*pair, run.generator(1)) for pair in pairs]
-    with_torch = {"against": "transformers MixtralForCausalLM + torch.optim.AdamW", "rtol": 1e-4}
-    why = "float32 rounding, amplified by ten steps"
-    run.check("losses of the first ten steps", *losses, why=why, **with_torch)
+    def auxiliary(out: Any) -> Tensor:
+        return 0.1 * (pooled(ours) if torch.is_tensor(out) else out.aux_loss)
+
+    check_ten_steps(run, ours, theirs, "MixtralForCausalLM", rtol=1e-4, added=auxiliary)
 
     mask = torch.arange(39) >= torch.tensor([0, 9, 20])[:, None]
     ours(tokens[:, :-1], mask=mask)
     reference = theirs(tokens[:, :-1], attention_mask=mask.long())
     equal("balancing loss, padding not counted", pooled(ours, mask.flatten()), reference.aux_loss)
-
-
-def ten_losses(model: nn.Module, optimizer, generator: torch.Generator) -> list[float]:
-    """Losses of ten steps on random tokens, balancing included."""
-    losses = []
-    for _ in range(10):
-        x = torch.randint(31, (4, 33), generator=generator)
-        out = model(x[:, :-1])
-        out, aux = (out, pooled(model)) if torch.is_tensor(out) else (out.logits, out.aux_loss)
-        loss = F.cross_entropy(out.flatten(0, 1), x[:, 1:].flatten()) + 0.1 * aux
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 def check_sums(run: Run) -> None:
@@ -191,12 +180,9 @@ def check_counts(run: Run) -> None:
 
 def compare(run: Run, steps: int, seeds: int) -> None:
     """A dense model of equal active weights, and mixtures with and without balancing."""
-    ids, alphabet = encode_characters(datasets.pydocs_text())
-    tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=2000, default=16_000)]
-    mixed = training[torch.randperm(split, generator=run.generator(3))]
-    sparse = MixtralConfig(len(alphabet), d_ff=D_FF, **SIZES)
-    dense = LlamaConfig(len(alphabet), d_ff=2 * D_FF, **SIZES)
+    text = manual(run, run.budget(quick=2000, default=16_000))
+    sparse = MixtralConfig(text.n_letters, d_ff=D_FF, **SIZES)
+    dense = LlamaConfig(text.n_letters, d_ff=2 * D_FF, **SIZES)
 
     def penalty(model):
         return COEFFICIENT * balance(model) + Z * router_z(model)
@@ -205,26 +191,28 @@ def compare(run: Run, steps: int, seeds: int) -> None:
     final, curves, loads, imbalances, dropped = ({arm: [] for arm in arms} for _ in range(5))
     final["shuffled"] = []
     options = {"batch_size": 16, "context": SIZES["context"], "lr": LR}
+
+    def judged(model: nn.Module) -> float:
+        return loss_by_position(model, text.valid, SIZES["context"]).mean().item()
+
     for seed in run.progress(range(seeds), "training"):
         for arm, (config, extra) in arms.items():
             kind = Llama if arm == "dense" else Mixtral
             model = kind(config, run.generator(seed))
             rest = options | {"generator": run.generator(100 + seed), "penalty": extra}
-            curve, load = train(model, training, steps=steps, **rest)
+            curve, load = train(model, text.training, steps=steps, **rest)
             curves[arm].append(curve)
-            final[arm].append(loss_by_position(model, valid, SIZES["context"]).mean().item())
+            final[arm].append(judged(model))
             if arm != "dense":
                 loads[arm].append(load)
                 imbalances[arm].append(imbalance(model))
                 dropped[arm].append(dropped_share(model, 1.25))
         model = Mixtral(sparse, run.generator(seed))
         rest = options | {"generator": run.generator(100 + seed), "penalty": penalty}
-        train(model, mixed, steps=max(steps // 2, 3), **rest)
-        final["shuffled"].append(loss_by_position(model, valid, SIZES["context"]).mean().item())
-    shares = np.bincount(ids[:split], minlength=len(alphabet)) / split
-    letters = -float(np.log(shares[valid[1:].numpy()]).mean())
+        train(model, text.shuffled, steps=max(steps // 2, 3), **rest)
+        final["shuffled"].append(judged(model))
     final = {arm: np.array(values) for arm, values in final.items()}
-    judge(run, final, imbalances, np.array(curves["balanced"]), letters)
+    judge(run, final, imbalances, np.array(curves["balanced"]), text)
     for arm in ("none", "balanced"):
         run.metric(f"dropped at capacity 1.25, {arm}", 100 * np.mean(dropped[arm]), "%", rtol=0.3)
         run.metric(f"loss, {arm}", final[arm].mean(), "nats/char", rtol=0.1)
@@ -252,7 +240,7 @@ def dropped_share(model: Mixtral, factor: float) -> float:
 
 
 def judge(
-    run: Run, final: dict, imbalances: dict, curves: Float[np.ndarray, "seed step"], letters: float
+    run: Run, final: dict, imbalances: dict, curves: Float[np.ndarray, "seed step"], text: Manual
 ) -> None:
     """Collapse, what a mixture gains, and that it learns at all."""
     seen = "seed 100, in the two layers: 3.2 and 3.8 without balancing, 1.9 and 2.1 with"
@@ -267,13 +255,8 @@ def judge(
     more = "a mixture learns more than a dense model of equal active weights"
     run.claim(more, final["dense"] - final["balanced"], at_least=0, **nats)
     run.falsifier("on shuffled text", final["dense"] - final["shuffled"], breaks=more)
-    tenth = max(curves.shape[1] // 10, 2)
-    noise = curves[:, -tenth:].std(axis=1)
-    falls, unit = (curves[:, 0] - curves[:, -tenth:].mean(axis=1)) / noise, "times its noise"
-    run.claim("the loss falls by more than its noise", falls, at_least=5, unit=unit, quick=False)
-    control = "on shuffled text it learns at most the letters' frequencies"
-    run.claim(control, final["shuffled"] - letters, at_least=-0.1, **nats)
-    run.falsifier("on the text itself", final["balanced"] - letters, breaks=control)
+    judge_learning(run, curves, at_least=5)
+    judge_control(run, text, final["shuffled"], final["balanced"], seen_before=seen)
 
 
 def draw(run: Run, loads: dict, final: dict) -> None:

@@ -5,15 +5,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from shared import datasets, plots
+from shared import plots
 from shared.study import PositiveInt, Run
-from week14.minimal_gpt import next_token_loss
-from week14.ngram import encode_characters
 from week18.balanced_training import train
 from week18.deepseek_twin import predictor_twin, randomize
 from week18.deepseek_v3 import DeepSeek, DeepSeekConfig, turns_after
+from week18.evidence.learning import judge_learning, manual
 from week18.latent_attention import LatentConfig
 from week18.multi_token import Generation, MultiToken, generate_greedy
+from week18.training import loss_by_position
 
 SMALL = DeepSeekConfig(31, LatentConfig(24, 3, 10, 6, 4, 5, q_rank=7), n_experts=6, context=96)
 PUBLISHED = (0.85, 0.90)  # DeepSeek-V3, section 5.4.3
@@ -65,12 +65,11 @@ def check_predictor(run: Run) -> None:
 
 def compare(run: Run, steps: int, seeds: int) -> None:
     """A trunk trained alone and one with a predictor; the predictor's guesses, and others'."""
-    ids, alphabet = encode_characters(datasets.pydocs_text())
-    tokens, split = torch.from_numpy(ids), int(0.9 * len(ids))
-    training, valid = tokens[:split], tokens[split:][: run.budget(quick=2000, default=12_000)]
-    table = followers(training, len(alphabet))
+    text = manual(run, run.budget(quick=2000, default=12_000))
+    training, valid = text.training, text.valid
+    table = followers(training, text.n_letters)
     attention = LatentConfig(48, 4, 20, 12, 8, 12, q_rank=24)
-    config = DeepSeekConfig(len(alphabet), attention, d_ff=96, expert_d_ff=24, context=128)
+    config = DeepSeekConfig(text.n_letters, attention, d_ff=96, expert_d_ff=24, context=128)
     names = ("predictor", "letter pairs", "untrained predictor", "on shuffled text")
     kept, losses = {name: [] for name in names}, {"with": [], "alone": []}
     generated, curves = [], []
@@ -85,8 +84,8 @@ def compare(run: Run, steps: int, seeds: int) -> None:
         train(alone, training, generator=run.generator(100 + seed), **options)
         untrained.trunk = model.trunk
         curves.append(found.losses)
-        losses["with"].append(loss_of(model.trunk, valid))
-        losses["alone"].append(loss_of(alone, valid))
+        losses["with"].append(loss_by_position(model.trunk, valid, CONTEXT).mean().item())
+        losses["alone"].append(loss_by_position(alone, valid, CONTEXT).mean().item())
         mixed = valid[torch.randperm(len(valid), generator=run.generator(3))]
         kept["predictor"].append(share_kept(model, valid))
         kept["untrained predictor"].append(share_kept(untrained, valid))
@@ -110,20 +109,6 @@ def followers(tokens: Int[Tensor, " n"], vocab_size: int) -> Int[Tensor, "vocab"
     return pairs.view(vocab_size, vocab_size).argmax(1)
 
 
-def windows(tokens: Int[Tensor, " n"]) -> tuple[Int[Tensor, "row c"], Int[Tensor, "row c"]]:
-    """Windows that do not overlap, and the same one token later."""
-    n = (len(tokens) - 1) // CONTEXT
-    x, y = (tokens[i : n * CONTEXT + i].view(n, CONTEXT) for i in (0, 1))
-    return x, y
-
-
-@torch.no_grad()
-def loss_of(trunk: DeepSeek, tokens: Int[Tensor, " n"]) -> float:
-    """Mean loss of the next token, nats per character."""
-    x, y = windows(tokens)
-    return next_token_loss(trunk(x), y).item()
-
-
 @torch.no_grad()
 def share_kept(
     model: MultiToken, tokens: Int[Tensor, " n"], table: Int[Tensor, "vocab"] | None = None
@@ -133,7 +118,7 @@ def share_kept(
     The trunk chooses when it has read the next token, the predictor when it knows that token but
     the trunk has not read it. A table guesses by the next token alone.
     """
-    x, _ = windows(tokens)
+    x = tokens[: len(tokens) // CONTEXT * CONTEXT].view(-1, CONTEXT)
     choices = [logits.argmax(-1) for logits in model(x)]
     guesses = choices[1] if table is None else table[x[:, 1:]]
     return (guesses == choices[0][:, 1:]).double().mean().item()
@@ -166,10 +151,7 @@ def judge(run: Run, kept: dict, losses: dict, curves: Float[np.ndarray, "seed st
     same = "the further token costs the trunk at most 0.03"
     change = np.array(losses["with"]) - np.array(losses["alone"])
     run.claim(same, change, at_most=0.03, unit="nats/char", **common)
-    tenth = max(curves.shape[1] // 10, 2)
-    noise = curves[:, -tenth:].std(axis=1)
-    falls, unit = (curves[:, 0] - curves[:, -tenth:].mean(axis=1)) / noise, "times its noise"
-    run.claim("the loss falls by more than its noise", falls, at_least=10, unit=unit, quick=False)
+    judge_learning(run, curves, at_least=10)
     for name in ("predictor", "letter pairs", "untrained predictor"):
         run.metric(f"guesses kept, {name}", 100 * kept[name].mean(), "%", rtol=None)
 

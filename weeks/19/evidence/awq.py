@@ -9,16 +9,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from shared import plots
-from shared.stats import paired_bootstrap
 from shared.study import Run
 from week18.llama3 import Llama, LlamaConfig
 from week19.awq import awq_block, factors, search
 from week19.characters import manual, trained_model
+from week19.evidence.real_text import judge_on_text
 from week19.folding import READERS, fold_block, per_kv_head
 from week19.gptq import hessian
-from week19.layer_inputs import Inputs, block_inputs, quantized_losses, round_block
+from week19.layer_inputs import Inputs, Quantizer, block_inputs, quantized_losses, round_block
 from week19.quantization import fake_quantize
-from week19.wikitext import language_model, windows
+from week19.wikitext import windows
 
 GROUP = 64
 
@@ -73,8 +73,7 @@ def check_folding(run: Run) -> None:
     model = Llama(LlamaConfig(11, 24, 1, 6, 2), run.generator()).double()
     block, n = model.blocks[0], 9
     x = torch.randn(2, n, 24, generator=run.generator(1), dtype=torch.double)
-    angles = torch.arange(n)[:, None] * model.frequencies.double()
-    rotary = [f(angles)[None, None] for f in (torch.cos, torch.sin)]
+    rotary = model.waves(torch.arange(n), None)
     before = block(x, *rotary)
     folded = copy.deepcopy(block)
     for reader, names in READERS.items():
@@ -112,16 +111,15 @@ def spread(inputs: dict[str, Inputs]) -> float:
     return max((part.mean.max() / part.mean.median()).item() for part in inputs.values())
 
 
-def losses_of(model: Llama, calibration, texts, widths, group: int) -> dict:
-    """Losses by window: as it is, rounded to nearest, and by AWQ."""
-    methods = {"as it is": lambda b, i: None}
+def by_bits(widths: tuple[int, ...], group: int) -> dict[str, Quantizer]:
+    """Rounding to nearest and AWQ."""
+    methods: dict[str, Quantizer] = {}
     for bits in widths:
         options = {"bits": bits, "group_size": group}
         methods[f"nearest, {bits} bits"] = functools.partial(round_block, **options)
         options |= {"steps": 10, "every": 4}
         methods[f"AWQ, {bits} bits"] = functools.partial(awq_block, **options)
-    found = quantized_losses(model, calibration, texts, methods)
-    return {name: values.numpy() for name, values in found.items()}
+    return methods
 
 
 def judge_small_models(run: Run) -> None:
@@ -132,7 +130,9 @@ def judge_small_models(run: Run) -> None:
     shares, spreads = [], []
     for seed in range(run.budget(quick=2, default=3)):
         model = trained_model(text, steps, run.seed + seed)
-        mean = {k: v.mean() for k, v in losses_of(model, many, held_out, (3,), 32).items()}
+        methods = {"as it is": lambda block, inputs: None, **by_bits((3,), 32)}
+        losses = quantized_losses(model, many, held_out, methods)
+        mean = {name: values.numpy().mean() for name, values in losses.items()}
         added = mean["nearest, 3 bits"] - mean["as it is"]
         shares.append((mean["AWQ, 3 bits"] - mean["as it is"]) / added)
         spreads.append(input_spread(model, many))
@@ -144,10 +144,10 @@ def judge_small_models(run: Run) -> None:
 @torch.no_grad()
 def input_spread(model: Llama, texts: Int[Tensor, "text n"]) -> float:
     """`spread` of the block where it is largest."""
-    angles = torch.arange(texts.shape[1])[:, None] * model.frequencies
+    rotary = model.waves(torch.arange(texts.shape[1]), None)
     x, most = model.embed(texts), 0.0
     for block in model.blocks:
-        x, inputs = block_inputs(block, x, *(f(angles)[None, None] for f in (torch.cos, torch.sin)))
+        x, inputs = block_inputs(block, x, *rotary)
         most = max(most, spread(inputs))
     return most
 
@@ -155,17 +155,11 @@ def input_spread(model: Llama, texts: Int[Tensor, "text n"]) -> float:
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
     n = run.budget(quick=(2, 4), default=(20, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(
-        *n, context=48, quick=run.mode == "quick", seed=run.seed
-    )
-    group = run.budget(quick=32, default=GROUP)
-    losses = losses_of(model, calibration, texts, (3, 4), group)
-    for method, values in losses.items():
-        run.metric(f"perplexity, {method}", float(np.exp(values.mean())), rtol=0.05)
-    most = input_spread(model, calibration[:2])
+    methods = by_bits((3, 4), run.budget(quick=32, default=GROUP))
+    gains = {
+        f"AWQ loses less than nearest, {bits} bits": (f"nearest, {bits} bits", f"AWQ, {bits} bits")
+        for bits in (3, 4)
+    }
+    found = judge_on_text(run, n, methods, gains)
+    most = input_spread(found.model, found.calibration[:2])
     run.metric("largest input over the median one, SmolLM2", most, rtol=0.3)
-    for bits in (3, 4):
-        pair = losses[f"nearest, {bits} bits"], losses[f"AWQ, {bits} bits"]
-        gain = paired_bootstrap(*pair, rng=run.rng)
-        claim = f"on {name} AWQ loses less than nearest, {bits} bits"
-        run.claim(claim, gain, at_least=0.0, unit="nats/token", quick=False)

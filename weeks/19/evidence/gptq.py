@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shared import plots
-from shared.stats import paired_bootstrap
 from shared.study import Run
 from week18.llama3 import Block
 from week19.characters import manual, trained_model
+from week19.evidence.real_text import judge_on_text
 from week19.gptq import feedback, gptq, hessian, layer_error
 from week19.layer_inputs import Inputs, gptq_block, quantized_losses, round_block
 from week19.quantization import dequantize, quantize
-from week19.wikitext import language_model, windows
+from week19.wikitext import windows
 
 GROUP = 64
 DAMPINGS = (1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -205,21 +205,11 @@ def by_diagonal(block: Block, inputs: dict[str, Inputs], **options) -> None:
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
     n = run.budget(quick=(2, 4), default=(20, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(
-        *n, context=48, quick=run.mode == "quick", seed=run.seed
-    )
-    methods = {"as it is": lambda b, i: None}
+    methods, gains = {}, {}
     for bits in (3, 4):
-        group = {"bits": bits, "group_size": GROUP if run.mode != "quick" else 32}
+        group = {"bits": bits, "group_size": run.budget(quick=32, default=GROUP)}
         methods[f"nearest, {bits} bits"] = functools.partial(round_block, **group)
         methods[f"GPTQ, {bits} bits"] = functools.partial(gptq_block, **group)
-    losses = {k: v.numpy() for k, v in quantized_losses(model, calibration, texts, methods).items()}
-    for method, values in losses.items():
-        run.metric(f"perplexity, {method}", float(np.exp(values.mean())), rtol=0.05)
-    run.metric("tokens judged", texts.numel(), rtol=0)
-    for bits in (3, 4):
-        pair = losses[f"nearest, {bits} bits"], losses[f"GPTQ, {bits} bits"]
-        gain = paired_bootstrap(*pair, rng=run.rng)
-        claim = f"on {name} GPTQ loses less than nearest, {bits} bits"
-        common = {"unit": "nats/token", "quick": False}
-        run.claim(claim, gain, at_least=0.0, **common)
+        gains[f"GPTQ loses less than nearest, {bits} bits"] = tuple(methods)[-2:]
+    found = judge_on_text(run, n, methods, gains)
+    run.metric("tokens judged", found.texts.numel(), rtol=0)

@@ -9,11 +9,10 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from shared import plots
-from shared.stats import paired_bootstrap
 from shared.study import Run
+from week19.evidence.real_text import judge_on_text
 from week19.hqq import descend, hqq, hqq_block, shrink
-from week19.layer_inputs import quantized_losses, round_block
-from week19.wikitext import language_model
+from week19.layer_inputs import round_block
 
 GROUP = 64
 
@@ -87,14 +86,12 @@ def judge_weights(run: Run) -> None:
     """Mean |error|^0.7 and squared error against rounding to nearest, and both by β."""
     betas = 10.0 ** np.arange(-1, 7)
     ratio, by_beta, squared = [], [], []
-    nothing = []
     for offset in range(run.budget(quick=4, default=20)):
         w = weights(run, 100 + offset)
         start = w - hqq(w, bits=3, group_size=GROUP, steps=0).dequantize()
         found = w - hqq(w, bits=3, group_size=GROUP).dequantize()
         ratio.append(of_power(found, 0.7) / of_power(start, 0.7))
         squared.append(of_power(found, 2.0) / of_power(start, 2.0))
-        nothing.append(1.0)
         tried = [hqq(w, bits=3, group_size=GROUP, beta=float(b)).dequantize() for b in betas]
         by_beta.append([of_power(w - new, 0.7) / of_power(start, 0.7) for new in tried])
     gains, seen = "HQQ lowers the mean |error|^0.7", "0.97 in a trial of normal weights"
@@ -119,19 +116,10 @@ def of_power(error: Tensor, p: float) -> float:
 def judge_language_model(run: Run) -> None:
     """Loss on WikiText-2 of a real model, 3 and 4 bits, paired by window."""
     n = run.budget(quick=(1, 4), default=(1, 12), full=(1, 64))
-    name, model, calibration, texts = language_model(
-        *n, context=48, quick=run.mode == "quick", seed=run.seed
-    )
-    methods = {"as it is": lambda b, i: None}
+    methods, gains = {}, {}
     for bits in (3, 4):
-        group = {"bits": bits, "group_size": GROUP if run.mode != "quick" else 32}
+        group = {"bits": bits, "group_size": run.budget(quick=32, default=GROUP)}
         methods[f"nearest, {bits} bits"] = functools.partial(round_block, **group)
         methods[f"HQQ, {bits} bits"] = functools.partial(hqq_block, **group)
-    losses = {k: v.numpy() for k, v in quantized_losses(model, calibration, texts, methods).items()}
-    for method, values in losses.items():
-        run.metric(f"perplexity, {method}", float(np.exp(values.mean())), rtol=0.05)
-    for bits in (3, 4):
-        pair = losses[f"nearest, {bits} bits"], losses[f"HQQ, {bits} bits"]
-        gain = paired_bootstrap(*pair, rng=run.rng)
-        claim = f"on {name} HQQ loses less than nearest, {bits} bits"
-        run.claim(claim, gain, at_least=0.0, unit="nats/token", quick=False)
+        gains[f"HQQ loses less than nearest, {bits} bits"] = tuple(methods)[-2:]
+    judge_on_text(run, n, methods, gains)

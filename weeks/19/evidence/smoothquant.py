@@ -6,13 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared import plots
-from shared.stats import paired_bootstrap
 from shared.study import Run
 from week18.llama3 import RMSNorm
+from week19.evidence.real_text import judge_on_text
 from week19.folding import fold, fold_values
-from week19.layer_inputs import quantized_losses
 from week19.smoothquant import W8A8, smooth_block, smoothing, to_int8, to_w8a8
-from week19.wikitext import language_model
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -156,9 +154,6 @@ def judge_outliers(run: Run) -> None:
 def judge_language_model(run: Run) -> None:
     """Loss of SmolLM2 with int8 weights and activations, smoothed or not."""
     n = run.budget(quick=(2, 4), default=(8, 12), full=(64, 64))
-    name, model, calibration, texts = language_model(
-        *n, context=48, quick=run.mode == "quick", seed=run.seed
-    )
     most = {"norms' outputs": [], "down_proj's inputs": []}
 
     def plain(block, inputs) -> None:
@@ -171,15 +166,11 @@ def judge_language_model(run: Run) -> None:
         smooth_block(block, inputs, alpha)
         to_w8a8(block)
 
-    methods = {"as it is": lambda b, i: None, "W8A8": plain, "smoothed": smoothed}
+    methods = {"W8A8": plain, "smoothed": smoothed}
     if run.mode == "full":
         for alpha in ALPHAS:
             methods[f"α = {alpha}"] = lambda b, i, a=alpha: smoothed(b, i, a)
-    losses = {k: v.numpy() for k, v in quantized_losses(model, calibration, texts, methods).items()}
-    for method, values in losses.items():
-        run.metric(f"perplexity, {method}", float(np.exp(values.mean())), rtol=0.05)
+    gains = {"smoothing lowers the loss of W8A8": ("W8A8", "smoothed")}
+    judge_on_text(run, n, methods, gains)
     for kind, values in most.items():
         run.metric(f"largest over median of {kind}, the most of a block", max(values), rtol=0.3)
-    gain = paired_bootstrap(losses["W8A8"], losses["smoothed"], rng=run.rng)
-    claim = f"on {name} smoothing lowers the loss of W8A8"
-    run.claim(claim, gain, at_least=0.0, unit="nats/token", quick=False)
