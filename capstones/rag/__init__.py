@@ -1,0 +1,4 @@
+"""Questions to one's own documents, answered with citations that were verified.
+
+uv run rag chat
+"""

@@ -1,0 +1,1 @@
+"""Our pieces in the shapes that other programs know."""

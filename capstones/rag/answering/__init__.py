@@ -1,0 +1,1 @@
+"""From chunks to an answer whose every sentence is checked against them."""

@@ -1,0 +1,1 @@
+"""Sessions: what was said, kept, summed up and forgotten."""

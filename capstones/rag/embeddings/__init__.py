@@ -1,0 +1,1 @@
+"""Texts as vectors of length 1."""

@@ -1,0 +1,1 @@
+"""Documents, chunks, vectors and words in one folder, whole after any crash."""

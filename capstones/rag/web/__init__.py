@@ -1,0 +1,1 @@
+"""A page and an API on the loopback address."""
