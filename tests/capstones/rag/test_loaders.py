@@ -221,6 +221,16 @@ def test_pdf(load, compress):
     assert skipped == Skipped("a.pdf", "holds no text on 1 of 3 pages")
 
 
+def test_broken_words_are_joined_if_the_document_knows_them(load):
+    pages = (
+        "A retrie-\nval sys-\ntem, well-\nknown: pre-\ntrained",
+        "Retrieval is well-known here.",
+    )
+    (found,) = load("a.pdf", make_pdf(*pages))
+    assert found.text.startswith("A retrieval sys-\ntem, well-known: pre-\ntrained\n\n")
+    assert found.text[found.pages[1] :] == "Retrieval is well-known here."
+
+
 def test_scans_and_encrypted_pdfs_are_named(load):
     assert "no text on its 2 pages: a scan" in reason(load("a.pdf", make_pdf("", "")))
     assert reason(load("a.pdf", make_pdf())) == "holds no pages"
