@@ -75,7 +75,7 @@ def sections(text: str, lang: str, size: int = 0) -> list[Section]:
         name = match["named"] or match["arrow"] or match["called"]
         if start == found[-1][0]:
             found.pop()
-        found.append((start, (name,)))
+        found.append((start, (name.rstrip(":."),)))
     return found
 
 
