@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rag.types import Metadata, Scalar
 from shared.errors import UserError
@@ -39,7 +39,8 @@ WORDS = {"and", "or", "not", "in", "true", "false"}
 DEEPEST = 50  # brackets and nots in one another
 
 
-class Test(Protocol):
+@runtime_checkable
+class Condition(Protocol):
     """A question about metadata."""
 
     def matches(self, metadata: Metadata) -> bool:
@@ -72,7 +73,7 @@ class Compare:
 class Not:
     """The opposite."""
 
-    part: Test
+    part: Condition
 
     def matches(self, metadata: Metadata) -> bool:
         return not self.part.matches(metadata)
@@ -82,7 +83,7 @@ class Not:
 class Every:
     """All of several."""
 
-    parts: tuple[Test, ...]
+    parts: tuple[Condition, ...]
 
     def matches(self, metadata: Metadata) -> bool:
         return all(part.matches(metadata) for part in self.parts)
@@ -92,7 +93,7 @@ class Every:
 class Some:
     """At least one of several."""
 
-    parts: tuple[Test, ...]
+    parts: tuple[Condition, ...]
 
     def matches(self, metadata: Metadata) -> bool:
         return any(part.matches(metadata) for part in self.parts)
@@ -105,7 +106,7 @@ def kind(value: object) -> str:
     return "number" if isinstance(value, int | float) else type(value).__name__
 
 
-def parse(where: str | Mapping[str, object]) -> Test:
+def parse(where: str | Mapping[str, object]) -> Condition:
     """The test that a filter says.
 
     Parameters
@@ -162,25 +163,25 @@ class _Parser:
         if not self.take(text):
             raise self.fail(f"have {text!r}")
 
-    def whole(self) -> Test:
+    def whole(self) -> Condition:
         test = self.any_of()
         if self.now[0] != "end":
             raise self.fail("go on with 'and' or 'or', or end")
         return test
 
-    def any_of(self) -> Test:
+    def any_of(self) -> Condition:
         parts = [self.all_of()]
         while self.take("or"):
             parts.append(self.all_of())
         return parts[0] if len(parts) == 1 else Some(tuple(parts))
 
-    def all_of(self) -> Test:
+    def all_of(self) -> Condition:
         parts = [self.one()]
         while self.take("and"):
             parts.append(self.one())
         return parts[0] if len(parts) == 1 else Every(tuple(parts))
 
-    def one(self) -> Test:
+    def one(self) -> Condition:
         self.depth += 1
         if self.depth > DEEPEST:
             raise self.fail(f"not nest more than {DEEPEST} deep")
@@ -194,7 +195,7 @@ class _Parser:
         self.depth -= 1
         return test
 
-    def comparison(self) -> Test:
+    def comparison(self) -> Condition:
         group, text, _ = self.now
         if group not in ("name", "string") or text in WORDS:
             raise self.fail("name a key")
@@ -212,7 +213,7 @@ class _Parser:
             return Compare(key, "is")
         raise self.fail(f"have an operator ({' '.join(OPERATORS)})")
 
-    def listed(self, key: str) -> Test:
+    def listed(self, key: str) -> Condition:
         close = {"(": ")", "[": "]"}.get(self.take("(", "[") or "")
         if not close:
             raise self.fail("have a list, (1, 2) or [1, 2],")

@@ -30,7 +30,7 @@ def make(folder, **options):
 
 
 def documents(n, seed=0, first=0):
-    words = "tea milk water road car wheel sun rain fog wind".split()
+    words = ["tea", "milk", "water", "road", "car", "wheel", "sun", "rain", "fog", "wind"]
     draw = np.random.default_rng(seed)
     return [
         Document(f"d{i}.md", " ".join(draw.choice(words, 6)), f"Title {i}", {"page": i % 7})
