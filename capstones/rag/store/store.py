@@ -215,6 +215,15 @@ class Store:
         self.files.close()
         self._db.close()
 
+    def is_outdated(self) -> bool:
+        """Whether another state was committed since this one was opened."""
+        database = Database(self.database)
+        try:
+            newest = database.query("SELECT value FROM settings WHERE name = 'generation'")
+        finally:
+            database.close()
+        return json.loads(newest[0][0]) != self.generation
+
     # ---- what is written
 
     def ingest(
@@ -243,11 +252,14 @@ class Store:
 
     def documents(self) -> list[DocumentInfo]:
         """Every document, by id."""
-        rows = self._db.query(
+        rows = self.query(
             "SELECT id, title, length(text), (SELECT count(*) FROM chunks WHERE document = id),"
             " metadata FROM documents ORDER BY id"
         )
         return [DocumentInfo(*row[:4], json.loads(row[4])) for row in rows]
+
+    def __contains__(self, document_id: str) -> bool:
+        return bool(self.query("SELECT 1 FROM documents WHERE id = ?", (document_id,)))
 
     def document(self, id: str) -> Document:
         """A document, as it was given."""
