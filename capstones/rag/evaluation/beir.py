@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from rag.evaluation.metrics import Qrels, Run
 from rag.types import Document
+from shared.corpora import cranfield
 from shared.errors import UserError
 from shared.files import write_atomic
 
@@ -36,6 +37,16 @@ class Beir(NamedTuple):
     documents: list[Document]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+
+
+def load(source: Path | str, split: str | None = None) -> Beir:
+    """A collection by its name, cranfield, or its folder."""
+    if str(source) != "cranfield":
+        return read_beir(Path(source), split)
+    collection = cranfield()
+    documents = [Document(document.name, document.text) for document in collection.documents]
+    queries = {query.name: query.text for query in collection.queries}
+    return Beir(documents, queries, collection.relevant)
 
 
 def read_beir(folder: Path, split: str | None = None) -> Beir:

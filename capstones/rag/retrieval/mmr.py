@@ -1,9 +1,10 @@
-"""Maximal marginal relevance: results that do not say the same thing twice.
+r"""Maximal marginal relevance: results that do not say the same thing twice.
 
 The next result is the one whose likeness to the query, less its likeness to those already taken,
 is greatest (Carbonell and Goldstein, "The use of MMR", 1998):
 
-$$ \\arg\\max_i\\; \\lambda\\, q \\cdot d_i - (1 - \\lambda) \\max_{j \\text{ taken}} d_i \\cdot d_j. $$
+$$ \arg\max_i\; \lambda\, q \cdot d_i
+   - (1 - \lambda) \max_{j \text{ taken}} d_i \cdot d_j. $$
 
 >>> vectors = np.array([[1, 0], [0.99, 0.1], [0.6, 0.8]])
 >>> mmr(np.array([1.0, 0.1]), vectors, k=2)  # the second says what the first has said
