@@ -6,9 +6,9 @@ families of settings were drawn after a first look at Cranfield, and are narrow.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -89,6 +89,22 @@ def tune(
         mean = float(held_out.mean())
         steps.append(Step(name, len(family), mean, difference, family[best], best_mean))
     return steps
+
+
+def as_record(steps: list[Step]) -> list[dict[str, Any]]:
+    """The steps as JSON holds them; of the best settings only what is not the default."""
+    default = asdict(RetrievalSettings())
+    return [
+        {
+            "name": step.name,
+            "n_settings": step.n_settings,
+            "mean": step.mean,
+            "over_fusion": asdict(step.over_fusion),
+            "best": {k: v for k, v in asdict(step.best).items() if v != default[k]},
+            "best_mean": step.best_mean,
+        }
+        for step in steps
+    ]
 
 
 def cross_validated(

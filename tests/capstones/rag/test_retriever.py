@@ -128,6 +128,12 @@ def test_what_one_index_did_not_name_has_its_score_there_too(store):
     np.testing.assert_allclose(found.scores[order], total, atol=1e-6)
 
 
+def test_terms_can_weigh(store):
+    once, twice = store.lexical("espresso", 5), store.lexical({"espresso": 2.0, "zzz": 1.0}, 5)
+    np.testing.assert_array_equal(twice.rows, once.rows)
+    np.testing.assert_allclose(twice.scores, 2 * once.scores, rtol=1e-6)
+
+
 def test_many_are_searched_as_one_by_one(store):
     retriever = Retriever(store)
     queries = ["espresso", "lift of a wing", "", "hot"]

@@ -1,5 +1,6 @@
 """Judging and tuning: runs over a small collection, choices that do not see their judge."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from rag.embeddings.embedder import open_embedder
 from rag.evaluation import tuning
 from rag.evaluation.beir import Beir
 from rag.evaluation.ranking import BASE, judge, search_all
-from rag.evaluation.tuning import cross_validated, tune
+from rag.evaluation.tuning import as_record, cross_validated, tune
 from rag.retrieval.retriever import Retriever
 from rag.retrieval.settings import RetrievalSettings
 from rag.store.store import Store
@@ -101,3 +102,6 @@ def test_tuning_judges_every_family(store, collection, monkeypatch):
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert steps[0].over_fusion.mean == 0
     assert steps[1].best_mean >= steps[1].mean
+    record = json.loads(json.dumps(as_record(steps)))
+    assert record[0]["best"] == {"fusion": "minmax", "smoothing": False, "feedback": False}
+    assert record[1]["over_fusion"]["n"] == 12
