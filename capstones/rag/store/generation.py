@@ -62,6 +62,11 @@ class Generation:
         """Of the index."""
         return self._manifest["metadata"]["kind"] if self.folder else "flat"
 
+    @property
+    def why(self) -> str:
+        """Why it is of this kind."""
+        return self._manifest["metadata"]["why"] if self.folder else "there are no vectors yet"
+
     @cached_property
     def bm25(self) -> BM25:
         """Week 12's index; its documents are the rows, in their order."""
@@ -143,7 +148,7 @@ class Generation:
         best = found[np.argsort(-scores[found], kind="stable")[:k]]
         return Found(self.rows[best], scores[best])
 
-    def places(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    def places(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " found"]:
         """Where these rows' vectors stand; rows that are not there are left out."""
         return np.flatnonzero(np.isin(self.rows, rows))
 
@@ -240,7 +245,10 @@ def hold(folder: Path, *, alone: bool = False) -> int | None:
     """Mark a folder as in use until the descriptor is closed; None if `alone` cannot be had."""
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read ({error.strerror})") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
     except OSError:
