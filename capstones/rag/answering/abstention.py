@@ -31,7 +31,7 @@ from rag.answering.citations import content
 from rag.types import Hit
 from shared.require import require
 
-# Fitted by `evaluation.questions.fit` on the dev questions on Python's manual, hybrid search, MiniLM.
+# Fitted by `evaluation.questions.fit` on the dev questions: Python's manual, hybrid search, MiniLM.
 WEIGHTS, BIAS, THRESHOLD = (2.52, 1.3, 1.06, 2.1), -2.55, 0.65
 
 
