@@ -33,7 +33,9 @@ class AnswerSettings:
     Attributes
     ----------
     k
-        Chunks to search for; how many of them a model sees is up to its context.
+        Chunks to search for: the choice of quotes, and what decides whether to answer.
+    shown
+        How many of them a model is shown; fewer, if its context is short.
     min_confidence
         Below it the answer is that it is not known.
     least_support
@@ -47,6 +49,7 @@ class AnswerSettings:
     """
 
     k: int = 5
+    shown: int = 3
     min_confidence: float = THRESHOLD
     least_support: float = 0.6
     quotes: int = 2
@@ -179,7 +182,7 @@ class Answerer:
         def fits(prompt: list[Message]) -> bool:
             return self.model.fits(prompt, settings.max_new_tokens)
 
-        return fitting(asked, hits, recent, fits, guard=settings.guard)
+        return fitting(asked, hits[: settings.shown], recent, fits, guard=settings.guard)
 
     def _supported(
         self, prompt: list[Message], verifier: Verifier, stop: Event | None
