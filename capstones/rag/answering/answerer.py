@@ -51,7 +51,7 @@ class AnswerSettings:
     k: int = 5
     shown: int = 3
     min_confidence: float = THRESHOLD
-    least_support: float = 0.6
+    least_support: float = 0.7
     quotes: int = 2
     max_new_tokens: int = 120
     history_tokens: int = 200
