@@ -163,7 +163,8 @@ class Answerer:
             verifier = Verifier(hits, documents, least=settings.least_support)
             encode = self.retriever.store.embedder.encode
             quotes = quote(query, hits, encode, most=settings.quotes, guard=settings.guard)
-            said = [verifier.check(text) for text in _whole_sentences([quotes])]
+            # Not joined and split again: a quote may end without a full stop.
+            said = [verifier.check(" " * (n > 0) + text) for n, text in enumerate(quotes)]
             yield "".join(sentence.text for sentence in said) or UNKNOWN
         if not said:
             yield silenced(base)

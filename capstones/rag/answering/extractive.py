@@ -10,7 +10,7 @@ The weights were chosen on the dev questions of `evaluation/questions.jsonl`.
 >>> from rag.types import Chunk
 >>> hits = [Hit(Chunk("tea.md", 0, 35, "Tea is a plant. Water boils at 100."), row=0, score=1.0)]
 >>> quote("When does water boil?", hits)
-'Water boils at 100. [1]'
+['Water boils at 100. [1]']
 """
 
 import re
@@ -39,7 +39,7 @@ def quote(
     most: int = 2,
     near: float = 0.8,
     guard: bool = True,
-) -> str:
+) -> list[str]:
     """The best sentence, and up to `most` that score at least `near` of it, with citations.
 
     Empty if no chunk holds a sentence with words of meaning.
@@ -53,7 +53,7 @@ def quote(
     """
     found = _candidates(hits, guard)
     if not found:
-        return ""
+        return []
     texts = [text for _, text in found]
     names = [str(i) for i in range(len(texts))]
     wanted = sorted(content(question))
@@ -64,7 +64,7 @@ def quote(
         score = score + COSINE_WEIGHT * (vectors[1:] @ vectors[0])
     best = np.argsort(-score, kind="stable")[:most]
     chosen = sorted(int(i) for i in best if score[i] >= near * score[best[0]])
-    return " ".join(f"{texts[i]} [{found[i][0]}]" for i in chosen)
+    return [f"{texts[i]} [{found[i][0]}]" for i in chosen]
 
 
 def _candidates(hits: Sequence[Hit], guard: bool) -> list[tuple[int, str]]:
