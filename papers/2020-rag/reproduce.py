@@ -289,7 +289,8 @@ def copying_reader(corpus: Corpus, seed: int, steps: int, lr: float = 0.01) -> R
 class Arm:
     """A reader, and where its passages come from.
 
-    The closed book reads five times the same word, and learns the questions of all facts by heart.
+    The closed book reads one word again and again, and learns the questions of all facts by heart,
+    which takes it longer.
     """
 
     def __init__(self, name: str, corpus: Corpus, reader: Reader):
@@ -305,8 +306,8 @@ class Arm:
         """p(z | x) of the best passages, and their words."""
         c = self.corpus
         if self.name == CLOSED:
-            blank = torch.full((len(rows), TOP, c.passages.shape[1]), c.words.ids["the"])
-            return torch.full((len(rows), TOP), 1 / TOP), blank
+            blank = torch.full((len(rows), 1, c.passages.shape[1]), c.words.ids["the"])
+            return torch.ones(len(rows), 1), blank
         if self.name == LEXICAL:
             scores = c.lexical[form][rows]
         else:
@@ -325,7 +326,7 @@ class Arm:
             batch = rows[torch.randint(len(rows), (64,), generator=generator)]
             form = FORMS[step % 2]
             prior, read = self.find(form, batch)
-            given = c.answers[batch][:, None].expand(-1, TOP, -1)
+            given = c.answers[batch][:, None].expand(-1, read.shape[1], -1)
             p = probabilities(self.reader, c.questions[form][batch], read, given)
             optimizer.zero_grad()
             (-sequence_marginal(prior, p).mean()).backward()
@@ -374,7 +375,8 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 150) -> None:
             rows.setdefault(name, []).append(value)
     found = {name: np.array(values) for name, values in rows.items()}
     for name, values in found.items():
-        run.metric(name, values.mean(), "%", rtol=None)
+        untrained = name.startswith(FROZEN) and name.endswith("found")
+        run.metric(name, values.mean(), "%", rtol=0.02 if untrained else None)
     judge(run, paper, found)
     draw(run, paper, found)
 
@@ -387,10 +389,11 @@ def measure(seed: int, steps: int, lr: float, **sizes: int) -> dict[str, float]:
     truth, new = corpus.answers, corpus.words.encode(other.answers())
     arms = {name: Arm(name, corpus, taught) for name in ARMS}
     for name, arm in arms.items():
-        arm.fit(steps, lr, seed)
+        arm.fit(steps * (8 if name == CLOSED else 1), lr, seed)
         for form in FORMS:
             found[f"{name}, {form}"] = arm.score(form, truth)
-            found[f"{name}, {form}: passage found"] = arm.found(form)
+            if name in (LEXICAL, FROZEN, LEARNED):
+                found[f"{name}, {form}: passage found"] = arm.found(form)
     for index, facts in (("old", corpus.world), ("new", other)):
         corpus.open(facts)
         for name in (LEARNED, CLOSED):

@@ -68,7 +68,7 @@ def evaluate(
     *,
     split: str | None = None,
     parts: Sequence[str] = PARTS,
-    model: str = "smollm2",
+    model: str | Model = "smollm2",
     embedder: str = "minilm",
     out: Path = RECORD,
     quick: bool = False,
@@ -85,7 +85,7 @@ def evaluate(
     parts
         Of ``retrieval``, ``answers`` and ``injections``.
     model
-        Answers beside the quotes; see `rag.answering.models`.
+        Answers beside the quotes: one of `rag.answering.models`, or its name.
     out
         The record; TREC runs are written into a folder ``runs`` beside it.
     quick
@@ -96,14 +96,17 @@ def evaluate(
     if quick and Path(out).resolve() == RECORD.resolve():
         raise UserError("a quick trial judges nothing; give it a record of its own")
     sizes = QUICK if quick else Sizes()
+    model = open_model(model) if isinstance(model, str) else model
+    writes = model.name != "extractive"
+    require(writes, "model must be one that writes: quotes are judged anyway", error=UserError)
     if "retrieval" in parts:
         found = beir.load(collection, split)
         part = judge_search(Path(collection).name, found, embedder, Path(out).parent, sizes, say)
         _save(out, "retrieval", part, quick)
     if "answers" in parts:
-        _save(out, "answers", judge_answers(open_model(model), embedder, sizes, say), quick)
+        _save(out, "answers", judge_answers(model, embedder, sizes, say), quick)
     if "injections" in parts:
-        _save(out, "injections", judge_injections(open_model(model), sizes, say), quick)
+        _save(out, "injections", judge_injections(model, sizes, say), quick)
     return read_record(out)
 
 
