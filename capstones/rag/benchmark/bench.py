@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag.benchmark import rows as measured
+from rag.benchmark.crossover import crossover
 from rag.benchmark.growth import growth
 from rag.benchmark.measure import RECORD, one_thread, read_record, save
 from shared.errors import UserError
@@ -24,7 +25,9 @@ ROWS = {
     "again": measured.again,
     "memory": measured.memory,
     "haystack": measured.haystack,
+    "crossover": crossover,
 }
+FEW = {"crossover": {"clients": (1, 2), "chunks": 50, "seconds": 0.2}}  # in a quick trial
 KNOWN = (*ROWS, "growth")
 
 
@@ -66,5 +69,6 @@ def bench(
             say(f"{len(world.documents):,} chunks of {world.source}")
             for name, measure in ROWS.items():
                 if name in chosen:
-                    save(out, name, measure(world) | {"source": world.source}, quick=quick)
+                    row = measure(world, **(FEW.get(name, {}) if quick else {}))
+                    save(out, name, row | {"source": world.source}, quick=quick)
     return read_record(out)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rag.benchmark import growth
+from rag.benchmark.crossover import SIDES
 from rag.benchmark.measure import RECORD, read_record
 from rag.benchmark.rows import GOALS
 from rag.evaluation.tables import table
@@ -21,6 +22,7 @@ Rows = Mapping[str, Any]
 def pages(record: Rows) -> dict[str, str]:
     """The tables that the README includes, by file; of the rows that are there."""
     makers = {"speed.md": _speed, "store.md": _store, "goals.md": _goals, "growth.md": _growth}
+    makers["crossover.md"] = _crossover
     found = {name: make(record) for name, make in makers.items()}
     return {name: text + _machines(record) for name, text in found.items() if text}
 
@@ -99,6 +101,19 @@ def _growth(record: Rows) -> str:
     ]
     head = ["vectors", "index", "build (s)", "queries/s", f"recall@{row['k']}", "disk (MB)"]
     return table(head, lines)
+
+
+def _crossover(record: Rows) -> str:
+    """Clients at once on a folder and on PostgreSQL."""
+    row = record.get("crossover", {})
+    if "skipped" in row:
+        return f"PostgreSQL: not measured, {row['skipped']}.\n"
+    lines = [
+        [x["work"], str(x["clients"]), *(f"{x[side]:,.1f}" for side in SIDES)]
+        for x in row.get("lines", [])
+    ]
+    head = [f"per second, {row.get('n', 0):,} chunks", "clients", *SIDES]
+    return table(head, lines) if lines else ""
 
 
 def _times(line: Rows) -> list[str]:

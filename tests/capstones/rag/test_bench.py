@@ -20,7 +20,7 @@ def record(tmp_path_factory):
 def test_every_row_is_there_and_in_a_table(record):
     assert set(record) == set(bench.KNOWN)
     pages = tables.pages(record)
-    assert set(pages) == {"speed.md", "store.md", "goals.md", "growth.md"}
+    assert set(pages) == {"speed.md", "store.md", "goals.md", "growth.md", "crossover.md"}
     assert pages["goals.md"].count("a quick trial: none") == len(tables.GOALS)
     for name, text in pages.items():
         assert "nan" not in text, name
