@@ -111,7 +111,7 @@ class World:
         from langchain_community.vectorstores import FAISS
 
         texts = [d.text for d in self.documents]
-        vectors = self.embedder.encode(texts).tolist()
+        vectors = list(self.embedder.encode(texts))
 
         def make() -> Any:
             store = FAISS.from_embeddings(
