@@ -96,13 +96,14 @@ def evaluate(
     if quick and Path(out).resolve() == RECORD.resolve():
         raise UserError("a quick trial judges nothing; give it a record of its own")
     sizes = QUICK if quick else Sizes()
-    model = open_model(model) if isinstance(model, str) else model
-    writes = model.name != "extractive"
-    require(writes, "model must be one that writes: quotes are judged anyway", error=UserError)
     if "retrieval" in parts:
         found = beir.load(collection, split)
         part = judge_search(Path(collection).name, found, embedder, Path(out).parent, sizes, say)
         _save(out, "retrieval", part, quick)
+    if {"answers", "injections"} & set(parts):
+        model = open_model(model) if isinstance(model, str) else model
+        writes = model.name != "extractive"
+        require(writes, "model must be one that writes: quotes are judged anyway", error=UserError)
     if "answers" in parts:
         _save(out, "answers", judge_answers(model, embedder, sizes, say), quick)
     if "injections" in parts:
