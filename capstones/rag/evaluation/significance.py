@@ -4,7 +4,7 @@
 >>> theirs = {f"q{i}": {"ndcg@10": 0.5 + i % 2 / 10} for i in range(30)}
 >>> found = compare(ours, theirs, "ndcg@10")
 >>> print(found.difference, found.better, found.worse, found.p < 0.01)
-0.150 [0.113, 0.187] (n = 30) 25 0 True
+0.15 ± 0.03 (n = 30) 25 0 True
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ $$ \arg\max_i\; \lambda\, q \cdot d_i
    - (1 - \lambda) \max_{j \text{ taken}} d_i \cdot d_j. $$
 
 >>> vectors = np.array([[1, 0], [0.99, 0.1], [0.6, 0.8]])
->>> mmr(np.array([1.0, 0.1]), vectors, k=2)  # the second says what the first has said
+>>> mmr(np.array([1.0, 0.1]), vectors, k=2, lambda_mult=0.3)  # the first two say the same
 [1, 2]
 """
 

@@ -148,7 +148,7 @@ class Generation:
         best = found[np.argsort(-scores[found], kind="stable")[:k]]
         return Found(self.rows[best], scores[best])
 
-    def places(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    def places(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " found"]:
         """Where these rows' vectors stand; rows that are not there are left out."""
         return np.flatnonzero(np.isin(self.rows, rows))
 

@@ -11,13 +11,14 @@ Needs the extra `postgres` (psycopg, pgvector) and, on the server, CREATE EXTENS
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from rag.embeddings.embedder import open_embedder
+from rag.store.postgres_sql import BM25_SCORES, NEAREST, SCHEMA, connect, told
 from rag.store.reading import Reading, Rows
 from rag.store.records import digest_of_chunk, embedded, packed
 from rag.store.writing import Fresh, Report, changed
@@ -28,43 +29,6 @@ from shared.require import require
 from week12.preprocessing import terms
 
 AT_ONCE = 64  # documents per transaction
-SCHEMA = """
-CREATE TABLE settings (name text PRIMARY KEY, value text);
-CREATE SEQUENCE rows MINVALUE 0;
-CREATE TABLE documents (
-    id text PRIMARY KEY, digest bytea, title text, text text, metadata text, pages text
-);
-CREATE TABLE metadata (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, content text, UNIQUE (content)
-);
-CREATE TABLE chunks (
-    row bigint PRIMARY KEY, document text REFERENCES documents ON DELETE CASCADE, start int,
-    "end" int, heading text, metadata bigint REFERENCES metadata, digest bytea, length int,
-    vector vector
-);
-CREATE INDEX ON chunks (document);
-CREATE INDEX ON chunks (metadata);
-CREATE TABLE postings (
-    term text, row bigint REFERENCES chunks ON DELETE CASCADE, tf int, PRIMARY KEY (term, row)
-);
-CREATE INDEX ON postings (row);
-"""
-BM25_SCORES = """
-WITH asked AS (SELECT term, count(*) AS times FROM unnest(?::text[]) AS term GROUP BY term),
-    sizes AS (SELECT count(*)::float8 AS n, avg(length)::float8 AS average FROM chunks),
-    weights AS (
-        SELECT term, times * ln(1 + (n - count(*) + 0.5) / (count(*) + 0.5)) AS weight
-        FROM asked JOIN postings USING (term), sizes GROUP BY term, times, n
-    )
-SELECT p.row, sum(weight * tf / (tf + ?::float8 * (1 - ?::float8 + ?::float8 * length / average)))
-FROM weights JOIN postings p USING (term) JOIN chunks c ON c.row = p.row, sizes
-WHERE ?::bigint[] IS NULL OR p.row = ANY(?::bigint[])
-GROUP BY p.row ORDER BY 2 DESC, p.row LIMIT ?
-"""
-NEAREST = """
-SELECT row, -(vector <#> ?) FROM chunks WHERE ?::bigint[] IS NULL OR row = ANY(?::bigint[])
-ORDER BY vector <#> ?, row LIMIT ?
-"""
 
 
 class PostgresStore(Reading):
@@ -249,12 +213,16 @@ class PostgresStore(Reading):
 
     # ---- search
 
-    def lexical(self, query: str, k: int, allowed: Rows | None = None) -> Found:
+    def lexical(
+        self, query: str | Mapping[str, float], k: int, allowed: Rows | None = None
+    ) -> Found:
         """As `Store.lexical`: BM25 of week 12, with its settings."""
         require(k >= 1, "k must be at least 1", k)
         few = None if allowed is None else allowed.tolist()
         k1, b = 1.5, 0.75
-        return found(self.query(BM25_SCORES, (terms(query), k1, b, b, few, few, k)))
+        asked = Counter(terms(query) if isinstance(query, str) else query)
+        counts = (list(asked), list(map(float, asked.values())))
+        return found(self.query(BM25_SCORES, (*counts, k1, b, b, few, few, k)))
 
     def dense(
         self, vector: Float[np.ndarray, " dim"], k: int, allowed: Rows | None = None
@@ -289,29 +257,3 @@ def found(rows: list[tuple]) -> Found:
     """Rows and scores, as the server gave them."""
     rows_, scores = zip(*rows, strict=True) if rows else ((), ())
     return Found(np.array(rows_, np.int64), np.array(scores, np.float32))
-
-
-@contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Say an error of the server in one line."""
-    import psycopg
-
-    try:
-        yield
-    except psycopg.Error as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{what} cannot be used: {why}") from error
-
-
-def connect(url: str, schema: str) -> Any:
-    """A connection that looks into the schema first."""
-    try:
-        import psycopg
-    except ImportError as error:
-        raise UserError("PostgreSQL needs the extra: uv sync --extra postgres") from error
-    with told("PostgreSQL"):
-        connection = psycopg.connect(url, autocommit=True)
-        path = "SELECT set_config('search_path', quote_ident(%s) || ', public', false)"
-        connection.execute(path, (schema,))
-        connection.execute("SET hnsw.iterative_scan = strict_order")
-    return connection

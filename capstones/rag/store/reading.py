@@ -78,7 +78,7 @@ class Reading(ABC):
         place = rows.index(int(row))
         return rows[max(0, place - 1) : place] + rows[place + 1 : place + 2]
 
-    def chunks(self, rows: Iterable[int] | Rows) -> list[Chunk]:
+    def chunks(self, rows: Iterable[int | np.integer] | Rows) -> list[Chunk]:
         """The chunks with these rows, in their order."""
         texts: dict[str, str] = {}
         found = []

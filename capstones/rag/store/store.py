@@ -280,6 +280,7 @@ class Store(Reading):
         with self._lock:
             self._db.query("COMMIT")
             self._db.query("VACUUM")
+            self._db.query("PRAGMA wal_checkpoint")
             self._db.query("BEGIN")
 
     @contextmanager

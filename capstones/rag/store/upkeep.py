@@ -52,7 +52,8 @@ def stats(store: "Store") -> dict[str, Any]:
     ((documents, chars),) = store.query(
         "SELECT count(*), coalesce(sum(length(text)), 0) FROM documents"
     )
-    sizes = [path.stat().st_size for path in store.folder.rglob("*") if path.is_file()]
+    files = [path for path in store.folder.rglob("*") if path.is_file()]
+    sizes = [p.stat().st_size for p in files if not p.name.endswith(("-wal", "-shm"))]
     cutting = {name: store.settings[name] for name in ("splitter", "size", "overlap")}
     return {
         "folder": str(store.folder),

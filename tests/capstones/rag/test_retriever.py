@@ -7,9 +7,10 @@ import pytest
 
 from rag.embeddings.embedder import open_embedder
 from rag.evaluation.ranking import BASE
-from rag.retrieval import feedback, fusion
+from rag.retrieval import feedback, fusion, rerank
 from rag.retrieval.retriever import Retriever
 from rag.retrieval.settings import RetrievalSettings
+from rag.store.records import embedded
 from rag.store.store import Store
 from rag.types import Document
 from shared.errors import UserError
@@ -111,21 +112,26 @@ def test_stages_are_named_and_timed(store):
     assert results.hits[0].score == results.hits[0].stages["smoothing again"]
 
 
-def test_fusion_is_min_max_of_the_whole_pool(store):
-    """Each row has both scores, also one that only one index proposed."""
+def test_what_one_index_did_not_name_has_its_score_there_too(store):
     query = "steep flow of hot water"
-    settings = replace(BASE, depth=4, k=4)
-    results = Retriever(store, settings).search(query)
     vector = store.embedder.encode([query])[0]
-    lexical, dense = store.lexical(query, 4), store.dense(vector, 4)
-    rows = np.union1d(lexical.rows, dense.rows)
     words = dict(zip(*store.lexical(query, 40), strict=True))
+    lexical, dense = store.lexical(query, 4), store.dense(vector, 15)
+    rows = np.union1d(lexical.rows, dense.rows)
     bm25 = np.array([words.get(row, 0.0) for row in rows])
+    assert np.count_nonzero(bm25) > 4
     total = fusion.unit(bm25) / 2 + fusion.unit(store.vectors(rows) @ vector) / 2
-    expected = dict(zip(rows.tolist(), total, strict=True))
-    found = {hit.row: hit.score for hit in results.hits}
-    assert found == pytest.approx({row: expected[row] for row in found}, abs=1e-6)
-    assert min(found.values()) >= sorted(total)[-4] - 1e-6
+    asked = dict.fromkeys(store.terms(query), 1.0)
+    found = Retriever(store, BASE)._fuse([lexical, dense], asked, vector)
+    order = np.argsort(found.rows)
+    np.testing.assert_array_equal(found.rows[order], rows)
+    np.testing.assert_allclose(found.scores[order], total, atol=1e-6)
+
+
+def test_terms_can_weigh(store):
+    once, twice = store.lexical("espresso", 5), store.lexical({"espresso": 2.0, "zzz": 1.0}, 5)
+    np.testing.assert_array_equal(twice.rows, once.rows)
+    np.testing.assert_allclose(twice.scores, 2 * once.scores, rtol=1e-6)
 
 
 def test_many_are_searched_as_one_by_one(store):
@@ -147,10 +153,47 @@ def test_feedback_takes_one_chunk_of_a_document(tmp_path, monkeypatch):
     store = Store.create(tmp_path / "s", embedder=open_embedder("lsa"), size=200, overlap=20)
     store.ingest([Document("long", text), Document("short", "Tea is hot."), Document("x", "Ice.")])
     seen = []
-    monkeypatch.setattr(feedback, "cohesion", lambda vectors: seen.append(len(vectors)) or 0.5)
+    expand = feedback.expand
+
+    def watched(query, documents, **options):
+        seen.extend(documents)
+        return expand(query, documents, **options)
+
+    monkeypatch.setattr(feedback, "expand", watched)
     with store:
         Retriever(store).search("hot tea")
-    assert seen == [3]
+    assert sorted(len(terms) > 5 for terms in seen) == [False, False, True]
+
+
+def test_late_interaction_ranks_again(store, monkeypatch):
+    def tokens_of(texts):
+        return [store.embedder.encode(text.split()) for text in texts]
+
+    monkeypatch.setattr(store.embedder, "token_vectors", tokens_of, raising=False)
+    settings = replace(BASE, rerank="late", rerank_weight=1.0, rerank_depth=12, k=12)
+    results = Retriever(store, settings).search("hot espresso")
+    query, *documents = tokens_of(["hot espresso", *(embedded(hit.chunk) for hit in results.hits)])
+    expected = rerank.late_interaction(query, documents)
+    np.testing.assert_allclose(
+        [hit.score for hit in results.hits], fusion.unit(expected), atol=1e-6
+    )
+    plain = Retriever(store, BASE).search("hot espresso", k=12)
+    assert {hit.row for hit in plain.hits} == {hit.row for hit in results.hits}
+
+
+def test_a_cross_encoders_share_of_the_score(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        rerank,
+        "cross_encoder",
+        lambda folder, query, texts: np.array([float(len(t)) for t in texts]),
+    )
+    settings = replace(BASE, rerank=str(tmp_path), rerank_weight=0.25, k=40)
+    results = Retriever(store, settings).search("hot espresso")
+    lengths = np.array([float(len(embedded(hit.chunk))) for hit in results.hits])
+    first = np.array([hit.stages["fusion"] for hit in results.hits])
+    expected = 0.75 * fusion.unit(first) + 0.25 * fusion.unit(lengths)
+    np.testing.assert_allclose([hit.score for hit in results.hits], expected, atol=1e-6)
+    assert len(results.hits) == 40
 
 
 def test_an_empty_store(tmp_path):
@@ -162,11 +205,11 @@ def test_an_empty_store(tmp_path):
 def test_mistakes_are_named(store):
     with pytest.raises(UserError, match="k must be at least 1, got 0"):
         Retriever(store).search("tea", k=0)
-    with pytest.raises(UserError, match="rerank late needs an embedder .* got lsa"):
+    with pytest.raises(UserError, match=r"rerank late needs an embedder .* got lsa"):
         Retriever(store, RetrievalSettings(rerank="late")).search("tea")
     with pytest.raises(UserError, match="rerank must be none, mmr, late or the folder"):
         RetrievalSettings(rerank="bge")
-    with pytest.raises(UserError, match="weight must be between 0 and 1, got 1.5"):
+    with pytest.raises(UserError, match=r"weight must be between 0 and 1, got 1.5"):
         RetrievalSettings(weight=1.5)
     with pytest.raises(UserError, match="depth must be at least 1, got 0"):
         RetrievalSettings(depth=0)

@@ -57,3 +57,20 @@ def test_other_embedder(tmp_path):
         Store.open(tmp_path / "s", embedder=other)
     with pytest.raises(ArtifactError, match=r"is no store: store\.sqlite is missing"):
         Store.open(tmp_path, embedder=other)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        Document("a", "tea milk", "T", {"n": 1}),
+        Document("a", "tea", "Another", {"n": 1}),
+        Document("a", "tea", "T", {"n": 2}),
+        Document("a", "tea", "T", {"n": 1}, (0,)),
+    ],
+)
+def test_any_change_is_a_change(tmp_path, changed):
+    with make_store(tmp_path / "s") as store:
+        store.ingest([Document("a", "tea", "T", {"n": 1})])
+        assert store.ingest([changed]) == (0, 1, 0, 0, 1)
+        assert store.document("a") == changed
+        assert store.chunks(store.rows_of("a"))[0].metadata == changed.metadata
