@@ -29,10 +29,15 @@ some such that the their then there these they this those to today two under we 
 which while who why with you"""
 OPENERS = frozenset(_OPENERS.split())
 
-# After the marks of Chinese and Japanese no blank is needed. An empty line always ends a sentence.
+# After the marks of Chinese and Japanese no blank is needed. A sentence always ends before an empty
+# line and before an item of a list; a heading is one by itself.
 _END = re.compile(
-    r"""(?<![.!?…])(?P<mark>[.!?…]++)["'”’»)\]}*_]*+(?=\s)|[。！？]++[”’」』）]*+"""
-    r"""|(?=\n[^\S\n]*+\n)|\Z"""
+    r"""(?m:^\#{1,6}[ \t].*$)
+    |(?<![.!?…])(?P<mark>[.!?…]++)["'”’»)\]}*_]*+(?=\s)
+    |[。！？]++[”’」』）]*+
+    |(?=\n[^\S\n]*+(?:\n|[-*•][ \t]|\d{1,3}[.)][ \t]|\#{1,6}[ \t]))
+    |\Z""",
+    re.X,
 )
 _NEXT = re.compile(r"""\s++["'“‘«(\[*_]*+(\S?)([^\W\d_]*+)""")
 _WORD_BEFORE = re.compile(r"[\w.]*\Z")

@@ -327,7 +327,10 @@ OTHERS = {
     "cpp": ("namespace tea {\n}\nvoid Tea::brew(int a) const {\n}", "tea Tea::brew"),
     "java": ("public final class Tea extends Cup {\n  void brew() {}\n}", "Tea"),
     "rb": ("module Tea\nend\ndef brew(a)\nend", "Tea brew"),
-    "py": ("def broken(:\n    pass\n\nclass Tea(object):\n    print 'x'", "broken Tea"),
+    "py": (
+        "def broken(:\n    pass\n\nclass Cup:\n    a\n\nclass Tea(object):\n    print 'x'",
+        "broken Cup Tea",
+    ),
 }
 
 
@@ -335,6 +338,13 @@ OTHERS = {
 def test_definitions_of_others(lang):
     text, names = OTHERS[lang]
     assert [name[0] for _, name in definitions.sections(text, lang) if name] == names.split()
+
+
+def test_a_class_is_not_left_without_its_first_method():
+    text = f"class Tea:\n    def brew(self):\n        {'x' * 50}\n\n    def drink(self): ...\n"
+    found = definitions.sections(text, "py", 50)
+    assert found[0] == (0, ("Tea", "brew"))
+    assert (text.index("    def drink"), ("Tea", "drink")) in found
 
 
 def test_comments_stay_with_what_they_explain():
