@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rag.types import Embedder
+from shared.errors import UserError
 
 AT_ONCE = 256  # texts between two commits
 TABLE = """CREATE TABLE IF NOT EXISTS vectors (
@@ -53,8 +54,22 @@ class EmbeddingCache:
         progress
             Is told how many texts are done, and of how many.
         """
+        try:
+            return self._encode(embedder, texts, progress)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # in use, or the disk is full
+                raise UserError(f"{self.path} cannot be used now ({error})") from error
+            self.path.unlink()
+            return self._encode(embedder, texts, progress)
+
+    def _encode(
+        self,
+        embedder: Embedder,
+        texts: Sequence[str],
+        progress: Callable[[int, int], None] | None,
+    ) -> Float[np.ndarray, "n dim"]:
         vectors = np.empty((len(texts), embedder.dim), np.float32)
-        with closing(self._open()) as database:
+        with closing(_connect(self.path)) as database:
             for start in range(0, len(texts), AT_ONCE):
                 some = texts[start : start + AT_ONCE]
                 vectors[start : start + len(some)] = _encode(database, embedder, some)
@@ -62,16 +77,9 @@ class EmbeddingCache:
                     progress(start + len(some), len(texts))
         return vectors
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return _connect(self.path)
-        except sqlite3.DatabaseError:
-            self.path.unlink()
-            return _connect(self.path)
-
     def keep(self, embedder: Embedder, keys: Sequence[bytes]) -> None:
         """Forget every vector but those of these texts, and give the space back."""
-        with closing(self._open()) as database:
+        with closing(_connect(self.path)) as database:
             database.execute("CREATE TEMP TABLE used (text BLOB PRIMARY KEY)")
             database.executemany("INSERT OR IGNORE INTO used VALUES (?)", ((k,) for k in keys))
             unused = "embedder != ? OR text NOT IN (SELECT text FROM used)"

@@ -184,6 +184,16 @@ def test_altered_vectors_are_computed_again(tmp_path):
     assert model.asked == ["tea", "car", "tea", "car"]
 
 
+@pytest.mark.parametrize("place", [0, 3000, 9000])
+def test_a_broken_file_is_begun_anew(tmp_path, place):
+    cache, texts = EmbeddingCache(tmp_path / "cache.sqlite"), [f"{i}" for i in range(100)]
+    expected = cache.encode(Counting(), texts)
+    data = bytearray(cache.path.read_bytes())
+    data[place : place + 3000] = b"x" * 3000
+    cache.path.write_bytes(data)
+    np.testing.assert_array_equal(cache.encode(Counting(), texts), expected)
+
+
 def test_what_was_computed_before_a_failure_is_kept(tmp_path):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
     texts = [f"{i}" for i in range(600)]

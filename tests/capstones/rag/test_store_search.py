@@ -49,6 +49,13 @@ def test_flat_is_brute_force(tmp_path_factory, n, k, seed, filtered):
     assert found.scores.tolist() == scores.tolist()
 
 
+def test_more_are_equal_than_were_asked_for(tmp_path):
+    vectors = np.eye(4, dtype=np.float32)[np.arange(400) % 4]
+    files = generated(tmp_path, vectors)
+    assert files.dense(vectors[1], 3, None).rows.tolist() == files.rows[[1, 5, 9]].tolist()
+    assert files.dense(vectors[1], 101, None).rows[-2:].tolist() == files.rows[[397, 0]].tolist()
+
+
 def test_flat_scores_are_numpys(tmp_path):
     draw = np.random.default_rng(0)
     vectors, query = unit(draw.standard_normal((500, 384))), unit(draw.standard_normal((1, 384)))[0]
