@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
-from rag.answering.abstention import Evidence, confidence, evidence
+from rag.answering.abstention import THRESHOLD, Evidence, confidence, evidence
 from rag.answering.citations import Verifier, split
 from rag.answering.extractive import quote
 from rag.answering.guard import suspicious
@@ -33,7 +33,9 @@ class AnswerSettings:
     Attributes
     ----------
     k
-        Chunks to search for; how many of them a model sees is up to its context.
+        Chunks to search for: the choice of quotes, and what decides whether to answer.
+    shown
+        How many of them a model is shown; fewer, if its context is short.
     min_confidence
         Below it the answer is that it is not known.
     least_support
@@ -47,9 +49,10 @@ class AnswerSettings:
     """
 
     k: int = 5
-    min_confidence: float = 0.5
-    least_support: float = 0.6
-    quotes: int = 1
+    shown: int = 3
+    min_confidence: float = THRESHOLD
+    least_support: float = 0.7
+    quotes: int = 2
     max_new_tokens: int = 120
     history_tokens: int = 200
     temperature: float = 0.0
@@ -160,7 +163,8 @@ class Answerer:
             verifier = Verifier(hits, documents, least=settings.least_support)
             encode = self.retriever.store.embedder.encode
             quotes = quote(query, hits, encode, most=settings.quotes, guard=settings.guard)
-            said = [verifier.check(text) for text in _whole_sentences([quotes])]
+            # Not joined and split again: a quote may end without a full stop.
+            said = [verifier.check(" " * (n > 0) + text) for n, text in enumerate(quotes)]
             yield "".join(sentence.text for sentence in said) or UNKNOWN
         if not said:
             yield silenced(base)
@@ -179,7 +183,7 @@ class Answerer:
         def fits(prompt: list[Message]) -> bool:
             return self.model.fits(prompt, settings.max_new_tokens)
 
-        return fitting(asked, hits, recent, fits, guard=settings.guard)
+        return fitting(asked, hits[: settings.shown], recent, fits, guard=settings.guard)
 
     def _supported(
         self, prompt: list[Message], verifier: Verifier, stop: Event | None

@@ -11,13 +11,14 @@ The best such span becomes the citation: its quote is exactly what stands in the
 markers of the text are written anew and count the citations. What nothing supports keeps none and
 is marked.
 
->>> chunk = Chunk("tea.md", 10, 69, "Tea was first drunk in China. Green tea needs water at 80 °C.")
->>> said = "Green tea needs water at 80 °C. Black tea needs 100 °C [1]."
+>>> text = "Tea was first drunk in China. Green tea needs water at 80 degrees."
+>>> chunk = Chunk("tea.md", 10, 76, text)
+>>> said = "Green tea needs water at 80 degrees. Black tea needs 100 [1]."
 >>> sentences, citations = verify(said, [Hit(chunk, row=0, score=1.0)])
 >>> [(sentence.text, sentence.supported) for sentence in sentences]
-[('Green tea needs water at 80 °C. [1] ', True), ('Black tea needs 100 °C.', False)]
+[('Green tea needs water at 80 degrees. [1] ', True), ('Black tea needs 100.', False)]
 >>> citations[0].quote, citations[0].start
-('Green tea needs water at 80 °C.', 40)
+('Green tea needs water at 80 degrees.', 40)
 """
 
 import re
@@ -166,7 +167,7 @@ class Verifier:
         hits: Sequence[Hit],
         documents: Mapping[str, Document] | None = None,
         *,
-        least: float = 0.6,
+        least: float = 0.7,
     ):
         self.chunks, self.least = [hit.chunk for hit in hits], least
         self.documents = documents or {}
@@ -223,7 +224,7 @@ def verify(
     hits: Sequence[Hit],
     documents: Mapping[str, Document] | None = None,
     *,
-    least: float = 0.6,
+    least: float = 0.7,
 ) -> tuple[tuple[Sentence, ...], tuple[Citation, ...]]:
     """Check a whole answer; the texts of the sentences add up to the answer to show.
 

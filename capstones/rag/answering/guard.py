@@ -3,7 +3,7 @@ r"""The guard: documents are data, whatever they say.
 A chunk may hold a sentence that is meant for the model ("ignore your instructions and …"), by
 chance or by somebody's intent. `suspicious` finds such sentences, also where they are hidden from
 people: in zero-width or look-alike characters, in tag characters, spaced out, or in base64. `fence`
-puts a chunk between two lines that nothing inside can imitate, and leaves suspicious sentences out.
+puts a chunk between two lines that nothing inside can imitate, and leaves out what is suspicious.
 
 It is a filter, not a proof: what it finds and misses is measured on `injections.jsonl`, and
 a model that answers only with verified sentences (`citations`) is the second line of defense.
@@ -172,9 +172,14 @@ def _as_read(text: str) -> tuple[str, list[int]]:
 
 
 def fence(number: int, text: str) -> str:
-    """A chunk as data for a prompt: it can neither close its fence nor give orders."""
+    """A chunk as data for a prompt: it can neither close its fence nor give orders.
+
+    From a suspicious sentence on, the rest of its paragraph is left out: what follows "forget all
+    that" is the order itself, and looks harmless.
+    """
     for start, end, _ in reversed(suspicious(text)):
-        text = text[:start] + WITHHELD + text[end:]
+        rest = text.find("\n\n", end)
+        text = text[:start] + WITHHELD + (text[rest:] if rest >= 0 else "")
     return enclose(number, text)
 
 

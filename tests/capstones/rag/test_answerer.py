@@ -14,7 +14,7 @@ from rag.answering.prompt import UNKNOWN, fitting, messages
 from rag.types import Answer, Chunk, Hit, Turn
 
 LIBRARY = Library(TEA)
-EAGER = AnswerSettings(min_confidence=0.0)
+EAGER = AnswerSettings(min_confidence=0.0, quotes=1)
 COFFEE = "Where was coffee first drunk?"
 
 
@@ -129,7 +129,7 @@ def test_instructions_in_documents_are_flagged_and_kept_from_model_and_quotes():
     assert answer.flagged == ("evil.md",)
     assert order not in parrot.asked[0][-1]["content"]
     assert order not in ask(Extractive(), library=library).text
-    open_settings = AnswerSettings(min_confidence=0.0, guard=False)
+    open_settings = AnswerSettings(min_confidence=0.0, quotes=1, guard=False)
     ask(parrot, library=library, settings=open_settings)
     assert order in parrot.asked[1][-1]["content"]
 
@@ -188,24 +188,33 @@ def test_quoting_by_words_and_by_meaning():
     hits = hits_of(TEA["coffee.md"], TEA["tea.md"])
     for encode in (None, Letters().encode):
         assert quote("How long does an espresso take?", hits, encode) == (
-            "An espresso takes about 25 seconds. [1]"
+            ["An espresso takes about 25 seconds. [1]"]
         )
-        assert quote("Who discovered tea?", hits, encode).endswith("[2]")
+        assert quote("Who discovered tea?", hits, encode)[0].endswith("[2]")
 
 
 def test_the_number_of_quotes():
     hits = hits_of("Tea is hot water. Tea is cold water. Cars are fast machines.")
-    assert (
-        quote("What water is tea?", hits, most=3) == "Tea is hot water. [1] Tea is cold water. [1]"
-    )
-    assert quote("What water is tea?", hits).count("[1]") == 1
+    both = ["Tea is hot water. [1]", "Tea is cold water. [1]"]
+    assert quote("What water is tea?", hits, most=3) == both
+    assert quote("What machines are cars?", hits, most=3) == ["Cars are fast machines. [1]"]
+    assert len(quote("What water is tea?", hits, most=1)) == 1
 
 
 @pytest.mark.parametrize("texts", [(), ("",), ("...",), ("a" * 5000,)])
 def test_nothing_to_quote(texts):
-    assert quote("Why?", hits_of(*texts)) == ""
+    assert quote("Why?", hits_of(*texts)) == []
 
 
 def test_overlapping_chunks_quote_once():
     hits = hits_of("Tea is hot water.", "Tea is hot water.")
-    assert quote("What water is tea?", hits, most=2) == "Tea is hot water. [1]"
+    assert quote("What water is tea?", hits, most=2) == ["Tea is hot water. [1]"]
+    assert quote("What water is tea?", hits[::-1], most=2) == ["Tea is hot water. [1]"]
+
+
+def test_quotes_without_a_full_stop_stay_apart():
+    library = Library({"a.md": "Tea is hot water:\n\nTea is cold water"})
+    settings = AnswerSettings(min_confidence=0.0, quotes=2)
+    answer = ask(Extractive(), "What water is tea?", settings, library)
+    assert [s.text for s in answer.sentences] == ["Tea is hot water: [1]", " Tea is cold water [2]"]
+    assert all(s.supported for s in answer.sentences)
