@@ -73,12 +73,10 @@ def test_clusters_are_near_one_another():
     assert np.median(products) < 0.5
 
 
-def test_a_goal_that_is_missed_is_called_so(record):
-    rows = {
-        name: {**row, "machine": {**row["machine"], "quick": False}} for name, row in record.items()
-    }
-    rows["lexical"] |= {"times_rank_bm25": 19.0, "reached": False}
-    line = next(x for x in tables.pages(rows)["goals.md"].splitlines() if "lexical" in x)
+def test_a_goal_that_is_missed_is_called_so():
+    machine = {"cpu": "x", "cores": 2, "date": "today", "commit": "0", "quick": False}
+    row = {"n": 100, "lines": [], "times_rank_bm25": 19.0, "reached": False, "machine": machine}
+    line = tables.pages({"lexical": row})["goals.md"].splitlines()[2]
     assert line.endswith("| 19 times | missed |")
 
 
