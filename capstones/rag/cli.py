@@ -183,11 +183,11 @@ def ask(
     json_
         Print one JSON object.
     """
-    from rag.conversation.sessions import Sessions
+    from rag.conversation.talking import sessions_of
 
     answering, question = answering or Answering(), asked(question)
     with open_store(store) as opened:
-        kept = Sessions(opened.database)
+        kept = sessions_of(opened)
         name = session and kept.create(session)
         answer = answering.answer(answering.answerer(opened), question, kept, name, quiet=json_)
     if json_:
@@ -220,11 +220,11 @@ def chat(
     json_
         Print one JSON object per answer.
     """
-    from rag.conversation.sessions import Sessions
+    from rag.conversation.talking import sessions_of
 
     answering = answering or Answering()
     with open_store(store) as opened:
-        kept, answerer = Sessions(opened.database), answering.answerer(opened)
+        kept, answerer = sessions_of(opened), answering.answerer(opened)
         name = kept.create(session)
         if console.is_terminal and not json_:
             about = f"{len(opened.documents()):,} documents, answers by {answerer.model.name}"

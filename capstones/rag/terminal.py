@@ -73,14 +73,14 @@ def read_into(
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
-    """A function of stage, done and total that moves a bar, on a terminal only."""
+    """A function of done and total that moves a bar, on a terminal only."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     options = {"console": errors, "transient": True, "disable": not errors.is_terminal}
     with Progress(*columns, TimeElapsedColumn(), **options) as bar:
         task = bar.add_task(what, total=None)
 
-        def moved(stage: str, done: int, total: int | None) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
+        def moved(done: int, total: int) -> None:
+            bar.update(task, description="passages", completed=done, total=total)
 
         yield moved
 

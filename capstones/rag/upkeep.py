@@ -126,10 +126,10 @@ def forget_sessions(*names: str, store: Path = DEFAULT) -> None:
 
 @contextmanager
 def _sessions(folder: Path) -> Iterator["Sessions"]:
-    from rag.conversation.sessions import Sessions
+    from rag.conversation.talking import sessions_of
 
     with open_store(folder) as opened:
-        yield Sessions(opened.database)
+        yield sessions_of(opened)
 
 
 def installed() -> dict[str, str]:

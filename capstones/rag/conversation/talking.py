@@ -9,6 +9,15 @@ from rag.types import Answer
 
 if TYPE_CHECKING:
     from rag.answering.answerer import Answerer
+    from rag.store.store import Store
+
+
+def sessions_of(store: "Store") -> Sessions:
+    """A store's conversations, in a file of their own beside its database.
+
+    Who reads the database keeps its log from being cut, and what is forgotten would stay there.
+    """
+    return Sessions(store.folder / "sessions.sqlite")
 
 
 def talk(

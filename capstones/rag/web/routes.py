@@ -52,7 +52,8 @@ async def ask(asked: Question, here: Here) -> Response:
     """Answer a question, in lines of JSON as the answer is written, or as one object."""
     if asked.session is not None:
         known(asked.session, here)
-    here.store.select(asked.where)  # a mistake in it is told before the answer begins
+    with here.reading() as store:
+        store.select(asked.where)  # a mistake in it is told before the answer begins
     if not here.places.acquire(blocking=False):
         detail = "other answers are being written; ask again in a moment"
         raise HTTPException(429, detail, {"Retry-After": "5"})
@@ -78,14 +79,15 @@ def search(
     """Find passages, with the score of each stage and its milliseconds."""
     chosen = {"mode": mode, "rerank": rerank}
     changes = {name: value for name, value in chosen.items() if value is not None}
-    results = here.retriever(**changes).search(q, k=k, where=where or None)
+    with here.reading() as store:
+        results = here.retriever(store, **changes).search(q, k=k, where=where or None)
     return Response(line(asdict(results)), media_type="application/json")
 
 
 @api.get("/sessions")
 def list_sessions(here: Here) -> list[dict[str, Any]]:
     """The conversations that are kept, the latest first."""
-    return [info._asdict() for info in here.sessions().names()]
+    return [info._asdict() for info in here.sessions.names()]
 
 
 @api.post("/sessions", status_code=201)
@@ -99,8 +101,8 @@ def session(name: str, here: Here, download: bool = False) -> Response:
     """The answers of a conversation; or all of it, as a file to keep."""
     known(name, here)
     if not download:
-        return JSONResponse(here.sessions().answers(name))
-    text = json.dumps(here.sessions().export(name), ensure_ascii=False, indent=1)
+        return JSONResponse(here.sessions.answers(name))
+    text = json.dumps(here.sessions.export(name), ensure_ascii=False, indent=1)
     headers = {"Content-Disposition": 'attachment; filename="conversation.json"'}
     return Response(text, media_type="application/json", headers=headers)
 
@@ -109,19 +111,20 @@ def session(name: str, here: Here, download: bool = False) -> Response:
 def forget(name: str, here: Here) -> None:
     """Delete a conversation for good."""
     known(name, here)
-    here.sessions().forget(name)
+    here.sessions.forget(name)
 
 
 def known(name: str, here: Library) -> None:
     """Refuse a session that is not there."""
-    if name not in {info.name for info in here.sessions().names()}:
+    if name not in {info.name for info in here.sessions.names()}:
         raise HTTPException(404, f"there is no session {name!r}")
 
 
 @api.get("/documents")
 def list_documents(here: Here) -> list[dict[str, Any]]:
     """What the store holds."""
-    return [info._asdict() for info in here.store.documents()]
+    with here.reading() as store:
+        return [info._asdict() for info in store.documents()]
 
 
 @api.get("/documents/{id:path}")
@@ -136,7 +139,8 @@ def document(
 
     The cuts are made here, since a browser counts characters in another way (😀 is two).
     """
-    found = here.document(id)
+    with here.reading() as store:
+        found = store.document(id)
     if not start <= end <= len(found.text):
         raise HTTPException(
             400, f"start and end must be in 0..{len(found.text)}, got {start} and {end}"
@@ -157,8 +161,9 @@ def document(
 @api.delete("/documents/{id:path}", status_code=204)
 def delete(id: str, here: Here) -> None:
     """Take a document out of the store."""
-    here.document(id)
-    here.delete(id)
+    with here.changing() as store:
+        if not store.delete([id]):
+            raise HTTPException(404, f"there is no document {id!r}")
 
 
 @api.post("/upload")
@@ -167,7 +172,8 @@ def upload(files: list[UploadFile], here: Here) -> dict[str, Any]:
     if len(files) > here.limits.files:
         raise HTTPException(413, f"files must be at most {here.limits.files}, got {len(files)}")
     documents, skipped = uploads.read((file.filename or "", file.file) for file in files)
-    report = here.ingest(documents)
+    with here.changing() as store:
+        report = store.ingest(documents)
     return {**report._asdict(), "skipped": [item._asdict() for item in skipped]}
 
 
