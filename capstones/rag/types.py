@@ -26,7 +26,7 @@ class Document:
     Attributes
     ----------
     id
-        Its path, relative to what was given to `ingest`, or NAME/TITLE of a data set; unique.
+        Its path as it was given to `ingest`, or NAME/TITLE of a data set; unique.
     metadata
         Facts to filter by; `lang`, `path`, `page` and the like.
     pages
