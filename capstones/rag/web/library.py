@@ -1,7 +1,7 @@
 """One store and a model, shared by all requests of a server."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,8 @@ from rag.answering.models import Model
 from rag.conversation.talking import sessions_of, talk
 from rag.retrieval.retriever import Retriever
 from rag.retrieval.settings import RetrievalSettings
-from rag.store.store import Report, Store
-from rag.types import Answer, Document
+from rag.store.store import Store
+from rag.types import Answer
 from rag.web.guard import Limits
 
 # Shown on the empty page over Python's manual.
