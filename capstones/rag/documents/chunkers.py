@@ -100,11 +100,12 @@ def chunk(
 
 def pieces(text: str, start: int, end: int, size: int, levels: Sequence[Level]) -> Iterator[Span]:
     """Spans of at most `size` characters, without empty lines and blanks around them."""
-    part = text[start:end].rstrip()
-    start += part.rfind("\n", 0, len(part) - len(part.lstrip())) + 1  # the indentation stays
-    end -= len(text[start:end]) - len(text[start:end].rstrip())
+    part = text[start:end]
+    first, end = end - len(part.lstrip()), start + len(part.rstrip())
+    line = text.rfind("\n", max(0, start - 1), first) + 1
+    start = line if line >= start else first  # where a line begins, its indentation stays
     if end - start <= size:
-        if part:
+        if start < end:
             yield start, end
     elif not levels:
         yield from ((at, min(at + size, end)) for at in range(start, end, size))
@@ -133,7 +134,7 @@ def join(
 
 def _repeated(text: str, start: int, end: int, levels: Sequence[Level]) -> int | None:
     """Where the part begins, in `text[start:end]`, that the next chunk repeats."""
-    window = text[start:end]
+    window = text[start - 1 : end]  # with the blank, if one is there, after which a word begins
     for level in levels:
         for cut in level(window):
             if rest := window[cut:].lstrip():

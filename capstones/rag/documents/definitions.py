@@ -49,7 +49,7 @@ _DEFINITION = re.compile(
        |^(?:export[ \t]+)?(?:const|let|var)[ \t]+(?P<arrow>[\w$]+)[ \t]*=[ \t]*(?:async[ \t]*)?
          (?:function\b|\()
        |^(?!(?:if|for|while|switch|else|do|return)\b)[A-Za-z_][\w \t*&:<>,\[\]~]{{0,200}}?
-         (?P<called>[\w~:]+)[ \t]*\([^;{{}}]{{0,400}}\)[^;{{}}]{{0,100}}\{{""",
+         (?P<called>[\w~:]{{1,80}})[ \t]*\([^;{{}}]{{0,400}}\)[^;{{}}]{{0,100}}\{{""",
     re.M | re.X,
 )
 

@@ -14,7 +14,8 @@ from rag.documents.decoding import LIMIT, UnreadableError, clean
 
 __all__ = ["docx_text"]
 
-EXPANDED = 4 * LIMIT  # bytes of all parts, unpacked
+# Of all parts, unpacked: bytes, and how many times what they take packed; text has up to twenty.
+EXPANDED, RATIO = 4 * LIMIT, 100
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _P, _ROW, _CELL, _TEXT = (f"{_W}{name}" for name in ("p", "tr", "tc", "t"))
 _BREAKS = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
@@ -42,15 +43,17 @@ def docx_text(data: bytes) -> tuple[str, str]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             # No more is unpacked of a part than it claims to hold, so the claims are enough.
             size = sum(part.file_size for part in archive.infolist())
-        if size > EXPANDED:
-            raise UnreadableError(f"unpacks to {size:,} bytes, and at most {EXPANDED:,} are read")
+        if size > EXPANDED or size > max(10_000_000, RATIO * len(data)):
+            raise UnreadableError(f"unpacks to {size:,} bytes from {len(data):,}")
         document = docx.Document(io.BytesIO(data))
         found = [block for block in _blocks(document.element.body, document) if block[0]]
         title = document.core_properties.title
     except UnreadableError:
         raise
     except Exception as error:  # a damaged file can break a parser in any way
-        raise UnreadableError(f"is not a whole Word document ({error!r})") from None
+        raise UnreadableError(
+            f"is not a whole Word document ({error or type(error).__name__})"
+        ) from None
     text, before = "", ""
     for block, lines in found:  # lines of one list or table stand together
         text += ("\n" if lines and lines == before else "\n\n") + block

@@ -6,6 +6,7 @@ r"""What Markdown says of its own structure: headings, and blocks of code that m
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 
 __all__ = ["blocks", "fence_edges", "fences", "front_matter", "sections"]
@@ -35,14 +36,19 @@ def fences(text: str) -> Iterator[tuple[int, int]]:
 
 def blocks(text: str) -> list[int]:
     """Where paragraphs and the like begin, but not inside a block of code."""
-    inside = list(fences(text))
+    code = list(fences(text))
     cuts = (found.end() for found in _EMPTY_LINES.finditer(text))
-    return [cut for cut in cuts if not any(a < cut < b for a, b in inside)]
+    return [cut for cut in cuts if not _is_inside(code, cut)]
 
 
 def fence_edges(text: str) -> list[int]:
     """Where blocks of code begin and end."""
     return [edge for span in fences(text) for edge in span]
+
+
+def _is_inside(spans: list[tuple[int, int]], at: int) -> bool:
+    i = bisect_left(spans, (at, 0)) - 1
+    return i >= 0 and at < spans[i][1]
 
 
 def front_matter(text: str) -> int:
@@ -61,7 +67,7 @@ def sections(text: str) -> list[Section]:
     path: list[tuple[int, str]] = []
     code, end = list(fences(text)), 0
     for heading in _HEADING.finditer(text, front_matter(text)):
-        if any(a <= heading.start() < b for a, b in code):
+        if _is_inside(code, heading.start()):
             continue
         under = heading["under"]
         level = len(heading["level"] or "") or (1 if under.startswith("=") else 2)

@@ -42,8 +42,10 @@ def pdf_text(data: bytes) -> tuple[str, str, tuple[int, ...]]:
                 "is encrypted with AES, which needs the package cryptography"
             ) from None
         raise UnreadableError(f"is not a whole PDF ({error or type(error).__name__})") from None
+    if not pages:
+        raise UnreadableError("holds no pages")
     if not any(pages):
-        raise UnreadableError(f"holds no text on {len(pages)} pages: a scan, which needs OCR")
+        raise UnreadableError(f"holds no text on its {len(pages)} pages: a scan, which needs OCR")
     if sum(map(len, pages)) > LIMIT:
         raise UnreadableError(f"holds more than {LIMIT:,} characters")
     starts = accumulate((len(page) + len(_BETWEEN) for page in pages[:-1]), initial=0)

@@ -59,15 +59,15 @@ def ends(text: str) -> Iterator[int]:
 
 def _is_end(text: str, found: re.Match) -> bool:
     first, rest = _NEXT.match(text, found.end()).groups()
-    if first.islower():  # "e.g. this", or a mark inside a quotation: '"Why?" he asked'
+    if found["mark"] != ".":  # 'It is?" he asked' goes on; "It is? no it is not" does not
+        return not first.islower() or (found["mark"][-1] in "!?" and found[0][-1] in "!?")
+    if first.islower():
         return False
-    if found["mark"] != ".":
-        return True
     # A look at a few characters, so that a text of one long word does not take quadratic time.
-    at = found.start()
-    word = _WORD_BEFORE.search(text[max(0, at - 12) : at])[0].lower()
-    if word.isdecimal():  # "1. First" in a list, not "in 1999. Then"
-        return bool(text[: at - len(word)].rpartition("\n")[2].strip()) if len(word) < 4 else True
+    before = text[max(0, found.start() - 16) : found.start()]
+    word = _WORD_BEFORE.search(before)[0].lower()
+    if word.isdecimal() and len(word) < 4:  # "1. First" in a list, not "in 1999. Then"
+        return before.rpartition("\n")[2].strip() != word
     if word in NUMBERED:
         return not first.isdecimal()
     if word in MAY_STAND_LAST or _LETTERS.fullmatch(word):
