@@ -8,19 +8,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from threading import Event
 from typing import Any
 
-from rag.answering.abstention import confidence, evidence
+from rag.answering.abstention import Evidence, confidence, evidence
 from rag.answering.citations import Verifier, split
 from rag.answering.extractive import quote
 from rag.answering.guard import suspicious
 from rag.answering.models import Extractive, Model
-from rag.answering.prompt import UNKNOWN, fitting
+from rag.answering.prompt import UNKNOWN, Message, fitting
 from rag.conversation.memory import window
 from rag.conversation.rewriting import is_small_talk, rewrite
-from rag.types import Answer, Document, Hit, Results, Sentence, Turn
+from rag.types import Answer, Hit, Results, Sentence, Turn
 from shared.require import require
 
 REFUSAL = re.compile(r"\W*(?:i\s+(?:do\s+not|don['’]t)\s+know|i['’]m\s+not\s+sure)\b", re.I)
@@ -63,6 +62,12 @@ class AnswerSettings:
         require(share, "min_confidence must be between 0 and 1", self.min_confidence)
 
 
+def silenced(answer: Answer) -> Answer:
+    """The same question, unanswered."""
+    said = (Sentence(UNKNOWN),)
+    return replace(answer, text=UNKNOWN, sentences=said, citations=(), abstained=True)
+
+
 class Answerer:
     """Answers questions from what a retriever finds.
 
@@ -75,7 +80,6 @@ class Answerer:
     def __init__(self, retriever: Any, model: Model, settings: AnswerSettings | None = None):
         self.retriever, self.model = retriever, model
         self.settings = settings or AnswerSettings()
-        self._frequency = lru_cache(maxsize=4096)(self._count)
 
     def answer(
         self,
@@ -105,7 +109,7 @@ class Answerer:
             return
         query = rewrite(question, history).query
         results = self.retriever.search(query, k=self.settings.k, where=where)
-        sure = self.confidence(query, results)
+        sure = confidence(self.evidence(query, results))
         flagged = [h.chunk.document for h in results.hits if suspicious(h.chunk.text)]
         base = Answer(
             question,
@@ -119,16 +123,15 @@ class Answerer:
         )
         if not results.hits or sure < self.settings.min_confidence:
             yield UNKNOWN
-            yield replace(base, abstained=True, sentences=(Sentence(UNKNOWN),))
+            yield silenced(base)
             return
         yield from self._written(base, query, history, stop)
 
-    def confidence(self, query: str, results: Results) -> float:
-        """How sure the search is that its chunks hold an answer; see `abstention`."""
-        n_chunks = len(self.retriever.store)
-        return confidence(evidence(query, results.hits, self._frequency, n_chunks))
+    def evidence(self, query: str, results: Results) -> Evidence:
+        """What speaks for the chunks that were found; see `abstention`."""
+        return evidence(query, results.hits, self._frequency, len(self.retriever.store))
 
-    def _count(self, term: str) -> int:
+    def _frequency(self, term: str) -> int:
         bm25 = self.retriever.store.bm25
         return len(bm25.search([term], k=max(len(bm25), 1))[0])
 
@@ -136,61 +139,69 @@ class Answerer:
         self, base: Answer, query: str, history: Sequence[Turn], stop: Event | None
     ) -> Iterator[str | Answer]:
         """The part after the decision to answer."""
-        hits, documents = base.hits, self._documents(base.hits)
-        least, said, note = self.settings.least_support, [], base.note
+        settings, hits, name = self.settings, base.hits, self.model.name
+        names = dict.fromkeys(hit.chunk.document for hit in hits)
+        documents = {each: self.retriever.store.document(each) for each in names}
+        said: list[Sentence] = []
         if not isinstance(self.model, Extractive):
-            prompt, hits = self._prompt(base.question, query, hits, history)
-            verifier = Verifier(hits, documents, least=least)
-            for sentence in self._checked(prompt, verifier, stop):
+            prompt, hits = self._prompt(base.question, query, history, hits)
+            verifier = Verifier(hits, documents, least=settings.least_support)
+            for sentence in self._supported(prompt, verifier, stop):
                 said.append(sentence)
                 yield sentence.text
+            if said == [Sentence(UNKNOWN)]:
+                yield silenced(replace(base, note=f"{name} found no answer in the documents"))
+                return
             if not said:
-                note = (
-                    f"{self.model.name} said nothing that the documents support: these are quotes"
+                base = replace(
+                    base, note=f"nothing that {name} said is supported: these are quotes"
                 )
         if not said:
-            verifier = Verifier(hits, documents, least=least)
+            verifier = Verifier(hits, documents, least=settings.least_support)
             encode = self.retriever.store.embedder.encode
-            options = {"most": self.settings.quotes, "guard": self.settings.guard}
-            for text in _whole_sentences([quote(query, hits, encode, **options)]):
-                said.append(verifier.check(text))
-                yield said[-1].text
+            quotes = quote(query, hits, encode, most=settings.quotes, guard=settings.guard)
+            said = [verifier.check(text) for text in _whole_sentences([quotes])]
+            yield "".join(sentence.text for sentence in said) or UNKNOWN
         if not said:
-            yield UNKNOWN
-            yield replace(base, abstained=True, sentences=(Sentence(UNKNOWN),), note=note)
+            yield silenced(base)
             return
         text, citations = "".join(s.text for s in said), tuple(verifier.citations)
-        yield replace(base, text=text, sentences=tuple(said), citations=citations, note=note)
+        yield replace(base, text=text, sentences=tuple(said), citations=citations)
 
-    def _documents(self, hits: Sequence[Hit]) -> dict[str, Document]:
-        names = dict.fromkeys(hit.chunk.document for hit in hits)
-        return {name: self.retriever.store.document(name) for name in names}
-
-    def _prompt(self, question, query, hits, history):
-        """Messages that fit, and the hits in them; a follow-up is told in full words."""
+    def _prompt(
+        self, question: str, query: str, history: Sequence[Turn], hits: Sequence[Hit]
+    ) -> tuple[list[Message], list[Hit]]:
+        """Messages that fit, and the hits in them; without history a follow-up is told in full."""
         settings = self.settings
         recent = window(history, settings.history_tokens)
         asked = question if recent else query
 
-        def fits(messages: list) -> bool:
-            return self.model.fits(messages, settings.max_new_tokens)
+        def fits(prompt: list[Message]) -> bool:
+            return self.model.fits(prompt, settings.max_new_tokens)
 
         return fitting(asked, hits, recent, fits, guard=settings.guard)
 
-    def _checked(self, prompt, verifier: Verifier, stop: Event | None) -> Iterator[Sentence]:
-        """Verified sentences of a model, from the moment on at which one is supported."""
-        settings, held, supported, seen = self.settings, [], False, set()
+    def _supported(
+        self, prompt: list[Message], verifier: Verifier, stop: Event | None
+    ) -> Iterator[Sentence]:
+        """A model's sentences, verified, from the first that is supported and those before it.
+
+        If it says that it does not know, that is the only sentence.
+        """
+        settings, held, seen = self.settings, [], set()
         options = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
         options |= {"temperature": settings.temperature, "stop": stop}
         with closing(self.model.stream(prompt, **options)) as pieces:
             for text in _whole_sentences(pieces):
                 plain = " ".join(text.split()).lower()
-                if plain in seen or (not seen and REFUSAL.match(text)):
-                    break  # small models repeat themselves to the end of their budget
+                if not seen and REFUSAL.match(text):
+                    yield Sentence(UNKNOWN)
+                    return
+                if plain in seen:  # small models repeat themselves until their budget is spent
+                    return
                 seen.add(plain)
                 held.append(verifier.check(text))
-                supported = supported or bool(held[-1].citations)
-                if supported:
+                if verifier.citations:
                     yield from held
                     held = []
 

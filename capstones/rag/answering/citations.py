@@ -3,7 +3,7 @@
 A model may cite the wrong chunk, or none, or say what no chunk says. So its markers are a hint
 only. A sentence is *supported* by a span of one or two sentences of a chunk that
 
-- holds most of its content words, as stems,
+- holds most of its content words, as stems, and whose chunk has the first of them, its topic,
 - says its numbers and names in one sentence (the headings above may name them too),
 - is negated if and only if it is.
 
@@ -31,15 +31,16 @@ from rag.types import Chunk, Citation, Document, Hit, Sentence
 from week12.preprocessing import terms, words
 
 # Behind a name, a quote or a bracket it is an index: items[1].
-MARKER = re.compile(r"(?:\s+|(?<![\w\]\")'`\s]))\[(\d+(?:\s*,\s*\d+)*)\]")
+MARKER = re.compile(r"(?:\s+|(?<![\w\]\")'`\s]))((?:\[\d+(?:\s*,\s*\d+)*\])+)")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 NAME = re.compile(r"\b(?:[A-Z]\w+|\w*_\w+|[a-z]+[A-Z]\w*)")
 NEGATION = re.compile(r"\b(?:not|no|never|without|neither|nor|cannot|none)\b|n['’]t\b")
-EMPTY_WORDS = frozenset(
+EMPTY = (
     "does do did can could may might must should would has have had been being which what when"
     " where who whose how why its also so than from other any some all each you your we our one"
-    " only used use using called means following document documents answer".split()
+    " only used use using called means following document documents answer yes example here"
 )
+EMPTY_WORDS = frozenset(EMPTY.split())
 
 
 class Support(NamedTuple):
@@ -57,15 +58,17 @@ class Claim:
         text = " ".join(sentence.split())
         self.plain = text.strip(" .!?").lower()
         self.words = content(text)
+        self.topic = next((found for word in words(text) if (found := content(word))), self.words)
         self.strict = _strict(text)
         self.negated = _negated(text)
 
     def found_in(self, text: str, heading: str = "") -> Support:
         """The span of one or two sentences that supports it best; of equals the first, shortest."""
         best = Support(0.0)
-        if not self.words:
+        above = content(heading)
+        if not self.words or not self.topic <= content(text) | above:
             return best
-        spans, above = sentence_spans(text), content(heading)
+        spans = sentence_spans(text)
         pieces = [text[start:end] for start, end in spans]
         named = frozenset(words(heading))
         found = [content(piece) for piece in pieces]
@@ -124,11 +127,17 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
 
 
+def cited_in(text: str) -> list[int]:
+    """The numbers in a text's markers, each once."""
+    numbers = [int(n) for marks in MARKER.findall(text) for n in re.findall(r"\d+", marks)]
+    return list(dict.fromkeys(numbers))
+
+
 def split(text: str) -> list[str]:
     """Sentences that add up to the text; a marker belongs to the sentence that it follows."""
     starts = [start for start, _ in sentence_spans(text)][1:]
     cut = [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
-    pieces = cut[:1]
+    pieces = cut[:1] if text else []
     for piece in cut[1:]:
         marks = re.match(r"(?:\s*\[\d+(?:\s*,\s*\d+)*\][.,;]?)+\s*", piece)
         if marks:
@@ -165,13 +174,14 @@ class Verifier:
 
     def check(self, sentence: str) -> Sentence:
         """The sentence with markers of verified citations instead of its own."""
-        cited = [int(n) for marker in MARKER.findall(sentence) for n in marker.split(",")]
+        cited = cited_in(sentence)
         plain = MARKER.sub("", sentence)
         claim = Claim(plain)
         if not claim.words:  # "Yes." or "For example:" says nothing that could be looked up
             return Sentence(plain)
-        hinted = [self.chunks[n - 1] for n in dict.fromkeys(cited) if 0 < n <= len(self.chunks)]
-        numbers = tuple(self._cite(chunk, at) for chunk, at in self._supporting(claim, hinted))
+        hinted = [self.chunks[n - 1] for n in cited if 0 < n <= len(self.chunks)]
+        places = self._supporting(claim, hinted)
+        numbers = tuple(dict.fromkeys(self._cite(chunk, at) for chunk, at in places))
         if not numbers:
             return Sentence(plain, (), supported=False)
         body = plain.rstrip()

@@ -41,7 +41,7 @@ YOUR = r"(?:your|system|all|any|every|these|those|the)"
 SECRETS = (
     r"(?:(?:system|hidden|initial|secret|original|developer)\s+(?:prompt|message|instruction)"
     r"|your\s+(?:\w+\s+)?(?:prompt|instructions|rules|guidelines|configuration)"
-    r"|(?:api|secret|private|access)\s+keys?|passwords?|credentials|everything\s+above)"
+    r"|(?:api|secret|private|access)\s+keys?|(?:all|any|the)\s+(?:\w+\s+)?(?:passwords?|credentials)|everything\s+above)"
 )
 MACHINE = (
     r"(?:ai|a\.i\.|llm|language\s+model|assistant|chat\s?bot|gpt|"
@@ -67,7 +67,8 @@ PATTERNS = {
     "role": (
         r"\byou\s+are\s+(?:now|no\s+longer)\s+(?:an?\b|in\b|the\b|my\b|dan\b|free|bound|allowed)"
         r"|\bfrom\s+now\s+on,?\s+(?:you|respond|answer|reply|act|speak|always|every)\b"
-        r"|\b(?:pretend|imagine)\s+(?:to\s+be|that\s+you|you\s+are|you're)\b"
+        r"|(?:^|[.!?:]\s*|\b(?:you|please|must|should)\s+)(?:pretend|imagine)\s+"
+        r"(?:to\s+be|that\s+you|you\s+are|you're)\b"
         rf"|\bact\s+as\s+(?:if\s+you|an?\s+(?:\w+\s+){{0,2}}(?:{MACHINE}|persona|hacker|pirate))\b"
         r"|\b(?:your|you\s+have\s+a)\s+(?:new|real|true|only)\s+(?:role|task|goal|job|mission"
         r"|purpose|objective|identity|name)\b"
@@ -104,8 +105,8 @@ PATTERNS = {
     ),
     "markers": (
         r"<\|\s*/?\s*\w+\s*\|>|\[/?inst\]|<<\s*/?sys\s*>>|</?\s*(?:system|instructions?)\s*>"
-        r"|^\s*#{2,}\s*(?:system|instructions?|new\s+instructions?|response)\b\s*:?"
-        r"|(?:^|[.!?\n]\s*)(?:system|assistant|human)\s*:\s"
+        r"|^\s*#{2,}\s*(?:system|instructions?|response)\s*(?::|$)"
+        r"|(?:^|[.!?\n]\s*)(?:(?:assistant|human)\s*:\s|system\s*:\s*(?:you|the\s+user|ignore))"
         r"|(?:end|start|begin)\s+of\s+(?:document|context|user\s+input|system\s+(?:prompt|message))"
     ),
     "spaced": r"(?:\b[a-z][ .\-_*]){9,}[a-z]\b",

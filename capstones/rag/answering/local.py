@@ -72,9 +72,7 @@ class HuggingFace:
             self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{folder} is not a readable causal language model: {reason}"
-            ) from error
+            raise UserError(f"{folder} is not a readable language model: {reason}") from error
         self.name, self.note = f"hf:{folder}", ""
 
     def fits(self, messages: list[Message], max_new_tokens: int) -> bool:

@@ -23,22 +23,24 @@ from week12.porter import stem
 from week12.preprocessing import STOP_WORDS
 
 # A text of such words only that has one of the first kind asks nothing.
-POLITE = frozenset(
+POLITE = (
     "hello hi hey hiya howdy greetings morning afternoon evening thanks thank thx cheers great"
     " perfect nice cool awesome wonderful excellent ok okay bye goodbye later understood yes no"
-    " sure fine helpful helps sense mind welcome got see good".split()
+    " sure fine helpful helps sense mind welcome got see good"
 )
-FILLING = frozenset(
+FILLING = (
     "day night you i it makes never please how are doing today very so much a lot again for your"
-    " the that help helping answer there everyone all is was this me s m nevermind really".split()
+    " the that help helping answer there everyone all is was this me s m nevermind really"
 )
 REFERENCE = re.compile(
-    r"\b(?:it|its|itself|they|them|their|theirs|he|she|him|her|his|those|these|former|latter"
-    r"|another (?:one|way|example)|the (?:same|other|first|second|third|last|previous) (?:one|two)?"
-    r"|the (?:same|others?|first one|second one|last one|former|latter)|which (?:one|of)|such an?"
+    r"\b(?:it|its|itself|they|them|their|theirs|he|she|him|her|his|those|these|such an?"
+    r"|(?:write|make|create|define|use|have|get|need|build|find) one|another (?:one|way|example)"
+    r"|which (?:one|of)|the (?:first|second|third|last|other|previous) (?:one|two)"
+    r"|the (?:others|former|latter)|the same (?:apply|applies|holds?|true|happens?|things?|for)"
     r"|(?:this|that) (?:one|case|way|error|exception|method|function|statement|class|mode|rule"
-    r"|behaviou?r|operator|value|variable|keyword|object|clause|example|difference|happen\w*"
-    r"|mean\w*|work\w*|raise\w*|do|does|is|also|too|apply|hold|true|allowed|possible|still)"
+    r"|behaviou?r|operator|value|variable|keyword|object|clause|example|difference|different"
+    r"|better|worse|faster|slower|safe|new|happen\w*|mean\w*|work\w*|raise\w*|do|does|is|also|too"
+    r"|apply|hold|true|allowed|possible|still)"
     r"|(?:do|does|did|is|was|can|could|would|why|about|like|for|of|with|in|after|before|at|by|to)"
     r" (?:this|that|there)\b(?! \w+ \w+ \w+)|(?:this|that)(?=\s*[?.!]?$))\b",
     re.IGNORECASE,
@@ -64,14 +66,16 @@ ELLIPSIS = re.compile(
     r"|not .{1,30})\W*",
     re.IGNORECASE,
 )
-EMPTY = frozenset(
+EMPTY = (
     "what which who whom whose how why when where does did has had have can could may might must"
     " should would will shall your you me my we us our about tell explain show give mean means"
     " meant happen happens there any some more than from its do so also just please example"
     " examples use used using way ways get gets it they them he she those kind kinds one ones am"
-    " much many very between difference".split()
+    " much many very between difference"
 )
 WORD = re.compile(r"[^\W\d][\w.]*\w|\w\*{0,2}|[\w*@+<>=]{2,}")
+POLITE_WORDS, FILLING_WORDS = frozenset(POLITE.split()), frozenset(FILLING.split())
+EMPTY_WORDS = STOP_WORDS | frozenset(EMPTY.split())
 MOST = 8  # words of a topic
 
 
@@ -86,7 +90,7 @@ class Rewritten(NamedTuple):
 def is_small_talk(text: str) -> bool:
     """Whether a text greets, thanks or agrees, and asks nothing."""
     said = set(re.findall(r"[^\W_]+", text.lower()))
-    return bool(said & POLITE) and said <= POLITE | FILLING
+    return bool(said & POLITE_WORDS) and said <= POLITE_WORDS | FILLING_WORDS
 
 
 def rewrite(question: str, history: Sequence[Turn]) -> Rewritten:
@@ -112,7 +116,9 @@ def depends(question: str) -> str:
     text = re.sub(r"`[^`]*`|\"[^\"]*\"", "", text)
     if ELLIPSIS.fullmatch(text):
         return "an ellipsis"
-    if REFERENCE.search(text):
+    match = REFERENCE.search(text)
+    # After a subject and a verb of the same question, "its" most often refers to these.
+    if match and len(_words(text[: match.start()])) < 2:
         return "a reference"
     if BEGINS.match(text) and len(_words(text)) <= 4:
         return "an ellipsis"
@@ -135,7 +141,7 @@ def _words(text: str) -> list[str]:
     """Words that carry a topic, in order; "with" does in "the with statement"."""
     found = []
     for match in WORD.finditer(text):
-        word, empty = match[0], match[0].lower() in STOP_WORDS | EMPTY
+        word, empty = match[0], match[0].lower() in EMPTY_WORDS
         named = re.match(r"[\"'`]? (?:statement|clause|keyword|operator|loop)", text[match.end() :])
         if len(word) > 1 and (named or not empty):
             found.append(word)

@@ -78,7 +78,7 @@ class Sessions:
 
     def create(self, name: str | None = None) -> str:
         """Begin a session, or go on with the one of that name; without a name it gets a new one."""
-        good = name is None or (0 < len(name.strip()) and len(name) <= LONGEST)
+        good = name is None or (name.strip() and len(name) <= LONGEST)
         require(good, f"name must have 1 to {LONGEST} characters", repr(name)[:60])
         with self._writing() as connection:
             if name is None:
