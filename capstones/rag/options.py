@@ -30,7 +30,8 @@ class Finding:
     fusion
         How the two scores of hybrid are joined: minmax, rrf or weighted.
     rerank
-        What orders the best again: none, mmr (variety) or late (word by word).
+        What orders the best again: none, mmr (variety), late (word by word), or the folder of a
+        cross-encoder.
     feedback
         Ask once more with what the best passages say.
     filter
@@ -39,7 +40,7 @@ class Finding:
 
     mode: Literal["bm25", "dense", "hybrid"] | None = None
     fusion: Literal["minmax", "rrf", "weighted"] | None = None
-    rerank: Literal["none", "mmr", "late"] | None = None
+    rerank: str | None = None
     feedback: bool | None = None
     filter: str | None = None
 

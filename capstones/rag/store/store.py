@@ -215,6 +215,15 @@ class Store:
         self.files.close()
         self._db.close()
 
+    def is_outdated(self) -> bool:
+        """Whether another state was committed since this one was opened."""
+        database = Database(self.database)
+        try:
+            newest = database.query("SELECT value FROM settings WHERE name = 'generation'")
+        finally:
+            database.close()
+        return json.loads(newest[0][0]) != self.generation
+
     # ---- what is written
 
     def ingest(
