@@ -49,7 +49,9 @@ class Fresh(NamedTuple):
 @contextlib.contextmanager
 def writing(store: "Store") -> Iterator[None]:
     """Be the only writer, of the newest state, with nothing left of a crash."""
-    with locked(store.folder):
+    generations = store.folder / "generations"
+    generations.mkdir(exist_ok=True)
+    with locked(generations):  # not the store's folder: saving an artifact there locks that
         store.refresh()
         sweep(store)
         yield
