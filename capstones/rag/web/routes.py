@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rag.web import uploads
 from rag.web.library import Library
 from rag.web.writing import line, written
+from shared.artifacts import ArtifactError
+from shared.errors import UserError
 
 Words = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"\S")]
 Where = Annotated[str | None, Field(max_length=1000)]
@@ -140,7 +142,12 @@ def document(
     The cuts are made here, since a browser counts characters in another way (😀 is two).
     """
     with here.reading() as store:
-        found = store.document(id)
+        try:
+            found = store.document(id)
+        except ArtifactError:
+            raise
+        except UserError as error:
+            raise HTTPException(404, f"there is no document {id!r}") from error
     if not start <= end <= len(found.text):
         raise HTTPException(
             400, f"start and end must be in 0..{len(found.text)}, got {start} and {end}"
