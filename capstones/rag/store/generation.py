@@ -61,6 +61,11 @@ class Generation:
         """Of the index."""
         return self._manifest["metadata"]["kind"] if self.folder else "flat"
 
+    @property
+    def why(self) -> str:
+        """Why it is of this kind."""
+        return self._manifest["metadata"]["why"] if self.folder else "there are no vectors yet"
+
     @cached_property
     def bm25(self) -> BM25:
         """Week 12's index; its documents are the rows, in their order."""
@@ -239,7 +244,10 @@ def hold(folder: Path, *, alone: bool = False) -> int | None:
     """Mark a folder as in use until the descriptor is closed; None if `alone` cannot be had."""
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read ({error.strerror})") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
     except OSError:

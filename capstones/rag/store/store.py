@@ -23,13 +23,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from rag.embeddings.embedder import open_embedder
-from rag.store import writing
+from rag.store import upkeep, writing
 from rag.store.database import OURS, SCHEMA, Database
 from rag.store.filters import parse
 from rag.store.generation import Generation
@@ -275,14 +275,14 @@ class Store:
         found = self.query("SELECT row FROM chunks WHERE document = ? ORDER BY row", (document_id,))
         return [row for (row,) in found]
 
-    def neighbors(self, row: int) -> list[int]:
+    def neighbors(self, row: int | np.integer) -> list[int]:
         """The chunks right before and right after one, of the same document."""
         (document,) = (chunk.document for chunk in self.chunks([row]))
         rows = self.rows_of(document)
-        place = rows.index(row)
+        place = rows.index(int(row))
         return rows[max(0, place - 1) : place] + rows[place + 1 : place + 2]
 
-    def chunks(self, rows: Iterable[int]) -> list[Chunk]:
+    def chunks(self, rows: Iterable[int] | Rows) -> list[Chunk]:
         """The chunks with these rows, in their order."""
         texts: dict[str, str] = {}
         found = []
@@ -354,12 +354,37 @@ class Store:
         )
         return np.array([row for (row,) in found], np.int64)
 
+    # ---- upkeep
+
+    def verify(self) -> list[str]:
+        """Read every byte; what is wrong, a line each."""
+        return upkeep.verify(self)
+
+    def stats(self) -> dict[str, Any]:
+        """What is in it, and how."""
+        return upkeep.stats(self)
+
+    def export(self, folder: Path | str) -> None:
+        """Write documents.jsonl, chunks.jsonl and vectors.npy (in the order of the chunks)."""
+        upkeep.export(self, Path(folder))
+
+    def compact(self) -> int:
+        """Forget cached vectors that no chunk has; say how many bytes it gave back."""
+        return upkeep.compact(self)
+
     # ---- its own
 
     def query(self, statement: str, values: tuple = ()) -> list[tuple]:
         """Rows of the SQLite file, as of the state that is read."""
         with self._lock:
             return self._db.query(statement, values)
+
+    def vacuum(self) -> None:
+        """Give the file's free pages back."""
+        with self._lock:
+            self._db.query("COMMIT")
+            self._db.query("VACUUM")
+            self._db.query("BEGIN")
 
     @contextmanager
     def transaction(self) -> Iterator[Database]:

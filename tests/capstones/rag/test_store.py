@@ -1,9 +1,7 @@
 """The store against brute force, against itself reopened, and against filters in plain Python."""
 
-import hashlib
-
-import numpy as np
 import pytest
+from tiny_store import Hashed, make_documents, make_store
 
 from rag.store.store import Store
 from rag.types import Document
@@ -11,36 +9,9 @@ from shared.artifacts import ArtifactError
 from shared.errors import UserError
 
 
-class Hashed:
-    """An embedder for tests: each word has a random direction."""
-
-    name, digest, dim = "hashed", "hashed-16", 16
-
-    def encode(self, texts):
-        vectors = np.zeros((len(texts), self.dim), np.float32)
-        for vector, text in zip(vectors, texts, strict=True):
-            for word in text.lower().split():
-                seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
-                vector += np.random.default_rng(seed).standard_normal(self.dim).astype("f")
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
-
-
-def make(folder, **options):
-    return Store.create(folder, embedder=Hashed(), **{"splitter": "whole"} | options)
-
-
-def documents(n, seed=0, first=0):
-    words = ["tea", "milk", "water", "road", "car", "wheel", "sun", "rain", "fog", "wind"]
-    draw = np.random.default_rng(seed)
-    return [
-        Document(f"d{i}.md", " ".join(draw.choice(words, 6)), f"Title {i}", {"page": i % 7})
-        for i in range(first, first + n)
-    ]
-
-
 def test_round_trip(tmp_path):
-    given = documents(40)
-    with make(tmp_path / "s") as store:
+    given = make_documents(40)
+    with make_store(tmp_path / "s") as store:
         assert store.ingest(given) == (40, 0, 0, 0, 40)
         assert [store.document(d.id) for d in given] == given
         rows, scores = store.dense(Hashed().encode(["tea tea milk"])[0], 5)
@@ -54,8 +25,8 @@ def test_round_trip(tmp_path):
 
 
 def test_update_delete_prune(tmp_path):
-    given = documents(20)
-    with make(tmp_path / "s") as store:
+    given = make_documents(20)
+    with make_store(tmp_path / "s") as store:
         store.ingest(given)
         new = Document("d3.md", "fog fog fog", "Title 3", {"page": 3})
         assert store.ingest([new]) == (0, 1, 0, 0, 1)
@@ -70,8 +41,8 @@ def test_update_delete_prune(tmp_path):
 
 
 def test_filter_before_top_k(tmp_path):
-    with make(tmp_path / "s") as store:
-        store.ingest(documents(70))
+    with make_store(tmp_path / "s") as store:
+        store.ingest(make_documents(70))
         allowed = store.select("page == 3")
         vector = Hashed().encode(["road car"])[0]
         found = store.dense(vector, 10, allowed)
@@ -79,7 +50,7 @@ def test_filter_before_top_k(tmp_path):
 
 
 def test_other_embedder(tmp_path):
-    make(tmp_path / "s").close()
+    make_store(tmp_path / "s").close()
     other = Hashed()
     other.digest = "another"
     with pytest.raises(ArtifactError, match=r"holds vectors of hashed \(16 numbers"):
