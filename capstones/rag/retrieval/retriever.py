@@ -19,6 +19,7 @@ from rag.retrieval import feedback, fusion, rerank
 from rag.retrieval.mmr import mmr
 from rag.retrieval.settings import RetrievalSettings
 from rag.retrieval.smoothing import smooth
+from rag.store.records import embedded
 from rag.store.store import Store
 from rag.types import Chunk, Found, Hit, Results, Stage
 from shared.errors import UserError
@@ -206,7 +207,7 @@ class Retriever:
         taken = list(best.values())[: settings.feedback_documents]
         vectors = self.store.vectors([row for row, _ in taken])
         trust = feedback.cohesion(vectors) ** settings.feedback_power
-        terms = [self.store.terms(f"{chunk.heading} {chunk.text}") for _, chunk in taken]
+        terms = [self.store.terms(embedded(chunk)) for _, chunk in taken]
         weight = trust * settings.term_weight
         words = feedback.expand(words, terms, n_terms=settings.feedback_terms, weight=weight)
         vector = feedback.rocchio(vector, vectors, weight=trust * settings.vector_weight)
@@ -222,7 +223,7 @@ class Retriever:
         if settings.rerank == "mmr":
             order = mmr(vector, self.store.vectors(first), k, settings.mmr_lambda)
             return Found(first[order], 1 / np.arange(1.0, len(order) + 1))
-        texts = [f"{chunk.heading}\n{chunk.text}".strip() for chunk in self.store.chunks(first)]
+        texts = [embedded(chunk) for chunk in self.store.chunks(first)]
         if settings.rerank == "late":
             tokens_of = getattr(self.store.embedder, "token_vectors", None)
             must = "rerank late needs an embedder with vectors of tokens, minilm"
