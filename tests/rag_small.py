@@ -35,10 +35,11 @@ class Slow:
         return True
 
     def stream(self, messages, *, stop=None, **options) -> Iterator[str]:
-        yield "Black tea needs boiling water. Ice "
-        while not (self.go_on.is_set() or (stop and stop.is_set())):
-            time.sleep(0.01)
-        if stop and stop.is_set():
+        try:
+            yield "Black tea needs boiling water. Ice "
+            while not (self.go_on.is_set() or stop.is_set()):
+                time.sleep(0.01)
+            if not stop.is_set():
+                yield "melts at zero degrees."
+        finally:  # told to stop, or closed
             self.stopped.set()
-            return
-        yield "melts at zero degrees."

@@ -5,13 +5,15 @@ An answer is streamed as lines of JSON, `{"piece": "…"}` as the text is writte
 """
 
 import json
+import threading
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
 
 from rag.web import uploads
 from rag.web.library import Library
@@ -21,6 +23,10 @@ from shared.errors import UserError
 
 Words = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"\S")]
 Where = Annotated[str | None, Field(max_length=1000)]
+# FastAPI gives Starlette's UploadFile, which its own, the one it can describe, is only derived from.
+Files = Annotated[
+    list[Any], File(json_schema_extra={"items": {"type": "string", "format": "binary"}})
+]
 
 
 class Question(BaseModel):
@@ -60,9 +66,11 @@ async def ask(asked: Question, here: Here) -> Response:
         detail = "other answers are being written; ask again in a moment"
         raise HTTPException(429, detail, {"Retry-After": "5"})
     write = partial(here.answer, asked.question, session=asked.session, where=asked.where)
-    lines = written(write, here.places.release, here.limits.seconds)
-    if asked.stream:
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+    stop = threading.Event()
+    lines = written(write, stop, here.places.release, here.limits.seconds)
+    if asked.stream:  # the task runs when all is sent, or the reader has left
+        kind, over = "application/x-ndjson", BackgroundTask(stop.set)
+        return StreamingResponse(lines, media_type=kind, background=over)
     *_, last = [json.loads(said) async for said in lines]
     if "error" in last:
         raise HTTPException(503, last["error"])
@@ -174,7 +182,7 @@ def delete(id: str, here: Here) -> None:
 
 
 @api.post("/upload")
-def upload(files: list[UploadFile], here: Here) -> dict[str, Any]:
+def upload(files: Files, here: Here) -> dict[str, Any]:
     """Read files into the store; which of them could not be read, and why, is said."""
     if len(files) > here.limits.files:
         raise HTTPException(413, f"files must be at most {here.limits.files}, got {len(files)}")

@@ -38,6 +38,6 @@ def read(files: Iterable[tuple[str, BinaryIO]]) -> tuple[list[Document], list[Sk
         for given, content in files:
             with (place / file_name(given)).open("wb") as stream:
                 shutil.copyfileobj(content, stream)
-        found = list(sources.read(Path(folder), roots=[Path(folder)]))
+        found = list(sources.read(place, roots=[place]))
     documents = [item for item in found if isinstance(item, Document)]
     return documents, [item for item in found if isinstance(item, Skipped)]

@@ -5,6 +5,7 @@ early makes it stop, and the place is free when it has stopped.
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -19,23 +20,29 @@ Pieces = Iterator[str | Answer]
 
 
 def written(
-    write: Callable[[threading.Event], Pieces], done: Callable[[], None], seconds: float
+    write: Callable[[threading.Event], Pieces],
+    stop: threading.Event,
+    done: Callable[[], None],
+    seconds: float,
 ) -> AsyncIterator[str]:
     """Begin; give lines for each piece of text, last one for the answer, or for what went wrong.
 
     Parameters
     ----------
     write
-        Begins to write; it stops when the event is set.
+        Begins to write, and stops when the event is set.
+    stop
+        Set it when nobody reads any more.
     done
         Called by the thread when it ends, however it ends.
     seconds
         When the answer is broken off.
     """
-    loop, lines, stop = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
+    loop, lines = asyncio.get_running_loop(), asyncio.Queue()
 
     def say(value: Any) -> None:
-        loop.call_soon_threadsafe(lines.put_nowait, value and line(value))
+        with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            loop.call_soon_threadsafe(lines.put_nowait, value and line(value))
 
     def work() -> None:
         try:
