@@ -161,7 +161,7 @@ def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table without a frame, as wide as it must be."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        table.add_column(head, no_wrap=True)
+        table.add_column(head, no_wrap=head != heads[-1], overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)

@@ -23,7 +23,7 @@ from shared.errors import UserError
 
 Words = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"\S")]
 Where = Annotated[str | None, Field(max_length=1000)]
-# FastAPI gives Starlette's UploadFile, which its own, the one it can describe, is only derived from.
+# Their type is Starlette's UploadFile, and FastAPI can describe only its own.
 Files = Annotated[
     list[Any], File(json_schema_extra={"items": {"type": "string", "format": "binary"}})
 ]
