@@ -72,7 +72,7 @@ def _blocks(element: Any, document: Any) -> Iterator[tuple[str, str]]:
             yield mark + text, "list" if mark == "- " else ""
         elif child.tag == _ROW:
             cells = [" ".join(_text(cell).split()) for cell in child.iterchildren(_CELL)]
-            yield (" | ".join(cells) if any(cells) else ""), "table"
+            yield (" | ".join(cells).rstrip() if any(cells) else ""), "table"
         elif child.tag not in _ELSEWHERE:
             yield from _blocks(child, document)
 

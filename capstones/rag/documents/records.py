@@ -113,8 +113,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    record = f"is not JSON ({error})"
-                yield number, record if isinstance(record, dict | str) else "is no JSON object"
+                    yield number, f"is not JSON ({error})"
+                else:
+                    yield number, record if isinstance(record, dict) else "is no JSON object"
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict | str]]:

@@ -17,13 +17,14 @@ from rag.retrieval.retriever import Retriever
 from rag.retrieval.settings import RetrievalSettings
 from rag.store.store import Store
 
-BASE = RetrievalSettings(smoothing=False, feedback=False)
+BASE = RetrievalSettings(fusion="minmax", smoothing=False, feedback=False)
 SYSTEMS = {
     "bm25": replace(BASE, mode="bm25"),
     "dense": replace(BASE, mode="dense"),
     "reciprocal ranks": replace(BASE, fusion="rrf"),
     "min-max": replace(BASE, fusion="minmax"),
-    "min-max, smoothed": replace(BASE, smoothing=True),
+    "weighted": replace(BASE, fusion="weighted"),
+    "weighted, smoothed": RetrievalSettings(feedback=False),
     "the default": RetrievalSettings(),
 }
 FUSED = "min-max"

@@ -26,14 +26,17 @@ STEPS: dict[str, list[RetrievalSettings]] = {
     "dense": [replace(BASE, mode="dense")],
     "min-max": [BASE],
     "weighted": [replace(BASE, fusion="weighted", weight=w) for w in (0.4, 0.5, 0.6, 0.7)],
-    "smoothed": [
-        replace(BASE, smoothing=True, smoothing_weight=a, smoothing_neighbors=n)
-        for a, n in product((0.3, 0.6, 1.0), (3, 5))
+    "weighted, smoothed": [
+        RetrievalSettings(weight=w, smoothing_weight=a, smoothing_neighbors=n, feedback=False)
+        for w, a, n in product((0.5, 0.6), (0.3, 0.6, 1.0), (3, 5))
     ],
-    "smoothed, with feedback": [
-        RetrievalSettings(smoothing_weight=a, term_weight=t, vector_weight=v, feedback_power=p)
-        for a, t, v, p in product((0.3, 0.6, 1.0), (0.0, 0.5, 1.0), (0.0, 2.5), (2.0, 3.0))
-        if t + v > 0
+    "weighted, smoothed, with feedback": [
+        RetrievalSettings(
+            weight=w, smoothing_weight=a, term_weight=t, vector_weight=v, feedback_power=p
+        )
+        for w, a, (t, v), p in product(
+            (0.5, 0.6), (0.6, 1.0), ((0.5, 1.0), (1.0, 0.0), (1.0, 1.0), (1.0, 2.5)), (2.0, 3.0)
+        )
     ],
     "the default": [RetrievalSettings()],
 }

@@ -97,6 +97,9 @@ class Retriever:
         """
         k = self.settings.k if k is None else k
         require(k >= 1, "k must be at least 1", k, error=UserError)
+        if len(self.store) == 0:
+            yield from (Results(query, ()) for query in queries)
+            return
         start = time.perf_counter()
         allowed = self.store.select(where)
         filtering = time.perf_counter() - start
@@ -123,7 +126,7 @@ class Retriever:
         allowed: Rows | None,
         trace: Trace,
     ) -> Results:
-        if not query.strip() or len(self.store) == 0:
+        if not query.strip():
             return Results(query, (), tuple(trace.stages))
         settings = self.settings
         words: Mapping[str, float] = Counter(self.store.terms(query))
@@ -134,7 +137,7 @@ class Retriever:
         if settings.rerank != "none":
             found = trace(settings.rerank, self._rerank, query, vector, k, found)
         rows = found.rows[:k]
-        chunks = self.store.chunks(rows)
+        chunks = self.store.chunks(rows.tolist())
         scores = found.scores[:k].tolist()
         parts = zip(chunks, rows.tolist(), scores, trace.scores(rows), strict=True)
         return Results(query, tuple(Hit(*part) for part in parts), tuple(trace.stages))
@@ -223,7 +226,7 @@ class Retriever:
         if settings.rerank == "mmr":
             order = mmr(vector, self.store.vectors(first), k, settings.mmr_lambda)
             return Found(first[order], 1 / np.arange(1.0, len(order) + 1))
-        texts = [embedded(chunk) for chunk in self.store.chunks(first)]
+        texts = [embedded(chunk) for chunk in self.store.chunks(first.tolist())]
         if settings.rerank == "late":
             tokens_of = getattr(self.store.embedder, "token_vectors", None)
             must = "rerank late needs an embedder with vectors of tokens, minilm"

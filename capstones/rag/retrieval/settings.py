@@ -60,8 +60,8 @@ class RetrievalSettings:
     """
 
     mode: Mode = "hybrid"
-    fusion: Fusion = "minmax"
-    weight: float = 0.5
+    fusion: Fusion = "weighted"
+    weight: float = 0.6
     smoothing: bool | None = None
     smoothing_weight: float = 0.6
     smoothing_neighbors: int = 3
@@ -70,7 +70,7 @@ class RetrievalSettings:
     feedback_documents: int = 3
     feedback_terms: int = 20
     term_weight: float = 1.0
-    vector_weight: float = 2.5
+    vector_weight: float = 1.0
     feedback_power: float = 3.0
     rerank: str = "none"
     rerank_weight: float = 0.5

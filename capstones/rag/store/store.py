@@ -20,43 +20,30 @@ A reader keeps what it opened, whatever is written meanwhile, until it calls `re
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from rag.embeddings.embedder import open_embedder
 from rag.store import upkeep, writing
-from rag.store.database import OURS, SCHEMA, Database
-from rag.store.filters import parse
+from rag.store.database import OURS, Database
 from rag.store.generation import Generation
 from rag.store.index import KINDS
-from rag.store.records import digest_of, digest_of_chunk
+from rag.store.opening import create_in, embedder_of
+from rag.store.reading import Reading, Rows
 from rag.store.writing import Report
-from rag.types import Chunk, Document, Embedder, Found, Metadata
+from rag.types import Document, Embedder, Found
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
 from shared.require import require
 from week12.bm25 import BM25
 from week12.preprocessing import terms
 
-Rows = Int[np.ndarray, " m"]
 
-
-class DocumentInfo(NamedTuple):
-    """What is known of a document without reading it."""
-
-    id: str
-    title: str
-    chars: int
-    chunks: int
-    metadata: Metadata
-
-
-class Store:
+class Store(Reading):
     """An open store; made by `create` or `open`."""
 
     def __init__(self, folder: Path, embedder: Embedder | None):
@@ -70,7 +57,7 @@ class Store:
             if self._db.query("PRAGMA application_id") != [(OURS,)]:
                 raise ArtifactError(f"{folder} is no store: {self.database.name} is something else")
             self.refresh()
-            self.embedder = self._embedder(embedder)
+            self.embedder = embedder_of(self.folder, self.settings, embedder)
         except BaseException:
             self.close()
             raise
@@ -109,25 +96,8 @@ class Store:
             "generation": 0,
             "next_row": 0,
         }
-        folder = Path(folder)
-        path = folder / "store.sqlite"
-        if folder.is_dir() and any(p != path for p in folder.iterdir() if p.suffix != ".lock"):
-            raise UserError(f"{folder} is not empty: a store needs a folder of its own")
-        folder.mkdir(parents=True, exist_ok=True)
-        database = Database(path)
-        try:
-            if database.query("PRAGMA application_id") != [(0,)]:
-                raise UserError(f"{folder} holds a store already")
-            database.query("BEGIN IMMEDIATE")
-            for statement in SCHEMA.split(";"):
-                database.query(statement)
-            database.query(f"PRAGMA application_id = {OURS}")
-            rows = ((name, json.dumps(value)) for name, value in settings.items())
-            database.many("INSERT INTO settings VALUES (?, ?)", rows)
-            database.query("COMMIT")
-        finally:
-            database.close()
-        return cls(folder, embedder)
+        create_in(Path(folder), settings)
+        return cls(Path(folder), embedder)
 
     @classmethod
     def open(cls, folder: Path | str, *, embedder: Embedder | None = None) -> "Store":
@@ -144,20 +114,6 @@ class Store:
             There is none, a file is torn or altered, or its vectors are another embedder's.
         """
         return cls(Path(folder), embedder)
-
-    def _embedder(self, given: Embedder | None) -> Embedder:
-        settings = self.settings
-        saved = self.folder / "embedder" if settings["digest"] else None
-        embedder = given or open_embedder(settings["embedder"], saved=saved)
-        if given is not None and saved and not given.digest:  # LSA before it was fitted
-            embedder = open_embedder(settings["embedder"], saved=saved)
-        ours, theirs = (settings["digest"], settings["dim"]), (embedder.digest, embedder.dim)
-        if settings["digest"] and ours != theirs:
-            raise ArtifactError(
-                f"{self.folder} holds vectors of {settings['embedder']} ({settings['dim']} numbers,"
-                f" digest {ours[0][:8]}), not of {embedder.name} ({embedder.dim}, {theirs[0][:8]})"
-            )
-        return embedder
 
     def refresh(self) -> bool:
         """Turn to the newest committed state; say whether it is another one."""
@@ -248,76 +204,26 @@ class Store:
         """Delete documents; say how many there were."""
         return writing.delete(self, document_ids)
 
-    # ---- what is in it
-
-    def documents(self) -> list[DocumentInfo]:
-        """Every document, by id."""
-        rows = self._db.query(
-            "SELECT id, title, length(text), (SELECT count(*) FROM chunks WHERE document = id),"
-            " metadata FROM documents ORDER BY id"
-        )
-        return [DocumentInfo(*row[:4], json.loads(row[4])) for row in rows]
-
-    def document(self, id: str) -> Document:
-        """A document, as it was given."""
-        rows = self._db.query(
-            "SELECT text, title, metadata, pages, digest FROM documents WHERE id = ?", (id,)
-        )
-        require(rows, "document must be in the store", repr(id), error=UserError)
-        text, title, metadata, pages, digest = rows[0]
-        document = Document(id, text, title, json.loads(metadata), tuple(json.loads(pages)))
-        if digest_of(document, self.settings) != digest:
-            raise ArtifactError(f"{self.database} was altered: document {id!r} is not as it was")
-        return document
-
-    def rows_of(self, document_id: str) -> list[int]:
-        """The chunks of a document, in the order of its text."""
-        found = self.query("SELECT row FROM chunks WHERE document = ? ORDER BY row", (document_id,))
-        return [row for (row,) in found]
-
-    def neighbors(self, row: int | np.integer) -> list[int]:
-        """The chunks right before and right after one, of the same document."""
-        (document,) = (chunk.document for chunk in self.chunks([row]))
-        rows = self.rows_of(document)
-        place = rows.index(int(row))
-        return rows[max(0, place - 1) : place] + rows[place + 1 : place + 2]
-
-    def chunks(self, rows: Iterable[int] | Rows) -> list[Chunk]:
-        """The chunks with these rows, in their order."""
-        texts: dict[str, str] = {}
-        found = []
-        for row in map(int, rows):
-            facts = self.query(
-                "SELECT c.document, c.start, c.end, c.heading, m.content, c.digest FROM chunks c"
-                " JOIN metadata m ON m.id = c.metadata WHERE c.row = ?",
-                (row,),
-            )
-            require(facts, "row must be in the store", row, error=UserError)
-            id, start, end, heading, metadata, digest = facts[0]
-            if id not in texts:
-                held = self.query("SELECT text FROM documents WHERE id = ?", (id,))
-                texts[id] = held[0][0] if held else ""
-            chunk = Chunk(id, start, end, texts[id][start:end], heading, json.loads(metadata))
-            if digest_of_chunk(chunk) != digest:
-                raise ArtifactError(f"{self.database} was altered: chunk {chunk.id} is another one")
-            found.append(chunk)
-        return found
-
     # ---- search
-
-    def terms(self, text: str) -> list[str]:
-        """What the index of words counts of a text: stems without stop words."""
-        return terms(text)
 
     @property
     def bm25(self) -> BM25:
         """Week 12's index over headings and texts; its ids are rows."""
         return self.files.bm25
 
-    def lexical(self, query: str, k: int, allowed: Rows | None = None) -> Found:
-        """The best k chunks by BM25, of those with a word of the query."""
+    def lexical(
+        self, query: str | Mapping[str, float], k: int, allowed: Rows | None = None
+    ) -> Found:
+        """The best k chunks by BM25, of those with a word of the query.
+
+        Parameters
+        ----------
+        query
+            A text, or terms and how much each counts.
+        """
         require(k >= 1, "k must be at least 1", k)
-        return self.files.lexical(terms(query), k, allowed)
+        asked = terms(query) if isinstance(query, str) else query
+        return self.files.lexical(asked, k, allowed)
 
     def dense(
         self, vector: Float[np.ndarray, " dim"], k: int, allowed: Rows | None = None
@@ -338,21 +244,11 @@ class Store:
         """Vectors of chunks."""
         return self.files.vectors(np.asarray(rows, np.int64))
 
-    def select(self, where: str | Mapping[str, object] | None) -> Rows | None:
-        """Rows whose metadata pass a filter, see `rag.store.filters`; None without a filter."""
-        if where is None or where == "" or where == {}:
-            return None
-        test = parse(where)
-        passed = [
-            id
-            for id, content in self.query("SELECT id, content FROM metadata")
-            if test.matches(json.loads(content))
-        ]
+    def _rows_with(self, metadata: list[int]) -> list[tuple]:
         among = "metadata IN (SELECT value FROM json_each(?))"
-        found = self.query(
-            f"SELECT row FROM chunks WHERE {among} ORDER BY row", (json.dumps(passed),)
+        return self.query(
+            f"SELECT row FROM chunks WHERE {among} ORDER BY row", (json.dumps(metadata),)
         )
-        return np.array([row for (row,) in found], np.int64)
 
     # ---- upkeep
 

@@ -10,7 +10,7 @@ locked only for that transaction; writers wait for one another at the folder's l
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -78,20 +78,28 @@ def ingest(
     """See `Store.ingest`."""
     with writing(store):
         known = dict(store.query("SELECT id, digest FROM documents"))
-        seen, fresh = set(), []
-        for document in documents:
-            must = "documents must have ids of their own"
-            require(document.id not in seen, must, repr(document.id), error=UserError)
-            seen.add(document.id)
-            digest = digest_of(document, store.settings)
-            if known.get(document.id) != digest:
-                fresh.append(Fresh(document, digest, cut(document, store.settings)))
+        fresh, seen = changed(documents, known, store.settings)
         gone = known.keys() - seen if prune else set()
         if fresh or gone:
             commit(store, fresh, gone, progress)
     updated = sum(f.document.id in known for f in fresh)
     unchanged, chunks = len(seen) - len(fresh), sum(len(f.chunks) for f in fresh)
     return Report(len(fresh) - updated, updated, unchanged, len(gone), chunks)
+
+
+def changed(
+    documents: Iterable[Document], known: Mapping[str, bytes], settings: Mapping[str, Any]
+) -> tuple[list[Fresh], set[str]]:
+    """Documents that are not known by their digests, cut; and the ids of all of them."""
+    seen, fresh = set(), []
+    for document in documents:
+        must = "documents must have ids of their own"
+        require(document.id not in seen, must, repr(document.id), error=UserError)
+        seen.add(document.id)
+        digest = digest_of(document, settings)
+        if known.get(document.id) != digest:
+            fresh.append(Fresh(document, digest, cut(document, settings)))
+    return fresh, seen
 
 
 def delete(store: "Store", ids: Iterable[str]) -> int:

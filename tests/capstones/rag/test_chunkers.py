@@ -154,16 +154,18 @@ def test_overlap_begins_with_a_sentence_or_a_word():
     assert found[1] == "Nine ten eleven twelve. Thirteen is last."  # no sentence is that short
 
 
-@given(st.lists(LETTERS, min_size=20, max_size=60), st.integers(20, 60), st.data())
+@given(st.lists(LETTERS, min_size=20, max_size=60), st.integers(10, 60), st.data())
 def test_overlap_is_as_long_as_asked_where_there_is_room(parts, size, data):
-    overlap = data.draw(st.integers(0, size - 10))  # a word, of at most 8, always fits beside it
-    text = " ".join(parts)
+    overlap = data.draw(st.integers(0, size - 1))
+    text = " ".join(parts) + " "
     chunks = chunk(Document("d", text), size=size, overlap=overlap)
     for before, own in pairwise(chunks):
         assert own.start == 0 or text[own.start - 1] == " "
-        repeated = max(0, before.end - own.start)
-        longer = text.rfind(" ", 0, own.start - 1) + 1  # one word more
-        assert repeated <= overlap < before.end - longer
+        assert len(own.text) <= size
+        word = text.index(" ", before.end + 1) - before.end  # the next one, which must fit
+        longer = text.rfind(" ", 0, own.start - 1) + 1  # with one word more
+        assert max(0, before.end - own.start) <= max(0, min(overlap, size - word))
+        assert min(overlap, size - word) < before.end - longer
 
 
 def test_indentation_stays():
@@ -184,6 +186,7 @@ def test_heading_says_where_a_chunk_stands():
         }
         expected = {"mild": "Tea > Green", "strong": "Tea > Black", "hot": "Tea > Brewing"}
         assert expected.items() <= found.items()
+    assert [c.heading for c in chunk(document, size=1000)] == ["Tea"]  # where it begins, not ends
     assert chunk(Document("d", text))[0].heading == ""  # plain text has no headings
     assert chunk(Document("d", text, "T"))[0].heading == "T"
 
