@@ -59,7 +59,7 @@ def decode(data: bytes, *, declared: str = "", guess: bool = True) -> tuple[str,
         raise UnreadableError(f"is binary: byte {found.start()} is 0x{found[0].hex()}")
     others = [declared, *(("cp1252", "latin-1") if guess else ())]
     for name in [encoding, *(others if encoding == "utf-8" else ())]:
-        with contextlib.suppress(UnicodeDecodeError, LookupError):
+        with contextlib.suppress(UnicodeError, LookupError):
             return clean(data.decode(name)), name
     raise UnreadableError(f"is not {encoding} text")
 

@@ -85,10 +85,11 @@ def _python(text: str, lines: list[int], body: list, first: Section, size: int) 
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             line = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             start = _with_comments(text, lines[line - 1], found[-1][0])
-            own = (start, (*first[1], node.name))
             end = lines[node.end_lineno]
-            if start == found[-1][0]:
-                found.pop()
+            at_once = node is body[0] and first[1]  # after the line "class A:"
+            if start == found[-1][0] or at_once:
+                start, _ = found.pop()
+            own = (start, (*first[1], node.name))
             if isinstance(node, ast.ClassDef) and end - start > size:
                 found += _python(text, lines, node.body, own, size)
             else:

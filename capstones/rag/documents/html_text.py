@@ -64,13 +64,16 @@ class _Writer:
         self.code = False
 
     def write(self, text: str) -> None:
-        self.parts.append(text if self.code else re.sub(r"\s+", " ", text))
+        if self.code:
+            self.parts.append(text)
+        elif self.parts or text.strip():  # so that blanks alone do not make a block
+            self.parts.append(re.sub(r"\s+", " ", text))
 
     def tag(self, tag: str, end: bool) -> None:
         if tag == "br":
             self.parts.append(" " if self.mark.startswith("#") else "\n")
         elif tag in ("td", "th"):
-            if not end and "".join(self.parts).strip():
+            if not end and self.parts:
                 self.parts.append(" | ")
         elif tag not in INLINE | {"", "a"}:
             self.end_block()

@@ -55,13 +55,11 @@ def load_file(path: Path, *, id: str) -> Iterator[Document | Skipped]:
         kind = KINDS.get(path.suffix.lower(), "")
         if kind == "record":
             for found in records(path, id=id):
-                yield (
-                    replace(found, metadata={**found.metadata, "kind": kind, "path": id})
-                    if (isinstance(found, Document))
-                    else found
-                )
-            return
-        yield from _load(path, kind, id)
+                if isinstance(found, Document):
+                    found = replace(found, metadata={**found.metadata, "kind": kind, "path": id})
+                yield found
+        else:
+            yield from _load(path, kind, id)
     except UnreadableError as error:
         yield Skipped(id, str(error))
     except OSError as error:

@@ -19,7 +19,8 @@ def grouped(skipped: Iterable[Skipped], *, names: int = 3) -> list[str]:
     """
     groups: dict[str, list[Skipped]] = {}
     for own in skipped:
-        groups.setdefault(re.split(r"[:(\d]", own.reason)[0].strip(), []).append(own)
+        common = re.sub(r"\d[\d,]*", "…", re.split("[:(]", own.reason)[0].strip())
+        groups.setdefault(common, []).append(own)
     found = []
     for reason, group in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         if len(group) == 1:

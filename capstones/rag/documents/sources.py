@@ -75,11 +75,13 @@ def _found(source: str | Path, roots: Sequence[Path] | None) -> Iterator[Documen
             return _registered(name)
     if os.path.lexists(path):
         folder = path.is_dir()
-        return _read(path, _walk(path) if folder else [path], roots or ([path] if folder else None))
+        own = [path] if folder and roots is None else roots
+        return _read(path, _walk(path) if folder else [path], own)
     if set(name) & _MAGIC:
         parts = itertools.takewhile(lambda part: not set(part) & _MAGIC, path.parts)
         base = Path(*parts)
-        return _read(base, _matching(base, str(path.relative_to(base))), roots or [base])
+        files = _matching(base, str(path.relative_to(base)))
+        return _read(base, files, [base] if roots is None else roots)
     if path.suffix or path.name != name:
         raise UserError(f"{name} does not exist")
     raise unknown_name("source", name, [*NAMES, *datasets.registry()])
@@ -91,7 +93,8 @@ def _read(
     """Read files at or below `top`."""
     allowed = None if roots is None else [os.path.realpath(root) for root in roots]
     if not _is_inside(top, allowed):
-        raise UserError(f"{top} is outside of {', '.join(map(str, roots or ()))}")
+        allowed_ones = ", ".join(map(str, roots or ())) or "none"
+        raise UserError(f"{top} is outside of the roots that are allowed: {allowed_ones}")
     written = os.path.normpath(top)
     outside = os.path.isabs(written) or written.startswith("..")
     above = os.path.dirname(os.path.abspath(top)) if outside else os.curdir

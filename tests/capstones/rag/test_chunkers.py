@@ -337,6 +337,13 @@ def test_definitions_of_others(lang):
     assert [name[0] for _, name in definitions.sections(text, lang) if name] == names.split()
 
 
+def test_a_class_is_not_left_without_its_first_method():
+    text = f"class Tea:\n    def brew(self):\n        {'x' * 50}\n\n    def drink(self):\n"
+    found = definitions.sections(text, "py", 50)
+    assert found[0] == (0, ("Tea", "brew"))
+    assert (text.index("    def drink"), ("Tea", "drink")) in found
+
+
 def test_comments_stay_with_what_they_explain():
     text = "int a;\n\n/* Adds.\n * Well.\n */\nint add(int a) {\n}\n"
     start, _ = definitions.sections(text, "c")[1]

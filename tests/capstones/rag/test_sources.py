@@ -155,6 +155,9 @@ def test_roots(folder, tmp_path):
     for source in ("secret.txt", tmp_path, "docs/../secret.txt", "docs2", "*.txt", "docs/out.txt"):
         with pytest.raises(UserError, match="is outside of"):
             list(read(source, roots=[folder]))
+    for source in ("docs", "docs/a.txt", "docs/*"):
+        with pytest.raises(UserError, match="allowed: none"):
+            read(source, roots=[])
     assert len(list(read("docs", roots=[tmp_path / "docs2", Path("docs")]))) == len(ALL) + 1
     assert ids("docs/sub", roots=[folder]) == ["docs/sub/b.txt", "docs/sub/c.py"]
     found = list(read("docs", roots=[folder, tmp_path / "secret.txt"]))
