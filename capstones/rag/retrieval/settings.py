@@ -61,7 +61,7 @@ class RetrievalSettings:
 
     mode: Mode = "hybrid"
     fusion: Fusion = "weighted"
-    weight: float = 0.6
+    weight: float = 0.55
     smoothing: bool | None = None
     smoothing_weight: float = 0.6
     smoothing_neighbors: int = 3

@@ -71,7 +71,8 @@ def test_empty_and_constant_rankings_give_numbers():
     empty = ranking([])
     assert minmax([empty, empty]).rows.tolist() == rrf([]).rows.tolist() == []
     found = minmax([empty, ranking([8, 2], [1.0, 1.0])])
-    assert found.rows.tolist() == [2, 8] and np.isfinite(found.scores).all()
+    assert found.rows.tolist() == [2, 8]
+    assert np.isfinite(found.scores).all()
     assert unit(np.zeros(0)).shape == (0,)
 
 

@@ -162,11 +162,11 @@ def test_an_empty_store(tmp_path):
 def test_mistakes_are_named(store):
     with pytest.raises(UserError, match="k must be at least 1, got 0"):
         Retriever(store).search("tea", k=0)
-    with pytest.raises(UserError, match="rerank late needs an embedder .* got lsa"):
+    with pytest.raises(UserError, match=r"rerank late needs an embedder .* got lsa"):
         Retriever(store, RetrievalSettings(rerank="late")).search("tea")
     with pytest.raises(UserError, match="rerank must be none, mmr, late or the folder"):
         RetrievalSettings(rerank="bge")
-    with pytest.raises(UserError, match="weight must be between 0 and 1, got 1.5"):
+    with pytest.raises(UserError, match=r"weight must be between 0 and 1, got 1.5"):
         RetrievalSettings(weight=1.5)
     with pytest.raises(UserError, match="depth must be at least 1, got 0"):
         RetrievalSettings(depth=0)
