@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
-from rag.answering.abstention import Evidence, confidence, evidence
+from rag.answering.abstention import THRESHOLD, Evidence, confidence, evidence
 from rag.answering.citations import Verifier, split
 from rag.answering.extractive import quote
 from rag.answering.guard import suspicious
@@ -47,9 +47,9 @@ class AnswerSettings:
     """
 
     k: int = 5
-    min_confidence: float = 0.5
+    min_confidence: float = THRESHOLD
     least_support: float = 0.6
-    quotes: int = 1
+    quotes: int = 2
     max_new_tokens: int = 120
     history_tokens: int = 200
     temperature: float = 0.0

@@ -118,7 +118,8 @@ def depends(question: str) -> str:
         return "an ellipsis"
     match = REFERENCE.search(text)
     # After a subject and a verb of the same question, "its" most often refers to these.
-    if match and len(_words(text[: match.start()])) < 2:
+    most = 1 if match and text[match.end() :].strip(" ?.") else 2
+    if match and len(_words(text[: match.start()])) <= most:
         return "a reference"
     if BEGINS.match(text) and len(_words(text)) <= 4:
         return "an ellipsis"

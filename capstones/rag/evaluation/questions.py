@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rag.answering.abstention import calibrate
+from rag.answering.abstention import calibrate, confidence
 from rag.answering.answerer import Answerer, silenced
 from rag.answering.guard import suspicious
 from rag.answering.models import Model
@@ -136,14 +136,27 @@ def from_memory(model: Model, asked: Sequence[Question]) -> float:
     return _mean(is_right(Answer(q.question, s), q) for s, q in zip(said, rows, strict=True))
 
 
-def fit(answerer: Answerer, asked: Sequence[Question]) -> tuple[tuple[float, ...], float]:
-    """Weights and bias of the confidence, from questions that will not judge it."""
+def fit(
+    answerer: Answerer, asked: Sequence[Question], *, kept: float = 0.95
+) -> tuple[tuple[float, ...], float, float]:
+    """Weights, bias and threshold of the confidence, from questions that will not judge it.
+
+    Parameters
+    ----------
+    kept
+        The share of the answerable questions that are to be at or above the threshold.
+    """
     features = []
     for q in asked:
         query = rewrite(q.question, q.history).query
         results = answerer.retriever.search(query, k=answerer.settings.k)
         features.append(answerer.evidence(query, results))
-    return calibrate(np.array(features), np.array([q.answer is not None for q in asked]))
+    answerable = np.array([q.answer is not None for q in asked])
+    weights, bias = calibrate(np.array(features), answerable)
+    sure = [
+        confidence(f, weights, bias) for f, good in zip(features, answerable, strict=True) if good
+    ]
+    return weights, bias, float(np.quantile(sure, 1 - kept, method="lower"))
 
 
 def is_right(answer: Answer, question: Question) -> bool:

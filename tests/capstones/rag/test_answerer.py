@@ -14,7 +14,7 @@ from rag.answering.prompt import UNKNOWN, fitting, messages
 from rag.types import Answer, Chunk, Hit, Turn
 
 LIBRARY = Library(TEA)
-EAGER = AnswerSettings(min_confidence=0.0)
+EAGER = AnswerSettings(min_confidence=0.0, quotes=1)
 COFFEE = "Where was coffee first drunk?"
 
 
@@ -129,7 +129,7 @@ def test_instructions_in_documents_are_flagged_and_kept_from_model_and_quotes():
     assert answer.flagged == ("evil.md",)
     assert order not in parrot.asked[0][-1]["content"]
     assert order not in ask(Extractive(), library=library).text
-    open_settings = AnswerSettings(min_confidence=0.0, guard=False)
+    open_settings = AnswerSettings(min_confidence=0.0, quotes=1, guard=False)
     ask(parrot, library=library, settings=open_settings)
     assert order in parrot.asked[1][-1]["content"]
 
@@ -198,7 +198,8 @@ def test_the_number_of_quotes():
     assert (
         quote("What water is tea?", hits, most=3) == "Tea is hot water. [1] Tea is cold water. [1]"
     )
-    assert quote("What water is tea?", hits).count("[1]") == 1
+    assert quote("What machines are cars?", hits, most=3) == "Cars are fast machines. [1]"
+    assert quote("What water is tea?", hits, most=1).count("[1]") == 1
 
 
 @pytest.mark.parametrize("texts", [(), ("",), ("...",), ("a" * 5000,)])

@@ -53,6 +53,14 @@ def test_a_citation_of_the_wrong_chunk_is_moved_to_the_right_one():
     assert citation.document == "coffee.md"
 
 
+def test_the_chunk_that_is_cited_comes_before_others():
+    text = "Tea is a hot drink."
+    hits = [Hit(Chunk(name, 0, len(text), text), 0, 1.0) for name in ("a", "b", "c")]
+    for n, name in enumerate("abc", start=1):
+        _, (citation,) = verify(f"Tea is a hot drink [{n}].", hits)
+        assert citation.document == name
+
+
 def test_a_sentence_without_a_citation_gets_one():
     (sentence,), _ = check("An espresso takes about 25 seconds.")
     assert sentence.text == "An espresso takes about 25 seconds. [1]"

@@ -40,7 +40,7 @@ FOLLOW_UPS = {
         ("How is this different from global?", "nonlocal"),
         ("When was it added?", "nonlocal"),
         ("Can I use it at module level?", "nonlocal"),
-        ("Who proposed it?", "nonlocal"),
+        ("Which proposal describes it?", "nonlocal"),
         ("Since when?", "nonlocal"),
         ("What error does it raise?", "nonlocal"),
         ("Is there another way?", "nonlocal"),
@@ -95,6 +95,7 @@ ALONE = [
     "Can a function change its default values?",
     "Is list() the same as an empty display?",
     "Is an exception cleared when its handler ends?",
+    "How do I open a file and read it?",
 ]
 TALK = [
     "Hello",
