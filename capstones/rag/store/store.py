@@ -20,7 +20,7 @@ A reader keeps what it opened, whatever is written meanwhile, until it calls `re
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
