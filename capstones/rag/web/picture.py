@@ -4,6 +4,7 @@ uv run python -m rag.web.picture
 """
 
 import io
+import shutil
 import tempfile
 import threading
 import time
@@ -28,6 +29,7 @@ def take(question: str, *, model: str = "smollm2", store: Path = DEFAULT, out: P
     import uvicorn
     from PIL import Image
     from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
 
     from rag.answering.models import open_model
@@ -43,7 +45,8 @@ def take(question: str, *, model: str = "smollm2", store: Path = DEFAULT, out: P
     with tempfile.TemporaryDirectory() as profile:
         for flag in (*FLAGS, *QUIET, f"--user-data-dir={profile}", "--window-size=1280,800"):
             options.add_argument(flag)
-        with webdriver.Chrome(options=options) as driver:
+        service = Service(shutil.which("chromedriver"))  # so that none is looked for elsewhere
+        with webdriver.Chrome(options=options, service=service) as driver:
             driver.get(f"http://127.0.0.1:{port}")
             driver.find_element("id", "question").send_keys(question + "\n")
             WebDriverWait(driver, 300).until(lambda d: d.find_elements("css selector", ".cite"))
@@ -56,4 +59,4 @@ def take(question: str, *, model: str = "smollm2", store: Path = DEFAULT, out: P
 
 
 if __name__ == "__main__":
-    take("When are default parameter values evaluated?")
+    take("When are default parameter values evaluated?", model="extractive")
