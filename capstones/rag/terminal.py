@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
 from rag.types import Answer, Citation, Document, Results, Skipped, Stage
@@ -158,13 +157,11 @@ def show_stages(stages: Sequence[Stage]) -> None:
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table without a frame, as wide as it must be."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in heads:
-        table.add_column(head, no_wrap=head != heads[-1], overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+    """A table without a frame, as wide as it must be, also where nothing says how wide that is."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print("  ".join(cells).rstrip())
 
 
 def show_report(report: "Report", skipped: Sequence[Skipped]) -> None:

@@ -43,7 +43,7 @@ def take(question: str, *, model: str = "smollm2", store: Path = DEFAULT, out: P
     port = server.servers[0].sockets[0].getsockname()[1]
     options = webdriver.ChromeOptions()
     with tempfile.TemporaryDirectory() as profile:
-        for flag in (*FLAGS, *QUIET, f"--user-data-dir={profile}", "--window-size=1280,800"):
+        for flag in (*FLAGS, *QUIET, f"--user-data-dir={profile}", "--window-size=1440,920"):
             options.add_argument(flag)
         service = Service(shutil.which("chromedriver"))  # so that none is looked for elsewhere
         with webdriver.Chrome(options=options, service=service) as driver:
@@ -53,6 +53,8 @@ def take(question: str, *, model: str = "smollm2", store: Path = DEFAULT, out: P
             driver.find_element("css selector", ".cite").click()
             WebDriverWait(driver, 60).until(lambda d: d.find_elements("css selector", "mark"))
             picture = Image.open(io.BytesIO(driver.get_screenshot_as_png()))
+    library = web.state.library
+    library.sessions.forget(library.sessions.names()[0].name)
     server.should_exit = True
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.convert("RGB").quantize(256).save(out, optimize=True)
