@@ -79,9 +79,10 @@ def test_the_stream_says_what_the_whole_answer_says(shared):
         k: v for k, v in whole.items() if k not in timed
     }
     assert "boiling" in answer["text"]
-    (citation,) = answer["citations"]
-    text = next(d.text for d in DOCUMENTS if d.id == citation["document"])
-    assert text[citation["start"] : citation["end"]] == citation["quote"]
+    assert answer["citations"]
+    for citation in answer["citations"]:
+        text = next(d.text for d in DOCUMENTS if d.id == citation["document"])
+        assert text[citation["start"] : citation["end"]] == citation["quote"]
 
 
 def test_what_is_not_known_is_said(folder):
