@@ -67,20 +67,15 @@ ARMS = {  # pretrained how, and whether tokens see their left only in tuning
 def sentences(
     topic: Int[Tensor, " n"], side: str | None, generator: torch.Generator
 ) -> Int[Tensor, "n size"]:
-    """Three words of the topic, an ambiguous one and two common ones.
+    """An ambiguous word, on one `side` three words of the topic, on the other two common ones.
 
-    Parameters
-    ----------
-    side
-        Where the words of the topic stand, seen from the ambiguous word; None for any order.
+    They stand in any order if `side` is None.
     """
     require(side is None or side in SIDES, f"side must be one of {', '.join(SIDES)}", side)
     parts = ((3, 0, WORDS), (1, AMBIGUOUS, VOCAB), (2, COMMON, AMBIGUOUS))
-    told, ambiguous, common = (
-        torch.randint(first, end, (len(topic), k), generator=generator) for k, first, end in parts
-    )
-    told += SPECIAL.first + WORDS * topic[:, None]
-    words = torch.cat([told, ambiguous, common], dim=1)
+    drawn = [torch.randint(a, b, (len(topic), k), generator=generator) for k, a, b in parts]
+    drawn[0] += SPECIAL.first + WORDS * topic[:, None]
+    words = torch.cat(drawn, dim=1)
     if side is None:
         return words.gather(1, torch.rand(words.shape, generator=generator).argsort(dim=1))
     return words if side == "left" else words.flip(1)
@@ -156,9 +151,9 @@ def pretrain(kind: str, seed: int, *, steps: int, lr_scale: float) -> Bert:
         words, follows = pretraining_losses(model, pairs, *gaps)
         return words + follows if kind == "MLM and pairs" else words
 
-    optimizers = make_optimizers(model, "muon", lr_scale=lr_scale)
-    with looking(model.encoder, left_only=kind == "LTR"):
-        train(optimizers, loss_of_batch, 0 if kind == "nothing" else steps)
+    if kind != "nothing":
+        with looking(model.encoder, left_only=kind == "LTR"):
+            train(make_optimizers(model, "muon", lr_scale=lr_scale), loss_of_batch, steps)
     return model.encoder
 
 
@@ -232,15 +227,14 @@ def judge(run: Run, paper: papers.Paper, scores: dict[str, dict[str, list[float]
     """Points of MLM minus LTR, paired by seed."""
     right, left = ({arm: np.array(of[side]) for arm, of in scores.items()} for side in SIDES)
     late = {"quick": False, "rtol": None}
-    wins = "MLM serves better where the right side tells"
+    wins, alike = paper.rules
     paper.judge(run, wins, right["MLM"] - right["LTR"], **late)
-    alike = "MLM and LTR serve alike where the left side tells"
     paper.judge(run, alike, left["MLM"] - left["LTR"], **late)
     masked = right["MLM, left only in tuning"] - right["LTR"]
     run.falsifier("MLM, left only in tuning", masked, breaks=wins)
-    for arm in ARMS:
-        run.metric(f"{arm}: told by the right", right[arm].mean(), "%", rtol=0.3)
-        run.metric(f"{arm}: told by the left", left[arm].mean(), "%", rtol=0.3)
+    for arm, of in scores.items():
+        for side, found in of.items():
+            run.metric(f"{arm}: told by the {side}", np.mean(found), "%", rtol=0.3)
 
 
 def check(run: Run) -> None:
@@ -250,22 +244,20 @@ def check(run: Run) -> None:
     now, was = gaps[chosen], pairs.tokens[chosen]
     masked, same = (now == SPECIAL.mask).double().mean(), (now == was).double().mean()
     kept = 0.1 + 0.1 / (VOCAB - SPECIAL.first)  # a random token may be the one that stood there
-    rule = {"against": "0.8, 0.1, 0.1", "kind": "theorem", "atol": 0.02}
-    found, why = [masked, 1 - masked - same, same], "four standard deviations of 7,200 draws"
-    run.check("masked, random, kept", found, [0.8, 0.2 - kept, kept], why=why, **rule)
+    why = "four standard deviations of 7,200 draws"
+    rule = {"against": "0.8, 0.1, 0.1", "kind": "theorem", "atol": 0.02, "why": why}
+    found = [masked, 1 - masked - same, same]
+    run.check("masked, random, kept", found, [0.8, 0.2 - kept, kept], **rule)
 
-    from transformers import BertConfig as TheirConfig
-    from transformers import BertForPreTraining
+    import transformers
 
     sizes = {"num_attention_heads": BODY.n_heads, "num_hidden_layers": BODY.n_layers}
     sizes |= {"hidden_size": BODY.d_model, "intermediate_size": 4 * BODY.d_model}
-    sizes |= {"vocab_size": VOCAB, "max_position_embeddings": TOKENS}
-    theirs = BertForPreTraining(TheirConfig(is_decoder=True, **sizes)).eval()
-    generator = run.generator(2)
-    with torch.no_grad():
-        for name, p in theirs.named_parameters():
-            p.normal_(float("LayerNorm.weight" in name), 0.2, generator=generator)
-    weights = dict(theirs.named_parameters())
+    sizes |= {"vocab_size": VOCAB, "max_position_embeddings": TOKENS, "is_decoder": True}
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**sizes)).eval()
+    weights, generator = dict(theirs.named_parameters()), run.generator(2)
+    for name, p in weights.items():
+        nn.init.normal_(p, float("LayerNorm.weight" in name), 0.2, generator=generator)
     ours = BertForPretraining(BODY)
     ours.load_state_dict(from_bert(weights))
     few = Pairs(*(x[:8] for x in pairs))
@@ -275,8 +267,7 @@ def check(run: Run) -> None:
         loss = next_token_loss(ours, few)
         loss.backward()
         reference.backward()
-        changed = few.tokens.clone()
-        changed[:, 7:] = SPECIAL.first
+        changed = few.tokens.where(torch.arange(TOKENS) < 7, SPECIAL.first)
         seen = [ours.encoder(tokens, few.types)[:, :7] for tokens in (few.tokens, changed)]
     why = "float32 rounding through two layers and back"
     equal = run.against("transformers BertForPreTraining, is_decoder", atol=1e-5, why=why)
@@ -293,18 +284,15 @@ def check(run: Run) -> None:
 def draw(run: Run, paper: papers.Paper, scores: dict[str, dict[str, list[float]]]) -> None:
     """The paper's differences, and how often our arms tell the sense."""
     options = {"columns": 3, "size": (11, 3.8), "width_ratios": [1, 1.3, 1.3]}
-    title = "Where does it help to have looked both ways?"
-    with run.figure("senses", title, **options) as panels:
-        table = paper.matter["paper_scores"]
-        gains = {task: mlm - ltr for task, (mlm, ltr) in table.items()}
+    with run.figure("senses", "Where does it help to look both ways?", **options) as panels:
+        gains = {task: mlm - ltr for task, (mlm, ltr) in paper.matter["paper_scores"].items()}
         xlabel = "MLM minus LTR, points\n(the paper, table 5)"
         plots.bars(panels[0], gains, colors=[plots.GRAY], xlabel=xlabel)
         for axes, side in zip(panels[1:], SIDES, strict=True):
             bars = {arm: of[side] for arm, of in scores.items()}
             level = {"left only: at most 50": 50} if side == "right" else {}
-            label = f"senses right, told by the {side} (%)\n"
-            plots.bars(axes, bars, colors=plots.COLORS, reference=level, xlabel=label)
-            axes.set_xlim(0, 105)
+            labels = {"xlabel": f"senses right, told by the {side} (%)\n", "xlim": (0, 105)}
+            plots.bars(axes, bars, colors=plots.COLORS, reference=level, **labels)
         panels[2].set_yticklabels([])
 
 
