@@ -3,7 +3,6 @@
 uv run study bench 19
 """
 
-import copy
 import statistics
 from collections.abc import Callable
 
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from shared.errors import UserError
 from week15.timing import in_turns
 from week18.smollm2 import smollm2
+from week19.fused_llama import FusedLlama
 from week19.kv_cache import generate
-from week19.quantized_linear import DynamicInt8Linear, Int4Linear, Int8Linear, quantize_linears
+from week19.quantized_linear import DynamicInt8Linear, Int4Linear, Int8Linear
 from week19.sampling import greedy
 
 LAYERS = [(1536, 576), (49152, 576)]  # outputs, inputs
@@ -53,9 +53,10 @@ def layer_times(n_out: int, n_in: int, repeats: int) -> dict[str, float]:
 def decoding_times(repeats: int) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds per token of SmolLM2's greedy text, and which share of it is float32's."""
     model, tokenizer = smollm2()
-    models = {"float32": model}
+    models = {"float32": FusedLlama(model)}
     for name in ("int8 weights", "int4 weights", "int8 dynamic, fused"):
-        models[name] = quantize_linears(copy.deepcopy(model), KINDS[name])
+        make = KINDS[name]
+        models[name] = FusedLlama(model, product=lambda weight, _, make=make: make(weight, None))
     prompt = tokenizer.encode(PROMPT)
 
     def text(form: nn.Module) -> list[int]:

@@ -54,10 +54,14 @@ class FusedLlama(Llama):
         What it computes. Its weights are copied, in another order.
     batch
         How many rows the products are prepared for; others are right too, and slower.
+    product
+        `product(weight, batch)` gives what multiplies by a matrix: `packed`, or integers of it.
     """
 
     @torch.no_grad()
-    def __init__(self, model: Llama, *, batch: int = 1):
+    def __init__(
+        self, model: Llama, *, batch: int = 1, product: Callable[[Tensor, int], Product] = packed
+    ):
         nn.Module.__init__(self)  # the parts of a Llama are not wanted, only to be one
         self.config, self.embed, self.frequencies = model.config, model.embed, model.frequencies
         scaling, dtype = self.config.rope_scaling, model.embed.weight.dtype
@@ -74,13 +78,13 @@ class FusedLlama(Llama):
             gated = torch.cat([block.gate_proj.weight, block.up_proj.weight])
             self.layers.append(
                 (
-                    packed(qkv * (block.attention_norm.weight * root), batch),
-                    packed(block.out_proj.weight, batch),
-                    packed(gated * (block.mlp_norm.weight * root), batch),
-                    packed(block.down_proj.weight, batch),
+                    product(qkv * (block.attention_norm.weight * root), batch),
+                    product(block.out_proj.weight, batch),
+                    product(gated * (block.mlp_norm.weight * root), batch),
+                    product(block.down_proj.weight, batch),
                 )
             )
-        self.head = packed(model.head.weight * (model.norm.weight * root), batch)
+        self.head = product(model.head.weight * (model.norm.weight * root), batch)
 
     def norm(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """RMSNorm without its gain and without √d, which the matrix after it has taken over."""

@@ -10,6 +10,7 @@ from week18.long_context import DynamicNTK, YaRN
 from week18.transformers_twin import randomize
 from week19.fused_llama import FusedLlama
 from week19.kv_cache import KVCache, generate, left_pad
+from week19.quantized_linear import DynamicInt8Linear
 from week19.sampling import greedy
 
 
@@ -73,3 +74,13 @@ def test_weights_are_copies():
     assert torch.equal(fused(tokens), before)
     with pytest.raises(IndexError):
         fused(torch.tensor([[31]]))
+
+
+def test_takes_integers_for_matrices():
+    config = LlamaConfig(vocab_size=48, d_model=32, n_heads=4, n_kv_heads=2, d_ff=64, n_layers=2)
+    model = Llama(config, torch.Generator().manual_seed(0))
+    integers = FusedLlama(model, product=lambda weight, _: DynamicInt8Linear(weight))
+    tokens = torch.arange(9)[None]
+    ours, theirs = integers(tokens)[0, -1], model(tokens)[0, -1]
+    assert not torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05 * float(theirs.abs().max()))
