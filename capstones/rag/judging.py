@@ -16,7 +16,7 @@ def evaluate(
     collection: str = "cranfield",
     *,
     split: str | None = None,
-    parts: tuple[Literal["retrieval", "answers", "injections"], ...] = (),
+    parts: tuple[Literal["retrieval", "tuning", "answers", "injections"], ...] = (),
     llm: str = "smollm2",
     embedder: str = "minilm",
     quick: bool = False,
@@ -32,7 +32,7 @@ def evaluate(
     split
         Whose judgments of the folder to read.
     parts
-        retrieval, answers or injections; all of them if none is named.
+        retrieval, tuning, answers or injections; all of them if none is named.
     llm
         What answers, beside quotes.
     embedder

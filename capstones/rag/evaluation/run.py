@@ -1,6 +1,7 @@
 """`rag eval`: search on a test collection, answers to questions with known spans, injections.
 
     rag eval                            Cranfield, Python's manual, XQuAD, injections
+    rag eval --parts tuning             what the choice of the default settings is worth
     rag eval path/to/scifact            a BEIR folder; its runs are written as TREC files
 
 Systems of search are compared, query by query, with the better of its two sides alone. Answers are
@@ -23,7 +24,7 @@ from rag.answering.answerer import Answerer, AnswerSettings
 from rag.answering.models import Model, open_model
 from rag.documents.sources import read
 from rag.embeddings.embedder import open_embedder
-from rag.evaluation import beir, ranking, trec
+from rag.evaluation import beir, ranking, trec, tuning
 from rag.evaluation.metrics import METRICS
 from rag.evaluation.questions import Question, from_memory, guard_rates, judge, obeyed, questions
 from rag.evaluation.significance import Comparison, compare
@@ -38,7 +39,7 @@ from shared.require import require
 from shared.stats import bootstrap_interval
 
 RECORD = Path(__file__).parents[1] / "results" / "eval.json"
-PARTS = ("retrieval", "answers", "injections")
+PARTS = ("retrieval", "tuning", "answers", "injections")
 SINGLE = ("bm25", "dense")
 SYSTEMS = {
     "bm25": ranking.SYSTEMS["bm25"],
@@ -83,7 +84,7 @@ def evaluate(
     split
         Whose judgments of a BEIR folder to read; see `rag.evaluation.beir`.
     parts
-        Of ``retrieval``, ``answers`` and ``injections``.
+        Of ``retrieval``, ``tuning``, ``answers`` and ``injections``.
     model
         Answers beside the quotes: one of `rag.answering.models`, or its name.
     out
@@ -100,6 +101,9 @@ def evaluate(
         found = beir.load(collection, split)
         part = judge_search(Path(collection).name, found, embedder, Path(out).parent, sizes, say)
         _save(out, "retrieval", part, quick)
+    if "tuning" in parts:
+        part = judge_tuning(beir.load(collection, split), Path(collection).name, embedder, sizes)
+        _save(out, "tuning", part, quick)
     if {"answers", "injections"} & set(parts):
         model = open_model(model) if isinstance(model, str) else model
         writes = model.name != "extractive"
@@ -123,10 +127,8 @@ def judge_search(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Metrics of every system, and the first of them against the better single system."""
-    queries = dict(islice(collection.queries.items(), sizes.queries))
-    collection = collection._replace(
-        queries=queries, qrels={query: collection.qrels[query] for query in queries}
-    )
+    collection = _first(collection, sizes.queries)
+    queries = collection.queries
     say(f"{name}: {len(collection.documents):,} documents, {len(queries)} queries")
     with store_of(collection.documents, embedder, splitter="whole") as store:
         judged = ranking.judge(store, collection, systems=SYSTEMS)
@@ -144,6 +146,23 @@ def judge_search(
         say(f"{system}: {first} {of.means[first]:.4f}")
     facts = {"collection": name, "documents": len(collection.documents), "n": len(queries)}
     return facts | {"embedder": embedder, "better_single": better, "lines": lines}
+
+
+def judge_tuning(collection: beir.Beir, name: str, embedder: str, sizes: Sizes) -> dict[str, Any]:
+    """What each family of settings gets on queries that did not choose among them."""
+    collection = _first(collection, sizes.queries)
+    with store_of(collection.documents, embedder, splitter="whole") as store:
+        steps = tuning.tune(
+            store, collection, metric=METRICS[0], folds=min(5, len(collection.queries))
+        )
+    return {"collection": name, "n": len(collection.queries), "lines": tuning.as_record(steps)}
+
+
+def _first(collection: beir.Beir, n: int | None) -> beir.Beir:
+    """The collection with its first n queries; all if None."""
+    queries = dict(islice(collection.queries.items(), n))
+    qrels = {query: collection.qrels[query] for query in queries}
+    return collection._replace(queries=queries, qrels=qrels)
 
 
 @contextmanager

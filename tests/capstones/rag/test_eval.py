@@ -58,6 +58,16 @@ def test_systems_are_judged_and_their_runs_are_written(folder, tmp_path):
     assert "Goal" not in text  # which is one of Cranfield
 
 
+def test_choices_are_judged_where_they_were_not_made(folder, tmp_path, monkeypatch):
+    few = dict(list(run.tuning.STEPS.items())[:3])
+    monkeypatch.setattr(run.tuning, "STEPS", few)
+    options = {"parts": ["tuning"], "embedder": "lsa", "quick": True}
+    part = run.evaluate(folder, **options, out=tmp_path / "eval.json")["tuning"]
+    assert (part["collection"], part["n"]) == ("five", 5)
+    assert [line["name"] for line in part["lines"]] == list(few)
+    assert "five: 5 queries in folds" in tables.pages({"tuning": part})["tuning.md"]
+
+
 def test_the_rival_is_the_better_of_words_and_vectors(folder, tmp_path, monkeypatch):
     judged = run.ranking.judge
 
@@ -126,7 +136,9 @@ def test_a_goal_is_reached_from_its_value_on():
 
 def test_wrong_input(tmp_path):
     out = tmp_path / "eval.json"
-    with pytest.raises(UserError, match="parts must be among retrieval, answers, injections"):
+    with pytest.raises(
+        UserError, match="parts must be among retrieval, tuning, answers, injections"
+    ):
         run.evaluate(parts=["speed"], out=out)
     with pytest.raises(UserError, match="a quick trial judges nothing"):
         run.evaluate(quick=True)
