@@ -100,7 +100,7 @@ def test_numbers_and_names_must_stand_in_one_sentence():
     text = "Alice was born in 1950. Bob was born in 1960."
     chunk = Chunk("people.md", 0, len(text), text)
     (right,), _ = verify("Bob was born in 1960.", [Hit(chunk, 0, 1.0)])
-    (wrong,), _ = verify("Alice herself, we read, was born in 1960.", [Hit(chunk, 0, 1.0)])
+    (wrong,), _ = verify("Alice was born in 1960.", [Hit(chunk, 0, 1.0)])
     assert right.supported
     assert not wrong.supported
 

@@ -94,11 +94,11 @@ def bytes_of(sessions):
 def test_what_is_forgotten_is_in_no_file(sessions):
     for name in ("secret", "other"):
         sessions.create(name)
+    reader = sqlite3.connect(sessions.database)  # as the store keeps one open
+    reader.execute("SELECT COUNT(*) FROM sessions").fetchone()
     for i in range(30):  # long enough for pages of their own
         sessions.append("secret", answer_of(f"{SECRET} {i}", SECRET * 100))
         sessions.append("other", answer_of("Is tea hot?", "It stays."))
-    reader = sqlite3.connect(sessions.database)  # as the store keeps one open
-    reader.execute("SELECT COUNT(*) FROM turns").fetchone()
     assert SECRET.encode() in bytes_of(sessions)
     sessions.forget("secret")
     assert SECRET.encode() not in bytes_of(sessions)
