@@ -13,6 +13,7 @@ then only their length and first bytes are checked, all of them by `verify`.
 
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -134,7 +135,7 @@ class Generation:
         best = np.lexsort((found, -scores))[:k]
         return Found(self.rows[found[best]], scores[best])
 
-    def lexical(self, terms: list[str], k: int, allowed: np.ndarray | None) -> Found:
+    def lexical(self, terms: Iterable[str], k: int, allowed: np.ndarray | None) -> Found:
         """Rows with the greatest BM25 above 0, among the allowed ones; of equals, the lower."""
         scores = self.bm25.scores(terms)
         if allowed is not None:

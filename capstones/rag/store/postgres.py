@@ -11,7 +11,7 @@ Needs the extra `postgres` (psycopg, pgvector) and, on the server, CREATE EXTENS
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -213,12 +213,16 @@ class PostgresStore(Reading):
 
     # ---- search
 
-    def lexical(self, query: str, k: int, allowed: Rows | None = None) -> Found:
+    def lexical(
+        self, query: str | Mapping[str, float], k: int, allowed: Rows | None = None
+    ) -> Found:
         """As `Store.lexical`: BM25 of week 12, with its settings."""
         require(k >= 1, "k must be at least 1", k)
         few = None if allowed is None else allowed.tolist()
         k1, b = 1.5, 0.75
-        return found(self.query(BM25_SCORES, (terms(query), k1, b, b, few, few, k)))
+        asked = Counter(terms(query) if isinstance(query, str) else query)
+        counts = (list(asked), list(map(float, asked.values())))
+        return found(self.query(BM25_SCORES, (*counts, k1, b, b, few, few, k)))
 
     def dense(
         self, vector: Float[np.ndarray, " dim"], k: int, allowed: Rows | None = None

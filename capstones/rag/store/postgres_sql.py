@@ -28,7 +28,7 @@ CREATE TABLE postings (
 CREATE INDEX ON postings (row);
 """
 BM25_SCORES = """
-WITH asked AS (SELECT term, count(*) AS times FROM unnest(?::text[]) AS term GROUP BY term),
+WITH asked AS (SELECT term, times FROM unnest(?::text[], ?::float8[]) AS counts(term, times)),
     sizes AS (SELECT count(*)::float8 AS n, avg(length)::float8 AS average FROM chunks),
     weights AS (
         SELECT term, times * ln(1 + (n - count(*) + 0.5) / (count(*) + 0.5)) AS weight

@@ -20,7 +20,7 @@ A reader keeps what it opened, whatever is written meanwhile, until it calls `re
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -211,10 +211,19 @@ class Store(Reading):
         """Week 12's index over headings and texts; its ids are rows."""
         return self.files.bm25
 
-    def lexical(self, query: str, k: int, allowed: Rows | None = None) -> Found:
-        """The best k chunks by BM25, of those with a word of the query."""
+    def lexical(
+        self, query: str | Mapping[str, float], k: int, allowed: Rows | None = None
+    ) -> Found:
+        """The best k chunks by BM25, of those with a word of the query.
+
+        Parameters
+        ----------
+        query
+            A text, or terms and how much each counts.
+        """
         require(k >= 1, "k must be at least 1", k)
-        return self.files.lexical(terms(query), k, allowed)
+        asked = terms(query) if isinstance(query, str) else query
+        return self.files.lexical(asked, k, allowed)
 
     def dense(
         self, vector: Float[np.ndarray, " dim"], k: int, allowed: Rows | None = None

@@ -72,7 +72,7 @@ def test_same_as_the_folder(store, tmp_path):
             scores = [s.dense(vector, 25).scores for s in (store, other)]
             np.testing.assert_allclose(*scores, atol=1e-6)
             assert {*names[0][:10]} == {*names[1][:10]}
-            for query in ("tea rain", "tea tea", "nothing", "the"):
+            for query in ("tea rain", "tea tea", "nothing", "the", {"tea": 0.4, "rain": 2.0}):
                 ours, theirs = store.lexical(query, 100), other.lexical(query, 100)
                 assert len(ours.rows) == len(theirs.rows)
                 by_id = [
