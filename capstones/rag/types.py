@@ -187,6 +187,8 @@ class Answer:
         What was searched for: the question, or what it was rewritten to.
     flagged
         Documents whose chunks look like instructions to a model.
+    note
+        What a reader should know of how it came about, such as that quotes stand in for a model.
     """
 
     question: str
@@ -199,6 +201,7 @@ class Answer:
     hits: tuple[Hit, ...] = ()
     stages: tuple[Stage, ...] = ()
     flagged: tuple[str, ...] = ()
+    note: str = ""
 
 
 class Turn(NamedTuple):
