@@ -183,9 +183,9 @@ def curves(
         interval_band(axes, place, runs, color=color, label=name)
         if marker:
             axes.get_lines()[-1].set_marker(marker)
-    axes.set(**labels)
     for text, level in (reference or {}).items():
         reference_line(axes, level, text)
+    axes.set(**labels)  # limits that are left open make room for the references too
     if ends:
         label_lines(axes)
     else:
@@ -195,9 +195,15 @@ def curves(
 def reference_line(axes: Axes, level: float, text: str) -> None:
     """A dashed level line in the ink of references, its text above its right end."""
     axes.axhline(level, color=REFERENCE, linestyle="--", linewidth=1)
-    place = axes.get_yaxis_transform()
-    style = {"color": REFERENCE, "fontsize": 9, "va": "bottom", "ha": "right"}
-    axes.text(0.99, level, text, transform=place, **style)
+    behind = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # over curves too
+    style = {"ha": "right", "va": "bottom", "bbox": behind, "zorder": 5}
+    _beside(axes, text, (0.99, level), axes.get_yaxis_transform(), **style)
+
+
+def _beside(axes: Axes, text: str, at: tuple[float, float], place, **style) -> None:
+    """The text of a reference, two points above where its line is or ends."""
+    style |= {"color": REFERENCE, "fontsize": 9, "annotation_clip": False}
+    axes.annotate(text, at, (0, 2), xycoords=place, textcoords="offset points", **style)
 
 
 def bars(
@@ -228,8 +234,7 @@ def bars(
     axes.set(**labels)
     for text, level in (reference or {}).items():
         axes.axvline(level, color=REFERENCE, linestyle="--", linewidth=1)
-        place = axes.get_xaxis_transform()
-        axes.text(level, 1.0, text, transform=place, color=REFERENCE, fontsize=9, ha="center")
+        _beside(axes, text, (level, 1.0), axes.get_xaxis_transform(), ha="center")
 
 
 def heat_map(

@@ -195,10 +195,8 @@ class Run(Evidence):
         try:
             with plots.style():
                 yield axes
-                if title and isinstance(axes, np.ndarray):
-                    figure.suptitle(title, x=0.01, ha="left", weight="bold", size=13)
-                elif title:
-                    axes.set_title(title)
+                if title:  # over the whole figure: over the axes a long one would be cut
+                    figure.suptitle(title, x=0.01, ha="left", weight="bold", size=13, wrap=True)
             self.out.mkdir(parents=True, exist_ok=True)
             plots.save(figure, path)
         finally:

@@ -244,16 +244,16 @@ def draw(run: Run, lost: dict, bits: list[int], paper_accuracy: dict) -> None:
         "bits",
         "What does one grid per layer lose that one per channel keeps?",
         columns=3,
-        size=(11.5, 4.2),
+        size=(11.5, 4.8),
     ) as (left, middle, right):
         names = {
-            f"{net}, {scheme}": value
+            f"{net},\n{scheme}": value
             for net, row in paper_accuracy.items()
             for scheme, value in row.items()
         }
         label = "ImageNet top-1, %, 8-bit weights\n(the paper, table 2)"
         plots.bars(left, names, xlabel=label, colors=[plots.ORANGE] * 4 + [plots.BLUE] * 4)
-        left.tick_params(axis="y", labelsize=7)
+        left.tick_params(axis="y", labelsize=9)
         for axes, kinds in ((middle, ("depthwise", "plain")), (right, ("unequal",))):
             lines = {
                 f"{kind}, {name.split(',')[0]}": series(lost[kind], name)
@@ -262,7 +262,7 @@ def draw(run: Run, lost: dict, bits: list[int], paper_accuracy: dict) -> None:
             }
             labels = {"xlabel": "bits per weight", "ylabel": "points of accuracy lost (digits)"}
             plots.curves(axes, bits, lines, marker="o", ends=False, **labels)
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=9)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 150) -> None:
     with run.figure("alpha", title, columns=2, size=(9.6, 4.0)) as (one, two):
         label = "average accuracy of OPT-175B (%)\n(the paper)"
         plots.bars(one, paper.matter["paper_accuracy"], xlabel=label)
-        labels = {"xlabel": "α", "ylabel": "squared error of a layer's outputs, relative"}
+        labels = {"xlabel": "α", "ylabel": "relative squared error of a layer"}
         two.set_yscale("log")
         lines, levels = {"smoothed": [r[1:] for r in errors[20.0]]}, {"not smoothed": means[0]}
         plots.curves(two, ALPHAS, lines, reference=levels, marker="o", ends=False, **labels)

@@ -131,3 +131,13 @@ def test_interval_band():
         with pytest.raises(ValueError, match=r"runs must have shape \(seeds, 2\), got"):
             plots.interval_band(axes, [0, 1], wrong, color=plots.BLUE, label="loss")
     plt.close(figure)
+
+
+def test_open_limits_make_room_for_a_reference():
+    figure, axes = plots.subplots()
+    plots.curves(axes, [1, 2], {"a": [1, 2]}, reference={"guessing": 9.0}, ylim=(0, None))
+    figure.canvas.draw()
+    text = next(t for t in axes.texts if t.get_text() == "guessing")
+    assert text.get_window_extent().y0 > axes.transData.transform((1, 9.0))[1]
+    assert axes.get_ylim()[0] == 0 < 9 < axes.get_ylim()[1]
+    plt.close(figure)

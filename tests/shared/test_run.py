@@ -378,6 +378,20 @@ def test_figure_is_saved_and_closed(run):
         run.figure("curve").__enter__()
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_long_title_stays_inside_the_figure(run, columns):
+    title = "Why is it so long? " * 7
+    with run.figure("long", title, columns=columns) as axes:
+        first = np.ravel(axes)[0]
+        first.set_ylabel("a name\n" * 5)
+    text = first.figure._suptitle
+    assert text.get_text() == title
+    box = text.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= first.figure.bbox.width
+    assert box.y0 > first.get_window_extent().y1
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_figure_that_fails_leaves_nothing(run, error):
     before = plt.get_fignums()

@@ -288,6 +288,7 @@ def find_needles(
             }
             labels |= {"rows": ["start", "", "", "end"], "xlabel": f"characters\n{name}"}
             plots.heat_map(axes, 100 * grid.mean(0), **labels)
+        panels[0].set_ylabel("place of the needle")
 
 
 # ---- a real model
