@@ -36,12 +36,21 @@ def open_store(folder: Path) -> "Store":
     from rag.embeddings.embedder import open_embedder
     from rag.store.store import Store
 
-    if folder == DEFAULT and not folder.exists():
-        where = f"first use: Python's manual is read into {folder}, once"
-        errors.print(where)
-        with Store.create(folder, embedder=open_embedder()) as store:
-            read_into(store, ["pydocs"])
-    return Store.open(folder)
+    new = folder == DEFAULT and not folder.exists()
+    store = Store.create(folder, embedder=open_embedder()) if new else Store.open(folder)
+    if len(store):
+        return store
+    if folder != DEFAULT:
+        errors.print(f"{folder} is empty: `rag ingest … --store {folder}` reads documents into it")
+        return store
+    # Also where an earlier first use was interrupted and left an empty store.
+    errors.print(f"first use: Python's manual is read into {folder}, once; a minute or two")
+    try:
+        read_into(store, ["pydocs"])
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def read_into(

@@ -1,7 +1,8 @@
 """From a question to an answer that was checked: search, weigh, write, verify.
 
 What a model writes is held back until a whole sentence is there, and looked up before it is
-shown. An answer of which no sentence is supported is never shown: quotes stand in for it.
+shown. Sentences that nothing supports are left out, and a bare "Yes, " before one that something
+does support. If none is left, quotes stand in for the answer.
 """
 
 import re
@@ -12,7 +13,7 @@ from threading import Event
 from typing import Any
 
 from rag.answering.abstention import THRESHOLD, Evidence, confidence, evidence
-from rag.answering.citations import Verifier, split
+from rag.answering.citations import LEAST, Verifier, split
 from rag.answering.extractive import quote
 from rag.answering.guard import suspicious
 from rag.answering.models import Extractive, Model
@@ -23,6 +24,9 @@ from rag.types import Answer, Hit, Results, Sentence, Turn
 from shared.require import require
 
 REFUSAL = re.compile(r"\W*(?:i\s+(?:do\s+not|don['’]t)\s+know|i['’]m\s+not\s+sure)\b", re.I)
+# No source says yes: what follows it is looked up.
+OPENER = re.compile(r"(\s*)(?:yes|no|sure|certainly|of course|indeed),\s+(\S)", re.I)
+LEFT_OUT = "left out: not found in the documents"
 GREETING = "Hello. Ask me something, and I look it up in the documents."
 
 
@@ -51,7 +55,7 @@ class AnswerSettings:
     k: int = 5
     shown: int = 3
     min_confidence: float = THRESHOLD
-    least_support: float = 0.7
+    least_support: float = LEAST
     quotes: int = 2
     max_new_tokens: int = 120
     history_tokens: int = 200
@@ -149,12 +153,21 @@ class Answerer:
         if not isinstance(self.model, Extractive):
             prompt, hits = self._prompt(base.question, query, history, hits)
             verifier = Verifier(hits, documents, least=settings.least_support)
-            for sentence in self._supported(prompt, verifier, stop):
+            doubtful = 0
+            for sentence in self._checked(prompt, verifier, stop):
+                if not sentence.citations and sentence.text != UNKNOWN:
+                    doubtful += not sentence.supported
+                    continue
+                if not said:
+                    sentence = replace(sentence, text=sentence.text.lstrip())
                 said.append(sentence)
                 yield sentence.text
             if said == [Sentence(UNKNOWN)]:
                 yield silenced(replace(base, note=f"{name} found no answer in the documents"))
                 return
+            if said and doubtful:
+                plural = "s" * (doubtful > 1)
+                base = replace(base, note=f"{doubtful} sentence{plural} of {name} {LEFT_OUT}")
             if not said:
                 base = replace(
                     base, note=f"nothing that {name} said is supported: these are quotes"
@@ -185,14 +198,14 @@ class Answerer:
 
         return fitting(asked, hits[: settings.shown], recent, fits, guard=settings.guard)
 
-    def _supported(
+    def _checked(
         self, prompt: list[Message], verifier: Verifier, stop: Event | None
     ) -> Iterator[Sentence]:
-        """A model's sentences, verified, from the first that is supported and those before it.
+        """A model's sentences, each looked up in the chunks; with citations if it was found.
 
         If it says that it does not know, that is the only sentence.
         """
-        settings, held, seen = self.settings, [], set()
+        settings, seen = self.settings, set()
         options = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
         options |= {"temperature": settings.temperature, "stop": stop}
         with closing(self.model.stream(prompt, **options)) as pieces:
@@ -204,10 +217,12 @@ class Answerer:
                 if plain in seen:  # small models repeat themselves until their budget is spent
                     return
                 seen.add(plain)
-                held.append(verifier.check(text))
-                if verifier.citations:
-                    yield from held
-                    held = []
+                yield verifier.check(_without_opener(text))
+
+
+def _without_opener(text: str) -> str:
+    found = OPENER.match(text)
+    return found[1] + found[2].upper() + text[found.end() :] if found else text
 
 
 def _whole_sentences(pieces: Iterable[str]) -> Iterator[str]:

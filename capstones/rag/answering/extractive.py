@@ -28,6 +28,8 @@ from week12.bm25 import BM25
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "n dim"]]
 COSINE_WEIGHT, CHUNK_WEIGHT = 2.0, 0.3
 LONGEST = 400  # characters
+TITLE = re.compile(r"#{1,6}\s")
+ANNOUNCES = 8  # words of meaning, at least, or "Some examples of integer literals:" is no quote
 UNDERLINED = re.compile(r"([*=~^#-])\1{2}|::=")  # headings, tables and grammars say nothing
 
 
@@ -76,10 +78,12 @@ def _candidates(hits: Sequence[Hit], guard: bool) -> list[tuple[int, str]]:
         for start, end in sentences(text):
             piece = " ".join(text[start:end].split())
             said = any(span.start < end and start < span.end for span in bad)
-            torn = start == 0 and piece[0].islower()  # it began in the chunk before
+            torn = start == 0 < hit.chunk.start and piece[0].islower()  # it began before
             if said or torn or piece in seen or len(content(piece)) < 2:
                 continue
-            if len(piece) > LONGEST or UNDERLINED.search(piece):
+            if len(piece) > LONGEST or UNDERLINED.search(piece) or TITLE.match(piece):
+                continue
+            if piece.endswith(":") and len(content(piece)) < ANNOUNCES:
                 continue
             seen.add(piece)
             found.append((number, piece))

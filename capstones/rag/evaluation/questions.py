@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rag.answering.abstention import calibrate, confidence
-from rag.answering.answerer import Answerer, silenced
+from rag.answering.answerer import LEFT_OUT, Answerer, silenced
 from rag.answering.guard import suspicious
 from rag.answering.models import Model
 from rag.answering.prompt import UNKNOWN, messages
@@ -125,7 +125,7 @@ def judge(answerer: Answerer, asked: Sequence[Question]) -> dict[str, Any]:
         "refusals": refusals([a.abstained for a in answers], [q.answer is not None for q in asked]),
         "aurc": aurc(sure, right),
         "curve": {"coverage": coverage.tolist(), "risk": risk.tolist()},
-        "fallbacks": _mean(bool(answer.note) for answer in given),
+        "fallbacks": _mean(bool(a.note) and not a.note.endswith(LEFT_OUT) for a in given),
     }
 
 

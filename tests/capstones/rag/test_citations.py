@@ -190,3 +190,18 @@ def test_any_text_splits_and_is_looked_up(said, text):
     support = Claim(said).found_in(text)
     assert 0 <= support.score <= 1
     assert 0 <= support.start <= support.end <= len(text)
+
+
+def test_the_code_words_of_a_sentence_must_stand_in_one_sentence_of_the_source():
+    text = 'A "finally" clause runs at the end. An "except" clause can catch the exception raised.'
+    hits = [Hit(Chunk("try.md", 0, len(text), text), row=0, score=1.0)]
+    said = ["An `except` clause can catch the exception.", "`finally` can catch the exception."]
+    assert [verify(each, hits)[0][0].supported for each in said] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["finally", "else"])
+def test_a_short_sentence_of_which_one_word_in_four_is_missing_is_not_supported(name):
+    text = "The finally statement saves the exception. The else statement is about an exception."
+    hits = [Hit(Chunk("try.md", 0, len(text), text), row=0, score=1.0)]
+    sentence = verify(f"You can use the `{name}` statement to catch the exception.", hits)[0][0]
+    assert not sentence.supported
