@@ -402,7 +402,9 @@ def test_spelling_is_american():
 
 
 def test_no_large_file():
-    assert not [key(p) for p in tracked() if p.stat().st_size > 1_000_000]
+    # uv fills addresses into its lock, which are not committed.
+    large = [p for p in tracked() if p.stat().st_size > 1_000_000 and p.name != "uv.lock"]
+    assert not [key(p) for p in large]
 
 
 def test_no_skipped_test_without_a_reason():

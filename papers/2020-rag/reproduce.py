@@ -26,7 +26,6 @@ from itertools import product
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.decomposition import TruncatedSVD
 from torch import Tensor, nn
 
 from shared import papers, plots
@@ -125,7 +124,7 @@ class Words:
 
 
 def word_vectors(
-    texts: Sequence[Sequence[str]], words: Words, dim: int, seed: int
+    texts: Sequence[Sequence[str]], words: Words, dim: int
 ) -> Float[Tensor, "vocab dim"]:
     """Latent semantic analysis: a word's place in the first singular directions, times its idf."""
     counts = np.zeros((len(texts), len(words)))
@@ -133,8 +132,8 @@ def word_vectors(
         for word in text:
             counts[row, words.ids[word]] += 1
     idf = np.log(len(texts) / np.maximum((counts > 0).sum(axis=0), 1))
-    svd = TruncatedSVD(dim, random_state=seed).fit(counts * idf)
-    return torch.tensor(svd.components_.T * idf[:, None], dtype=torch.float32)
+    directions = np.linalg.svd(counts * idf, full_matrices=False)[2][:dim]
+    return torch.tensor(directions.T * idf[:, None], dtype=torch.float32)
 
 
 def encode_passages(
@@ -239,7 +238,7 @@ class Corpus:
         asked = [*self.world.questions(GAP), *self.world.questions(VERBATIM)]
         values = [[f"v{i}"] for i in range(60)]
         self.words = Words([*texts, *asked, *values])
-        self.vectors = word_vectors(texts, self.words, dim, seed)
+        self.vectors = word_vectors(texts, self.words, dim)
         self.questions = {form: self.words.encode(self.world.questions(form)) for form in FORMS}
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.world.facts)))
         self.test, self.train = order.tensor_split([len(order) * 2 // 5])

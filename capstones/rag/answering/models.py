@@ -8,8 +8,7 @@ shared.errors.UserError: model must be smollm2, extractive, tiny_gpt:RUN, hf:FOL
 got 'gpt-9'
 """
 
-import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Protocol, runtime_checkable
@@ -107,13 +106,3 @@ def _smollm2() -> Model:
         return SmolLM2()
     except UserError as error:  # its package is missing
         return Extractive(f"{error}; until then answers are quotes")
-
-
-def decoded(pieces: Iterable[bytes]) -> Iterator[str]:
-    """Bytes as text, whole characters only; together the same as decoding all at once."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in pieces:
-        if text := decoder.decode(piece):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text

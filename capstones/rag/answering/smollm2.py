@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from threading import Event, Lock
 
-from rag.answering.models import decoded
+from rag.answering.decoding import decoded
 from rag.answering.prompt import Message
 from shared.require import require
 from week18.smollm2 import smollm2

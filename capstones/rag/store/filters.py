@@ -57,6 +57,7 @@ class Compare:
     value: Scalar = True
 
     def matches(self, metadata: Metadata) -> bool:
+        """Whether the key has such a value."""
         if self.key not in metadata:
             return False
         have, value = metadata[self.key], self.value
@@ -76,6 +77,7 @@ class Not:
     part: Condition
 
     def matches(self, metadata: Metadata) -> bool:
+        """Whether the part does not."""
         return not self.part.matches(metadata)
 
 
@@ -86,6 +88,7 @@ class Every:
     parts: tuple[Condition, ...]
 
     def matches(self, metadata: Metadata) -> bool:
+        """Whether all parts do."""
         return all(part.matches(metadata) for part in self.parts)
 
 
@@ -96,6 +99,7 @@ class Some:
     parts: tuple[Condition, ...]
 
     def matches(self, metadata: Metadata) -> bool:
+        """Whether a part does."""
         return any(part.matches(metadata) for part in self.parts)
 
 

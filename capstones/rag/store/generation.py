@@ -47,7 +47,8 @@ class Generation:
         dense = folder / "dense"
         self._manifest = checked(dense)
         try:
-            self.rows = np.load(dense / ROWS)
+            with (dense / ROWS).open("rb") as stream:
+                self.rows = np.lib.format.read_array(stream, allow_pickle=False)
             # Mapped files stay readable after they were removed, as long as they are in use.
             self._flat = faiss.read_index(str(dense / VECTORS), faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, ValueError, OSError) as error:

@@ -136,9 +136,7 @@ def test_a_goal_is_reached_from_its_value_on():
 
 def test_wrong_input(tmp_path):
     out = tmp_path / "eval.json"
-    with pytest.raises(
-        UserError, match="parts must be among retrieval, tuning, ans"
-    ):
+    with pytest.raises(UserError, match="parts must be among retrieval, tuning, ans"):
         run.evaluate(parts=["speed"], out=out)
     with pytest.raises(UserError, match="a quick trial judges nothing"):
         run.evaluate(quick=True)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.answering.models import Extractive, Model, decoded, open_model
+from rag.answering.decoding import decoded
+from rag.answering.models import Extractive, Model, open_model
 from rag.answering.remote import OpenAI
 from shared.errors import UserError
 
