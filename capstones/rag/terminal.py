@@ -34,14 +34,18 @@ def put(value: Any) -> None:
 def open_store(folder: Path) -> "Store":
     """The store in a folder; the one that commands mean by themselves is made on first use."""
     from rag.embeddings.embedder import open_embedder
+    from rag.store.opening import is_made
     from rag.store.store import Store
 
-    if folder == DEFAULT and not folder.exists():
-        where = f"first use: Python's manual is read into {folder}, once"
-        errors.print(where)
-        with Store.create(folder, embedder=open_embedder()) as store:
+    if folder == DEFAULT and not is_made(folder):
+        Store.create(folder, embedder=open_embedder()).close()
+    store = Store.open(folder)
+    if folder == DEFAULT and not store.generation:  # also if the first use was broken off
+        with store:
+            errors.print(f"first use: Python's manual is read into {folder}, once")
             read_into(store, ["pydocs"])
-    return Store.open(folder)
+        store = Store.open(folder)
+    return store
 
 
 def read_into(
