@@ -9,7 +9,7 @@ Exit status: 0 all went well, 1 it failed, 2 a mistake in the command,
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
@@ -20,6 +20,7 @@ from rag.terminal import (
     DEFAULT,
     asked,
     console,
+    errors,
     open_store,
     put,
     questions,
@@ -32,9 +33,6 @@ from rag.types import Results
 from shared import study
 from shared.errors import UserError
 from shared.study import PositiveInt, whole
-
-if TYPE_CHECKING:
-    pass
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Port = Annotated[int, whole(1, 65535)]
@@ -106,18 +104,18 @@ def ingest(
         Print one JSON object.
     """
     from rag.embeddings.embedder import open_embedder
+    from rag.store.opening import is_made
     from rag.store.store import Store
 
     if not sources:
         raise UserError("sources must name at least one file, folder or data set")
     made = {"splitter": splitter, "size": chunk_size, "overlap": chunk_overlap, "index": index}
+    if chunk_size and chunk_overlap is None:
+        made["overlap"] = min(120, chunk_size // 6)
     made = {name: value for name, value in made.items() if value is not None}
-    if store.exists() and (made or embedder):
-        raise UserError(f"{store} is there already: how it is made cannot be changed")
-    new = not store.exists()
     opened = (
         Store.create(store, embedder=open_embedder(embedder or "minilm"), **made)
-        if new
+        if made or embedder or not is_made(store)  # one without a document is made anew
         else Store.open(store)
     )
     with opened:

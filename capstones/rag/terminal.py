@@ -34,22 +34,20 @@ def put(value: Any) -> None:
 def open_store(folder: Path) -> "Store":
     """The store in a folder; the one that commands mean by themselves is made on first use."""
     from rag.embeddings.embedder import open_embedder
+    from rag.store.opening import is_made
     from rag.store.store import Store
 
-    new = folder == DEFAULT and not folder.exists()
-    store = Store.create(folder, embedder=open_embedder()) if new else Store.open(folder)
-    if len(store):
-        return store
-    if folder != DEFAULT:
+    if folder == DEFAULT and not is_made(folder):
+        Store.create(folder, embedder=open_embedder()).close()
+    store = Store.open(folder)
+    if folder == DEFAULT and not store.generation:  # also if the first use was broken off
+        with store:
+            note = f"first use: Python's manual is read into {folder}, once; a minute or two"
+            errors.print(note)
+            read_into(store, ["pydocs"])
+        store = Store.open(folder)
+    elif not len(store):
         errors.print(f"{folder} is empty: `rag ingest … --store {folder}` reads documents into it")
-        return store
-    # Also where an earlier first use was interrupted and left an empty store.
-    errors.print(f"first use: Python's manual is read into {folder}, once; a minute or two")
-    try:
-        read_into(store, ["pydocs"])
-    except BaseException:
-        store.close()
-        raise
     return store
 
 

@@ -70,19 +70,23 @@ def stats(*, store: Path = DEFAULT, json_: Json = False) -> None:
         show_table(["", ""], [[name, str(value)] for name, value in facts.items()])
 
 
-def compact(*, store: Path = DEFAULT) -> None:
+def compact(*, store: Path = DEFAULT, json_: Json = False) -> None:
     """Give back the room that deleted and replaced documents still take.
 
     Parameters
     ----------
     store
         The store's folder.
+    json_
+        Print one JSON object.
     """
     with open_store(store) as opened:
-        opened.compact()
+        freed = opened.compact()
+    if json_:
+        put({"freed": freed})
 
 
-def export(*, out: Path, store: Path = DEFAULT) -> None:
+def export(*, out: Path, store: Path = DEFAULT, json_: Json = False) -> None:
     """Write documents, passages and vectors as JSON lines and .npy, for other programs.
 
     Parameters
@@ -91,10 +95,12 @@ def export(*, out: Path, store: Path = DEFAULT) -> None:
         The folder to write.
     store
         The store's folder.
+    json_
+        Print one JSON object.
     """
     with open_store(store) as opened:
         opened.export(out)
-    console.print(f"{out}: written")
+    put({"out": str(out)}) if json_ else console.print(f"{out}: written")
 
 
 def list_sessions(*, store: Path = DEFAULT, json_: Json = False) -> None:
@@ -110,18 +116,21 @@ def list_sessions(*, store: Path = DEFAULT, json_: Json = False) -> None:
         show_table(["name", "turns", "updated"], rows)
 
 
-def export_session(name: str, *, store: Path = DEFAULT) -> None:
-    """Print all that is kept of a conversation, as JSON."""
+def export_session(name: str, *, store: Path = DEFAULT, json_: Json = True) -> None:
+    """Print all that is kept of a conversation, as JSON, also without --json."""
     with _sessions(store) as kept:
         put(kept.export(name))
 
 
-def forget_sessions(*names: str, store: Path = DEFAULT) -> None:
+def forget_sessions(*names: str, store: Path = DEFAULT, json_: Json = False) -> None:
     """Delete conversations for good."""
     with _sessions(store) as kept:
         for name in names:
             kept.forget(name)
-            console.print(f"forgot {name}")
+            if not json_:
+                console.print(f"forgot {name}")
+    if json_:
+        put({"forgot": names})
 
 
 @contextmanager

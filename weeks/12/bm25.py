@@ -162,12 +162,17 @@ class BM25:
         return self
 
     def delete(self, ids: Iterable[str]) -> "BM25":
-        """Forget documents; weights and average length become those of the others."""
+        """Forget documents and their own terms; the weights become those of the others."""
         gone = set(ids)
         unknown = sorted(map(repr, gone - self._rows.keys()))
         require(not unknown, "ids must be in the index", *unknown[:3])
         keep = np.array([name not in gone for name in self.ids], bool)
-        self._blocks = [self._counts()[keep]]
+        counts = self._counts()[keep]
+        used = np.unique(counts.indices)
+        self._blocks = [counts[:, used]]
+        terms = list(self._vocabulary)
+        self._vocabulary.clear()
+        self._vocabulary.update((terms[old], new) for new, old in enumerate(used))
         self.ids = [name for name in self.ids if name not in gone]
         self._rows = {name: i for i, name in enumerate(self.ids)}
         self._postings = None

@@ -88,6 +88,12 @@ class Sessions:
             connection.execute(new, (name, time.time()))
         return name
 
+    def begin(self, name: str) -> bool:
+        """Begin a session of that name; False if there is one, so that no two begin the same."""
+        new = "INSERT OR IGNORE INTO sessions (name, updated) VALUES (?, ?)"
+        with self._writing() as connection:
+            return connection.execute(new, (name, time.time())).rowcount == 1
+
     def names(self) -> list[SessionInfo]:
         """All sessions, the one last used first."""
         query = """SELECT name, COUNT(number), updated FROM sessions LEFT JOIN turns ON session = id

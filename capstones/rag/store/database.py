@@ -22,6 +22,9 @@ CREATE INDEX chunks_with ON chunks (metadata);
 """
 
 
+PATIENCE = 60  # seconds to wait for other writers
+
+
 class Database:
     """A connection whose errors name the file, in one line."""
 
@@ -30,7 +33,7 @@ class Database:
         try:
             # Threads may share it: SQLite lets one statement run after the other.
             self._connection = sqlite3.connect(
-                self.path, timeout=60, isolation_level=None, check_same_thread=False
+                self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
             raise UserError(f"{self.path} cannot be opened ({error})") from error
@@ -38,6 +41,7 @@ class Database:
             self.query("PRAGMA journal_mode = WAL")
             # The old generation is removed after a commit, so that must not be lost: FULL.
             self.query("PRAGMA synchronous = FULL")
+            self.query("PRAGMA secure_delete = ON")
         except BaseException:
             self.close()
             raise
@@ -67,6 +71,21 @@ class Database:
             return UserError(f"{self.path} cannot be used now ({error})")
         return ArtifactError(f"{self.path} was altered or is torn ({error})")
 
+    def cut_log(self) -> None:
+        """Empty the log, where deleted texts still stand, unless somebody reads from it."""
+        self.query("PRAGMA busy_timeout = 0")
+        self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.query(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
+
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
+
+
+def cut_log(folder: Path) -> None:
+    """Empty the log of a store that nobody in this process has open."""
+    database = Database(folder / "store.sqlite")
+    try:
+        database.cut_log()
+    finally:
+        database.close()

@@ -34,6 +34,7 @@ from rag.store.generation import Generation
 from rag.store.index import KINDS
 from rag.store.opening import create_in, embedder_of
 from rag.store.reading import Reading, Rows
+from rag.store.records import cut
 from rag.store.writing import Report
 from rag.types import Document, Embedder, Found
 from shared.artifacts import ArtifactError
@@ -96,6 +97,7 @@ class Store(Reading):
             "generation": 0,
             "next_row": 0,
         }
+        cut(Document("check", "how documents are cut"), settings)  # or it says what is wrong
         create_in(Path(folder), settings)
         return cls(Path(folder), embedder)
 
@@ -115,13 +117,15 @@ class Store(Reading):
         """
         return cls(Path(folder), embedder)
 
-    def refresh(self) -> bool:
+    def refresh(self, *, cut_log: bool = False) -> bool:
         """Turn to the newest committed state; say whether it is another one."""
         with self._lock:
             before, files = self.files, None
             while files is None:
                 if self._db.in_transaction:
                     self._db.query("COMMIT")
+                if cut_log:
+                    self._db.cut_log()
                 self._db.query("BEGIN")
                 rows = self._db.query("SELECT name, value FROM settings")
                 settings = {name: json.loads(value) for name, value in rows}
@@ -280,7 +284,7 @@ class Store(Reading):
         with self._lock:
             self._db.query("COMMIT")
             self._db.query("VACUUM")
-            self._db.query("PRAGMA wal_checkpoint")
+            self._db.cut_log()
             self._db.query("BEGIN")
 
     @contextmanager

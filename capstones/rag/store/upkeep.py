@@ -72,9 +72,12 @@ def stats(store: "Store") -> dict[str, Any]:
 
 def export(store: "Store", folder: Path) -> None:
     """See `Store.export`."""
-    if folder.exists() and any(folder.iterdir()):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror})") from error
+    if any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: nothing is exported there")
-    folder.mkdir(parents=True, exist_ok=True)
     rows = store.files.rows
     documents = (as_dict(store.document(info.id)) for info in store.documents())
     write_lines(folder / "documents.jsonl", documents)

@@ -60,12 +60,23 @@ def writing(store: "Store") -> Iterator[None]:
 def sweep(store: "Store") -> None:
     """Remove the generations that are not the current one, unless somebody still reads them."""
     for folder in (store.folder / "generations").glob("*"):
-        if folder.name == f"{store.generation:06}":
+        # What is not named as a generation is somebody else's, such as .DS_Store.
+        ours = folder.name.isdecimal() and folder.is_dir()
+        if not ours or folder.name == f"{store.generation:06}":
             continue
         held = generation.hold(folder, alone=True)
         if held is not None:
             shutil.rmtree(folder)
             generation.let_go(held)
+
+
+def tidy(store: "Store") -> None:
+    """Sweep, unless somebody writes, who sweeps himself."""
+    held = generation.hold(store.folder / "generations", alone=True)
+    if held is not None:
+        store.refresh()
+        sweep(store)
+        generation.let_go(held)
 
 
 def ingest(
@@ -142,7 +153,7 @@ def commit(
     generation.write(folder, every, vectors, words, store.settings["index"])
     changes |= {"generation": number, "next_row": first + len(chunks)}
     record(store, fresh, out, rows, changes)
-    store.refresh()
+    store.refresh(cut_log=True)
     sweep(store)
 
 
@@ -151,6 +162,8 @@ def learn(store: "Store", texts: list[str]) -> dict[str, Any]:
     if store.settings["digest"] or not texts:
         return {}
     embedder = store.embedder
+    if embedder.name != store.settings["embedder"]:
+        raise UserError(f"{store.folder} was made anew meanwhile: try again")
     if not embedder.digest:
         embedder.fit(texts)
         embedder.save(store.folder / "embedder")

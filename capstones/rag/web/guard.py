@@ -85,12 +85,20 @@ class Guard:
         if not is_ours(host, self.hosts):
             return 403, f"the Host header must name this machine, got {host!r}"
         origin = headers.get("origin", f"http://{host}")
-        if method not in READS and urlsplit(origin).netloc.lower() != host.lower():
+        if method not in READS and place_of(origin) != host.lower():
             return 403, f"a change must be asked for by this server's own page, got one of {origin}"
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:
-            return 413, f"a request must have at most {most:,} bytes, got {length}"
+        if not length.isdecimal() or len(length) > 18 or int(length) > most:
+            return 413, f"a request must have at most {most:,} bytes, got {length[:40]}"
         return None
+
+
+def place_of(origin: str) -> str:
+    """Name and port of an address; empty if it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def is_ours(host: str, hosts: Set[str]) -> bool:

@@ -12,7 +12,9 @@ from rag.answering.models import Model
 from rag.conversation.talking import sessions_of, talk
 from rag.retrieval.retriever import Retriever
 from rag.retrieval.settings import RetrievalSettings
+from rag.store.database import cut_log
 from rag.store.store import Store
+from rag.store.writing import tidy
 from rag.types import Answer
 from rag.web.guard import Limits
 
@@ -23,6 +25,7 @@ EXAMPLES = (
     "What does the else clause of a loop do?",
 )
 TITLE = 60
+STEPS = (".", "..")  # browsers take them out of addresses
 
 
 @dataclass
@@ -69,8 +72,12 @@ class Library:
         """The store as it is now. Who still reads what it was before is not disturbed."""
         with self._lock:
             if self._loan.store.is_outdated():
-                old, self._loan = self._loan, Loan(Store.open(self.folder, embedder=self._embedder))
-                self._close_if_unread(old)
+                old = self._loan
+                if not old.readers:  # first, so that deleted texts can be cut from the log
+                    old.store.close()
+                    cut_log(self.folder)
+                self._loan = Loan(Store.open(self.folder, embedder=self._embedder))
+                tidy(self._loan.store)
             loan = self._loan
             loan.readers += 1
         try:
@@ -108,14 +115,13 @@ class Library:
 
     def new_session(self, title: str) -> str:
         """Begin a conversation that is called by its first question."""
-        taken = {info.name for info in self.sessions.names()}
         words = " ".join(title.split())
         name = short = words if len(words) <= TITLE else f"{words[:TITLE].rsplit(' ', 1)[0]} …"
         number = 1
-        while name in taken:
+        while name in STEPS or not self.sessions.begin(name):
             number += 1
             name = f"{short} ({number})"
-        return self.sessions.create(name)
+        return name
 
     def facts(self) -> dict[str, Any]:
         """What is served, in numbers."""

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, File, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
+from starlette.datastructures import UploadFile
 
 from rag.web import uploads
 from rag.web.library import Library
@@ -186,6 +187,8 @@ def upload(files: Files, here: Here) -> dict[str, Any]:
     """Read files into the store; which of them could not be read, and why, is said."""
     if len(files) > here.limits.files:
         raise HTTPException(413, f"files must be at most {here.limits.files}, got {len(files)}")
+    if not all(isinstance(file, UploadFile) for file in files):
+        raise HTTPException(422, "files: every part must be a file with a name")
     documents, skipped = uploads.read((file.filename or "", file.file) for file in files)
     with here.changing() as store:
         report = store.ingest(documents)

@@ -21,7 +21,13 @@ def file_name(given: str) -> str:
     """The last part of a path that somebody else named, harmless on every system."""
     name = re.split(r"[/\\]", given)[-1]
     path = Path(re.sub(r"[^\w .()+-]", "_", name).strip(" ."))
-    return f"{path.stem[:LONGEST]}{path.suffix[:20]}" or "document"
+    name = f"{clipped(path.stem, LONGEST)}{clipped(path.suffix, 40)}"
+    return name.strip(" .") or "document"
+
+
+def clipped(text: str, most: int) -> str:
+    """Its first characters, of at most so many bytes: systems count names in bytes."""
+    return text.encode()[:most].decode(errors="ignore")
 
 
 def read(files: Iterable[tuple[str, BinaryIO]]) -> tuple[list[Document], list[Skipped]]:

@@ -12,7 +12,8 @@ export function el(tag, properties = {}, ...children) {
 export const button = (text, onclick, properties = {}) => el("button", { type: "button", onclick, ...properties }, text);
 export const unseen = (text) => el("span", { className: "unseen" }, text);
 export const place = (c) => `${c.document}:${c.start}-${c.end}${c.page ? `, page ${c.page}` : ""}`;
-export const path = (kind, name) => `/api/${kind}/${name.split("/").map(encodeURIComponent).join("/")}`;
+// The slashes too: else browsers resolve the ".." of a name, and it is another's.
+export const path = (kind, name) => `/api/${kind}/${encodeURIComponent(name)}`;
 export const counted = (n, thing) => `${n.toLocaleString()} ${thing}${n === 1 ? "" : "s"}`;
 
 export async function api(url, options = {}) {
