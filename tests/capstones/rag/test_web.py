@@ -436,9 +436,10 @@ def test_what_others_write_is_served(folder):
     with client_of(folder) as client:
         library = client.app.state.library
         with library.reading() as before:
-            with Store.open(folder) as store:
-                store.ingest([Document("new.txt", "Basalt is volcanic.")])
-            assert client.get("/api/documents/new.txt").json()["before"] == ""
+            with library.reading():  # two read the old state, and one of them leaves
+                with Store.open(folder) as store:
+                    store.ingest([Document("new.txt", "Basalt is volcanic.")])
+                assert client.get("/api/documents/new.txt").json()["before"] == ""
             assert len(before.documents()) == len(DOCUMENTS)  # who reads is not disturbed
         assert client.get("/api/health").json()["documents"] == len(DOCUMENTS) + 1
 
