@@ -42,6 +42,9 @@ class Library:
     def __len__(self) -> int:
         return len(self.chunks)
 
+    def frequency(self, term: str) -> int:
+        return int(np.count_nonzero(self.bm25.scores([term])))
+
     def document(self, name: str) -> Document:
         return self.documents[name]
 

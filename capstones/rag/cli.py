@@ -15,7 +15,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from rag import judging, upkeep
-from rag.options import Answering, Finding
+from rag.options import Answering, Finding, Json
 from rag.terminal import (
     DEFAULT,
     asked,
@@ -34,10 +34,7 @@ from shared import study
 from shared.errors import UserError
 from shared.study import PositiveInt, whole
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 Port = Annotated[int, whole(1, 65535)]
-Filter = Annotated[str | None, Parameter(name="--filter")]
-Share = Annotated[float, Parameter(validator=cyclopts.validators.Number(gte=0, lte=1))]
 
 options = {"help_format": "plaintext", "version_flags": [], "result_action": "return_value"}
 app = cyclopts.App(name="rag", help=__doc__, **options)

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
-
+from rag.options import Json
 from rag.terminal import console, errors, put
 from shared.study import PositiveInt
-
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 def evaluate(

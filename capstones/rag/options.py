@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rag.retrieval.settings import RetrievalSettings
     from rag.store.store import Store
 
+Json = Annotated[bool, Parameter(name="--json", negative="")]
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 
 

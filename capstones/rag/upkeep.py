@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
+from rag.options import Json
 from rag.terminal import DEFAULT, console, open_store, put, show_table
 from shared import pretrained
 from shared.artifacts import ArtifactError
@@ -18,7 +17,6 @@ from shared.errors import UserError
 if TYPE_CHECKING:
     from rag.conversation.sessions import Sessions
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 PARTS = ("faiss-cpu", "torch", "sentence-transformers", "pypdf", "python-docx", "fastapi")
 EXTRAS = ("langchain-core", "transformers", "psycopg", "pgvector")
 
@@ -82,8 +80,7 @@ def compact(*, store: Path = DEFAULT, json_: Json = False) -> None:
     """
     with open_store(store) as opened:
         freed = opened.compact()
-    if json_:
-        put({"freed": freed})
+    put({"freed": freed}) if json_ else console.print(f"{store}: {freed:,} bytes less")
 
 
 def export(*, out: Path, store: Path = DEFAULT, json_: Json = False) -> None:
@@ -105,7 +102,6 @@ def export(*, out: Path, store: Path = DEFAULT, json_: Json = False) -> None:
 
 def list_sessions(*, store: Path = DEFAULT, json_: Json = False) -> None:
     """List conversations, the last one first."""
-
     with _sessions(store) as kept:
         found = kept.names()
     if json_:

@@ -18,7 +18,7 @@ from rag.answering.extractive import quote
 from rag.answering.guard import suspicious
 from rag.answering.models import Extractive, Model
 from rag.answering.prompt import UNKNOWN, Message, fitting
-from rag.conversation.memory import window
+from rag.conversation.memory import summarize, window
 from rag.conversation.rewriting import is_small_talk, rewrite
 from rag.types import Answer, Hit, Results, Sentence, Turn
 from shared.require import require
@@ -46,8 +46,8 @@ class AnswerSettings:
         The share of a sentence's content words that a source must hold.
     quotes
         Most sentences of an extractive answer.
-    history_tokens
-        How much of earlier turns a model is told.
+    history_tokens, summary_tokens
+        How much of the last turns a model is told word for word, and of those before in short.
     guard
         Whether instruction-like sentences of documents are kept from the model.
     """
@@ -59,6 +59,7 @@ class AnswerSettings:
     quotes: int = 2
     max_new_tokens: int = 120
     history_tokens: int = 200
+    summary_tokens: int = 100
     temperature: float = 0.0
     seed: int = 0
     guard: bool = True
@@ -136,11 +137,8 @@ class Answerer:
 
     def evidence(self, query: str, results: Results) -> Evidence:
         """What speaks for the chunks that were found; see `abstention`."""
-        return evidence(query, results.hits, self._frequency, len(self.retriever.store))
-
-    def _frequency(self, term: str) -> int:
-        bm25 = self.retriever.store.bm25
-        return len(bm25.search([term], k=max(len(bm25), 1))[0])
+        store = self.retriever.store
+        return evidence(query, results.hits, store.frequency, len(store))
 
     def _written(
         self, base: Answer, query: str, history: Sequence[Turn], stop: Event | None
@@ -191,12 +189,13 @@ class Answerer:
         """Messages that fit, and the hits in them; without history a follow-up is told in full."""
         settings = self.settings
         recent = window(history, settings.history_tokens)
+        earlier = summarize(history[: len(history) - len(recent)], settings.summary_tokens)
         asked = question if recent else query
 
         def fits(prompt: list[Message]) -> bool:
             return self.model.fits(prompt, settings.max_new_tokens)
 
-        return fitting(asked, hits[: settings.shown], recent, fits, guard=settings.guard)
+        return fitting(asked, hits[: settings.shown], recent, fits, earlier, guard=settings.guard)
 
     def _checked(
         self, prompt: list[Message], verifier: Verifier, stop: Event | None

@@ -1,8 +1,8 @@
 """The prompt: numbered documents as data, and the question last.
 
 Small models heed most what they read last, so the instruction comes first and the question at
-the very end. If a prompt is too long for a model, the weakest chunk goes, then the oldest turn;
-the question never does.
+the very end. If a prompt is too long for a model, what was said long ago goes, the weakest chunk,
+then the oldest turn; the question never does.
 
 >>> from rag.types import Chunk
 >>> chunk = Chunk("tea.md", 0, 12, "Tea is hot.\\n")
@@ -29,16 +29,30 @@ Message = dict[str, str]
 
 
 def messages(
-    question: str, hits: Sequence[Hit], history: Sequence[Turn] = (), *, guard: bool = True
+    question: str,
+    hits: Sequence[Hit],
+    history: Sequence[Turn] = (),
+    earlier: str = "",
+    *,
+    guard: bool = True,
 ) -> list[Message]:
-    """A conversation for a chat model: instruction, earlier turns, documents and question."""
+    """A conversation for a chat model: instruction, last turns, documents and question.
+
+    Parameters
+    ----------
+    earlier
+        What was said before these turns, in short. It holds words of documents, so it is no
+        instruction and stands with the documents.
+    """
     wrap = fence if guard else enclose
     documents = "\n".join(wrap(n, hit.chunk.text) for n, hit in enumerate(hits, start=1))
     found = [{"role": "system", "content": SYSTEM}]
     for turn in history:
         found.append({"role": "user", "content": turn.question})
         found.append({"role": "assistant", "content": turn.answer})
-    return [*found, {"role": "user", "content": f"{documents}\n\nQuestion: {question}".lstrip()}]
+    before = f"Before this we spoke of:\n{earlier}\n\n" if earlier else ""
+    asked = f"{before}{documents}\n\nQuestion: {question}".lstrip()
+    return [*found, {"role": "user", "content": asked}]
 
 
 def fitting(
@@ -46,16 +60,19 @@ def fitting(
     hits: Sequence[Hit],
     history: Sequence[Turn],
     fits: Callable[[list[Message]], bool],
+    earlier: str = "",
     *,
     guard: bool = True,
 ) -> tuple[list[Message], list[Hit]]:
     """The longest prompt that fits, and the hits that are in it; hits come best first."""
     hits, history = list(hits), list(history)
     while True:
-        prompt = messages(question, hits, history, guard=guard)
-        if not (hits or history) or fits(prompt):
+        prompt = messages(question, hits, history, earlier, guard=guard)
+        if not (hits or history or earlier) or fits(prompt):
             return prompt, hits
-        if len(hits) > 1 or not history:
+        if earlier:
+            earlier = ""
+        elif len(hits) > 1 or not history:
             hits.pop()
         else:
             history.pop(0)

@@ -19,8 +19,8 @@ from rag.retrieval import feedback, fusion, rerank
 from rag.retrieval.mmr import mmr
 from rag.retrieval.settings import RetrievalSettings
 from rag.retrieval.smoothing import smooth
+from rag.store.reading import Reading
 from rag.store.records import embedded
-from rag.store.store import Store
 from rag.types import Chunk, Found, Hit, Results, Stage
 from shared.errors import UserError
 from shared.require import require
@@ -62,7 +62,7 @@ class Trace:
 class Retriever:
     """Searches a store by settings."""
 
-    def __init__(self, store: Store, settings: RetrievalSettings | None = None):
+    def __init__(self, store: Reading, settings: RetrievalSettings | None = None):
         self.store, self.settings = store, settings or RetrievalSettings()
 
     def search(

@@ -213,6 +213,10 @@ class PostgresStore(Reading):
 
     # ---- search
 
+    def frequency(self, term: str) -> int:
+        """As `Store.frequency`."""
+        return self.query("SELECT count(*) FROM postings WHERE term = ?", (term,))[0][0]
+
     def lexical(
         self, query: str | Mapping[str, float], k: int, allowed: Rows | None = None
     ) -> Found:

@@ -1,9 +1,10 @@
 """A store: one folder with documents, chunks, words and vectors, whole after any crash.
 
-    STORE/store.sqlite         documents, chunks, settings, sessions: the only truth
+    STORE/store.sqlite         documents, chunks, settings: the only truth
           generations/000003/  vectors and words of the committed state
           embedder/            what an embedder learned from the first texts (LSA)
           embeddings.sqlite    a cache: texts that were embedded before
+          sessions.sqlite      conversations, see `rag.conversation.sessions`
 
 >>> from tempfile import mkdtemp
 >>> folder = Path(mkdtemp()) / "notes"
@@ -214,6 +215,10 @@ class Store(Reading):
     def bm25(self) -> BM25:
         """Week 12's index over headings and texts; its ids are rows."""
         return self.files.bm25
+
+    def frequency(self, term: str) -> int:
+        """In how many chunks a term occurs, one of those that `terms` gives."""
+        return int(np.count_nonzero(self.bm25.scores([term])))
 
     def lexical(
         self, query: str | Mapping[str, float], k: int, allowed: Rows | None = None

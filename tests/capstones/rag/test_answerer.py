@@ -179,6 +179,33 @@ def test_the_weakest_chunk_goes_first_then_the_oldest_turn_and_never_the_questio
     assert (1, 0) in kept
 
 
+def test_a_long_conversation_is_told_in_short_and_no_instruction():
+    turns = [Turn(f"What is tea {i}?", f"Tea {i} is a plant. " + "It grows. " * 90) for i in "ab"]
+    turns.append(Turn("Is tea hot?", "It is."))
+    heard = []
+
+    class Listener(Parrot):
+        def stream(self, messages, **options):
+            heard.append(messages)
+            return super().stream(messages, **options)
+
+    ask(Listener("Coffee was first drunk in Yemen."), history=turns)
+    (prompt,) = heard
+    assert "What is tea a? Tea a is a plant.\nWhat is tea b?" in prompt[-1]["content"]
+    assert [m["content"] for m in prompt[1:-1]] == ["Is tea hot?", "It is."]  # word for word
+    assert "hot?" not in prompt[-1]["content"]
+    assert "plant" not in prompt[0]["content"]
+
+
+def test_what_was_said_long_ago_is_the_first_to_go():
+    def fits(prompt):
+        return "long ago" not in prompt[-1]["content"]
+
+    prompt, left = fitting("Why?", hits_of("first"), [], fits, "long ago")
+    assert left == hits_of("first")
+    assert "Before this" not in prompt[-1]["content"]
+
+
 def test_chunks_are_numbered_as_they_are_verified():
     text = messages("Why?", hits_of("first", "second"))[-1]["content"]
     assert text.index('<document n="1">\nfirst') < text.index('<document n="2">\nsecond')

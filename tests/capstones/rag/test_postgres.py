@@ -11,6 +11,9 @@ from langchain_tests.integration_tests import VectorStoreIntegrationTests
 from tiny_store import Hashed, make_documents, make_store
 
 from rag.adapters.langchain import LangEmbedder, RagVectorStore
+from rag.answering.answerer import Answerer, AnswerSettings
+from rag.answering.models import Extractive
+from rag.retrieval.retriever import Retriever
 from rag.store.postgres import PostgresStore
 from rag.types import Document
 from shared.artifacts import ArtifactError
@@ -91,6 +94,24 @@ def test_same_as_the_folder(store, tmp_path):
     assert chunk.document == "d3.md"
     ours = store.vectors(store.rows_of("d3.md"))
     np.testing.assert_allclose(ours, Hashed().encode([chunk.text]), atol=1e-6)
+
+
+def test_answers_are_those_of_the_folder(store, tmp_path):
+    documents = [
+        Document("tea.md", "Green tea needs water of eighty degrees. Black tea needs more."),
+        Document("road.md", "The road was closed in May. It rained."),
+    ]
+    answers = []
+    with make_store(tmp_path / "folder") as other:
+        for each in (store, other):
+            each.ingest(documents)
+            assert each.frequency("tea") == each.frequency("road") == 1
+            assert each.frequency("zebra") == 0
+            answerer = Answerer(Retriever(each), Extractive(), AnswerSettings(min_confidence=0))
+            answer = answerer.answer("When was the road closed?")
+            answers.append((answer.text, answer.citations, round(answer.confidence, 5)))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == "The road was closed in May. [1]"
 
 
 def test_unchanged_costs_nothing_and_ties_go_to_the_lower_row(store):
