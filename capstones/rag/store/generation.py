@@ -30,6 +30,7 @@ from week12.bm25 import BM25
 
 VECTORS, INDEX, ROWS = "vectors.faiss", "index.faiss", "rows.npy"
 HEAD = 4096
+FEW = 1_000  # so few vectors are copied out and compared by themselves
 SCAN_UP_TO = 20_000  # so few allowed rows are scored one by one, whatever the index
 
 
@@ -119,22 +120,27 @@ class Generation:
         """Inner products with vectors at these places, or with all; of equals, lower rows first."""
         import faiss
 
-        n, options = len(self), {}
+        flat, n, options = self._flat, len(self), {}
         if places is not None:
-            chosen = np.zeros(len(self), bool)
-            chosen[places] = True
-            bits = np.packbits(chosen, bitorder="little")
-            options["params"] = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
             n = len(places)
+            if n <= FEW:  # candidates: nothing here may take time that grows with the store
+                flat = faiss.IndexFlatIP(self._flat.d)
+                flat.add(self._flat.reconstruct_batch(places))
+            else:
+                chosen = np.zeros(len(self), bool)
+                chosen[places] = True
+                bits = np.packbits(chosen, bitorder="little")
+                options["params"] = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
         # FAISS keeps any of those that are equal to the last: look further until all are seen.
         depth = min(k + 16, n)
         while True:
-            scores, found = (part[0] for part in self._flat.search(query, depth, **options))
+            scores, found = (part[0] for part in flat.search(query, depth, **options))
             if depth == n or scores[-1] < scores[k - 1]:
                 break
             depth = min(4 * depth, n)
         best = np.lexsort((found, -scores))[:k]
-        return Found(self.rows[found[best]], scores[best])
+        found = found[best] if flat is self._flat else places[found[best]]
+        return Found(self.rows[found], scores[best])
 
     def lexical(self, terms: Iterable[str], k: int, allowed: np.ndarray | None) -> Found:
         """Rows with the greatest BM25 above 0, among the allowed ones; of equals, the lower."""
@@ -151,7 +157,9 @@ class Generation:
 
     def places(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " found"]:
         """Where these rows' vectors stand; rows that are not there are left out."""
-        return np.flatnonzero(np.isin(self.rows, rows))
+        places = np.unique(np.searchsorted(self.rows, rows))
+        places = places[places < len(self)]
+        return places[np.isin(self.rows[places], rows)]
 
     def vectors(self, rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m dim"]:
         """Vectors of rows, all of which must be there."""

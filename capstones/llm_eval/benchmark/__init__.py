@@ -1,0 +1,1 @@
+"""The harness beside those that a user would otherwise take."""

@@ -1,0 +1,1 @@
+"""From tasks and a model to samples and numbers, through a journal that survives any crash."""

@@ -1,0 +1,1 @@
+"""Bias and fairness: what a model does differently for different people."""

@@ -1,0 +1,1 @@
+"""Metrics of texts, choices and probabilities; each compared with its library."""

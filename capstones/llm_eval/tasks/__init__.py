@@ -1,0 +1,1 @@
+"""Tasks: files that say what is asked and how it is judged."""
