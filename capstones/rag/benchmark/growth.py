@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rag.benchmark.measure import clustered, each, seconds, times
+from rag.benchmark.measure import clustered, each, times
 from rag.store import generation
 from shared import plots
+from shared.measuring import seconds
 from week12.bm25 import BM25
 
 DIM, K = 64, 10
