@@ -80,7 +80,9 @@ def token_f1(prediction: str, references: Sequence[str]) -> float:
     Where one side has no words, as for a question without an answer, it is 1 if neither has any:
     SQuAD 2's rule. SQuAD 1's script gives 0 there.
     """
-    return max(_f1(normalize(prediction).split(), normalize(r).split()) for r in _answers(references))
+    return max(
+        _f1(normalize(prediction).split(), normalize(r).split()) for r in _answers(references)
+    )
 
 
 def _answers(references: Sequence[str]) -> Sequence[str]:
