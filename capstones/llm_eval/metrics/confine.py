@@ -63,7 +63,7 @@ def limit(seconds: float, memory: int, output: int) -> None:
 
 
 def shut_files(libc: ctypes.CDLL) -> bool:
-    """Landlock: nothing is run, read outside the standard library, or changed outside this folder."""
+    """Landlock: run nothing, read only the standard library, change only what is in this folder."""
     version = libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if version < 1:
         return False

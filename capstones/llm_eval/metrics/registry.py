@@ -215,10 +215,6 @@ def _corpus(name: str, value: Mapping, total: Mapping, higher_is_better: bool = 
     return _Recipe(counts, score, higher_is_better, value, total, module=name)
 
 
-def _answer(value: Callable[..., float]) -> _Recipe:
-    return _Recipe(value, words="norm:squad")
-
-
 def _rouge_of(kind: str) -> _Recipe:
     return _Recipe(partial(_rouge, kind=kind), of_value={"stem": False}, words="score:f1")
 
@@ -243,17 +239,14 @@ RECIPES: dict[str, dict[str, _Recipe]] = {
     },
     "generate_until": {
         "exact_match": _Recipe(answers.exact_match, of_value=EXACT | {"regexes_to_ignore": ()}),
-        "quasi_exact_match": _answer(answers.quasi_exact_match),
-        "squad_exact_match": _answer(answers.squad_exact_match),
-        "token_f1": _answer(answers.token_f1),
+        "quasi_exact_match": _Recipe(answers.quasi_exact_match, words="norm:squad"),
+        "squad_exact_match": _Recipe(answers.squad_exact_match, words="norm:squad"),
+        "token_f1": _Recipe(answers.token_f1, words="norm:squad"),
         "bleu": _corpus("bleu", BLEU, SMOOTHING),
         "chrf": _corpus("chrf", CHRF, F),
         "chrf++": _corpus("chrf", CHRF | {"word_order": 2}, F),
         "ter": _corpus("ter", TER, {}, higher_is_better=False),
-        "rouge1": _rouge_of("rouge1"),
-        "rouge2": _rouge_of("rouge2"),
-        "rougeL": _rouge_of("rougeL"),
-        "rougeLsum": _rouge_of("rougeLsum"),
+        **{kind: _rouge_of(kind) for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
         "pass@K": _Recipe(_pass_at_k, of_value=PASS),
     },
 }
