@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from llm_eval.metrics.choices import best, brier, probabilities
-from llm_eval.statistics.estimates import Estimate, bootstrap_estimate, mean_estimate
+from llm_eval.statistics.estimates import bootstrap_estimate, mean_estimate
 from llm_eval.types import Number, Sample
 from week06.probabilities import calibration_error
 
@@ -38,7 +38,8 @@ def calibration(
 
     Numbers are `ece` (bins of equal width), `ece_mass` (of equally many documents), `brier`,
     `confidence` (its mean) and, as groups of `accuracy_of_confidence`, each bin's share of right
-    answers; what was said there stands in the note.
+    answers; what was said there stands in the note. Resampled documents repeat, which adds to an
+    error that is above 0 by chance: intervals of `ece` lean upwards as it does itself.
     """
     kept = [s for s in samples if not s.error]
     judged = [_confidence(s) for s in kept]
@@ -46,14 +47,15 @@ def calibration(
     template = samples[0].template if samples else ""
 
     def number(metric, estimate, better=None, group="", note=""):
-        parts = (estimate.value, estimate.stderr, estimate.low, estimate.high, estimate.n)
+        parts = (None, None, None, None, 0)
+        if estimate is not None:
+            parts = (estimate.value, estimate.stderr, estimate.low, estimate.high, estimate.n)
         words = f"{signature}|softmax over choices|bins:{N_BINS}"
         found = Number(task, metric, *parts, len(samples) - len(kept), better, words)
         return Number(**found.as_json() | {"group": group, "template": template, "note": note})
 
     if not kept:
-        nothing = Estimate(None, None, None, None, 0)
-        return [number(name, nothing, False) for name in ("ece", "ece_mass", "brier")]
+        return [number(name, None, False) for name in ("ece", "ece_mass", "brier")]
     said = np.array([confidence for confidence, _ in judged])
     numbers = []
     for name, strategy in (("ece", "uniform"), ("ece_mass", "quantile")):

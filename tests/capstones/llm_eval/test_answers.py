@@ -15,7 +15,9 @@ from llm_eval.metrics.answers import (
     token_f1,
 )
 
-WORDS = st.sampled_from(["a", "an", "the", "The", "cat", "Cat", "theory", "a-b", "…", "é", "1", "."])
+WORDS = st.sampled_from(
+    ["a", "an", "the", "The", "cat", "Cat", "theory", "a-b", "…", "é", "1", "."]
+)
 SENTENCES = st.lists(WORDS, max_size=6).map(" ".join)
 ODD = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 TEXTS = SENTENCES | ODD
