@@ -29,6 +29,7 @@ from llm_eval.types import Number, Sample
 from week06.probabilities import calibration_error
 
 N_BINS = 10
+N_RESAMPLES = 400
 
 
 def calibration(
@@ -57,9 +58,9 @@ def calibration(
     if not kept:
         return [number(name, None, False) for name in ("ece", "ece_mass", "brier")]
     said = np.array([confidence for confidence, _ in judged])
-    numbers = []
+    numbers, resampling = [], {"seed": seed, "n_resamples": N_RESAMPLES}
     for name, strategy in (("ece", "uniform"), ("ece_mass", "quantile")):
-        estimate = bootstrap_estimate(judged, _error(strategy), seed=seed, clusters=clusters)
+        estimate = bootstrap_estimate(judged, _error(strategy), clusters=clusters, **resampling)
         floor = expected_error(said, strategy=strategy, seed=seed)
         note = f"a perfectly calibrated model would have {floor:.3f} on as many documents"
         numbers.append(number(name, estimate, False, note=note))

@@ -50,20 +50,19 @@ def test_the_error_is_equation_3(seed, n):
 
 def test_the_calibrated_are_near_their_floor_and_the_too_sure_are_not():
     rng = np.random.default_rng(0)
-    for name in ("ece", "ece_mass"):
-        honest, bold = list(samples_of(rng, 1000)), list(samples_of(rng, 1000, sharper=3))
-        (honest,) = (n for n in numbers_of(honest) if n.metric == name)
-        (bold,) = (n for n in numbers_of(bold) if n.metric == name)
-        assert honest.value < 0.05
-        assert bold.low > 0.1
-        assert honest.note.startswith("a perfectly calibrated model would have 0.0")
-        assert not honest.higher_is_better
+    honest = numbers_of(list(samples_of(rng, 400)))
+    bold = numbers_of(list(samples_of(rng, 400, sharper=3)))
+    for one, other in zip(honest[:2], bold[:2], strict=True):  # ece and ece_mass
+        assert one.value < 0.07
+        assert other.low > 0.1
+        assert one.note.startswith("a perfectly calibrated model would have 0.0")
+        assert one.higher_is_better is False
 
 
 def test_the_floor_is_that_of_all_outcomes():
     said = np.array([0.9, 0.9, 0.6, 0.6])
     pairs = 0.081 + 0.072 + 0.009, 0.144 + 0.048 + 0.096  # two bins, each over its 0, 1 or 2 right
-    assert expected_error(said, n_draws=4000) == pytest.approx(sum(pairs) / 2, abs=0.01)
+    assert expected_error(said, n_draws=2000) == pytest.approx(sum(pairs) / 2, abs=0.01)
 
 
 def test_the_curve_says_what_was_said_and_what_was_right():
@@ -109,9 +108,9 @@ def test_several_right_answers_and_clusters():
     copies = [
         sample(f"{s.id}.{k}", [r.logprob for r in s.responses], s.target, cluster=s.id)
         for s in alone
-        for k in range(9)
+        for k in range(5)
     ]
     for one, many in zip(numbers_of(alone), numbers_of(copies), strict=True):
         assert one.value == pytest.approx(many.value)
-        if one.metric in ("ece", "brier", "confidence"):  # nine copies are one document
+        if one.metric in ("ece", "brier", "confidence"):  # five copies are one document
             assert many.stderr == pytest.approx(one.stderr, rel=0.15)
