@@ -40,7 +40,7 @@ def by_hand(samples, n_bins=10):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_the_error_is_equation_3(seed, n):
     samples = list(samples_of(np.random.default_rng(seed), n))
     found = {number.metric: number for number in numbers_of(samples)[:3]}
