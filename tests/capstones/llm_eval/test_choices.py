@@ -12,7 +12,7 @@ from week06 import probabilities as week06
 
 LOGPROBS = st.lists(st.floats(-500, 0), min_size=1, max_size=6)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
-ANSWERS = st.lists(st.tuples(st.floats(-500, 0), TEXTS), min_size=1, max_size=6)
+ANSWERS = st.lists(st.tuples(st.floats(-9, -1), TEXTS), min_size=1, max_size=6)
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30)
 
 
