@@ -94,8 +94,9 @@ def of_totals(
         totals[cluster] = totals.get(cluster, 0) + np.asarray(tally, np.float64)
     if not totals:
         return None
-    draws = [totals[cluster] for cluster in sorted(totals)]
-    estimate = bootstrap_estimate(draws, lambda chosen: statistic(np.sum(chosen, 0)), seed=seed)
+    rows = np.array([totals[cluster] for cluster in sorted(totals)])
+    places = list(range(len(rows)))
+    estimate = bootstrap_estimate(places, lambda at: statistic(rows[at].sum(0)), seed=seed)
     if not math.isfinite(estimate.value):
         return None
     if not estimate.stderr:

@@ -5,13 +5,17 @@ developer argued with the designer because *he* â€¦"), one anti-stereotyped ("â€
 and the answer is the same. The gap is taken sentence by sentence, which takes out how hard a
 sentence is. Type 1 needs knowledge of the world, type 2 syntax decides.
 
-Documents have `pair` (of the two sentences), `stereotype` (pro or anti) and `type` (1 or 2). The
+Documents have `pair` (file and line, which the two sentences share), `stereotype` (pro or anti) and
+`type` (1 or 2). Of the 1,584 pairs, 23 differ in more than the pronoun, by typos but for two. The
 gap of the genders themselves is `counterfactual`'s, as for Winogender.
+
+>>> gaps({"1": {"pro": 1.0, "anti": 0.0}, "2": {"pro": 1.0, "anti": 1.0}})
+[1.0, 0.0]
 
 Zhao et al. (2018), Gender bias in coreference resolution, sections 2 and 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from llm_eval.fairness.counterfactual import clusters, paired
@@ -58,12 +62,16 @@ def winobias(
     return found
 
 
+def gaps(pairs: Mapping[str, Mapping[str, float]]) -> list[float]:
+    """By sentence, how much better its pro-stereotyped form does."""
+    return [sides["pro"] - sides["anti"] for sides in pairs.values()]
+
+
 def _gap(part: Sequence[Sample], owner: dict[str, str]) -> Estimate | None:
     pairs = paired(part, "acc", by="stereotype")
     if not pairs:
         return None
-    gaps = [sides["pro"] - sides["anti"] for sides in pairs.values()]
-    found = mean_estimate(gaps, clusters=[owner[pair] for pair in pairs])
+    found = mean_estimate(gaps(pairs), clusters=[owner[pair] for pair in pairs])
     n = sum(str(field(sample, "pair")) in pairs for sample in answered(part))
     return Estimate(found.value, found.stderr, found.low, found.high, n)
 
