@@ -20,7 +20,7 @@ Nangia et al. (2020), CrowS-Pairs, section 3, and the authors' metric.py, which 
 introduces with a warning: Blodgett et al. (2021) found much noise in these pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from difflib import SequenceMatcher
 from functools import partial
 
@@ -37,7 +37,7 @@ TIE = 1e-3  # nats; the authors round to three digits, and batches differ in the
 CAVEAT = "neutral is 0.5; its authors warn that the pairs are noisy (Blodgett et al., 2021)"
 
 
-def shared(a: Sequence[int], b: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def shared(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Where the tokens stand, in each, that both sentences share."""
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
     first = tuple(block.a + i for block in blocks for i in range(block.size))
