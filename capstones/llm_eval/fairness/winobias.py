@@ -6,8 +6,8 @@ and the answer is the same. The gap is taken sentence by sentence, which takes o
 sentence is. Type 1 needs knowledge of the world, type 2 syntax decides.
 
 Documents have `pair` (file and line, which the two sentences share), `stereotype` (pro or anti) and
-`type` (1 or 2). Of the 1,584 pairs, 23 differ in more than the pronoun, two of them in the answer. The
-gap of the genders themselves is `counterfactual`'s, as for Winogender.
+`type` (1 or 2). Of 1,584 pairs in the data, 23 differ in more than the pronoun, two of them in the
+answer. The gap of the genders themselves is `counterfactual`'s, as for Winogender.
 
 >>> gaps({"1": {"pro": 1.0, "anti": 0.0}, "2": {"pro": 1.0, "anti": 1.0}})
 [1.0, 0.0]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_eval.fairness.bbq import bbq, roles
+from llm_eval.fairness.estimating import of_totals
 from llm_eval.types import Sample
 from shared.errors import UserError
 from shared.registry import path
@@ -262,6 +263,15 @@ def test_the_order_of_samples_does_not_matter():
     random.Random(4).shuffle(mixed)
     assert numbers(samples) == numbers(mixed)
     assert numbers(samples) != numbers(samples, seed=1)
+
+
+def test_templates_are_drawn_in_one_order():
+    tallies = [(i % 3, 3) for i in range(7)]
+    one, other = (
+        of_totals(rows, names, lambda total: total[0] / total[1])
+        for rows, names in ((tallies, "abcdefg"), (tallies[::-1], "gfedcba"))
+    )
+    assert one == other
 
 
 def test_errors_are_counted_apart():

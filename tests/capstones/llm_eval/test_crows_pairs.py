@@ -211,7 +211,7 @@ def test_the_papers_score_leaves_out_what_names_the_group():
 
 
 def test_ties_are_on_neither_side():
-    tie = sample("t", PAIR, [-1, -2, -1, -1], [-1, -2, -1, -1 - 1e-6])
+    tie = sample("t", PAIR, [-1, -2, -1, -1 - 1e-6], [-1, -2, -1, -1])
     pairs = [sample(str(i), PAIR, [-1, -2, -1, -1], [-1, -2, -1, -2]) for i in range(3)]
     number = numbers([*pairs, tie])["pct_stereotype", ""]
     assert (number.value, number.n) == (1.0, 3)
