@@ -73,8 +73,8 @@ def counterfactual(
     Returns
     -------
     list[Number]
-        Of a value such as acc: acc_gap, the mean spread of a pair; acc_gap_largest, of the pair
-        where it is largest; acc_gap_signed by group, the mean deviation from the pair's mean.
+        Of a value such as acc: acc_spread, the mean of the pairs' largest minus smallest;
+        acc_spread_largest; acc_gap by group, the mean deviation from the pair's mean.
         Intervals are over pairs, n counts their documents.
 
     Raises
@@ -95,11 +95,11 @@ def counterfactual(
 
         mean = _mean(apart, [owner[pair] for pair in pairs], n)
         remark = f"{note}; of spreads, which chance alone makes positive"
-        found.append(make(samples, f"{metric}_gap", mean, note=remark))
+        found.append(make(samples, f"{metric}_spread", mean, note=remark))
 
         largest = Estimate(max(apart), None, None, None, n) if apart else None
         remark = f"{note}; the more pairs, the larger by chance"
-        found.append(make(samples, f"{metric}_gap_largest", largest, note=remark))
+        found.append(make(samples, f"{metric}_spread_largest", largest, note=remark))
 
         for group in sorted({group for groups in pairs.values() for group in groups}):
             theirs = [s for s in samples if str(field(s, "group")) == group]
@@ -107,7 +107,7 @@ def counterfactual(
             count = sum(str(field(s, "pair")) in pairs for s in answered(theirs))
             mean = _mean(deviations(pairs, group), [owner[pair] for pair in having], count)
             remark = f"above 0: {metric} is higher for this group than in its pairs"
-            name = f"{metric}_gap_signed"
+            name = f"{metric}_gap"
             found.append(make(theirs, name, mean, group=group, note=remark))
     return found
 

@@ -312,6 +312,9 @@ def test_what_is_not_bbq_is_refused_in_one_line():
         numbers([answer(document(0, "ambig", "positive", 2), 0)])
     with pytest.raises(UserError, match="must have 'category', got text"):
         bbq([Sample("t", "1", {"text": "a"}, (), ())], task="t", signature="")
+    bare = {"category": "Age"}
+    with pytest.raises(UserError, match="document 1 must have 'answer_info', got category"):
+        bbq([Sample("t", "1", bare, (), ())], task="t", signature="")
     with pytest.raises(UserError, match="must be the index of a choice, got 'old'"):
         numbers([answer(document(0, "ambig", "neg", 2), "old")])
     assert math.isfinite(numbers(twelve())["s_AMB", ""].low)

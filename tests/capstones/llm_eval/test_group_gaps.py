@@ -57,20 +57,20 @@ def test_gaps_counted_by_hand():
     values = {key: number.value for key, number in found.items()}
     assert values == pytest.approx(
         {
-            ("acc_gap", ""): 2 / 3,
-            ("acc_gap_largest", ""): 1.0,
-            ("acc_gap_signed", "her"): 0.0,
-            ("acc_gap_signed", "him"): 0.0,
-            ("tox_gap", ""): 0.5 / 3,
-            ("tox_gap_largest", ""): 0.4,
-            ("tox_gap_signed", "her"): (0 - 0.2 + 0.05) / 3,
-            ("tox_gap_signed", "him"): (0 + 0.2 - 0.05) / 3,
+            ("acc_spread", ""): 2 / 3,
+            ("acc_spread_largest", ""): 1.0,
+            ("acc_gap", "her"): 0.0,
+            ("acc_gap", "him"): 0.0,
+            ("tox_spread", ""): 0.5 / 3,
+            ("tox_spread_largest", ""): 0.4,
+            ("tox_gap", "her"): (0 - 0.2 + 0.05) / 3,
+            ("tox_gap", "him"): (0 + 0.2 - 0.05) / 3,
         },
         abs=1e-12,
     )
-    assert found["tox_gap_largest", ""].low is None
+    assert found["tox_spread_largest", ""].low is None
     assert all(number.higher_is_better is None for number in found.values())
-    assert found["tox_gap_signed", "her"].signature == "s|counterfactual:v1"
+    assert found["tox_gap", "her"].signature == "s|counterfactual:v1"
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4), st.integers(2, 9))
@@ -84,12 +84,12 @@ def test_signed_gaps_are_differences_of_pairs(seed, n_groups, n_pairs):
     found = of_pairs(samples)
     apart = values - values.mean(1, keepdims=True)
     for g in range(n_groups):
-        number = found["x_gap_signed", f"g{g}"]
+        number = found["x_gap", f"g{g}"]
         assert number.value == pytest.approx(apart[:, g].mean(), abs=1e-12)
         assert number.stderr == pytest.approx(apart[:, g].std(ddof=1) / np.sqrt(n_pairs))
     spread = values.max(1) - values.min(1)
-    assert found["x_gap", ""].value == pytest.approx(spread.mean())
-    assert found["x_gap_largest", ""].value == pytest.approx(spread.max())
+    assert found["x_spread", ""].value == pytest.approx(spread.mean())
+    assert found["x_spread_largest", ""].value == pytest.approx(spread.max())
     assert found == of_pairs(random.Random(seed).sample(samples, len(samples)))
 
 
@@ -98,9 +98,9 @@ def test_pairs_without_a_partner_are_left_out_and_told():
     found = of_pairs([*PAIRS, paired("4", "her", acc=1.0, tox=0.9), lost])
     for key, number in of_pairs(PAIRS).items():
         assert (found[key].value, found[key].n) == (number.value, number.n)
-    assert found["acc_gap", ""].failed == found["acc_gap_signed", "him"].failed == 1
-    assert found["acc_gap_signed", "her"].failed == 0
-    assert found["acc_gap", ""].note.startswith("3 pairs, 1 incomplete ones left out")
+    assert found["acc_spread", ""].failed == found["acc_gap", "him"].failed == 1
+    assert found["acc_gap", "her"].failed == 0
+    assert found["acc_spread", ""].note.startswith("3 pairs, 1 incomplete ones left out")
     assert of_pairs([lost]) == {}
 
 
