@@ -4,14 +4,15 @@
     llm-eval run --model tiny_gpt:runs/mine --tasks core,blimp --limit 200
     llm-eval compare runs/llm_eval/a runs/llm_eval/b
 
-Exit status: 0 all went well, 1 it failed or a limit of --fail-under was not kept, 2 a mistake in
-the command, 3 torn or altered results, 130 (Ctrl-C) or 143 (SIGTERM) interrupted: the same command
+Exit status: 0 all went well, 1 it failed or a rule of --fail-under was broken, 2 a mistake in the
+command, 3 torn or altered results, 130 (Ctrl-C) or 143 (SIGTERM) interrupted: the same command
 goes on from there. 141 nobody reads what is printed.
 """
 
 import os
+import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import cyclopts
 from cyclopts import Parameter
@@ -20,29 +21,26 @@ from llm_eval import looking
 from llm_eval.options import Asking, Json, Output
 from llm_eval.terminal import console, errors, progress, put
 from shared import study
-from shared.errors import UserError
-from shared.study import PositiveInt
 
 options = {"help_format": "plaintext", "version_flags": [], "result_action": "return_value"}
 app = cyclopts.App(name="llm-eval", help=__doc__, **options)
-for name, command in looking.COMMANDS.items():
-    app.command(command, name=name)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; return its exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     study.silence_libraries()
-    return study.call(app, argv, lost="what was answered is kept; the same command goes on")
+    return study.call(app, argv, lost="what was answered is kept, the same command goes on")
 
 
 @app.command
 def run(
     *,
-    asking: Asking = Asking(),  # noqa: B008 (frozen)
-    output: Output = Output(),  # noqa: B008
+    asking: Asking | None = None,
+    output: Output | None = None,
     fail_under: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     strict: bool = False,
+    signatures: bool = False,
     json_: Json = False,
 ) -> int:
     """Ask a model the questions of tasks; write numbers, samples and a page.
@@ -52,68 +50,44 @@ def run(
     Parameters
     ----------
     fail_under
-        For a build: end with status 1 unless this holds, such as acc=.6 for every acc, or
-        arc_easy.acc=.4, or bbq.s_AMB<=.1; may be given several times.
+        For a build: end with status 1 unless this holds, such as acc=.6 for every acc,
+        arc_easy.acc=.4 or bbq_age.s_AMB<=.1; may be given several times.
     strict
         Judge --fail-under by the worse end of the interval instead of the value.
+    signatures
+        Also print the protocol of each number.
     json_
-        Print results.json instead of the table.
+        Print the results as one JSON object instead of tables.
     """
     from llm_eval.engine.run import evaluate
     from llm_eval.report import gate
-    from llm_eval.report.reading import read_results
     from llm_eval.report.terminal import show
     from llm_eval.report.writing import save
 
-    rules = [gate.parse(text) for text in fail_under]  # a mistake is said before hours of work
-    model, tasks = asking.model_and_tasks()
-    folder = output.folder(model.name, asking.tasks)
+    asking, output = asking or Asking(), output or Output()
+    rules = gate.parse(fail_under)  # a mistake is said before hours of work
+    tasks, model = asking.tasks_and_model()
+    folder, start = output.folder(model.name, asking.tasks), time.perf_counter()
     with progress() as moved:
         outcome = evaluate(model, tasks, **asking.settings(), cache=output.cache, progress=moved)
     if outcome is None:  # another of several processes writes
         return 0
-    save(outcome, folder)
-    results = read_results(folder)
+    results = save(outcome, folder, run={"seconds": round(time.perf_counter() - start, 1)})
+    for note in outcome.notes:
+        errors.print(note)
     if json_:
-        put(results)
+        put(results.as_json())
     else:
-        show(console, results)
-        errors.print(f"{folder / 'index.html'} shows each sample")
-    broken = gate.failures(results, rules, strict=strict)
+        show(console, results, signatures=signatures)
+        errors.print(f"each sample: {folder / 'index.html'}")
+    broken = gate.check(results.numbers, rules, strict=strict)
     for line in broken:
         errors.print(line)
     return 1 if broken else 0
 
 
 @app.command
-def recover(
-    *, asking: Asking = Asking(), output: Output = Output(), json_: Json = False  # noqa: B008
-) -> int:
-    """Write what a broken-off run has answered so far, without asking for more.
-
-    Give the same options as to `run`. Documents without an answer are counted as failed.
-    """
-    from llm_eval.engine.recover import recover as recovered
-    from llm_eval.report.reading import read_results
-    from llm_eval.report.terminal import show
-    from llm_eval.report.writing import save
-
-    model, tasks = asking.model_and_tasks()
-    folder = output.folder(model.name, asking.tasks)
-    outcome = recovered(model, tasks, **asking.settings(), cache=output.cache)
-    save(outcome, folder)
-    results = read_results(folder)
-    if json_:
-        put(results)
-    else:
-        show(console, results)
-    return 0
-
-
-@app.command
-def bench(
-    *rows: str, quick: bool = False, record: bool = False, json_: Json = False
-) -> None:
+def bench(*rows: str, quick: bool = False, record: bool = False, json_: Json = False) -> None:
     """Measure beside lm-eval, sacrebleu and rouge-score; nothing else should run meanwhile.
 
     Parameters
@@ -132,7 +106,7 @@ def bench(
     from llm_eval.benchmark import bench as benchmark
     from llm_eval.benchmark import tables
 
-    out = benchmark.RECORD if record else Path("runs/llm_eval") / "bench.json"
+    out = benchmark.RECORD if record else Path("runs/llm_eval/bench.json")
     found = benchmark.bench(rows, quick=quick, out=out, say=errors.print)
     if record:
         tables.main()
@@ -141,3 +115,7 @@ def bench(
     else:
         for text in tables.pages(found).values():
             console.print(Markdown(text))
+
+
+for command in looking.COMMANDS:
+    app.command(command)

@@ -67,7 +67,7 @@ class Asking:
     batch_tokens: PositiveInt | None = None
     allow_code: bool = False
 
-    def model_and_tasks(self) -> "tuple[Model, list[Task]]":
+    def tasks_and_model(self) -> "tuple[list[Task], Model]":
         """Both, opened; tasks first, since a mistake there costs nothing."""
         from llm_eval.models.opening import open_model
         from llm_eval.tasks.opening import open_tasks
@@ -75,9 +75,8 @@ class Asking:
         names = [name.strip() for name in self.tasks.split(",") if name.strip()]
         if not names:
             raise UserError("tasks must name at least one task, tag or file")
-        tasks = open_tasks(names)
         name, given = self.named_model()
-        return open_model(name, **given), tasks
+        return open_tasks(names, allow_code=self.allow_code), open_model(name, **given)
 
     def named_model(self) -> tuple[str, dict[str, Any]]:
         """The model's name with lm-eval's arguments folded in, and how to open it."""
@@ -101,8 +100,7 @@ class Asking:
     def settings(self) -> dict[str, Any]:
         """What the engine is told."""
         chosen = {"limit": limit_of(self.limit), "num_fewshot": self.num_fewshot}
-        chosen |= {"templates": self.templates, "chat": self.chat, "seed": self.seed}
-        return chosen | {"allow_code": self.allow_code}
+        return chosen | {"templates": self.templates, "chat": self.chat, "seed": self.seed}
 
 
 @Parameter(name="*")

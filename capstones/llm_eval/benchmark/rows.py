@@ -4,14 +4,7 @@ Sides take turns, a round each, and medians are compared; what both computed mus
 row is an error and not a number.
 """
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +14,7 @@ from llm_eval.models.opening import open_model
 from llm_eval.tasks.opening import open_tasks
 from llm_eval.types import Model, Request, Response
 from shared.errors import UserError
-from shared.measuring import resident, seconds
+from shared.measuring import seconds
 
 Row = dict[str, Any]
 ROUNDS = 3

@@ -1,0 +1,63 @@
+"""What is built in, as rows and as a table.
+
+>>> [row["name"] for row in rows("models")][:2]
+['smollm2', 'hf:PATH']
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+MODELS = {
+    "smollm2": "SmolLM2-135M-Instruct, packaged; the default",
+    "hf:PATH": "a folder of Transformers; nothing is fetched and no code of it is run",
+    "tiny_gpt:RUN": "a run of tiny-gpt",
+    "onnx:DIR": "an export of tiny-gpt",
+    "gguf:FILE": "a LLaMA in llama.cpp's format",
+    "openai:URL#MODEL": "a server that speaks OpenAI's format; the key in OPENAI_API_KEY",
+    "dummy": "answers by chance; what a task scores without knowledge",
+}
+
+
+def rows(what: str) -> list[dict[str, Any]]:
+    """Tasks, metrics or models, a row each."""
+    if what == "models":
+        return [{"name": name, "what": text} for name, text in MODELS.items()]
+    if what == "metrics":
+        return _metrics()
+    from llm_eval.tasks.catalog import list_tasks
+
+    return [asdict(row) for row in list_tasks()]
+
+
+def _metrics() -> list[dict[str, Any]]:
+    from llm_eval.metrics.registry import RECIPES, metric
+
+    found = []
+    for output_type, recipes in RECIPES.items():
+        for name in recipes:
+            one = metric(output_type, name.replace("@K", "@1"))
+            way = "higher" if one.higher_is_better else "lower"
+            found.append(
+                {"name": name, "of": output_type, "better": way, "signature": one.signature}
+            )
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> Table:
+    """Rows for a terminal."""
+    shown = Table(box=None, pad_edge=False)
+    for name in found[0]:
+        shown.add_column(name.replace("_", " "), overflow="fold", no_wrap=name == "name")
+    for row in found:
+        shown.add_row(*(Text(_said(value)) for value in row.values()))
+    return shown
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
