@@ -1,0 +1,29 @@
+"""Numbers that a task's metrics do not give, by name: each a function of its samples.
+
+>>> SUMMARIES["bbq"]
+'llm_eval.fairness.bbq:bbq'
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from llm_eval.types import Number
+
+SUMMARIES = {
+    "bbq": "llm_eval.fairness.bbq:bbq",
+    "crows_pairs": "llm_eval.fairness.crows_pairs:crows_pairs",
+    "winobias": "llm_eval.fairness.winobias:winobias",
+    "counterfactual": "llm_eval.fairness.counterfactual:counterfactual",
+    "groups": "llm_eval.fairness.groups:groups",
+    "toxicity": "llm_eval.safety.toxicity:toxicity",
+    "halueval": "llm_eval.safety.halueval:halueval",
+    "abstention": "llm_eval.safety.abstention:abstention",
+    "selfcheck": "llm_eval.safety.selfcheck:selfcheck",
+    "calibration": "llm_eval.metrics.calibration:calibration",
+}
+
+
+def summary(name: str) -> Callable[..., list[Number]]:
+    """The function of a name, imported now."""
+    module, _, function = SUMMARIES[name].partition(":")
+    return getattr(import_module(module), function)
