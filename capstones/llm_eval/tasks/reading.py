@@ -27,6 +27,7 @@ from llm_eval.tasks import located
 from llm_eval.tasks.config import OUTPUT_TYPES, Config, Data, Prompt
 from llm_eval.tasks.located import Fields, parse
 from llm_eval.tasks.parts import (
+    PROMPT,
     count,
     fewshot_of,
     generation_of,
@@ -47,6 +48,12 @@ from llm_eval.tasks.task import Task
 IGNORED = ("task_alias", "should_decontaminate", "doc_to_decontamination_query", "dataset_name")
 CODE = ("process_docs", "process_results", "custom_dataset", "doc_to_image", "doc_to_audio")
 UNREAD = (*CODE, "use_prompt", "gen_prefix", "unsafe_code")
+READ = (
+    *("task", "tag", "group", "include", "llm_eval", "metadata", "output_type", "repeats"),
+    *("dataset_path", "dataset_kwargs", "training_split", "validation_split", "test_split"),
+    *("fewshot_split", "fewshot_config", "num_fewshot", "generation_kwargs"),
+    *("metric_list", "filter_list", *PROMPT),
+)
 MAX_INCLUDES = 10
 
 
@@ -64,6 +71,10 @@ def read_task(path: str | Path) -> Task:
 
 def config_of(fields: Fields, path: Path) -> Config:
     """What a file's fields say; `path` is where its data lies beside."""
+    fields.done(*READ, *IGNORED, *UNREAD)  # before what follows from a misspelled name
+    for key in UNREAD:
+        if fields.content.get(key):
+            raise fields.error(key, "is not read here: it wants code, or what only lm-eval has")
     own = fields.block("llm_eval")
     name = fields.take("task", str)
     if not name or not re.fullmatch(r"[\w.+-]{1,100}", name):
@@ -96,11 +107,6 @@ def config_of(fields: Fields, path: Path) -> Config:
         **{key: own.take(key, str, default="") for key in ("title", "about", "license", "source")},
         **{key: template_of(own, key) for key in ("group", "cluster", "counted")},
     )
-    for key in UNREAD:
-        if fields.content.get(key):
-            raise fields.error(key, "is not read here: it wants code, or what only lm-eval has")
-    fields.take("include", str, list)
-    fields.done(*IGNORED, *UNREAD)
     own.done()
     return config
 

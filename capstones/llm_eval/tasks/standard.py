@@ -98,9 +98,7 @@ class StandardJudge:
         named = [("", list(samples))]
         if len(groups) > 1:
             named += [(name, groups[name]) for name in sorted(groups) if name]
-        return [
-            self._number(name, group, found) for name in self.metrics for group, found in named
-        ]
+        return [self._number(name, group, found) for name in self.metrics for group, found in named]
 
     @cached_property
     def metrics(self) -> dict[str, tuple[str, Any]]:

@@ -14,8 +14,8 @@ from llm_eval.tasks import sources
 from llm_eval.tasks.config import Config
 from llm_eval.tasks.fewshot import Examples
 from llm_eval.tasks.judges import JUDGES
-from llm_eval.tasks.standard import StandardJudge
 from llm_eval.tasks.located import listed
+from llm_eval.tasks.standard import StandardJudge
 from llm_eval.types import Document, digest
 from shared import registry
 from shared.errors import UserError
