@@ -209,7 +209,8 @@ def test_mutated_files_are_tasks_or_one_line_errors(tmp_path):
         path = written(tmp_path, mutated(rng, rng.choice(sources)))
         told.append(complaint(read_task, path))
         if not told[-1]:
-            assert isinstance(task := read_task(path), Task)
+            task = read_task(path)
+            assert isinstance(task, Task)
             told.append(complaint(lambda made: made.judge().requests(document), task))
     assert all("\n" not in line and len(line) < 1000 for line in told)
     assert 100 < sum(map(bool, told)) < len(told) - 10
