@@ -6,6 +6,15 @@
     generate_until         a text, which filters and metrics look at
 
 Values are those of `metrics.registry`. Behavior: lm-eval 0.4.13, api/task.py.
+
+>>> from llm_eval.tasks.opening import open_tasks
+>>> (task,) = open_tasks(["mini_facts"])
+>>> (id, document), judge = task.documents(1)[0], task.judge()
+>>> [request.continuation for request in judge.requests(document)]
+[' false', ' true']
+>>> sample = judge.sample(id, document, [Response(logprob=-2.0), Response(logprob=-1.0)])
+>>> sample.prediction, sample.target, sample.values["acc"]
+(1, 1, 1.0)
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,15 @@
 A response that failed makes a sample with an error, which is in no average; numbers count it apart.
 A signature names all that a number depends on beside the model: task and version, examples, prompt,
 data, metric. Numbers of equal signatures may be compared.
+
+>>> from llm_eval.tasks.opening import open_tasks
+>>> (task,) = open_tasks(["mini_cloze"])
+>>> judge = task.judge()
+>>> judge.signature
+'mini_cloze:1|shots:0|chat:no|prompt:0fdafb88|data:5c932e36'
+>>> failed = judge.sample("0", task.documents(1)[0][1], [Response(error="timeout")])
+>>> [(row.metric, row.value, row.n, row.failed) for row in judge.numbers([failed])]
+[('perplexity', None, 0, 1), ('acc', None, 0, 1)]
 """
 
 import dataclasses
