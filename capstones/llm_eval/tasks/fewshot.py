@@ -7,9 +7,9 @@ drawn and the document itself is dropped.
 >>> documents = [{"q": str(i)} for i in range(5)]
 >>> examples = Examples(documents, documents, 2, apart=True, seed=0)
 >>> [example["q"] for example in examples.of({"q": "4"})]
-['1', '3']
+['1', '2']
 >>> [example["q"] for example in examples.of({"q": "0"})]
-['3', '2']
+['3', '4']
 
 Behavior: lm-eval 0.4.13, api/samplers.py.
 """

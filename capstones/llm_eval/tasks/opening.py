@@ -2,9 +2,9 @@
 
 >>> [task.name for task in open_tasks(["mini_copy", "mini_facts"])]
 ['mini_copy', 'mini_facts']
->>> open_tasks(["arc_esay"])
+>>> open_tasks(["boolqq"])
 Traceback (most recent call last):
-shared.errors.UserError: unknown task or tag 'arc_esay'; did you mean arc_easy?
+shared.errors.UserError: unknown task or tag 'boolqq'; did you mean boolq?
 """
 
 from collections.abc import Sequence

@@ -146,7 +146,7 @@ def test_a_document_is_never_its_own_example(number, seed, sampler, data):
 
 def test_without_a_split_for_examples_a_task_does_not_show_its_own_question(task):
     """lm-eval 0.4.13 does, where only test_split is given."""
-    made = task(CHOICE)
+    made = task(CHOICE + "test_split: test\n")
     judge = made.judge(num_fewshot=3, seed=1)
     for _, document in made.documents():
         context = judge.requests(document)[0].context

@@ -189,7 +189,7 @@ def test_prompts_are_those_of_lm_eval(folder, theirs, name):
     expected = expected[:: len(expected) // len(ROWS)]  # a line per pipeline of filters
     assert len(samples) == len(expected) == len(ROWS)
     for sample, other in zip(samples, expected, strict=True):
-        calls = [list(call.values()) for call in other["arguments"].values()]
+        calls = [list(call) for call in other["arguments"]]
         for request, call in zip(sample.requests, calls, strict=True):
             if request.kind == "generate":
                 assert (request.context, list(request.until)) == (call[0], call[1]["until"])
