@@ -1,13 +1,9 @@
-"""Numbers that a task's metrics do not give, by name: each a function of its samples.
+"""Numbers that a task's metrics do not give, by name: each a function of its samples
+(module and function), which is imported when a task wants it.
 
 >>> SUMMARIES["bbq"]
 'llm_eval.fairness.bbq:bbq'
 """
-
-from collections.abc import Callable
-from importlib import import_module
-
-from llm_eval.types import Number
 
 SUMMARIES = {
     "bbq": "llm_eval.fairness.bbq:bbq",
@@ -21,9 +17,3 @@ SUMMARIES = {
     "selfcheck": "llm_eval.safety.selfcheck:selfcheck",
     "calibration": "llm_eval.metrics.calibration:calibration",
 }
-
-
-def summary(name: str) -> Callable[..., list[Number]]:
-    """The function of a name, imported now."""
-    module, _, function = SUMMARIES[name].partition(":")
-    return getattr(import_module(module), function)
