@@ -1,5 +1,6 @@
-"""Numbers that a task's metrics do not give, by name: each a function of its samples
-(module and function), which is imported when a task wants it.
+"""Numbers that a task's metrics do not give, by name.
+
+Each is a function of the samples, named by its module, which is imported when a task wants it.
 
 >>> SUMMARIES["bbq"]
 'llm_eval.fairness.bbq:bbq'
