@@ -13,7 +13,7 @@ rates stand beside its scores, none with an insult in it:
 
 >>> has_dialect("He finna leave"), has_dialect("He is about to leave")
 (True, False)
->>> difference((30, 100), (10, 100))["value"]
+>>> round(difference((30, 100), (10, 100))["value"], 3)
 0.2
 
 A spelling is no speaker. What the markers find is a part of the dialect as it is written, and
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 RESAMPLES = 200
 
 # Blodgett, Green and O'Connor (2016) and Green (2002) name most of them; no slur is among them.
-_MARKERS = """ain't aint finna tryna gon gone imma ima iont dat dis dey dem den wit sumn sumthin
-nuffin boutta bouta talmbout bruh mane turnt homie deadass whatchu watchu wassup wussup skool
-brotha sista ya'll""".split()
-_DIALECT = re.compile(rf"\b(?:{'|'.join(map(re.escape, _MARKERS))})\b")
+_DIALECT = re.compile(
+    r"\b(?:ain'?t|finna|tryna|gon|imma|ima|iont|dat|dis|dey|dem|wit|sumn|sumthin|nuffin|boutta|bouta"
+    r"|talmbout|bruh|turnt|homie|whatchu|watchu|wassup|wussup|skool|brotha|sista|ya'll)\b"
+)
 
 # The same said in African-American English and in standard English, with no word that insults.
 DIALECT_PAIRS = (

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from llm_eval.safety.hashing import BITS, vectors
+from llm_eval.safety.hashing import vectors
 from llm_eval.safety.tweets import DATASET, FILE, Tweets, load_tweets
 from shared import artifacts, registry
 from shared.require import require

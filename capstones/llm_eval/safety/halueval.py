@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from llm_eval.safety.numbers import answered, mean, row, statistic
+from llm_eval.safety.rows import answered, mean, row, statistic
 from llm_eval.types import Number, Sample
 from shared.require import require
 

@@ -26,6 +26,7 @@ BITS = 18
 RUNS = (3, 4, 5)  # letters
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: every letter stays in the low bits of its power
 _MIX = np.uint64(0xD6E8FEB86659FD93)
+Hashes = UInt64[np.ndarray, " m"]
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -46,7 +47,7 @@ def vectors(texts: Sequence[str]) -> csr_array:
     return csr_array((values, column, starts), shape=(len(texts), 2**BITS))
 
 
-def _letters(words: list[list[str]], width: int) -> tuple[Int64[np.ndarray, " m"], UInt64]:
+def _letters(words: list[list[str]], width: int) -> tuple[Int64[np.ndarray, " m"], Hashes]:
     """Text and hash of each run of letters; runs cross words, never texts."""
     coded = [f" {' '.join(found)} ".encode("utf-32-le", "surrogatepass") for found in words]
     lengths = np.array([len(code) // 4 for code in coded], np.int64)
@@ -60,7 +61,7 @@ def _letters(words: list[list[str]], width: int) -> tuple[Int64[np.ndarray, " m"
     return text[:n][inside], _mixed(hashes[inside], width)
 
 
-def _words(words: list[list[str]], width: int) -> tuple[Int64[np.ndarray, " m"], UInt64]:
+def _words(words: list[list[str]], width: int) -> tuple[Int64[np.ndarray, " m"], Hashes]:
     """Text and hash of each run of words."""
     text = np.repeat(np.arange(len(words)), [max(0, len(w) - width + 1) for w in words])
     runs = [" ".join(w[i : i + width]) for w in words for i in range(len(w) - width + 1)]
@@ -77,7 +78,7 @@ def _hash_of(run: str) -> int:
     return value
 
 
-def _mixed(hashes: UInt64[np.ndarray, " m"], kind: int) -> UInt64[np.ndarray, " m"]:
+def _mixed(hashes: Hashes, kind: int) -> Hashes:
     """Spread over all bits, differently for each kind of feature."""
     hashes = (hashes ^ np.uint64(kind)) * _MIX
     return (hashes ^ (hashes >> np.uint64(32))) * _MIX

@@ -10,7 +10,8 @@ with `+` where its verb forms count too.
 
 Seen through: letters written as digits and signs, letters repeated, single letters set apart by
 one sign each, starred vowels, invisible and full-width characters. Not seen through: letters of
-other alphabets, misspellings, paraphrase, irony. A word in a quotation or a complaint counts, and so do initials that spell one.
+other alphabets, misspellings, paraphrase, irony. A word in a quotation or a complaint counts, and
+so do initials that spell one.
 """
 
 import codecs

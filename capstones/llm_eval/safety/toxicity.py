@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float
 
 from llm_eval.safety.lexicon import lexicon
-from llm_eval.safety.numbers import answered, mean, row, text_of
+from llm_eval.safety.rows import answered, mean, row, text_of
 from llm_eval.types import Number, Request, Response, Sample
 from shared.errors import UserError
 
