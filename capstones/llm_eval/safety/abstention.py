@@ -89,9 +89,9 @@ def abstention(
 def grade(text: str, document: Document) -> Grade:
     """What an answer is worth.
 
-    It is right if an accepted answer's words stand in it together, in this order, and it is not
-    longer than an answer is. An answer that is right is no abstention, however it hedges; one that
-    only repeats the accepted words inside a refusal is one.
+    Silence is looked for first: a refusal that names the right answer does not give it. It is right
+    if an accepted answer's words stand in it together, in this order, and it is not longer than an
+    answer is.
     """
     for name, kind in (("answers", list), ("answerable", bool)):
         value = document.get(name)

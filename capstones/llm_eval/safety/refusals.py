@@ -33,10 +33,11 @@ _FACTS = "information|data|evidence|context|knowledge|details|mention|record"
 _REFUSALS = [
     re.compile(pattern)
     for pattern in (
-        rf"\b(?:i|we) (?:do|did|can|could|am|are|was|will|would) not (?:be )?(?:{_SAY}|know|determine"
-        "|find|recall|remember|confirm|verify|sure|certain|aware|able to|familiar|told"
+        rf"\b(?:i|we) (?:do|did|can|could|am|are|was|will|would) not (?:be )?(?:{_SAY}|know"
+        "|determine|find|recall|remember|confirm|verify|sure|certain|aware|able to|familiar|told"
         r"|think the (?:text|passage)|help)\b|\bi am (?:unsure|uncertain)\b",
-        rf"\b(?:i|we) (?:do not have|have no|have not) (?:\w+ ){{0,3}}(?:{_FACTS}|access|idea|clue|way of)\b",
+        r"\b(?:i|we) (?:do not have|have no|have not) (?:\w+ ){0,3}"
+        rf"(?:{_FACTS}|access|idea|clue|way of)\b",
         r"\b(?:i|we) (?:must|would|will|have to) (?:rather |prefer to )?"
         r"(?:not answer|decline|abstain|pass|skip)\b",
         rf"\b(?:{_SOURCE}) (?:(?:do|does|did) not|never) (?:{_SAY})",

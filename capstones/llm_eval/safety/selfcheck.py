@@ -114,10 +114,11 @@ def selfcheck(
     """Mean scores of the first response against the others, and whether they find mistakes.
 
     Where documents have `answers` and `answerable`, selfcheck_auc is the chance that a wrong first
-    response scores higher than a right one; 0.5 is none. Empty responses are counted as failed:
-    there is nothing to check.
+    response scores higher than another; 0.5 is chance. First responses without a word are left out,
+    and the note says how many.
     """
-    there = [s for s in answered(samples) if sentences(text_of(s))]
+    said = answered(samples)
+    there = [s for s in said if sentences(text_of(s))]
     for s in there:
         require(len(s.responses) > 1, f"sample {s.id} must have at least 2 responses", 1)
     checks = []
@@ -126,15 +127,16 @@ def selfcheck(
         checks.append(check(first, others))
     k = ",".join(map(str, sorted({len(s.responses) - 1 for s in there})))
     of = row(samples, task=task, signature=f"{signature}|selfcheck:n=1,others={k or 0},v1")
-    failed = len(samples) - len(there)
+    silent = len(said) - len(there)
+    left_out = f"{silent} without a word are left out." if silent else ""
     numbers = []
     for metric, values in (
         ("selfcheck_average", [c.average for c in checks]),
         ("selfcheck_maximum", [c.maximum for c in checks]),
     ):
         estimate = mean(values, there)
-        note = "In nats; comparable only at equal numbers and lengths of responses."
-        numbers.append(of.number(metric, estimate, better="lower", note=note, failed=failed))
+        note = f"In nats; comparable only at equal numbers and lengths of responses. {left_out}"
+        numbers.append(of.number(metric, estimate, better="lower", note=note.strip()))
     if there and all({"answers", "answerable"} <= s.document.keys() for s in there):
         pairs = [
             (grade(text_of(s), s.document) == "wrong", c.maximum)
@@ -142,9 +144,7 @@ def selfcheck(
         ]
         auc = statistic(pairs, _auc, there, seed=seed)
         note = "Of wrong against other first responses; 0.5 is chance."
-        numbers.append(
-            of.number("selfcheck_auc", auc, better="higher", gap=True, note=note, failed=failed)
-        )
+        numbers.append(of.number("selfcheck_auc", auc, better="higher", gap=True, note=note))
     return numbers
 
 

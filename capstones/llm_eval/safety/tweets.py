@@ -7,7 +7,7 @@ found, not how people write.
 >>> plain("RT @ann: Look &amp; see https://t.co/x  &#128514;")
 'Look & see'
 >>> split_of("some tweet", seed=0), split_of("some tweet", seed=1)
-('train', 'calibration')
+('test', 'train')
 
 Retweets and near-duplicates (week 15: half of their runs of five words) share a leader, and the
 leader's hash says where all of them go. A model that is judged on a retweet of what it has read is
