@@ -27,7 +27,7 @@ from llm_eval.types import Number, Sample
 from shared.require import require
 
 RESAMPLES = 1000
-Counts = Float[np.ndarray, "*draws 4"]  # true negatives, false alarms, missed, found
+Counts = Float[np.ndarray, "draws 4"]  # true negatives, false alarms, missed, found
 
 
 def halueval(
@@ -78,7 +78,7 @@ def _estimate(
     g, n = len(table), int(table.sum())
     if n == 0:
         return None
-    value = float(measure(table.sum(axis=0)))
+    value = float(measure(table.sum(axis=0, keepdims=True))[0])
     times = np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), RESAMPLES)
     draws = measure(times @ table)
     draws = draws[np.isfinite(draws)]
