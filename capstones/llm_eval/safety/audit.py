@@ -157,7 +157,7 @@ def _dialect(model: "ToxicityClassifier", harmless: Sequence[str]) -> dict[str, 
         found["false_alarms_other"] = _rate(alarms[~marked])
         found["false_alarms_dialect_minus_other"] = difference(*counts)
     ours, standard = (model.probability([pair[i] for pair in DIALECT_PAIRS]) for i in (0, 1))
-    found["dialect_pairs_difference"] = _entry(mean_estimate(ours - standard))
+    found["dialect_pairs_difference"] = _entry(mean_estimate((ours - standard).tolist()))
     return found
 
 
@@ -185,7 +185,7 @@ def _prose(n: int = 1000) -> list[str]:
 
 
 def _rate(alarms: Bool[np.ndarray, " n"]) -> dict:
-    return _entry(mean_estimate(alarms.astype(float)))
+    return _entry(mean_estimate(alarms.astype(float).tolist()))
 
 
 def _entry(estimate: Estimate) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from shared.require import require
 KIND, VERSION = "toxicity classifier", "1"
 THRESHOLD = 0.5
 STRENGTH = 3.0  # inverse of the penalty; 1 to 30 rank the calibration tweets alike
+LEAST = 3  # texts that an n-gram must occur in, where there are a thousand; rarer ones gain nothing
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,11 @@ def fit(
     """Weights from the first texts, calibration from the others."""
     for name, labels in (("toxic", toxic), ("other_toxic", other_toxic)):
         require(0 < labels.sum() < len(labels), f"{name} must hold both classes", "one or none")
-    weights, _ = _regression(vectors(texts), toxic, STRENGTH)
-    weights = weights.astype(np.float32)
+    table = vectors(texts)
+    frequency = np.bincount(table.indices, minlength=table.shape[1])
+    known = np.flatnonzero(frequency >= (LEAST if len(texts) >= 1000 else 1))
+    weights = np.zeros(table.shape[1], np.float32)
+    weights[known], _ = _regression(table[:, known], toxic, STRENGTH)
     scores = vectors(other_texts) @ weights.astype(np.float64)
     line, shift = _regression(scores[:, None], other_toxic, 1e4)
     return ToxicityClassifier(weights, float(line[0]), shift)

@@ -17,6 +17,7 @@ Rabin, "Efficient randomized pattern-matching algorithms" (1987), for the rollin
 
 import re
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -66,16 +67,10 @@ def _words(words: list[list[str]], width: int) -> tuple[Int64[np.ndarray, " m"],
     text = np.repeat(np.arange(len(words)), [max(0, len(w) - width + 1) for w in words])
     runs = [" ".join(w[i : i + width]) for w in words for i in range(len(w) - width + 1)]
     known = {run: i for i, run in enumerate(dict.fromkeys(runs))}
-    table = np.array([_hash_of(run) for run in known], np.uint64)
+    digests = (blake2b(run.encode("utf-8", "surrogatepass"), digest_size=8) for run in known)
+    table = np.frombuffer(b"".join(d.digest() for d in digests), "<u8").astype(np.uint64)
     codes = np.array([known[run] for run in runs], np.int64)
     return text, _mixed(table[codes], 16 + width)
-
-
-def _hash_of(run: str) -> int:
-    value = 0
-    for letter in run:
-        value = (value * int(_BASE) + ord(letter) + 1) % 2**64
-    return value
 
 
 def _mixed(hashes: Hashes, kind: int) -> Hashes:
