@@ -172,7 +172,7 @@ def test_it_beats_the_word_list_and_shuffled_labels(tweets, model):
     assert found["f1"]["value"] > 0.9
     shuffled = np.random.default_rng(0).permutation(tweets.toxic)
     texts, _ = tweets.of("train")
-    control = fit(texts, shuffled[tweets.part == "train"], *tweets.of("calibration"))
+    control = fit(texts[:900], shuffled[tweets.part == "train"][:900], *tweets.of("calibration"))
     texts, toxic = tweets.of("test")
     assert abs(roc_auc(toxic.astype(int), control.score(texts)) - 0.5) < 0.2
 
