@@ -96,7 +96,11 @@ def audit(
     harmless = [text for text, bad in zip(texts, toxic, strict=True) if not bad]
     return {
         **scores(toxic, probability, seed=seed),
-        **{f"lexicon_{k}": v for k, v in scores(toxic, listed * 1.0, seed=seed).items()},
+        **{
+            f"lexicon_{k}": v
+            for k, v in scores(toxic, listed * 1.0, seed=seed).items()
+            if k != "ece"
+        },
         **_dialect(model, harmless),
         **_identity(model),
         "false_alarms_prose": _rate(model.probability(_prose()) >= 0.5),
