@@ -173,17 +173,19 @@ def signature(
     nrefs: NRefs = 1,
     tokenize: str = "13a",
     lowercase: bool = False,
+    max_ngram_order: int = 4,
     smooth_method: Smoothing = "exp",
     smooth_value: float | None = None,
     effective_order: bool = False,
 ) -> str:
-    """The protocol in one line, as sacreBLEU writes it."""
+    """The protocol in one line, as sacreBLEU writes it; an order other than 4 is named too."""
     smoothing = smooth_method
     if smooth_method in SMOOTH_VALUES:
         value = SMOOTH_VALUES[smooth_method] if smooth_value is None else smooth_value
         smoothing += f"[{value:.2f}]"
     case = "lc" if lowercase else "mixed"
-    return signed(nrefs, case=case, eff=effective_order, tok=tokenize, smooth=smoothing)
+    order = {} if max_ngram_order == 4 else {"order": max_ngram_order}
+    return signed(nrefs, case=case, eff=effective_order, tok=tokenize, smooth=smoothing, **order)
 
 
 def _smoothed(

@@ -120,19 +120,20 @@ def signature(
     nrefs: NRefs = 1,
     char_order: int = 6,
     word_order: int = 0,
+    beta: float = 2,
     lowercase: bool = False,
     whitespace: bool = False,
     eps_smoothing: bool = False,
 ) -> str:
-    """The protocol in one line, as sacreBLEU writes it."""
-    case = "lc" if lowercase else "mixed"
-    orders = {"nc": char_order, "nw": word_order}
-    return signed(nrefs, case=case, eff=not eps_smoothing, **orders, space=whitespace)
+    """The protocol in one line, as sacreBLEU writes it; a beta other than 2 is named too."""
+    words = {"case": "lc" if lowercase else "mixed", "eff": not eps_smoothing}
+    words |= {"nc": char_order, "nw": word_order, "space": whitespace}
+    return signed(nrefs, **words, **({} if beta == 2 else {"beta": beta}))
 
 
 def _all_ngrams(
     text: str, char_order: int, word_order: int, whitespace: bool
-) -> Iterator[Iterable[tuple[str, ...]]]:
+) -> Iterator[Iterable]:
     characters = text if whitespace else "".join(text.split())
     for n in range(1, char_order + 1):
         yield ngrams(characters, n)

@@ -32,6 +32,7 @@ from shared.require import require
 
 Words = Sequence[str]
 KINDS = ("rouge1", "rouge2", "rougeL")
+ORDERS = {f"rouge{n}": n for n in range(1, 10)}
 
 
 class Rouge(NamedTuple):
@@ -70,6 +71,8 @@ def rouge(
     targets = [target] if isinstance(target, str) else list(target)
     require(targets, "target must be at least one text", targets)
     found = [_against(prediction, text, kinds, stem) for text in targets]
+    if len(found) == 1:
+        return found[0]
     return {kind: max((f[kind] for f in found), key=lambda score: score.f1) for kind in kinds}
 
 
@@ -156,8 +159,8 @@ def _against(prediction: str, target: str, kinds: Sequence[str], stem: bool) -> 
     ours, theirs = words_of(prediction, stem), words_of(target, stem)
     scores = {}
     for kind in kinds:
-        if re.fullmatch("rouge[1-9]", kind):
-            scores[kind] = _of_ngrams(ours, theirs, int(kind[5:]))
+        if kind in ORDERS:
+            scores[kind] = _of_ngrams(ours, theirs, ORDERS[kind])
         elif kind == "rougeL":
             scores[kind] = _rouge(lcs_length(theirs, ours), len(ours), len(theirs))
         elif kind == "rougeLsum":
@@ -171,8 +174,11 @@ def _against(prediction: str, target: str, kinds: Sequence[str], stem: bool) -> 
 
 
 def _of_ngrams(ours: Words, theirs: Words, n: int) -> Rouge:
-    both = matches(counts(ngrams(ours, n)), counts(ngrams(theirs, n)))
-    return _rouge(both, len(ours) - n + 1, len(theirs) - n + 1)
+    a, b = list(ngrams(ours, n)), list(ngrams(theirs, n))
+    kinds_a, kinds_b = set(a), set(b)
+    if len(kinds_a) == len(a) or len(kinds_b) == len(b):  # without repetition, sets will do
+        return _rouge(len(kinds_a & kinds_b), len(a), len(b))
+    return _rouge(matches(counts(a), counts(b)), len(a), len(b))
 
 
 def _of_lines(ours: Sequence[Words], theirs: Sequence[Words]) -> Rouge:

@@ -53,9 +53,9 @@ def count_references(references: Sequence[References]) -> NRefs:
     return found.pop() if len(found) == 1 else "var"
 
 
-def ngrams(items: Sequence[Hashable], n: int) -> Iterable[tuple[Hashable, ...]]:
-    """Runs of n neighbors."""
-    return zip(*(items[i:] for i in range(n)), strict=False)
+def ngrams(items: Sequence[Hashable], n: int) -> Iterable[Hashable]:
+    """Runs of n neighbors; of 1, the items themselves."""
+    return zip(*(items[i:] for i in range(n)), strict=False) if n > 1 else items
 
 
 def counts(items: Iterable[Hashable]) -> Counter[Hashable]:
