@@ -17,6 +17,7 @@ Tercom's Normalizer, as sacreBLEU 2 reads them.
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import regex
 
@@ -62,7 +63,7 @@ ASIAN = (
 )
 
 
-def _apply(text: str, *rules: tuple[re.Pattern[str], str]) -> str:
+def _apply(text: str, *rules: tuple[Any, str]) -> str:
     for pattern, replacement in rules:
         text = pattern.sub(replacement, text)
     return text
