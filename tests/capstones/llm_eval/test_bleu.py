@@ -4,7 +4,7 @@ import doctest
 import importlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_texts import CORPORA, TEXTS, all_characters, unzipped
 
@@ -49,6 +49,7 @@ def agree(ours, theirs):
 
 
 @given(CORPORA, OPTIONS, st.sampled_from(SMOOTHINGS))
+@settings(max_examples=100)
 def test_corpora_score_as_in_sacrebleu(corpus, options, smoothing):
     hypotheses, references, streams = unzipped(corpus)
     metric = sacrebleu_of(**options, **smoothing)
@@ -63,6 +64,7 @@ def test_corpora_score_as_in_sacrebleu(corpus, options, smoothing):
 
 
 @given(CORPORA, OPTIONS, st.sampled_from(SMOOTHINGS))
+@settings(max_examples=100)
 def test_sentences_score_as_in_sacrebleu(corpus, options, smoothing):
     metric = sacrebleu_of(**{"effective_order": True} | options, **smoothing)
     for hypothesis, references in corpus:
