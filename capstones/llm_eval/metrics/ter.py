@@ -76,7 +76,9 @@ def corpus_ter(
 def statistics(hypothesis: str, references: References, **options: bool) -> tuple[int, float]:
     """What a text adds to a corpus: edits, and the mean length of its references."""
     words = tercom(hypothesis.rstrip(), **options)
-    others = [tercom(text.rstrip(), **options) for text in given(references)]
+    once = [tercom(text.rstrip(), **options) for text in given(references)]
+    # sacreBLEU cuts references twice: some marks part words only once spaces stand around them.
+    others = [tercom(" ".join(other), **options) for other in once]
     edits = min(edit_rate(words, other) for other in others)
     return edits, sum(map(len, others)) / len(others)
 

@@ -97,4 +97,4 @@ def test_squad(found):
         pytest.skip("llm_eval.metrics.answers is not there")
     many, one = found["squad"]
     assert many["exact_match"] == 0
-    assert one["f1"] == pytest.approx(100 * (2 * 4 / 5 / 2 + 1) / 2)
+    assert one["f1"] == pytest.approx(100 * (3 / 4 + 1) / 2)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from odd_texts import CORPORA, PLAIN, TEXTS, all_characters, unzipped
 
@@ -86,6 +86,7 @@ def sacrebleus_ter(hypotheses, streams, **options):
 
 
 @given(CORPORA, TER)
+@example([("cat's a", ["cat's\ta"])], {"normalized": True})  # references are cut twice
 @settings(max_examples=100)
 def test_ter_is_sacrebleus(corpus, options):
     hypotheses, references, streams = unzipped(corpus)
