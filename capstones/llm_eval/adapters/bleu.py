@@ -1,0 +1,26 @@
+"""BLEU as a module of `evaluate`: `evaluate.load(".../adapters/bleu.py").compute(...)`."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import evaluate
+
+from llm_eval.adapters.modules import described, nested
+from llm_eval.metrics.bleu import corpus_bleu, signature
+from llm_eval.metrics.texts import References, count_references
+
+
+class Bleu(evaluate.Metric):
+    """BLEU of a corpus; options are those of `llm_eval.metrics.bleu.corpus_bleu`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return described(Bleu.__doc__)
+
+    def _compute(
+        self, predictions: list[str], references: Sequence[str | References], **options: Any
+    ) -> dict[str, Any]:
+        texts = nested(references)
+        signed = signature(nrefs=count_references(texts), **options)
+        score = corpus_bleu(predictions, texts, **options)
+        return dataclasses.asdict(score) | {"signature": signed}
