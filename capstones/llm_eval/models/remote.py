@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -141,7 +142,7 @@ class OpenAI:
         text = before + request.continuation
         # One new token, since servers refuse none; it begins where the text ends.
         body = {"prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        given = self._ask("completions", body, _echo)
+        given = self._ask("completions", body, partial(_echo, text))
         own = [i for i, at in enumerate(given["text_offset"]) if start <= at < len(text)]
         logprobs = [given["token_logprobs"][i] for i in own]
         if not own:
@@ -177,7 +178,10 @@ class OpenAI:
                     raise Unanswered(failure)
                 said = response.headers.get("Retry-After")
             except requests.ConnectionError as error:
-                failure, lost = f"{self.url} cannot be reached ({type(error).__name__})", True
+                failure, lost = (
+                    f"{self.url} cannot be reached ({type(error).__name__})",
+                    _away(error),
+                )
             except requests.Timeout:
                 failure = f"{self.url}/{path} was silent for {self.timeout:g} seconds"
             except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -220,13 +224,23 @@ def _written(content: Any) -> int:
     return int((content.get("usage") or {}).get("completion_tokens") or 0)
 
 
-def _echo(content: Any) -> dict[str, list]:
-    found = content["choices"][0]["logprobs"]
+def _echo(text: str, content: Any) -> dict[str, list]:
+    choice = content["choices"][0]
+    if not choice["text"].startswith(text) or choice.get("logprobs") is None:
+        raise Unanswered("the server gives no log-probabilities of a text (echo and logprobs)")
     names = ("text_offset", "token_logprobs", "top_logprobs")
-    lists = {name: list(found[name]) for name in names}
+    lists = {name: list(choice["logprobs"][name]) for name in names}
     for values in lists.values():
         require(len(values) == len(lists[names[0]]), "lists must be as long", len(values))
     for logprob, top in zip(lists["token_logprobs"], lists["top_logprobs"], strict=True):
-        number = logprob is None or (isinstance(logprob, int | float) and len(top) > 0)
+        number = logprob is None or (logprob < 1 and len(top) > 0)  # and not NaN
         require(number, "token_logprobs must be numbers", repr(logprob))
     return lists
+
+
+def _away(error: Exception) -> bool:
+    """Whether nobody listens there; a connection that breaks may be one request's fault."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    cause = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(cause, ConnectTimeoutError | NewConnectionError)

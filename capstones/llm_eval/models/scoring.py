@@ -25,6 +25,7 @@ common beginning once.
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -142,6 +143,9 @@ class Tree:
 
     def __init__(self, model: Llama, *, batch_tokens: int = 4096):
         self.body, self.head, self.batch_tokens = headless(model), model.head, batch_tokens
+        # A long context beside a short one with a long continuation: padding makes the batch wider
+        # than any row of it.
+        self.body.config = replace(model.config, context=2 * model.config.context)
         self._kept: tuple[tuple[int, ...], Branch] | None = None  # of the last batch
 
     @torch.inference_mode()

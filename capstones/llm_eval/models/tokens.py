@@ -18,7 +18,7 @@ Source: lm-eval 0.4.13, `lm_eval/api/model.py`, `TemplateLM._encode_pair`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from llm_eval.types import Turns
 from shared.errors import UserError
@@ -28,6 +28,7 @@ from week18.gguf_tokenizer import GGUFTokenizer
 from week18.smollm2 import SYSTEM
 
 
+@runtime_checkable
 class Codec(Protocol):
     """A model's tokenizer.
 
