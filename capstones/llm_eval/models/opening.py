@@ -102,6 +102,7 @@ def _gguf(path: Path, dtype: str, device: str):
 
 def _hugging_face(folder: Path, dtype: str, device: str):
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from llm_eval.models.networks import HuggingFaceNetwork
@@ -113,7 +114,7 @@ def _hugging_face(folder: Path, dtype: str, device: str):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, **weights).to(device)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"{folder} is not a readable language model: {reason}") from error
     ends = model.generation_config.eos_token_id

@@ -47,6 +47,7 @@ class Digits:
         return "a".join(content for _, content in turns)
 
 
+@cache
 def local(batch_tokens=4096, model=MODEL):
     network = LlamaNetwork(model, batch_tokens=batch_tokens)
     return LocalModel("tiny", network, Digits(), {}, batch_tokens=batch_tokens)
@@ -143,16 +144,18 @@ def test_common_beginning(sequences):
 # ---- requests
 
 TEXTS = st.text("0123456789abc ", max_size=12)
-ASKED = st.lists(
-    st.builds(
-        Request,
-        kind=st.sampled_from(["loglikelihood", "rolling", "generate"]),
-        context=st.sampled_from(["", "12", "345 ", "9" * 40, "9" * 40 + "1", "9" * 120]),
-        continuation=TEXTS,
-        max_new_tokens=st.sampled_from([1, 5]),
-    ).map(lambda r: r if r.kind != "rolling" else Request("rolling", "", r.continuation * 20)),
-    max_size=12,
-)
+CONTEXTS = st.sampled_from(["", "12", "345 ", "9" * 40, "9" * 40 + "1", "9" * 120])
+KINDS = st.sampled_from(["loglikelihood", "rolling", "generate"])
+ASKED = st.lists(st.tuples(KINDS, CONTEXTS, TEXTS, st.sampled_from([1, 5])), max_size=12)
+
+
+def requests(drawn):
+    return [
+        Request("rolling", "", text * 20)
+        if kind == "rolling"
+        else Request(kind, context, text, max_new_tokens=new)
+        for kind, context, text, new in drawn
+    ]
 
 
 def close(found, expected):
@@ -166,8 +169,9 @@ def close(found, expected):
 
 
 @given(ASKED, st.sampled_from([1, 50, 400]))
-@settings(max_examples=40)
-def test_answers_do_not_depend_on_the_batch(asked, batch_tokens):
+@settings(max_examples=25)
+def test_answers_do_not_depend_on_the_batch(drawn, batch_tokens):
+    asked = requests(drawn)
     alone = [local().answer([request])[0] for request in asked]
     model = local(batch_tokens)
     for batch in model.plan(asked):
@@ -193,7 +197,8 @@ def test_answers_do_not_depend_on_threads(threads):
 
 @given(ASKED, st.sampled_from([1, 50, 400]))
 @settings(max_examples=40)
-def test_a_plan_holds_each_request_once_and_tears_no_question(asked, batch_tokens):
+def test_a_plan_holds_each_request_once_and_tears_no_question(drawn, batch_tokens):
+    asked = requests(drawn)
     model = local(batch_tokens)
     plan = model.plan(asked)
     assert plan == local(batch_tokens).plan(asked)
@@ -374,7 +379,8 @@ def test_wrong_names_are_one_line(name, options, message, tmp_path, monkeypatch)
 
 
 @given(st.integers(0, 3), ASKED)
-def test_the_dummy_answers_anything_the_same(seed, asked):
+def test_the_dummy_answers_anything_the_same(seed, drawn):
+    asked = requests(drawn)
     model = Dummy(seed)
     answers = model.answer(asked)
     assert answers == [Dummy(seed).answer([request])[0] for request in asked]
