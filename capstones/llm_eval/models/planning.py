@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llm_eval.models.scoring import common
+from llm_eval.models.scoring import KEYS, common
 
 BEGINNINGS = (1024, 512, 256, 128, 64, 32)  # tokens that contexts of one family begin with
 FAMILY = 16  # groups, at least
@@ -56,14 +56,15 @@ def pack(groups: Sequence[Group], batch_tokens: int, *, shared: bool = True) -> 
 
 
 def cost(batch: Sequence[Group], *, shared: bool = True) -> int:
-    """Tokens that a batch reads."""
+    """Tokens that a batch reads, or what the memory of their keys counts for."""
     widest = max(len(group.context) for group in batch)
     longest = max(group.longest for group in batch)
     rows = sum(len(group.members) for group in batch)
     if not shared:
         return rows * (widest + longest)
     beginning = common([group.context for group in batch])
-    return beginning + len(batch) * (widest - beginning) + rows * longest
+    read = beginning + len(batch) * (widest - beginning) + rows * longest
+    return max(read, rows * (widest + longest) // KEYS)
 
 
 def _families(groups: Sequence[Group]) -> list[list[Group]]:

@@ -37,6 +37,7 @@ from week18.llama3 import Llama
 from week19.kv_cache import left_pad
 
 HEAD = 256  # positions whose logits are in memory at a time
+KEYS = 32  # times as many keys as new tokens may be in memory, of one layer
 WHOLE = 16  # common beginnings are cut to a multiple, so that more batches have the same one
 Logits = Callable[
     [Int[Tensor, "batch seq"], Int[Tensor, " column"]], Float[Tensor, "batch column vocab"]
@@ -163,7 +164,9 @@ class Tree:
         longer = [i for i, row in enumerate(rows) if len(row.continuation) > 1]
         longer.sort(key=lambda i: -len(rows[i].continuation))
         while longer:
-            most = max(1, self.batch_tokens // (len(rows[longer[0]].continuation) - 1))
+            new = len(rows[longer[0]].continuation) - 1
+            most = min(self.batch_tokens // new, KEYS * self.batch_tokens // (ends.width + new))
+            most = max(1, most)
             chunk, longer = longer[:most], longer[most:]
             continuations = [rows[i].continuation for i in chunk]
             later = self._go_on(ends, [at[i] for i in chunk], continuations)
@@ -229,6 +232,11 @@ class _Contexts(NamedTuple):
     seen: Bool[Tensor, "context key"]
     lengths: Int[Tensor, " context"]
     hidden: Float[Tensor, "context d"]
+
+    @property
+    def width(self) -> int:
+        """Keys of each, padding included."""
+        return self.seen.shape[1]
 
 
 @torch.inference_mode()

@@ -1,5 +1,7 @@
 """Scores do not depend on what is read together; plans tear no question; stops are texts."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings

@@ -27,7 +27,7 @@ def said(text, **more):
 
 
 def echoed(body):
-    """As a server whose tokens are words: the k-th has log-probability -k, every third is likeliest."""
+    """As a server whose tokens are words: word k has log-probability -k, each third likeliest."""
     text, at, tokens = body["prompt"], 0, []
     for word in text.replace(" ", "| ").split("|"):
         tokens.append((word, at))
@@ -212,8 +212,9 @@ def test_a_connection_that_breaks_is_one_answers_error():
 
 def test_no_redirection_is_followed():
     with Server(ok(said("stolen"))) as thief:
-        with Server((307, {"Location": thief.url + "/completions"}, b"")) as server:
-            (response,) = model_of(server)[0].answer([ASKED])
+        away = Server((307, {"Location": thief.url + "/completions"}, b""))
+        with away:
+            (response,) = model_of(away)[0].answer([ASKED])
     assert "answered with status 307" in response.error
     assert thief.asked == []
 
