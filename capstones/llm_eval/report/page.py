@@ -1,0 +1,210 @@
+"""A run as one file of HTML: no server, nothing fetched, every text a text.
+
+Texts reach the page in two ways only: through the template, which escapes them, and as JSON in a
+script element that is not run, from which `samples.js` makes text nodes. The page's policy lets
+nothing run but the scripts whose digests it names.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from llm_eval.report import labels
+from llm_eval.report.embedding import Embedded, embed, safe_json
+from llm_eval.report.pictures import Plot, Row, plot, reliability
+from llm_eval.report.reading import Results
+from llm_eval.types import Number, Sample
+
+HERE = Path(__file__).parent
+
+
+def page(
+    results: Results, samples: Iterable[Sample], *, per_task: int = 200, budget: int = 2_000_000
+) -> str:
+    """The page of a run.
+
+    Parameters
+    ----------
+    samples
+        Gone through once.
+    per_task, budget
+        At most so many samples of a task, and so many bytes of all, are in the page; the worst are.
+
+    Raises
+    ------
+    ValueError
+        A number has no signature.
+    """
+    numbers = results.numbers
+    labels.require_signatures(numbers)
+    directions = {(x.task, x.metric): x.higher_is_better for x in numbers}
+    embedded = embed(samples, directions, per_task=per_task, budget=budget)
+    return render(
+        "page.html",
+        scripts=("table.js", "samples.js"),
+        results=results,
+        title=f"{results.model.get('name', 'model')} · evaluation",
+        rows=rows_of(results),
+        tags=list(labels.sections(results.tasks, numbers)),
+        tasks=_tasks(results, embedded),
+        scores=_scores(results),
+        gaps=_gaps(numbers),
+        prompts=_prompts(numbers),
+        parts=_parts(numbers),
+        curves=_curves(numbers, embedded),
+        failed=sum(int(task.get("failed") or 0) for task in results.tasks.values()),
+        data=_data(embedded),
+    )
+
+
+def render(template: str, *, scripts: Sequence[str], **values: Any) -> str:
+    """A template with the house's style and scripts, and the policy that allows only them."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {name: getattr(labels, name) for name in ("arrow", "digits", "interval")}
+    environment.globals["directions"] = labels.DIRECTIONS
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in scripts)
+    policy = (
+        f"default-src 'none'; style-src '{_allowed(style)}'; script-src '{_allowed(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    html = environment.get_template(template).render(
+        policy=policy, style=Markup(style), script=Markup(script), **values
+    )
+    return html.encode("utf-8", "replace").decode()  # half characters cannot be written
+
+
+def rows_of(results: Results) -> list[dict[str, Any]]:
+    """The table's rows: each number with what it is filtered by."""
+    rows = []
+    for tag, numbers in labels.sections(results.tasks, results.numbers).items():
+        for number in numbers:
+            title = results.tasks.get(number.task, {}).get("title") or ""
+            words = [tag, number.task, title, number.group, number.template, number.metric]
+            words += [number.note, number.signature]
+            row = {"number": number, "tag": tag, "words": " ".join(map(str, words)).casefold()}
+            row["neutral"] = labels.neutral(number)
+            rows.append(row)
+    return rows
+
+
+def _allowed(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _data(embedded: Mapping[str, Embedded]) -> Markup:
+    """The samples as JSON; each entry is made safe already."""
+    parts = []
+    for name, task in embedded.items():
+        counts = {"total": task.total, "wrong": task.wrong, "errors": task.errors}
+        entries = ",".join(task.entries)
+        parts.append(f'{safe_json(name)}:{{"counts":{safe_json(counts)},"samples":[{entries}]}}')
+    return Markup(f"{{{','.join(parts)}}}")
+
+
+def _tasks(results: Results, embedded: Mapping[str, Embedded]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys([*results.tasks, *(x.task for x in results.numbers), *embedded]))
+    return [
+        {"name": name, "facts": results.tasks.get(name, {}), "samples": embedded.get(name)}
+        for name in names
+    ]
+
+
+def _row(number: Number, label: str, part: str = "", **more: Any) -> Row:
+    text = f"{labels.digits(number.value)} {labels.interval(number)}".strip()
+    ends = (number.value, number.low, number.high)
+    return Row(label, part, *ends, text, **more)
+
+
+def _whole(numbers: Iterable[Number]) -> list[Number]:
+    """Numbers of whole tasks with their standard prompt."""
+    return [x for x in numbers if not (x.group or x.template) and x.value is not None]
+
+
+def _scores(results: Results) -> list[Plot]:
+    """Per tag: values between 0 and 1 on one scale, each other metric on its own."""
+    plots = []
+    for tag, numbers in labels.sections(results.tasks, results.numbers).items():
+        by_scale: dict[str, list[Number]] = {}
+        for number in _whole(numbers):
+            if number.higher_is_better is not None:
+                ends = (number.value, number.low, number.high)
+                unit = all(x is None or 0 <= x <= 1 for x in ends) and number.higher_is_better
+                by_scale.setdefault("" if unit else number.metric, []).append(number)
+        for metric, chosen in by_scale.items():
+            better = {x.higher_is_better for x in chosen}
+            note = "; ".join(f"{labels.arrow(b)} {labels.DIRECTIONS[b]}" for b in better)
+            rows = [_row(x, x.task, "" if metric else x.metric) for x in chosen]
+            plots.append(plot(f"{tag} · {metric}" if metric else tag, note, rows))
+    return plots
+
+
+def _gaps(numbers: Iterable[Number]) -> list[Plot]:
+    """Per neutral value: gaps, with what the documents are too few to show."""
+    by_middle: dict[float, list[Row]] = {}
+    for number in _whole(numbers):
+        middle = labels.neutral(number)
+        if middle is not None:
+            row = _row(
+                number, number.task, number.metric, neutral=middle, detectable=number.detectable
+            )
+            by_middle.setdefault(middle, []).append(row)
+    return [plot(f"Neutral at {middle:g}", "", rows) for middle, rows in by_middle.items()]
+
+
+def _prompts(numbers: Sequence[Number]) -> list[Plot]:
+    """Tasks that were asked with several prompts: the standard one, and the others beside it."""
+    others: dict[tuple[str, str], list[float]] = {}
+    for x in numbers:
+        if x.template and not x.group and x.value is not None:
+            others.setdefault((x.task, x.metric), []).append(x.value)
+    by_metric: dict[str, list[Row]] = {}
+    for x in _whole(numbers):
+        if (x.task, x.metric) in others:
+            found = others[x.task, x.metric]
+            row = _row(x, x.task, f"{len(found) + 1} prompts", others=tuple(found))
+            by_metric.setdefault(x.metric, []).append(row)
+    return [plot(metric, "", rows) for metric, rows in by_metric.items()]
+
+
+def _parts(numbers: Iterable[Number]) -> list[Plot]:
+    """Per task and metric: its groups, the lowest value first."""
+    found: dict[tuple[str, str], list[Number]] = {}
+    for x in numbers:
+        if x.group and not x.template and x.value is not None:
+            found.setdefault((x.task, x.metric), []).append(x)
+    plots = []
+    for (task, metric), of_task in found.items():
+        of_task.sort(key=lambda x: (x.value, x.group))
+        rows = [
+            _row(x, x.group, f"n {x.n}", neutral=labels.neutral(x), detectable=x.detectable)
+            for x in of_task
+        ]
+        note = f"{labels.arrow(of_task[0].higher_is_better)} {len(rows)} groups"
+        plots.append(plot(f"{task} · {metric}", note, rows))
+    return plots
+
+
+def _curves(
+    numbers: Iterable[Number], embedded: Mapping[str, Embedded]
+) -> list[tuple[str, Markup, str]]:
+    """Reliability where a task's calibration was measured."""
+    curves = []
+    for number in _whole(numbers):
+        known = embedded.get(number.task)
+        if number.metric in ("ece", "calibration_error") and known and known.curve:
+            text = f"calibration error {labels.digits(number.value)} {labels.interval(number)}"
+            curves.append((number.task, reliability(known.curve), text))
+    return curves
