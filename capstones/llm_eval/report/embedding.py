@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from llm_eval.types import Sample
 
 LONGEST = 3000  # characters of a prompt or an answer
 MOST_CHOICES = 30
-BINS = 10
 
 
 @dataclass
@@ -28,8 +26,6 @@ class Embedded:
     ----------
     total, wrong, errors
         How many there are, had the worst value, or got no answer.
-    curve
-        (mean confidence, share right, documents) by bin of confidence, of multiple choice.
     entries
         The samples that are shown, the worst first, each as JSON.
     """
@@ -37,7 +33,6 @@ class Embedded:
     total: int = 0
     wrong: int = 0
     errors: int = 0
-    curve: list[tuple[float, float, int]] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)
 
 
@@ -59,17 +54,12 @@ def embed(
     """
     found: dict[str, Embedded] = {}
     kept: dict[str, list[tuple[tuple[int, float, int], str]]] = {}
-    bins: dict[str, np.ndarray] = {}
     for sample in samples:
         task = found.setdefault(sample.task, Embedded())
         entry = entry_of(sample, directions)
         task.total += 1
         task.errors += bool(sample.error)
         task.wrong += entry["right"] is False
-        confidence = None if sample.error else confidence_of(sample)
-        if confidence is not None and isinstance(entry["right"], bool):
-            counts = bins.setdefault(sample.task, np.zeros((BINS, 3)))
-            counts[min(int(confidence * BINS), BINS - 1)] += confidence, entry["right"], 1
         worst = kept.setdefault(sample.task, [])
         rank = (not sample.error, entry.pop("worth"), task.total)
         worst.append((rank, safe_json(entry)))
@@ -77,9 +67,7 @@ def embed(
             worst[:] = sorted(worst)[:per_task]
     for name, task in found.items():
         task.entries = [text for _, text in sorted(kept[name])[:per_task]]
-        if name in bins:
-            task.curve = [(c / n, r / n, int(n)) for c, r, n in bins[name].tolist() if n]
-    share = budget / max(1, sum(len(x.encode("utf-8", "replace")) + 1 for t in found.values() for x in t.entries))
+    share = budget / max(1, sum(_size(text) for task in found.values() for text in task.entries))
     if share < 1:
         for task in found.values():
             task.entries = _fitting(task.entries, share)
@@ -88,8 +76,12 @@ def embed(
 
 def _fitting(entries: list[str], share: float) -> list[str]:
     """The first entries, up to a share of the bytes of all."""
-    sizes = np.cumsum([len(entry.encode("utf-8", "replace")) + 1 for entry in entries])
+    sizes = np.cumsum([_size(entry) for entry in entries])
     return entries[: int(np.searchsorted(sizes, share * sizes[-1], side="right"))]
+
+
+def _size(entry: str) -> int:
+    return len(entry.encode("utf-8", "replace")) + 1  # and a comma
 
 
 def entry_of(sample: Sample, directions: Mapping[tuple[str, str], bool | None]) -> dict[str, Any]:
@@ -114,9 +106,7 @@ def _asked(sample: Sample) -> dict[str, Any]:
     if not requests:
         return {"prompt": "", "kind": ""}
     contexts = [_turns(request.context) for request in requests]
-    prompt = commonprefix(contexts)
-    if any(context != prompt for context in contexts):  # choices differ before their end
-        prompt = prompt[: max(prompt.rfind(" "), prompt.rfind("\n")) + 1]
+    prompt = _common(contexts)
     told: dict[str, Any] = {"kind": requests[0].kind, "prompt": _cut(prompt)}
     pairs = list(zip(requests, contexts, strict=True))[:MOST_CHOICES]
     if requests[0].kind == "generate":
@@ -133,22 +123,19 @@ def _asked(sample: Sample) -> dict[str, Any]:
     return told
 
 
+def _common(contexts: list[str]) -> str:
+    """What all begin with, whole words; choices may differ before their continuation."""
+    first, last = min(contexts), max(contexts)
+    if first == last:
+        return first
+    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[: max(first.rfind(" ", 0, n), first.rfind("\n", 0, n)) + 1]
+
+
 def _logprob(sample: Sample, i: int) -> tuple[Any, int]:
     if i >= len(sample.responses):
         return None, 0
     return _short(sample.responses[i].logprob), sample.responses[i].n_tokens
-
-
-def confidence_of(sample: Sample) -> float | None:
-    """The share of the likeliest choice among all; None where there are no choices."""
-    logprobs = [response.logprob for response in sample.responses]
-    kinds = {request.kind for request in sample.requests}
-    if len(logprobs) < 2 or kinds != {"loglikelihood"} or None in logprobs:
-        return None
-    best = max(logprobs)
-    if not math.isfinite(best):
-        return None
-    return 1 / sum(math.exp(logprob - best) for logprob in logprobs)
 
 
 def safe_json(value: Any) -> str:

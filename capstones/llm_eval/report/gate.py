@@ -87,7 +87,9 @@ def _named(name: str, numbers: Sequence[Number]) -> list[Number]:
         known = sorted({n for x in numbers for n in (x.metric, f"{x.task}.{x.metric}")})
         close = difflib.get_close_matches(name, known, 3, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise UserError(f"no number is called {name!r}; {hint if known else 'there is none at all'}")
+        raise UserError(
+            f"no number is called {name!r}; {hint if known else 'there is none at all'}"
+        )
     return found
 
 

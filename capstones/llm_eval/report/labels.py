@@ -1,6 +1,8 @@
 """How a number is written: its arrow, its digits, its interval, the value that would be neutral.
 
->>> number = Number("bbq", "s_AMB", 0.1234, 0.05, 0.02, 0.22, 90, 0, None, "bbq|v:1")
+>>> number = Number(
+...     "bbq", "s_AMB", 0.1234, 0.05, 0.02, 0.22, 90, 0, None, "bbq|v:1", detectable=0.14
+... )
 >>> arrow(number.higher_is_better), digits(number.value), interval(number), neutral(number)
 ('○', '0.123', '[0.020, 0.220]', 0.0)
 >>> differing("acc|shots:0|v:1", "acc|shots:5|v:1")
@@ -9,6 +11,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +19,7 @@ from llm_eval.types import Number
 from shared.require import require
 
 ARROWS = {True: "↑", False: "↓", None: "○"}
+_CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 DIRECTIONS = {True: "higher is better", False: "lower is better", None: "neither is better"}
 
 
@@ -35,6 +39,12 @@ def digits(value: float | None) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
+def plain(text: str, longest: int = 60) -> str:
+    """A name on one line of a terminal: no control or direction characters, not too long."""
+    kept = "".join("�" if unicodedata.category(c) in _CONTROL else c for c in text)
+    return kept if len(kept) <= longest else f"{kept[: longest - 1]}…"
+
+
 def interval(number: Number) -> str:
     """The 95 % interval, its low end first; empty where nothing is known of it."""
     if number.low is None or number.high is None:
@@ -50,17 +60,15 @@ def plus_minus(number: Number) -> str:
 
 
 def neutral(number: Number) -> float | None:
-    """The value that shows no bias; None where one direction is better.
+    """The value that shows no bias; None where there is none, as of what should be high.
 
-    It is 0, or a half for the share of pairs in which the stereotype is preferred, unless the
-    number's note names another ("neutral 0.5").
+    A gap has one: a number of which neither direction is better and whose detectable gap is known.
+    It is 0 unless the number's note names another ("neutral is 0.5").
     """
-    if number.higher_is_better is not None:
-        return None
     said = re.search(r"\bneutral(?: value)?(?: is|:| =)? ?(\d*\.?\d+)", number.note)
-    if said:
-        return float(said[1])
-    return 0.5 if number.metric.startswith(("pct_", "share_")) else 0.0
+    if number.higher_is_better is not None or not (said or number.detectable is not None):
+        return None
+    return float(said[1]) if said else 0.0
 
 
 def require_signatures(numbers: Iterable[Number]) -> None:

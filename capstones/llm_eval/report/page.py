@@ -7,6 +7,7 @@ nothing run but the scripts whose digests it names.
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from llm_eval.report.reading import Results
 from llm_eval.types import Number, Sample
 
 HERE = Path(__file__).parent
+CURVE = "accuracy_of_confidence"  # by bin of confidence, what was said in the note
 
 
 def page(
@@ -56,7 +58,7 @@ def page(
         gaps=_gaps(numbers),
         prompts=_prompts(numbers),
         parts=_parts(numbers),
-        curves=_curves(numbers, embedded),
+        curves=_curves(numbers),
         failed=sum(int(task.get("failed") or 0) for task in results.tasks.values()),
         data=_data(embedded),
     )
@@ -139,7 +141,8 @@ def _scores(results: Results) -> list[Plot]:
     for tag, numbers in labels.sections(results.tasks, results.numbers).items():
         by_scale: dict[str, list[Number]] = {}
         for number in _whole(numbers):
-            if number.higher_is_better is not None:
+            over_prompts = "|prompts:" in number.signature
+            if number.higher_is_better is not None and not over_prompts:
                 ends = (number.value, number.low, number.high)
                 unit = all(x is None or 0 <= x <= 1 for x in ends) and number.higher_is_better
                 by_scale.setdefault("" if unit else number.metric, []).append(number)
@@ -147,7 +150,7 @@ def _scores(results: Results) -> list[Plot]:
             better = {x.higher_is_better for x in chosen}
             note = "; ".join(f"{labels.arrow(b)} {labels.DIRECTIONS[b]}" for b in better)
             rows = [_row(x, x.task, "" if metric else x.metric) for x in chosen]
-            plots.append(plot(f"{tag} · {metric}" if metric else tag, note, rows))
+            plots.append(plot(f"{tag} · {metric}" if metric else tag, note, rows, unit=not metric))
     return plots
 
 
@@ -170,11 +173,15 @@ def _prompts(numbers: Sequence[Number]) -> list[Plot]:
     for x in numbers:
         if x.template and not x.group and x.value is not None:
             others.setdefault((x.task, x.metric), []).append(x.value)
+    spreads = {(x.task, x.metric): x for x in _whole(numbers) if x.metric.endswith("_spread")}
     by_metric: dict[str, list[Row]] = {}
     for x in _whole(numbers):
         if (x.task, x.metric) in others:
             found = others[x.task, x.metric]
-            row = _row(x, x.task, f"{len(found) + 1} prompts", others=tuple(found))
+            part = f"{len(found) + 1} prompts"
+            if spread := spreads.get((x.task, f"{x.metric}_spread")):
+                part += f", spread {labels.digits(spread.value)}"
+            row = _row(x, x.task, part, others=tuple(found))
             by_metric.setdefault(x.metric, []).append(row)
     return [plot(metric, "", rows) for metric, rows in by_metric.items()]
 
@@ -183,7 +190,7 @@ def _parts(numbers: Iterable[Number]) -> list[Plot]:
     """Per task and metric: its groups, the lowest value first."""
     found: dict[tuple[str, str], list[Number]] = {}
     for x in numbers:
-        if x.group and not x.template and x.value is not None:
+        if x.group and not x.template and x.value is not None and x.metric != CURVE:
             found.setdefault((x.task, x.metric), []).append(x)
     plots = []
     for (task, metric), of_task in found.items():
@@ -197,14 +204,16 @@ def _parts(numbers: Iterable[Number]) -> list[Plot]:
     return plots
 
 
-def _curves(
-    numbers: Iterable[Number], embedded: Mapping[str, Embedded]
-) -> list[tuple[str, Markup, str]]:
+def _curves(numbers: Sequence[Number]) -> list[tuple[str, Markup, str]]:
     """Reliability where a task's calibration was measured."""
-    curves = []
-    for number in _whole(numbers):
-        known = embedded.get(number.task)
-        if number.metric in ("ece", "calibration_error") and known and known.curve:
-            text = f"calibration error {labels.digits(number.value)} {labels.interval(number)}"
-            curves.append((number.task, reliability(known.curve), text))
-    return curves
+    bins: dict[str, list[tuple[float, float, int]]] = {}
+    for x in numbers:
+        said = re.search(r"said (\d\.\d+)", x.note)
+        if x.metric == CURVE and x.value is not None and not x.template and said:
+            bins.setdefault(x.task, []).append((float(said[1]), x.value, x.n))
+    errors = {x.task: x for x in _whole(numbers) if x.metric == "ece"}
+    texts = {
+        task: f"calibration error {labels.digits(x.value)} {labels.interval(x)}"
+        for task, x in errors.items()
+    }
+    return [(task, reliability(curve), texts.get(task, "")) for task, curve in bins.items()]

@@ -7,7 +7,7 @@ aloud.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -45,20 +45,17 @@ class Plot:
     note: str
     rows: list[tuple[Row, Markup]]
     ticks: list[str]
-    task: str = ""
-    tags: list[str] = field(default_factory=list)
 
 
-def plot(title: str, note: str, rows: Sequence[Row]) -> Plot:
-    """Draw rows on the scale that holds them all: 0 to 1 if it can."""
-    low, high, step = scale(rows)
+def plot(title: str, note: str, rows: Sequence[Row], *, unit: bool = True) -> Plot:
+    """Draw rows on the scale that holds them all, from 0 to 1 if `unit` and they are shares."""
+    low, high, step = scale(rows, unit=unit)
     n = round((high - low) / step)
-    places = max(0, -math.floor(math.log10(step) + 1e-9))
-    ticks = [f"{low + i * step:.{places}f}" for i in range(n + 1)]
+    ticks = [f"{round(low + i * step, 12):g}" for i in range(n + 1)]
     return Plot(title, note, [(row, _drawn(row, low, high, n)) for row in rows], ticks)
 
 
-def scale(rows: Sequence[Row]) -> tuple[float, float, float]:
+def scale(rows: Sequence[Row], *, unit: bool = True) -> tuple[float, float, float]:
     """The ends of a scale and the step between its marks."""
     ends = [x for row in rows for x in (row.value, row.low, row.high, row.neutral, *row.others)]
     for row in rows:
@@ -67,7 +64,7 @@ def scale(rows: Sequence[Row]) -> tuple[float, float, float]:
     known = [x for x in ends if x is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
     gaps = any(row.neutral is not None for row in rows)
-    if not gaps and low >= 0 and high <= 1:
+    if unit and not gaps and low >= 0 and high <= 1:
         return 0.0, 1.0, 0.25
     if not gaps and low >= 0:
         low = 0.0
@@ -84,11 +81,17 @@ def _drawn(row: Row, low: float, high: float, n: int) -> Markup:
         return round((value - low) / (high - low) * WIDTH, 1)
 
     middle = HEIGHT / 2
-    shapes = [f'<path class="grid" d="M{x(low + (high - low) * i / n)} 0V{HEIGHT}"/>' for i in range(n + 1)]
+    shapes = [
+        f'<path class="grid" d="M{x(low + (high - low) * i / n)} 0V{HEIGHT}"/>'
+        for i in range(n + 1)
+    ]
     if row.neutral is not None:
         if row.detectable is not None:
             a, b = x(row.neutral - row.detectable), x(row.neutral + row.detectable)
-            shapes.append(f'<rect class="unseen-gap" x="{a}" y="3" width="{b - a:.1f}" height="{HEIGHT - 6}"/>')
+            shapes.append(
+                f'<rect class="unseen-gap" x="{a}" y="3" width="{b - a:.1f}" '
+                f'height="{HEIGHT - 6}"/>'
+            )
         shapes.append(f'<path class="neutral" d="M{x(row.neutral)} 0V{HEIGHT}"/>')
     if row.low is not None and row.high is not None:
         shapes.append(f'<path class="whisker" d="M{x(row.low)} {middle}H{x(row.high)}"/>')
@@ -112,10 +115,15 @@ def reliability(curve: Sequence[tuple[float, float, int]]) -> Markup:
         return f"{left + x * size:.1f} {top + (1 - y) * size:.1f}"
 
     most = max((n for _, _, n in curve), default=1)
-    shapes = [f'<path class="grid" d="M{at(t, 0)}L{at(t, 1)}M{at(0, t)}L{at(1, t)}"/>' for t in (0, 0.25, 0.5, 0.75, 1)]
+    shapes = [
+        f'<path class="grid" d="M{at(t, 0)}L{at(t, 1)}M{at(0, t)}L{at(1, t)}"/>'
+        for t in (0, 0.25, 0.5, 0.75, 1)
+    ]
     shapes.append(f'<path class="neutral" d="M{at(0, 0)}L{at(1, 1)}"/>')
     if curve:
-        shapes.append(f'<path class="curve" d="M{"L".join(at(c, right) for c, right, _ in curve)}"/>')
+        shapes.append(
+            f'<path class="curve" d="M{"L".join(at(c, right) for c, right, _ in curve)}"/>'
+        )
     for confidence, right, n in curve:
         x, y = at(confidence, right).split()
         radius = 2.5 + 4.5 * math.sqrt(n / most)
@@ -127,10 +135,17 @@ def reliability(curve: Sequence[tuple[float, float, int]]) -> Markup:
         x, y = at(t, 0).split()
         shapes.append(f'<text x="{x}" y="{float(y) + 14:.1f}" text-anchor="middle">{text}</text>')
         x, y = at(0, t).split()
-        shapes.append(f'<text x="{float(x) - 6:.1f}" y="{float(y) + 4:.1f}" text-anchor="end">{text}</text>')
+        shapes.append(
+            f'<text x="{float(x) - 6:.1f}" y="{float(y) + 4:.1f}" text-anchor="end">{text}</text>'
+        )
     middle = left + size / 2
-    shapes.append(f'<text x="{middle}" y="{top + size + 30}" text-anchor="middle">confidence</text>')
-    shapes.append(f'<text transform="translate(10 {top + size / 2}) rotate(-90)" text-anchor="middle">share right</text>')
+    shapes.append(
+        f'<text x="{middle}" y="{top + size + 30}" text-anchor="middle">confidence</text>'
+    )
+    shapes.append(
+        f'<text transform="translate(10 {top + size / 2}) rotate(-90)" text-anchor="middle">'
+        "share right</text>"
+    )
     label = "Share of right answers by confidence"
     view = f'viewBox="0 0 {left + size + 12} {top + size + 36}" role="img" aria-label="{label}"'
     return Markup(f'<svg class="reliability" {view}>{"".join(shapes)}</svg>')

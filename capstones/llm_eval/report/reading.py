@@ -31,12 +31,15 @@ class Results:
         What the run was asked for: limit, seed, num_fewshot, chat, templates.
     tasks
         By name: title, license, source, version, documents, size, failed, tags.
+    missing
+        Documents that were not asked yet when a run was broken off.
     """
 
     model: Mapping[str, Any]
     settings: Mapping[str, Any]
     tasks: Mapping[str, Mapping[str, Any]]
     numbers: tuple[Number, ...]
+    missing: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The body of results.json."""
@@ -46,7 +49,7 @@ class Results:
             "settings": dict(self.settings),
             "tasks": {name: dict(task) for name, task in self.tasks.items()},
             "numbers": [number.as_json() for number in self.numbers],
-        }
+        } | ({"missing": self.missing} if self.missing else {})
 
 
 def read_results(folder: Path) -> Results:
@@ -65,7 +68,10 @@ def read_results(folder: Path) -> Results:
         parts = [model, settings, tasks, *tasks.values()]
         if not all(isinstance(part, dict) for part in parts):
             raise TypeError("its parts are not named")
-        return Results(model, settings, tasks, tuple(_number(row) for row in body["numbers"]))
+        numbers, missing = tuple(_number(row) for row in body["numbers"]), body.get("missing", 0)
+        if not isinstance(missing, int):
+            raise TypeError(f"missing is {missing!r}")
+        return Results(model, settings, tasks, numbers, missing)
     except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} holds no results ({error})") from error
 

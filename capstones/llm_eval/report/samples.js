@@ -20,9 +20,9 @@ function text(content) {
 }
 
 function choicesOf(sample) {
-  const logs = sample.choices.map(([, logprob]) => Number(logprob));
+  const logs = sample.choices.map(([, logprob]) => (typeof logprob === "number" ? logprob : -Infinity));
   const best = Math.max(...logs);
-  const weights = logs.map((x) => (Number.isFinite(x) ? Math.exp(x - best) : 0));
+  const weights = logs.map((x) => (x === -Infinity ? 0 : Math.exp(x - best)));  // "-inf" is text
   const sum = weights.reduce((a, b) => a + b, 0);
   const many = sample.choices.length > 1;
   const list = make("ol", "choices");

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,8 +39,8 @@ class Outcome(Protocol):
     ----------
     model
         Has a name and an identity, as an object or by key.
-    tasks
-        As in `Results`.
+    tasks, missing
+        As in `Results`; notes go to run.json.
     """
 
     numbers: Iterable[Number]
@@ -48,6 +48,8 @@ class Outcome(Protocol):
     settings: Mapping[str, Any]
     model: Any
     tasks: Mapping[str, Mapping[str, Any]]
+    missing: int
+    notes: Sequence[str]
 
 
 def save(outcome: Outcome, folder: Path, *, run: Mapping[str, Any] | None = None) -> Results:
@@ -75,7 +77,8 @@ def save(outcome: Outcome, folder: Path, *, run: Mapping[str, Any] | None = None
             artifacts.remove(saving)
             try:
                 saving.mkdir()
-                _write(saving, results, outcome.samples, run or {})
+                more = {"notes": list(outcome.notes)} | dict(run or {})
+                _write(saving, results, outcome.samples, more)
                 sync_folder(saving)
                 artifacts.swap(saving, target, previous)
             except BaseException:
@@ -93,12 +96,10 @@ def results_of(outcome: Outcome) -> Results:
         model = {"name": model.name, "identity": dict(model.identity)}
     numbers = tuple(_finite(number) for number in outcome.numbers)
     require_signatures(numbers)
-    return Results(model, outcome.settings, outcome.tasks, numbers)
+    return Results(model, outcome.settings, outcome.tasks, numbers, outcome.missing)
 
 
-def _write(
-    folder: Path, results: Results, samples: Iterable[Sample], run: Mapping[str, Any]
-) -> None:
+def _write(folder: Path, results: Results, samples: Iterable[Sample], run: dict[str, Any]) -> None:
     with (folder / SAMPLES).open("x+b") as stream:
         for sample in samples:
             text = json.dumps(sample.as_json(), default=_plain, separators=(",", ":"))
@@ -108,7 +109,7 @@ def _write(
         stream.seek(0)
         files = {SAMPLES: facts_of(stream)}
     write_synced(folder / RESULTS, artifacts.sealed({**results.as_json(), "files": files}))
-    write_synced(folder / RUN, json.dumps(_made() | dict(run), indent=1).encode() + b"\n")
+    write_synced(folder / RUN, json.dumps(_made() | run, indent=1).encode() + b"\n")
     write_synced(folder / PAGE, page(results, read_samples(folder)).encode())
 
 
