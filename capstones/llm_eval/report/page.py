@@ -22,6 +22,8 @@ from llm_eval.report.reading import Results
 from llm_eval.types import Number, Sample
 
 HERE = Path(__file__).parent
+FACTS = dict.fromkeys(("title", "license", "source", "version", "documents"), "")
+FACTS |= {"size": 0, "failed": 0, "tags": ()}
 CURVE = "accuracy_of_confidence"  # by bin of confidence, what was said in the note
 
 
@@ -119,7 +121,7 @@ def _data(embedded: Mapping[str, Embedded]) -> Markup:
 def _tasks(results: Results, embedded: Mapping[str, Embedded]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys([*results.tasks, *(x.task for x in results.numbers), *embedded]))
     return [
-        {"name": name, "facts": results.tasks.get(name, {}), "samples": embedded.get(name)}
+        {"name": name, "facts": FACTS | results.tasks.get(name, {}), "samples": embedded.get(name)}
         for name in names
     ]
 

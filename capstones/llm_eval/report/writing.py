@@ -18,7 +18,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from llm_eval.report.labels import require_signatures
 from llm_eval.report.page import page
@@ -32,6 +32,7 @@ from shared.files import locked, sync_folder, write_synced
 FILES = {RESULTS, SAMPLES, RUN, PAGE}
 
 
+@runtime_checkable
 class Outcome(Protocol):
     """What a run hands over; samples are gone through once.
 

@@ -137,5 +137,5 @@ def _accuracies(task: str, samples: list[Sample], failed: int, place: int) -> li
 def _mean(task: str, metric: str, samples: list[Sample], failed: int, group: str = "") -> Number:
     found = mean_estimate([sample.values[metric] for sample in samples])
     ends = (found.value, found.stderr, found.low, found.high, found.n, failed)
-    least = minimum_detectable(found.stderr) if group else None
+    least = minimum_detectable(found.stderr) if group and found.stderr else None
     return Number(task, metric, *ends, True, f"{metric}|shots:0|v:1", group, detectable=least)
