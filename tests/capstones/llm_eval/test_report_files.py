@@ -1,4 +1,4 @@
-"""Results in a folder: the same run gives the same bytes, and whatever is not as written is named."""
+"""Results in a folder: the same run gives the same bytes, and what was altered is named."""
 
 import dataclasses
 import json
@@ -110,7 +110,7 @@ def test_sealed_nonsense_is_refused_in_one_line(saved, tmp_path, change):
 
 
 def test_what_is_not_there_is_said(saved, tmp_path):
-    with pytest.raises(ArtifactError, match="there are no results in .*absent"):
+    with pytest.raises(ArtifactError, match=r"there are no results in .*absent"):
         read_results(tmp_path / "absent")
     folder = copy(saved[0], tmp_path / "out")
     (folder / "samples.jsonl").unlink()
