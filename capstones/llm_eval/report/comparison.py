@@ -3,7 +3,7 @@
 Numbers are compared only where they were measured in the same way, which their signatures say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llm_eval.statistics.compare import Difference
 
 LEVEL = 0.05
+NARROW, WIDE = 96, 124  # columns; below the one no table, from the other on both values too
 LEGEND = (
     "difference: the first minus the second, over the documents both answered, with its 95 % "
     "interval; corrected: p for as many comparisons as there are rows"
@@ -70,25 +71,39 @@ def show_comparison(
         As `refuse_differing`.
     """
     refuse_differing(a, b)
+    console.print(Text(labels.plain(f"first: {_named(a)}, second: {_named(b)}", 200), style="bold"))
+    if console.width < NARROW:
+        for row in _rows(differences):
+            console.print(Text(f"{labels.plain(row['name'])}\n    {_told(row)}"))
+    else:
+        console.print(_table(differences, wide=console.width >= WIDE))
+    console.print(Text(LEGEND, style="dim"))
+    for note in _notes(differences):
+        console.print(Text(labels.plain(note, 1000), style="yellow"))
+
+
+def _table(differences: Sequence["Difference"], *, wide: bool) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("task", overflow="fold")
     table.add_column("metric", overflow="fold")
-    wide = console.width >= 110
-    names = (*(("first", "second") if wide else ()), "difference", "p", "corrected", "n")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=name != "difference")
+    sides = ("first", "second") if wide else ()
+    for name in (*sides, "difference", "95 % interval", "p", "corrected", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for row in _rows(differences):
         cells = [row["name"], f"{row['metric']} {row['arrow']}"]
         cells += [row["a"], row["b"]] if wide else []
-        cells += [f"{row['value']} {row['interval']}".strip(), row["p"], row["corrected"]]
-        cells += [str(row["of"].n), row["verdict"]]
-        table.add_row(*(Text(labels.plain(cell)) for cell in cells))
-    console.print(Text(f"first: {_named(a)}, second: {_named(b)}", style="bold"))
-    console.print(table)
-    console.print(Text(LEGEND, style="dim"))
-    for note in _notes(differences):
-        console.print(Text(labels.plain(note, 1000), style="yellow"))
+        cells += [row["value"], row["interval"], row["p"], row["corrected"], str(row["of"].n)]
+        table.add_row(*(Text(labels.plain(cell)) for cell in (*cells, row["verdict"])))
+    return table
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """A row of the table where there is no room for columns."""
+    metric = labels.plain(row["metric"])
+    parts = [f"{metric} {row['arrow']} {row['value']} {row['interval']}".strip()]
+    parts += [f"{name} {row[name]}" for name in ("p", "corrected") if row[name]]
+    return ", ".join([*parts, f"n {row['of'].n}", row["verdict"]])
 
 
 def comparison_page(a: Results, b: Results, differences: Sequence["Difference"]) -> str:

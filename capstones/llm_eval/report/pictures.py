@@ -68,7 +68,10 @@ def scale(rows: Sequence[Row], *, unit: bool = True) -> tuple[float, float, floa
         return 0.0, 1.0, 0.25
     if not gaps and low >= 0:
         low = 0.0
-    raw = max(high - low, 1e-9 * max(1.0, abs(high)), 1e-12) / 4
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # all at one place
+        width = abs(high) or 1.0
+        low, high = low - (width if gaps else 0.0), high + width
+    raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
     return math.floor(low / step) * step, math.ceil(high / step) * step, step
