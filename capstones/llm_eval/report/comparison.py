@@ -118,7 +118,7 @@ def comparison_page(a: Results, b: Results, differences: Sequence["Difference"])
     by_task: dict[str, list[Row]] = {}
     for row in _rows(differences):
         of = row["of"]
-        if of.value is not None:
+        if of.value is not None and of.low is not None:
             text = f"{row['value']} {row['interval']}".strip()
             ends = (of.value, of.low, of.high)
             more = {"neutral": 0.0, "detectable": of.detectable}
@@ -161,15 +161,13 @@ def _rows(differences: Sequence["Difference"]) -> list[dict[str, Any]]:
 
 def _notes(differences: Sequence["Difference"]) -> list[str]:
     """What is in no difference, and what the tests say of themselves."""
-    told = []
+    told: dict[str, list[str]] = {}
     for x in differences:
-        if x.unpaired:
-            told.append(f"{x.task}.{x.metric}: {x.unpaired} documents are in only one of the runs")
-        if x.failed:
-            told.append(f"{x.task}.{x.metric}: {x.failed} pairs lack an answer and are left out")
-        if x.note:
-            told.append(f"{x.task}.{x.metric}: {x.note}")
-    return told
+        of = [f"{x.unpaired} documents are in only one of the runs"] if x.unpaired else []
+        of += [f"{x.failed} pairs lack an answer and are left out"] if x.failed else []
+        for note in [*of, x.note] if x.note else of:
+            told.setdefault(note, []).append(f"{x.task}.{x.metric}")
+    return [labels.told(note, names) for note, names in told.items()]
 
 
 def _key(number: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llm_eval.types import Number
@@ -94,6 +94,13 @@ def sections(tasks: Mapping[str, Mapping[str, Any]], numbers: Iterable[Number]) 
         tag = next(iter(tasks.get(task, {}).get("tags", ())), "other")
         found.setdefault(tag, []).extend(of_task)
     return {tag: of_tag for tag, of_tag in found.items() if of_tag}
+
+
+def told(note: str, names: Sequence[str]) -> str:
+    """A note after the names of the numbers it is about, the first few of them."""
+    unique = list(dict.fromkeys(names))
+    more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
+    return f"{', '.join(unique[:3])}{more}: {note}"
 
 
 def differing(there: str, here: str) -> str:

@@ -138,35 +138,39 @@ def _whole(numbers: Iterable[Number]) -> list[Number]:
 
 
 def _scores(results: Results) -> list[Plot]:
-    """Per tag: values between 0 and 1 on one scale, each other metric on its own."""
+    """Per tag: shares, of which the higher and of which the lower are better; others alone."""
     plots = []
     for tag, numbers in labels.sections(results.tasks, results.numbers).items():
-        by_scale: dict[str, list[Number]] = {}
+        by_scale: dict[tuple[str, bool], list[Number]] = {}
         for number in _whole(numbers):
             over_prompts = "|prompts:" in number.signature
             if number.higher_is_better is not None and not over_prompts:
-                ends = (number.value, number.low, number.high)
-                unit = all(x is None or 0 <= x <= 1 for x in ends) and number.higher_is_better
-                by_scale.setdefault("" if unit else number.metric, []).append(number)
-        for metric, chosen in by_scale.items():
-            better = {x.higher_is_better for x in chosen}
-            note = "; ".join(f"{labels.arrow(b)} {labels.DIRECTIONS[b]}" for b in better)
+                metric = "" if _within(number, 0, 1) else number.metric
+                by_scale.setdefault((metric, number.higher_is_better), []).append(number)
+        for (metric, better), chosen in by_scale.items():
+            note = f"{labels.arrow(better)} {labels.DIRECTIONS[better]}"
             rows = [_row(x, x.task, "" if metric else x.metric) for x in chosen]
-            plots.append(plot(f"{tag} · {metric}" if metric else tag, note, rows, unit=not metric))
+            title = f"{tag} · {metric}" if metric else tag
+            plots.append(plot(title, note, rows, unit=not metric and better))
     return plots
 
 
+def _within(number: Number, low: float, high: float) -> bool:
+    ends = (number.value, number.low, number.high)
+    return all(end is None or low <= end <= high for end in ends)
+
+
 def _gaps(numbers: Iterable[Number]) -> list[Plot]:
-    """Per neutral value: gaps, with what the documents are too few to show."""
-    by_middle: dict[float, list[Row]] = {}
+    """Per neutral value: gaps, with what the documents are too few to show; wide ones alone."""
+    by_scale: dict[tuple[float, str], list[Row]] = {}
     for number in _whole(numbers):
         middle = labels.neutral(number)
         if middle is not None:
-            row = _row(
-                number, number.task, number.metric, neutral=middle, detectable=number.detectable
-            )
-            by_middle.setdefault(middle, []).append(row)
-    return [plot(f"Neutral at {middle:g}", "", rows) for middle, rows in by_middle.items()]
+            bounds = {"neutral": middle, "detectable": number.detectable}
+            row = _row(number, number.task, number.metric, **bounds)
+            metric = "" if _within(number, -1, 1) else f" · {number.metric}"
+            by_scale.setdefault((middle, metric), []).append(row)
+    return [plot(f"Neutral at {middle:g}{x}", "", rows) for (middle, x), rows in by_scale.items()]
 
 
 def _prompts(numbers: Sequence[Number]) -> list[Plot]:
@@ -175,13 +179,13 @@ def _prompts(numbers: Sequence[Number]) -> list[Plot]:
     for x in numbers:
         if x.template and not x.group and x.value is not None:
             others.setdefault((x.task, x.metric), []).append(x.value)
-    spreads = {(x.task, x.metric): x for x in _whole(numbers) if x.metric.endswith("_spread")}
+    spreads = {(x.task, x.metric): x for x in _whole(numbers) if "|prompts:" in x.signature}
     by_metric: dict[str, list[Row]] = {}
     for x in _whole(numbers):
         if (x.task, x.metric) in others:
             found = others[x.task, x.metric]
             part = f"{len(found) + 1} prompts"
-            if spread := spreads.get((x.task, f"{x.metric}_spread")):
+            if spread := spreads.get((x.task, f"{x.metric}_spread_prompt")):
                 part += f", spread {labels.digits(spread.value)}"
             row = _row(x, x.task, part, others=tuple(found))
             by_metric.setdefault(x.metric, []).append(row)

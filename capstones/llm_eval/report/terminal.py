@@ -13,11 +13,15 @@ from llm_eval.types import Number
 NARROW, SLIM = 88, 64  # columns; below the one no interval is spelled out, below the other no table
 
 
-def show(console: Console, results: Results, *, signatures: bool = False) -> None:
+def show(
+    console: Console, results: Results, *, parts: bool = False, signatures: bool = False
+) -> None:
     """Print a table per tag.
 
     Parameters
     ----------
+    parts
+        Also print the numbers of groups and of other prompts than the standard one.
     signatures
         Also print each number's protocol.
 
@@ -27,7 +31,8 @@ def show(console: Console, results: Results, *, signatures: bool = False) -> Non
         A number has no signature.
     """
     labels.require_signatures(results.numbers)
-    for tag, numbers in labels.sections(results.tasks, results.numbers).items():
+    shown = [x for x in results.numbers if parts or not (x.group or x.template)]
+    for tag, numbers in labels.sections(results.tasks, shown).items():
         if console.width < SLIM:
             console.print(Text(labels.plain(tag), style="bold"))
             for line in _lines(numbers):
@@ -35,10 +40,10 @@ def show(console: Console, results: Results, *, signatures: bool = False) -> Non
         else:
             console.print(_table(tag, numbers, narrow=console.width < NARROW))
         console.print()
-    for note in _notes(results, narrow=console.width < NARROW):
+    for note in _notes(results, shown, narrow=console.width < NARROW):
         console.print(note)
     if signatures:
-        protocols = {f"{x.task}.{x.metric}": x.signature for x in results.numbers}
+        protocols = {f"{x.task}.{x.metric}": x.signature for x in shown}
         for name, signature in protocols.items():
             console.print(Text(f"{labels.plain(name)}  {signature}", style="dim"), soft_wrap=True)
 
@@ -104,17 +109,22 @@ def _name(number: Number, last: str | None) -> str:
     return f"  {part}" if number.task == last else f"{task} · {part}"
 
 
-def _notes(results: Results, *, narrow: bool) -> Iterable[Text]:
+def _notes(results: Results, shown: Sequence[Number], *, narrow: bool) -> Iterable[Text]:
     """How to read the tables, what the numbers say of themselves, and what is in none of them."""
-    used = {number.higher_is_better for number in results.numbers}
+    used = {number.higher_is_better for number in shown}
     ways = [f"{labels.arrow(w)} {labels.DIRECTIONS[w]}" for w in (True, False, None) if w in used]
     legend = f"{', '.join(ways)}; {'±' if narrow else '[ ]'} 95 % interval"
-    if any(number.detectable is not None for number in results.numbers):
+    if any(number.detectable is not None for number in shown):
         legend += "; detectable: the smallest gap that n shows with power 0.8"
     yield Text(legend, style="dim")
-    notes = {f"{x.task}.{x.metric}": x.note for x in results.numbers if x.note}
-    for name, note in notes.items():
-        yield Text(f"{labels.plain(name)}: {labels.plain(note, 1000)}", style="dim")
+    if hidden := len(results.numbers) - len(shown):
+        yield Text(f"{hidden} more numbers are of groups and other prompts", style="dim")
+    notes: dict[str, list[str]] = {}
+    for x in shown:
+        if x.note:
+            notes.setdefault(x.note, []).append(f"{x.task}.{x.metric}")
+    for note, names in notes.items():
+        yield Text(labels.plain(labels.told(note, names), 1000), style="dim")
     if results.missing:
         told = f"not finished: {results.missing} documents are in no number"
         yield Text(told, style="yellow")

@@ -68,6 +68,21 @@ def test_gaps_show_what_is_neutral_and_what_would_stay_unseen():
     assert "neutral" not in printed(results(number()))
 
 
+def test_parts_are_shown_on_request_and_counted_otherwise():
+    run = results(number(note="odd"), number(note="odd", group="a"), number("t", template="b"))
+    assert "2 more numbers are of groups and other prompts" in printed(run)
+    assert "arc_easy.acc: odd" in printed(run)
+    text = printed(run, parts=True)
+    assert "more numbers" not in text
+    assert "  a  " in text
+    assert "t · “b”" in text
+
+
+def test_a_note_of_many_numbers_stands_once():
+    run = results(*(number(f"t{i}", note="odd") for i in range(6)))
+    assert "t0.acc, t1.acc, t2.acc and 3 more: odd" in printed(run)
+
+
 def test_failures_are_never_silent():
     tasks = {"t": {"documents": 10, "failed": 3, "tags": []}}
     text = printed(results(number("t", failed=3), tasks=tasks, missing=5))
@@ -85,7 +100,9 @@ def test_tasks_stand_by_their_first_tag():
 @pytest.mark.parametrize("width", [30, 40, 63, 64, 80, 88, 120, 200])
 def test_it_fits_and_nothing_is_cut(width):
     run = outcome(20)
-    text = printed(Results(run.model, run.settings, run.tasks, tuple(run.numbers)), width)
+    text = printed(
+        Results(run.model, run.settings, run.tasks, tuple(run.numbers)), width, parts=True
+    )
     assert max(cell_len(line) for line in text.splitlines()) <= width
     for one in run.numbers:
         assert labels.digits(one.value) in text
@@ -95,7 +112,7 @@ def test_it_fits_and_nothing_is_cut(width):
 
 def test_names_cannot_steer_the_terminal():
     odd = number("\x1b[31mred\x07", group="a\nb\u202e [bold]x[/bold]", template=ATTACK)
-    text = printed(results(odd), signatures=True)
+    text = printed(results(odd), signatures=True, parts=True)
     assert not set(text) & set("\x1b\x07\u202e")
     assert "[bold]x[/bold]" in text
 
