@@ -1,12 +1,11 @@
 """What a task's samples say: its judge's numbers, its summaries, and how much prompts matter."""
 
 import importlib
-import math
 from collections.abc import Hashable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 from llm_eval.engine.samples import Part, Samples, Task
+from llm_eval.statistics.compare import averaged
 from llm_eval.statistics.sensitivity import prompt_numbers
 from llm_eval.types import Judge, Number, Sample
 
@@ -65,17 +64,6 @@ def summarized(
         summary = getattr(importlib.import_module(module), function)
         numbers += summary(samples, task=task.name, signature=signature, seed=seed)
     return numbers
-
-
-def averaged(number: Number, samples: Sequence[Sample]) -> dict[str, float] | None:
-    """By document, what a number is the mean of; None if it is no mean."""
-    if number.group or number.value is None:
-        return None
-    values = {s.id: s.values.get(number.metric) for s in samples if not s.error}
-    if not values or not all(isinstance(value, Real) for value in values.values()):
-        return None
-    mean = sum(values.values()) / len(values)
-    return values if math.isclose(mean, number.value, rel_tol=1e-9, abs_tol=1e-12) else None
 
 
 def about(task: Task, documents: int, failed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-r"""How much a number owes to the wording of its prompt: worst, mean, best and spread over k prompts.
+r"""How much a number owes to its prompt: worst, mean, best and spread over k wordings.
 
 All prompts ask about the same documents, so documents are resampled and each draw compares the
 prompts on the same ones. The best of k is chosen after the fact and looks too good; by how much,
@@ -11,7 +11,7 @@ $$\mathrm{bias} = \mathrm{E}^*\big[\max_k \bar x^*_k\big] - \max_k \bar x_k .$$
 (0.333..., 'terse', 0.666..., 0.33)
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
