@@ -131,12 +131,10 @@ def compare(
     plain = aggregate is None
     if plain and not all(isinstance(value, Real) for value in (*a, *b)):
         raise UserError(f"{metric} is no mean of documents; it must be compared by its aggregate")
-    if test == "mcnemar" and not (
-        plain and _mcnemar_fits(metric, [s for pair in good for s in pair])
-    ):
+    if test == "mcnemar" and not (plain and _mcnemar_fits(metric, itertools.chain(*good))):
         raise UserError(
-            f"mcnemar must have independent values of 0 and 1, and {metric} has others or documents "
-            "in clusters; take paired-bootstrap or permutation"
+            f"mcnemar must have independent values of 0 and 1, and {metric} has others or "
+            "documents in clusters; take paired-bootstrap or permutation"
         )
     clusters = [(x.task, x.cluster) if x.cluster else (x.task, x.template, x.id) for x, _ in good]
     codes = cluster_codes(clusters, len(good))
@@ -151,7 +149,9 @@ def compare(
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
         stderr = float(np.std(draws, ddof=1))
         if plain:
-            stderr = mean_estimate(np.subtract(a, b, dtype=float).tolist(), clusters=codes).stderr
+            stderr = mean_estimate(
+                np.subtract(a, b, dtype=float).tolist(), clusters=clusters
+            ).stderr
         if test == "mcnemar":
             p = mcnemar(better, worse)
         elif test == "permutation":
