@@ -5,11 +5,9 @@ p is $(c + 1)/(B + 1)$ for c of B draws, never 0: the data are one draw of what 
 
 >>> mcnemar(better=6, worse=0)  # 2 / 2⁶
 0.03125
->>> draws = differences(
-...     [1, 1, 1, 0], [0, 1, 0, 0], np.arange(4), None, np.random.default_rng(0), 99
-... )
->>> round(draws.mean(), 1), bootstrap_p(draws, 0.5)
-(0.5, 0.0...)
+>>> a, b, rng = [1, 1, 1, 0] * 5, [0, 1, 0, 0] * 5, np.random.default_rng(0)
+>>> bootstrap_p(differences(a, b, np.arange(20), None, rng, n_resamples=99), 0.5)
+0.01
 """
 
 from collections.abc import Callable, Sequence
