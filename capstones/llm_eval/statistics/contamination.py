@@ -24,10 +24,10 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -161,10 +161,10 @@ def text_of(document: Any) -> str:
 def _found(wanted: np.ndarray, n: int, corpus: Sequence[Path]) -> np.ndarray:
     """Which of the sorted hashes a corpus has."""
     seen = np.zeros(len(wanted), bool)
-    for text in corpus:
+    for file in corpus:
         words: list[int] = []
-        for line in _lines(Path(text)):
-            words += _hashes(line)
+        for piece in _texts(Path(file)):
+            words += _hashes(piece)
             if len(words) >= PIECE:
                 _mark(wanted, seen, words, n)
                 words = words[len(words) - n + 1 :]  # n-grams across the border
@@ -193,16 +193,18 @@ def _hashes(text: str) -> Iterator[int]:
 
 @lru_cache(maxsize=1 << 18)
 def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
-def _lines(path: Path) -> Iterable[str]:
+def _texts(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8") as stream:
+            if path.suffix != ".jsonl":
+                yield from _pieces(stream)
+                return
             for number, line in enumerate(stream, 1):
-                if path.suffix != ".jsonl":
-                    yield line
-                    continue
                 try:
                     yield str(json.loads(line)["text"])
                 except (ValueError, KeyError, TypeError) as error:
@@ -210,3 +212,14 @@ def _lines(path: Path) -> Iterable[str]:
                     raise UserError(f"{path}, line {number}: {must} ({error})") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error})") from error
+
+
+def _pieces(stream: TextIO) -> Iterator[str]:
+    """A text that may be one long line, cut between words."""
+    rest = ""
+    while piece := stream.read(1 << 20):
+        rest += piece
+        cut = max(rest.rfind(" "), rest.rfind("\n")) + 1
+        yield rest[:cut]
+        rest = rest[cut:]
+    yield rest
