@@ -220,8 +220,7 @@ def _line(key: str, batch: str, content: object) -> bytes:
 
 def _checked(line: bytes) -> tuple[str, str, str] | None:
     """Key, batch and JSON of a line, or None if it is not as it was written."""
-    length, _, rest = line.partition(b" ")
-    crc, rest = rest[:8], rest[9:-1]
+    length, crc, rest = [*line[:-1].split(b" ", 2), b"", b""][:3]
     if length != b"%d" % len(rest) or crc != b"%08x" % zlib.crc32(rest):
         return None
     key, batch, content = rest.decode().split(" ", 2)

@@ -9,7 +9,7 @@ value becomes a sample with the reason. It is in no average.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from llm_eval.types import Document, Judge, Request, Response, Sample
 from shared.errors import UserError
@@ -17,6 +17,7 @@ from shared.errors import UserError
 Answer = Callable[[Request], Response | None]
 
 
+@runtime_checkable
 class Task(Protocol):
     """Documents, and the judges that ask about them.
 
