@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm_eval.engine.distributed import World
@@ -39,7 +39,7 @@ class Answers:
     def __call__(self, request: Request) -> Response | None:
         """The answer, or the reason why there is none; None if it was not asked."""
         key = request.key
-        return self._errors.get(key) or self.journal.get(key, self._batch.get(key, ""))
+        return self.journal.get(key, self._batch.get(key, "")) or self._errors.get(key)
 
     def ask(self, requests: Sequence[Request], world: World) -> str:
         """Have all of them answered, this process's share by itself.
@@ -50,7 +50,8 @@ class Answers:
         """
         batches = plan(self.model, requests)
         keys = [[request.key for request in batch] for batch in batches]
-        self._batch = {key: batch_key(batch) for batch in keys for key in batch}
+        for batch in keys:
+            self._batch |= dict.fromkeys(batch, batch_key(batch))
         numbers = range(len(batches))
         own = world.share(numbers)
         self._compute([batches[i] for i in own])
@@ -85,11 +86,6 @@ class Answers:
             done += len(batch)
             if self._progress:
                 self._progress(done, total)
-
-
-def unique(requests: Iterable[Request]) -> list[Request]:
-    """Each request once, in the order of first coming."""
-    return list({request.key: request for request in requests}.values())
 
 
 def plan(model: Model, requests: Sequence[Request]) -> list[list[Request]]:

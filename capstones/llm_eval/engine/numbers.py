@@ -44,8 +44,8 @@ def task_numbers(
                 values.setdefault(number.metric, {})[part.template] = of
     for metric, by_prompt in values.items():
         if len(by_prompt) == len(parts) > 1:
-            model = next(n for n in numbers if n.metric == metric and not n.group)
-            numbers += prompt_numbers(by_prompt, model, clusters=clusters, seed=seed)
+            standard = next(n for n in numbers if n.metric == metric and not n.group)
+            numbers += prompt_numbers(by_prompt, standard, clusters=clusters, seed=seed)
     return numbers, about(task, n, failed)
 
 

@@ -15,11 +15,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from llm_eval.engine.answers import Answers, Progress, unique
+from llm_eval.engine.answers import Answers, Progress
 from llm_eval.engine.distributed import World, find_world
 from llm_eval.engine.numbers import task_numbers
-from llm_eval.engine.samples import Samples, Task, parts_of
-from llm_eval.types import Model, Number, digest
+from llm_eval.engine.samples import Part, Samples, Task, parts_of
+from llm_eval.types import Model, Number, Request, digest
 from shared.errors import UserError
 from shared.files import write_atomic
 from shared.require import require
@@ -101,22 +101,31 @@ def evaluate(
     settings = {"limit": limit, "seed": seed, "num_fewshot": num_fewshot, "chat": chat}
     settings |= {"templates": templates}
     parts = parts_of(tasks, settings)
-    for part in parts:
-        must = f"task {part.task.name} must have a document"
-        require(any(True for _ in part.task.documents(limit)), must, "none", error=UserError)
     answers = Answers(model, cache, progress)
     about = {"name": model.name, "identity": dict(model.identity)}
     if world.rank == 0:
         note_run(answers.journal.folder, about, [task.name for task in tasks], settings)
     with world.alive(answers.journal.folder):
-        requests = unique(r for part in parts for _, _, asked, _ in part.asked() for r in asked)
-        notes = [answers.ask(requests, world)]
+        notes = [answers.ask(gather(parts), world)]
     if world.rank:
         return None
     if damaged := answers.journal.damaged:
         notes.append(f"{damaged} answers were altered on the disk and asked again")
     samples = Samples(parts, answers)
     return conclude(samples, settings, about, notes=tuple(filter(None, notes)))
+
+
+def gather(parts: Sequence[Part]) -> list[Request]:
+    """Each request once, in the order of first coming."""
+    requests: dict[str, Request] = {}
+    for part in parts:
+        n = 0
+        for _, _, asked, _ in part.asked():
+            n += 1
+            for request in asked:
+                requests.setdefault(request.key, request)
+        require(n > 0, f"task {part.task.name} must have a document", "none", error=UserError)
+    return list(requests.values())
 
 
 def conclude(

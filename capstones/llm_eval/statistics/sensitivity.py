@@ -75,9 +75,7 @@ def sensitivity(
     names = list(values)
     table = np.array([[values[name][id] for name in names] for id in ids], np.float64)  # [n, k]
     groups = [id if clusters is None else clusters[id] for id in ids]
-    codes = np.unique([list(dict.fromkeys(groups)).index(g) for g in groups], return_inverse=True)[
-        1
-    ]
+    codes = cluster_codes(groups, len(ids))
     draws = _resampled(table, codes, np.random.default_rng(seed), n_resamples)  # [resamples, k]
     sign = 1.0 if higher_is_better else -1.0
     means = table.mean(axis=0)
@@ -104,7 +102,7 @@ def sensitivity(
 
 def prompt_numbers(
     values: Mapping[str, Mapping[str, float]],
-    model: Number,
+    standard: Number,
     *,
     clusters: Mapping[str, Hashable] | None = None,
     seed: int = 0,
@@ -115,15 +113,15 @@ def prompt_numbers(
     ----------
     values, clusters
         As `sensitivity`.
-    model
+    standard
         The metric's number with the standard prompt: task, metric, direction and signature.
     """
-    higher = model.higher_is_better is not False
+    higher = standard.higher_is_better is not False
     try:
         found = sensitivity(values, clusters=clusters, higher_is_better=higher, seed=seed)
     except ValueError:  # no document was answered with all prompts
         return []
-    k, failed = len(values), max(map(len, values.values())) + model.failed - found.mean.n
+    k, failed = len(values), standard.n + standard.failed - found.mean.n
     notes = {
         "worst": f"the worst of {k} prompts, {found.worst_prompt or 'the standard one'!r}",
         "mean": f"over {k} prompts",
@@ -131,20 +129,22 @@ def prompt_numbers(
         f"after the fact and too good by about {found.optimism:.3g} (bootstrap)",
         "spread": f"best minus worst of {k} prompts; chance alone makes it greater than 0",
     }
-    if model.higher_is_better is None:
+    if standard.higher_is_better is None:
         notes = {name: notes[name] for name in ("mean", "spread")}
     numbers = []
     for name, note in notes.items():
         of: Estimate = getattr(found, name)
-        better = False if name == "spread" else model.higher_is_better
+        better = False if name == "spread" else standard.higher_is_better
         numbers.append(
             Number(
-                model.task,
-                f"{model.metric}_{name}_prompt" if name != "spread" else f"{model.metric}_spread",
+                standard.task,
+                f"{standard.metric}_{name}_prompt"
+                if name != "spread"
+                else f"{standard.metric}_spread",
                 *(of.value, of.stderr, of.low, of.high, of.n),
-                failed=max(0, failed),
+                failed=failed,
                 higher_is_better=better,
-                signature=f"{model.signature}|prompts:{k}",
+                signature=f"{standard.signature}|prompts:{k}",
                 note=note,
             )
         )
