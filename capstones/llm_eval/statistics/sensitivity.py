@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_eval.statistics.estimates import Estimate
+from llm_eval.statistics.estimates import Estimate, cluster_codes
 from llm_eval.types import Number
 from shared.require import require
 
@@ -138,9 +138,7 @@ def prompt_numbers(
         numbers.append(
             Number(
                 standard.task,
-                f"{standard.metric}_{name}_prompt"
-                if name != "spread"
-                else f"{standard.metric}_spread",
+                f"{standard.metric}_{name}_prompt",
                 *(of.value, of.stderr, of.low, of.high, of.n),
                 failed=failed,
                 higher_is_better=better,

@@ -17,7 +17,7 @@ KILLS = int(os.environ.get("LLM_EVAL_KILLS", "20"))
 
 # One process imports everything and forks those that run, before it has any thread.
 WORKER = """
-import json, os, random, signal, sys, time
+import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 from tiny_eval import TinyModel, TinyTask, as_bytes
 from llm_eval.engine.distributed import World
@@ -43,6 +43,8 @@ def forked(*world):
     status = 99
     try:
         status = life(*world)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
