@@ -28,7 +28,7 @@ cache, kills_wanted = Path("cache"), int(sys.argv[1])
 
 
 def life(rank, size):
-    model = TinyModel(pause=0.004)
+    model = TinyModel(pause=max(0.02, 0.001 * kills_wanted))
     outcome = evaluate(model, tasks, templates=True, cache=cache, world=World(rank, size, 60.0))
     if outcome is not None:
         Path("result.part").write_bytes(as_bytes(outcome))
@@ -54,16 +54,18 @@ def records():
     return sum(path.read_bytes().count(b"\\n") - 1 for path in files if path.stat().st_size)
 
 
-draw, kills, seen = random.Random(0), 0, [0]
+draw, kills, seen, window = random.Random(0), 0, [0], 0.08
 while kills < kills_wanted:
     size = draw.choice([1, 1, 2])  # some lives have two processes, and one or both are killed
     children = [forked(rank, size) for rank in range(size)]
-    time.sleep(draw.uniform(0.005, 0.06))
+    time.sleep(draw.uniform(0.1, 1.0) * window)
     for child in children:
         os.kill(child, signal.SIGKILL)
     ended = [os.waitpid(child, 0)[1] for child in children]
     kills += any(os.WIFSIGNALED(status) for status in ended)
     seen.append(records())
+    # Lives are short, but not so short that none gets anywhere on a busy machine.
+    window *= 1.3 if seen[-1] == seen[-2] else 0.9
     if Path("result.json").exists():
         break
 if not Path("result.json").exists():
