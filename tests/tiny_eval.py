@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 import time
 from collections.abc import Sequence
@@ -57,7 +58,8 @@ class TinyJudge:
     def sample(self, id, document, responses):
         if "odd" in document:
             raise ZeroDivisionError("nothing\nto divide")
-        likeliest = max(range(len(responses)), key=lambda i: responses[i].logprob)
+        scores = [-math.inf if r.logprob is None else r.logprob for r in responses]
+        likeliest = scores.index(max(scores))
         return Sample(
             *(self.task, id, document, self.requests(document), tuple(responses)),
             target=document["answer"],

@@ -179,8 +179,8 @@ def systems():
         return [rng.choice(WORDS) if rng.random() < share else word for word in sentence]
 
     references = [rng.choice(WORDS, 12).tolist() for _ in range(60)]
-    worse = [" ".join(noisy(sentence, 0.33)) for sentence in references]
-    better = [" ".join(noisy(sentence, 0.27)) for sentence in references]
+    worse = [" ".join(noisy(sentence, 0.36)) for sentence in references]
+    better = [" ".join(noisy(sentence, 0.26)) for sentence in references]
     return better, worse, [" ".join(sentence) for sentence in references]
 
 
