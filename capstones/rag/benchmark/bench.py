@@ -13,8 +13,9 @@ from typing import Any
 from rag.benchmark import rows as measured
 from rag.benchmark.crossover import crossover
 from rag.benchmark.growth import growth
-from rag.benchmark.measure import RECORD, one_thread, read_record, save
+from rag.benchmark.measure import RECORD
 from shared.errors import UserError
+from shared.measuring import pinned, read_record, save
 from shared.require import require
 
 ROWS = {
@@ -60,7 +61,9 @@ def bench(
         raise UserError("a quick trial measures nothing; give it a record of its own")
     chosen = list(rows) or list(KNOWN)
     chunks, queries = (200, 3) if quick else (chunks, queries)
-    with one_thread():
+    import faiss  # noqa: F401 (loaded before threads are pinned)
+
+    with pinned():
         if "growth" in chosen:
             sizes = {"sizes": (300, 1500), "n_queries": 5} if quick else {}
             save(out, "growth", growth(**sizes, say=say), quick=quick)

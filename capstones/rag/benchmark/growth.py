@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rag.benchmark.measure import clustered, each, seconds, times
+from rag.benchmark.measure import clustered, each, times
 from rag.store import generation
 from shared import plots
+from shared.measuring import seconds
 from week12.bm25 import BM25
 
 DIM, K = 64, 10
@@ -74,16 +75,15 @@ def growth(
 
 
 def draw(row: dict[str, Any], path: Path) -> None:
-    """Queries per second and recall by number of vectors."""
-    figure, (left, right) = plots.subplots(columns=2, size=(10, 4))
-    for axes, what, labels in (
-        (left, "per_second", {"ylabel": "queries per second", "yscale": "log"}),
-        (right, "recall", {"ylabel": f"recall@{row['k']} against exact search", "ylim": (0, 1.05)}),
-    ):
-        lines = {kind: [x for x in row["lines"] if x["index"] == kind] for kind in MOST}
-        lines = {kind: of for kind, of in lines.items() if of}
-        sizes = {kind: [x["n"] for x in of] for kind, of in lines.items()}
-        values = {kind: [x[what] for x in of] for kind, of in lines.items()}
-        plots.curves(axes, sizes, values, marker="o", xlabel="vectors", xscale="log", **labels)
+    """Queries per second by number of vectors; recall stands in the table."""
+    figure, axes = plots.subplots(size=(7, 4))
+    lines = {kind: [x for x in row["lines"] if x["index"] == kind] for kind in MOST}
+    lines = {kind: of for kind, of in lines.items() if of}
+    sizes = {kind: [x["n"] for x in of] for kind, of in lines.items()}
+    speeds = {kind: [x["per_second"] for x in of] for kind, of in lines.items()}
+    labels = {"xlabel": "vectors", "ylabel": "queries per second"}
+    plots.curves(axes, sizes, speeds, marker="o", xscale="log", yscale="log", **labels)
+    axes.axvline(generation.SCAN_UP_TO, color="0.6", lw=1, ls=":")
+    axes.text(generation.SCAN_UP_TO, axes.get_ylim()[0], " all are scanned up to here", va="bottom")
     figure.suptitle("What does growth cost?", x=0.01, ha="left", weight="bold", size=13)
     plots.save(figure, path)

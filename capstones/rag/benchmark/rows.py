@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from rag.benchmark.measure import each, resident, seconds, times
+from rag.benchmark.measure import each, times
 from rag.benchmark.world import World, for_langchain
 from rag.retrieval.retriever import Retriever
 from rag.store.store import Store
+from shared.measuring import resident, seconds
 from shared.require import require
 
 K = 10

@@ -11,10 +11,11 @@ from typing import Any
 
 from rag.benchmark import growth
 from rag.benchmark.crossover import SIDES
-from rag.benchmark.measure import RECORD, read_record
+from rag.benchmark.measure import RECORD
 from rag.benchmark.rows import GOALS
-from rag.evaluation.tables import table
+from rag.store.generation import SCAN_UP_TO
 from shared.files import write_atomic
+from shared.measuring import machines, read_record, table
 
 Rows = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def pages(record: Rows) -> dict[str, str]:
     makers = {"speed.md": _speed, "store.md": _store, "goals.md": _goals, "growth.md": _growth}
     makers["crossover.md"] = _crossover
     found = {name: make(record) for name, make in makers.items()}
-    return {name: text + _machines(record) for name, text in found.items() if text}
+    return {name: text + machines(record) for name, text in found.items() if text}
 
 
 def _speed(record: Rows) -> str:
@@ -38,7 +39,9 @@ def _speed(record: Rows) -> str:
         parts.append(table([*head, ""], lines))
     if row := record.get("stages"):
         head = [f"one search of {row['n']:,} chunks", "p50 (ms)", "p95 (ms)", "per second"]
-        parts.append(table(head, [[x["side"], *_times(x)] for x in row["lines"]]))
+        timed = [x for x in row["lines"] if x["side"] != "rag: embedding"]  # vectors were given
+        parts.append(table(head, [[x["side"], *_times(x)] for x in timed]))
+        parts.append("The question's vector is known beforehand on both sides.\n")
     if row := record.get("haystack"):
         said = row.get("skipped") or f"{row['per_second']:.1f} queries per second"
         parts.append(f"haystack, in memory: {said}.\n")
@@ -100,7 +103,8 @@ def _growth(record: Rows) -> str:
         for x in row["lines"]
     ]
     head = ["vectors", "index", "build (s)", "queries/s", f"recall@{row['k']}", "disk (MB)"]
-    return table(head, lines)
+    scanned = f"Up to {SCAN_UP_TO:,} vectors are scanned, whatever the index.\n"
+    return f"{table(head, lines)}\n{scanned}"
 
 
 def _crossover(record: Rows) -> str:
@@ -118,16 +122,6 @@ def _crossover(record: Rows) -> str:
 
 def _times(line: Rows) -> list[str]:
     return [f"{line['p50_ms']:.2f}", f"{line['p95_ms']:.2f}", f"{line['per_second']:,.0f}"]
-
-
-def _machines(record: Rows) -> str:
-    """The machines of the rows, each once."""
-    machines: dict[str, list[str]] = {}
-    for name, row in record.items():
-        where = row["machine"]
-        text = f"{where['cpu']}, one thread of {where['cores']} cores, {where['date']}"
-        machines.setdefault(f"{text}, commit {where['commit']}", []).append(name)
-    return "".join(f"\nMeasured on {text}: {', '.join(of)}.\n" for text, of in machines.items())
 
 
 def main() -> None:

@@ -15,13 +15,14 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float
 
-from rag.benchmark.measure import clustered, seconds
+from rag.benchmark.measure import clustered
 from rag.documents.chunkers import chunk
 from rag.documents.sources import read
 from rag.store.store import Store
 from rag.types import Document
 from shared import datasets
 from shared.errors import UserError
+from shared.measuring import seconds
 from shared.require import require
 
 DIM, SIZE = 384, 200

@@ -3,15 +3,10 @@
     python -m rag.evaluation.tables
 
 writes them into `results/`, from where `study log` includes them.
-
->>> print(table(["", "recall"], [["bm25", "0.5"]]), end="")
-|  | recall |
-| --- | ---: |
-| bm25 | 0.5 |
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from rag.evaluation.metrics import METRICS
 from rag.evaluation.run import GOALS, RECORD, read_record
 from shared import plots
 from shared.files import write_atomic
+from shared.measuring import table
 from shared.stats import Interval
 
 ANSWERS = {
@@ -46,12 +42,6 @@ def pages(record: Mapping[str, Any]) -> dict[str, str]:
         for part, make in makers.items()
         if part in record
     }
-
-
-def table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table; columns but the first `left` are aligned right."""
-    rule = ["---" if i < left else "---:" for i in range(len(header))]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *lines))
 
 
 def verdict(value: float, at_least: float, *, quick: bool) -> str:

@@ -8,6 +8,7 @@ import pytest
 from rag.benchmark import bench, growth, measure, tables
 from rag.benchmark.measure import clustered
 from rag.benchmark.world import Generated, World
+from shared import measuring
 from shared.errors import UserError
 
 
@@ -89,10 +90,10 @@ def test_a_rate_is_that_of_the_median_and_a_slow_moment_is_in_the_tail():
 
 
 def test_memory_is_that_of_the_process():
-    little, much = (measure.resident(f"x = b'1' * {n}") for n in (1, 300_000_000))
+    little, much = (measuring.resident(f"x = b'1' * {n}") for n in (1, 300_000_000))
     assert 290e6 < much - little < 320e6
     with pytest.raises(UserError, match="memory cannot be measured: ZeroDivisionError"):
-        measure.resident("1 / 0")
+        measuring.resident("1 / 0")
 
 
 def test_a_quick_trial_never_becomes_the_record():
@@ -107,4 +108,4 @@ def test_wrong_input(tmp_path):
         World(7, 1, print)
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(UserError, match=r"record .*b.json cannot be read"):
-        measure.read_record(tmp_path / "b.json")
+        measuring.read_record(tmp_path / "b.json")

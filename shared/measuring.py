@@ -1,0 +1,112 @@
+"""What benchmarks share: pinned threads, memory from outside, one record for all rows, tables.
+
+>>> print(table(["", "recall"], [["bm25", "0.5"]]), end="")
+|  | recall |
+| --- | ---: |
+| bm25 | 0.5 |
+"""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shared import records
+from shared.errors import UserError
+from shared.files import write_atomic
+
+
+@contextlib.contextmanager
+def pinned(threads: int = 1) -> Iterator[None]:
+    """BLAS, torch and, if it is loaded, FAISS compute with so many threads."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    if faiss := sys.modules.get("faiss"):
+        faiss.omp_set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds(step: Callable[[], Any]) -> tuple[float, Any]:
+    """How long a step took, and what it gave."""
+    start = time.perf_counter()
+    result = step()
+    return time.perf_counter() - start, result
+
+
+def resident(code: str, *arguments: str) -> int:
+    """Most bytes of memory that a fresh process has had after running `code`."""
+    peak = "\nprint(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code + peak, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"memory cannot be measured: {reason}")
+    return 1024 * int(done.stdout.split()[-1])
+
+
+# ---- the record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record that `save` wrote, empty where there is none yet."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"record {path} cannot be read: {error}") from error
+
+
+def save(path: Path, name: str, row: Mapping[str, Any], *, quick: bool, threads: int = 1) -> None:
+    """Put a row into the record, with the machine it was measured on."""
+    made = {"date": datetime.now(UTC).date().isoformat(), "commit": records.commit()}
+    made |= {"versions": records.versions(), "quick": quick, "threads": threads}
+    made |= {"cpu": _cpu(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+    record = read_record(path) | {name: {**row, "machine": made}}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(Path(path), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as info:
+        for line in info:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; columns but the first `left` are aligned right."""
+    rule = ["---" if i < left else "---:" for i in range(len(header))]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *lines))
+
+
+def machines(record: Mapping[str, Any]) -> str:
+    """The machines of a record's rows, each once, as the last lines of a table."""
+    found: dict[str, list[str]] = {}
+    for name, row in record.items():
+        where = row["machine"]
+        count = where.get("threads", 1)
+        threads = "one thread" if count == 1 else f"{count} threads"
+        text = f"{where['cpu']}, {threads} of {where['cores']} cores, {where['date']}"
+        found.setdefault(f"{text}, commit {where['commit']}", []).append(name)
+    return "".join(f"\nMeasured on {text}: {', '.join(of)}.\n" for text, of in found.items())
