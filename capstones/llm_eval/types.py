@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Kind = Literal["loglikelihood", "rolling", "generate"]
 Document = Mapping[str, Any]
@@ -118,6 +118,7 @@ class Response:
         return cls(**lists)
 
 
+@runtime_checkable
 class Model(Protocol):
     """Answers requests.
 
@@ -234,6 +235,7 @@ class Number:
         return dataclasses.asdict(self)
 
 
+@runtime_checkable
 class Judge(Protocol):
     """How a task's documents become requests, and responses become values and numbers."""
 

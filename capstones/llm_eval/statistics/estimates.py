@@ -52,10 +52,10 @@ def mean_estimate(
     x = np.asarray(values, np.float64)
     n, mean = len(x), float(np.mean(x)) if len(x) else math.nan
     require(n > 0, "values must be at least one", n)
-    groups = np.unique(np.arange(n) if clusters is None else _codes(clusters, n))
+    groups = np.unique(np.arange(n) if clusters is None else cluster_codes(clusters, n))
     if len(groups) < 2:
         return Estimate(mean, None, None, None, n)
-    codes = np.arange(n) if clusters is None else _codes(clusters, n)
+    codes = np.arange(n) if clusters is None else cluster_codes(clusters, n)
     errors = np.bincount(codes, x - mean)
     count = len(groups)
     stderr = math.sqrt(count / (count - 1) * float(errors @ errors)) / n
@@ -89,7 +89,7 @@ def bootstrap_estimate(
     n = len(items)
     require(n > 0, "items must be at least one", n)
     value = float(statistic(items))
-    codes = np.arange(n) if clusters is None else _codes(clusters, n)
+    codes = np.arange(n) if clusters is None else cluster_codes(clusters, n)
     members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
     if len(members) < 2:
         return Estimate(value, None, None, None, n)
@@ -112,7 +112,8 @@ def minimum_detectable(stderr: float, *, level: float = 0.95, power: float = 0.8
     return float(ndtri((1 + level) / 2) + ndtri(power)) * stderr
 
 
-def _codes(clusters: Sequence[Hashable], n: int) -> np.ndarray:
+def cluster_codes(clusters: Sequence[Hashable], n: int) -> np.ndarray:
+    """Clusters as numbers from 0, in the order of first coming."""
     require(len(clusters) == n, f"clusters must be as many as values, {n}", len(clusters))
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(name, len(known)) for name in clusters])
