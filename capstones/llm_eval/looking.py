@@ -1,4 +1,4 @@
-"""The commands that ask no model: list, validate, score, compare, report, recover, contamination."""
+"""The commands that ask no model: lists, task files, predictions, results."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -126,10 +126,10 @@ class Output:
 
 
 def limit_of(text: str | None) -> int | float | None:
-    """A limit as it is given: nothing, all (infinite), a whole number, or a share below 1.
+    """A limit as it is given: nothing, a whole number, or a share, which of all is 1.0.
 
     >>> limit_of("200"), limit_of("0.1"), limit_of(None), limit_of("all")
-    (200, 0.1, None, inf)
+    (200, 0.1, None, 1.0)
     >>> limit_of("-3")
     Traceback (most recent call last):
     shared.errors.UserError: limit must be a whole number, a share below 1 such as 0.1, or all, \
@@ -138,7 +138,7 @@ got '-3'
     if text is None:
         return None
     if text == "all":
-        return float("inf")
+        return 1.0
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     try:

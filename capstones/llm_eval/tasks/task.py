@@ -8,6 +8,7 @@
 """
 
 import hashlib
+import math
 from functools import cached_property
 
 from llm_eval.tasks import sources
@@ -58,13 +59,13 @@ class Task:
         folder = registry.cache_dir()
         return all(file in known and (folder / known[file].path).is_file() for file in files)
 
-    def documents(self, limit: int | None = None) -> list[tuple[str, Document]]:
+    def documents(self, limit: int | float | None = None) -> list[tuple[str, Document]]:
         """The first documents with their ids.
 
         Parameters
         ----------
         limit
-            How many; None is `default_limit`.
+            How many; as a float, the share of all; None is `default_limit`.
 
         Returns
         -------
@@ -75,6 +76,7 @@ class Task:
         if None in ids or len(set(map(str, ids))) < len(ids):
             ids = list(range(len(ids)))
         stop = self.default_limit if limit is None else limit
+        stop = math.ceil(stop * len(ids)) if isinstance(stop, float) else stop
         return [(str(id), row) for id, row in zip(ids[:stop], self._rows[:stop], strict=True)]
 
     def judge(
