@@ -47,17 +47,24 @@ def _metrics() -> list[dict[str, Any]]:
     return found
 
 
+WIDE = ("source", "output_type", "data", "n_templates")  # told in JSON only
+
+
 def table(found: Sequence[dict[str, Any]]) -> Table:
     """Rows for a terminal."""
     shown = Table(box=None, pad_edge=False)
-    for name in found[0]:
-        shown.add_column(name.replace("_", " "), overflow="fold", no_wrap=name == "name")
+    names = [name for name in found[0] if name not in WIDE]
+    for name in names:
+        number = isinstance(found[0][name], int)
+        shown.add_column(name, no_wrap=name == "name", justify="right" if number else "left")
     for row in found:
-        shown.add_row(*(Text(_said(value)) for value in row.values()))
+        shown.add_row(*(Text(_said(row[name])) for name in names))
     return shown
 
 
 def _said(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -76,6 +76,8 @@ class Asking:
         if not names:
             raise UserError("tasks must name at least one task, tag or file")
         name, given = self.named_model()
+        if given["device"] == "auto":
+            given["device"] = best_device()
         return open_tasks(names, allow_code=self.allow_code), open_model(name, **given)
 
     def named_model(self) -> tuple[str, dict[str, Any]]:
@@ -123,6 +125,15 @@ class Output:
         """`out`, or a folder named after model and tasks."""
         plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{model}-{tasks}").strip("-.")
         return self.out or RUNS / plain[:80]
+
+
+def best_device() -> str:
+    """A GPU if there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def limit_of(text: str | None) -> int | float | None:

@@ -18,6 +18,8 @@ class Row:
     ----------
     data
         The registry's data set, or "" where data comes with the task.
+    documents
+        How many there are; None where they are not here.
     here
         Whether it can be run now.
     """
@@ -29,6 +31,7 @@ class Row:
     license: str
     source: str
     data: str
+    documents: int | None
     here: bool
     n_templates: int
 
@@ -44,6 +47,7 @@ def list_tasks(tag: str = "all") -> list[Row]:
             task.license,
             task.source,
             task.config.data.set,
+            task.size if task.here else None,
             task.here,
             len(task.templates),
         )
