@@ -109,6 +109,20 @@ def test_the_papers_examples():
         assert (score.counts[0], score.totals[0]) == expected
 
 
+def test_of_two_references_the_greater_count_holds_not_the_sum():
+    score = sentence_bleu("a a a b", ["a b", "a a c"], max_ngram_order=2)
+    assert score.counts == (3, 2)  # a, a, b; and `a a`, `a b`
+
+
+def test_each_order_without_a_match_is_worth_half_of_one_and_the_next_half_of_that():
+    score = sentence_bleu("a b c d", ["a x c y"])
+    assert score.precisions == (50, 100 / 2 / 3, 100 / 4 / 2, 100 / 8)
+    floor = sentence_bleu("a b c d", ["a x c y"], smooth_method="floor", smooth_value=0.3)
+    assert floor.precisions == (50, 10, 15, 30)
+    added = sentence_bleu("a b c d", ["a x c y"], smooth_method="add-k")
+    assert added.precisions == (50, 25, 100 / 3, 50)
+
+
 def test_none_is_no_reference():
     assert sentence_bleu("a b", [None, "a b", None]) == sentence_bleu("a b", ["a b"])
     assert count_references([["a", None], ["b"]]) == 1
