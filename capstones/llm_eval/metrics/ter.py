@@ -4,7 +4,7 @@ $$\mathrm{TER} = 100 \cdot \frac{\text{insertions, deletions, substitutions and 
 {\text{mean number of words of the references}}$$
 
 The fewest edits are hard to find, so the shifts are greedy: the one that lowers the word edit
-distance most is made, and again, until none lowers it (Snover et al., 2006, section 2).
+distance most is made, and again, until none lowers it (Snover et al., 2006).
 
 >>> corpus_ter(["on the mat sat the cat"], [["the cat sat on the mat"]])  # two phrases moved
 Score(score=33.33..., edits=2, ref_length=6.0)

@@ -7,7 +7,7 @@
 >>> signed(nrefs=1, case="mixed", eff=False)
 'nrefs:1|case:mixed|eff:no|version:llm-eval-1'
 
-Source: Post, "A Call for Clarity in Reporting BLEU Scores" (2018), section 4, for signatures.
+Source: Post, "A Call for Clarity in Reporting BLEU Scores" (2018), for signatures.
 """
 
 from collections import Counter

@@ -73,7 +73,7 @@ def test_sentences_score_as_in_sacrebleu(corpus, options, smoothing):
 
 
 def test_a_corpus_is_not_the_mean_of_its_sentences():
-    """Nor do its texts hold matches beyond the reference's, whatever sacreBLEU says."""
+    """By hand: brevity of 7 to 6, and precisions 5/6, 4/4, 3/3, 2/2."""
     hypotheses, references = ["a b c d e", "x"], [["a b c d e"], ["y z"]]
     score = corpus_bleu(hypotheses, references, smooth_method="none")
     assert score.counts == (5, 4, 3, 2)
@@ -107,6 +107,20 @@ def test_the_papers_examples():
     for text, expected in ((f"{one} the commands of the party", (17, 18)), (two, (8, 14))):
         score = sentence_bleu(text, references)
         assert (score.counts[0], score.totals[0]) == expected
+
+
+def test_of_two_references_the_greater_count_holds_not_the_sum():
+    score = sentence_bleu("a a a b", ["a b", "a a c"], max_ngram_order=2)
+    assert score.counts == (3, 2)  # a, a, b; and `a a`, `a b`
+
+
+def test_each_order_without_a_match_is_worth_half_of_one_and_the_next_half_of_that():
+    score = sentence_bleu("a b c d", ["a x c y"])
+    assert score.precisions == (50, 100 / 2 / 3, 100 / 4 / 2, 100 / 8)
+    floor = sentence_bleu("a b c d", ["a x c y"], smooth_method="floor", smooth_value=0.3)
+    assert floor.precisions == (50, 10, 15, 30)
+    added = sentence_bleu("a b c d", ["a x c y"], smooth_method="add-k")
+    assert added.precisions == (50, 25, 100 / 3, 50)
 
 
 def test_none_is_no_reference():
