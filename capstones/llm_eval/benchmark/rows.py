@@ -168,6 +168,23 @@ def chrf(quick: bool = False) -> Row:
     )
 
 
+def ter(quick: bool = False) -> Row:
+    """Corpus TER of pairs of texts."""
+    import sacrebleu
+
+    from llm_eval.metrics.ter import corpus_ter
+
+    hypotheses, references = pairs(5 if quick else 100)
+    lists = [[reference] for reference in references]
+    return _metric(
+        lambda: corpus_ter(hypotheses, lists).score,
+        lambda: sacrebleu.corpus_ter(hypotheses, [references]).score,
+        len(hypotheses),
+        "sacrebleu",
+        quick,
+    )
+
+
 def _metric(
     mine: Callable[[], Any], theirs: Callable[[], Any], n: int, rival: str, quick: bool
 ) -> Row:
