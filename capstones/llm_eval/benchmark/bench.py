@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from llm_eval.benchmark import known, rows, upkeep
+from llm_eval.benchmark.standard import standard
 from shared.errors import UserError
 from shared.measuring import pinned, read_record, save
 from shared.require import require
 
 RECORD = Path(__file__).parents[1] / "results" / "bench.json"
 ROWS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "standard": standard,
     "choices": rows.choices,
     "generation": rows.generation,
     "rouge": rows.rouge,

@@ -14,7 +14,7 @@ from llm_eval.models.opening import open_model
 from llm_eval.tasks.opening import open_tasks
 from llm_eval.types import Number
 
-# task, metric, lm-eval on the unquantized model [read, third party], the authors' card [from memory]
+# task, metric, lm-eval on the unquantized model [read, third party], the card [from memory]
 KNOWN = (
     ("arc_easy", "acc", 0.5412, None),
     ("arc_challenge", "acc_norm", 0.2773, None),

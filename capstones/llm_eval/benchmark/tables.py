@@ -11,17 +11,26 @@ from typing import Any
 
 from llm_eval.benchmark.bench import RECORD
 from llm_eval.benchmark.rows import GOALS
+from llm_eval.report.labels import arrow
 from shared.files import write_atomic
 from shared.measuring import machines, read_record, table
 
 Rows = Mapping[str, Any]
 SPEED = ("choices", "generation", "rouge", "bleu", "chrf", "ter")
+# What of the standard run the README shows; the page shows all.
+SHOWN = (
+    *("acc", "acc_norm", "exact_match", "perplexity", "token_f1", "rougeL", "mc1"),
+    *("acc_ambig", "acc_disambig", "s_AMB", "s_DIS", "pct_stereotype", "pct_stereotype_shared"),
+    *("acc_gap", "ece", "toxicity", "expected_max_toxicity", "toxicity_probability"),
+    *("balanced_accuracy", "hallucination_rate", "answers_unanswerable", "selfcheck_average"),
+)
 UNIT = {"choices": "documents", "generation": "documents"}
 
 
 def pages(record: Rows) -> dict[str, str]:
     """The tables that the README includes, by file; of the rows that are there."""
     makers = {"goals.md": _goals, "speed.md": _speed, "known.md": _known}
+    makers["standard.md"] = _standard
     found = {name: make(record) for name, make in makers.items()}
     return {name: text + machines(record) for name, text in found.items() if text}
 
@@ -33,6 +42,9 @@ def _goals(record: Rows) -> str:
         for name, (goal, least) in GOALS.items()
         if name in record
     ]
+    if row := record.get("standard"):
+        goal = "the standard suites on SmolLM2 in at most 5 minutes"
+        lines.append(("standard", goal, f"{row['seconds']:.0f} s", row["seconds"] <= 300))
     if row := record.get("resume"):
         goal = f"{row['n']:,} answered documents found again in under 1 s"
         lines.append(("resume", goal, f"{row['seconds']:.2f} s", row["seconds"] < 1))
@@ -51,6 +63,22 @@ def _goals(record: Rows) -> str:
         for name, goal, said, held in lines
     ]
     return table(["row", "goal", "measured", "verdict"], shown, left=4) if shown else ""
+
+
+def _standard(record: Rows) -> str:
+    """Numbers of the standard run, by suite."""
+    if not (row := record.get("standard")):
+        return ""
+    lines = []
+    for x in row["numbers"]:
+        if x["metric"] in SHOWN and not x["group"] and not x["template"]:
+            ends = "" if x["low"] is None else f" [{x['low']:.3f}, {x['high']:.3f}]"
+            value = "none" if x["value"] is None else f"{x['value']:.3f}{ends}"
+            least = "" if x["detectable"] is None else f"{x['detectable']:.3f}"
+            way = f"{x['metric']} {arrow(x['higher_is_better'])}"
+            lines.append([x["task"], way, value, f"{x['n']:,}", str(x["failed"] or ""), least])
+    head = ["task", "metric", "value, 95 % interval", "n", "failed", "detectable"]
+    return table(head, lines, left=2)
 
 
 def _speed(record: Rows) -> str:
