@@ -1,4 +1,19 @@
-"""A model on this machine: requests become tokens, a network computes, tokens become answers."""
+"""A model on this machine: requests become tokens, a network computes, tokens become answers.
+
+>>> import torch
+>>> from llm_eval.models.networks import LlamaNetwork
+>>> from llm_eval.models.tokens import TinyCodec
+>>> from tiny_gpt.data.tokenizers import train_tokenizer
+>>> from week18.llama3 import Llama, LlamaConfig
+>>> network = LlamaNetwork(Llama(LlamaConfig(vocab_size=257), torch.Generator().manual_seed(0)))
+>>> codec = TinyCodec(train_tokenizer("byte", []), "tiny")
+>>> model = LocalModel("tiny", network, codec, identity={})
+>>> asked = [Request("loglikelihood", "The sea is", end) for end in (" blue", " red", "")]
+>>> model.plan(asked)
+[[0, 1, 2]]
+>>> [(one.n_tokens, one.error) for one in model.answer(asked)]
+[(5, ''), (4, ''), (0, "continuation must make a token of its own, got ''")]
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

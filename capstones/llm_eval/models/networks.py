@@ -2,8 +2,16 @@
 
 Each scores rows of tokens and writes tokens after prompts. Only our LLaMA shares beginnings and
 writes several answers at a time; the others read row by row, to the same numbers.
+
+>>> from week18.llama3 import LlamaConfig
+>>> network = LlamaNetwork(Llama(LlamaConfig(vocab_size=50), torch.Generator().manual_seed(0)))
+>>> written = []
+>>> network.write([Prompt((3, 1, 4), 8)], frozenset(), lambda i, token: written.append(token))
+>>> len(written)
+8
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +30,7 @@ from week19.sampling import Sampler
 from week19.scheduler import Request, Scheduler
 
 BLOCK, TOGETHER = 16, 16
+Done = Callable[[int, int], object]  # of a prompt's number and its new token: true when it is over
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,8 @@ class Network(ABC):
         """How likely each continuation is."""
 
     @abstractmethod
-    def write(
-        self, prompts: Sequence[Prompt], ends: frozenset[int], done: Callable[[int, int], bool]
-    ) -> None:
-        """Say `done(i, token)` of each new token of prompt i, until it answers True."""
+    def write(self, prompts: Sequence[Prompt], ends: frozenset[int], done: Done) -> None:
+        """Say `done(i, token)` of each new token of prompt i, until it answers something true."""
 
 
 class LlamaNetwork(Network):
@@ -79,9 +86,7 @@ class LlamaNetwork(Network):
             return self.model
         return FusedLlama(self.model, batch=TOGETHER)
 
-    def write(
-        self, prompts: Sequence[Prompt], ends: frozenset[int], done: Callable[[int, int], bool]
-    ) -> None:
+    def write(self, prompts: Sequence[Prompt], ends: frozenset[int], done: Done) -> None:
         """See `Network.write`; the same prompts in the same order give the same bits."""
         longest = max(len(prompt.tokens) + prompt.max_new_tokens for prompt in prompts)
         blocks = -(-max(longest, self.batch_tokens) // BLOCK) + 1
@@ -111,9 +116,7 @@ class PlainNetwork(Network):
         """See `Network.score`."""
         return score_plainly(self.logits, rows)
 
-    def write(
-        self, prompts: Sequence[Prompt], ends: frozenset[int], done: Callable[[int, int], bool]
-    ) -> None:
+    def write(self, prompts: Sequence[Prompt], ends: frozenset[int], done: Done) -> None:
         """See `Network.write`."""
         for i, prompt in enumerate(prompts):
             for token in self.stream(prompt):
@@ -174,8 +177,6 @@ class HuggingFaceNetwork(PlainNetwork):
     """A causal language model of Transformers; it writes with its own cache."""
 
     def __init__(self, model: Any):
-        import inspect
-
         config = model.config.get_text_config()
         sizes = ("max_position_embeddings", "n_positions", "n_ctx")
         known = [n for size in sizes if (n := getattr(config, size, None))]

@@ -8,12 +8,12 @@ shared.errors.UserError: model must be smollm2, hf:PATH, tiny_gpt:RUN, onnx:DIR,
 openai:URL or dummy, got 'gpt-9'
 """
 
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
 
 from llm_eval.models.dummy import Dummy
 from llm_eval.models.identity import VERSION, files_digest, tensors_digest
-from llm_eval.types import Model
+from llm_eval.types import Model, digest
 from shared.errors import UserError
 from shared.require import require
 
@@ -30,6 +30,7 @@ def open_model(
     dtype: str = "float32",
     device: str = "cpu",
     batch_tokens: int | None = None,
+    requests_per_minute: float | None = None,
 ) -> Model:
     """Open a model; nothing is fetched, and no code or pickle of a folder is run.
 
@@ -43,6 +44,8 @@ def open_model(
         Of the weights, where they are here.
     batch_tokens
         Most tokens that are read together; what suits the kind of model if None.
+    requests_per_minute
+        Most of them to a server; None for no limit.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def open_model(
     if kind == "openai" and rest:
         from llm_eval.models.remote import OpenAI
 
-        return OpenAI(rest)
+        return OpenAI(rest, requests_per_minute=requests_per_minute)
     openers = {"hf": _hugging_face, "tiny_gpt": _tiny_gpt, "onnx": _onnx, "gguf": _gguf}
     if name == "smollm2":
         from shared import pretrained
@@ -95,9 +98,9 @@ def _gguf(path: Path, dtype: str, device: str):
     from week18.pretrained import load_pretrained
 
     require(path.suffix == ".gguf", "gguf:FILE must end in .gguf", path, error=UserError)
-    codec, digest = GGUFCodec(GGUF.open(path)), files_digest([path])
+    codec, content = GGUFCodec(GGUF.open(path)), files_digest([path])
     model = load_pretrained(path).requires_grad_(False).to(device, getattr(torch, dtype))
-    return LlamaNetwork(model), codec, {"weights": digest, "tokenizer": digest}
+    return LlamaNetwork(model), codec, {"weights": content, "tokenizer": content}
 
 
 def _hugging_face(folder: Path, dtype: str, device: str):
@@ -136,13 +139,10 @@ def _tiny_gpt(run: Path, dtype: str, device: str):
 
     checkpoint = load_checkpoint(run)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    digests = _digests(model.state_dict(), tokenizer) | {"config": repr(model.config)}
+    sizes = digest(dataclasses.asdict(model.config))
+    digests = {"weights": tensors_digest(model.state_dict()), "tokenizer": tokenizer.sha256}
     network = TinyNetwork(model.requires_grad_(False).to(device, getattr(torch, dtype)))
-    return network, TinyCodec(tokenizer, f"tiny_gpt:{run}"), digests
-
-
-def _digests(state: Mapping, tokenizer) -> dict[str, str]:
-    return {"weights": tensors_digest(state), "tokenizer": tokenizer.sha256}
+    return network, TinyCodec(tokenizer, f"tiny_gpt:{run}"), digests | {"config": sizes}
 
 
 def _onnx(folder: Path, dtype: str, device: str):

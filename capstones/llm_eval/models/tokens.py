@@ -4,15 +4,13 @@ Text is encoded as a whole, since `" Paris"` after `"is"` is one token and `"Par
 another: spaces at a context's end move to the continuation, the whole is encoded, and the
 continuation is what comes after as many tokens as the context has by itself.
 
->>> class Letters:  # a token for each word and its space
-...     prefix, ends = 0, frozenset([0])
-...
-...     def encode(self, text, *, special=True):
-...         return [len(word) for word in text.replace(" ", "| ").split("|") if word]
->>> pair(Letters(), "The capital is ", "Paris")
-([3, 8, 3], [6])
->>> pair(Letters(), "", "Paris")  # nothing before: the token that begins or ends a text
-([0], [5])
+>>> from tiny_gpt.data.tokenizers import train_tokenizer
+>>> text = "The capital is Paris. " * 9
+>>> codec = TinyCodec(train_tokenizer("bpe", [text], vocab_size=300), "tiny")
+>>> pair(codec, "The capital is ", "Paris")  # " Paris" is one token
+([268, 271, 265], [270])
+>>> pair(codec, "", "Paris")  # nothing before: the token that begins or ends a text
+([0], [258, 264])
 
 Source: lm-eval 0.4.13, `lm_eval/api/model.py`, `TemplateLM._encode_pair`.
 """

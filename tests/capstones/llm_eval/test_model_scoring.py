@@ -1,5 +1,8 @@
 """Scores do not depend on what is read together; plans tear no question; stops are texts."""
 
+import dataclasses
+import doctest
+import importlib
 from functools import cache
 
 import pytest
@@ -329,13 +332,11 @@ def test_text_is_drawn_from_the_seed_in_any_company():
 
 def test_a_conversation_is_the_codecs():
     turns = (("user", "12"), ("assistant", "3"), ("user", "4"))
-    for kind in ("loglikelihood", "generate"):
-        asked = [
-            Request(kind, context, "56"[: 2 * (kind != "generate")])
-            for context in (turns, "12a3a4")
-        ]
-        first, second = local().answer(asked)
-        assert first == second
+    flat = [Request("loglikelihood", "12a3a4", "56"), Request("generate", "12a3a4", "", (), 9)]
+    found = local().answer([dataclasses.replace(request, context=turns) for request in flat])
+    assert found == local().answer(flat)
+    assert found[0].n_tokens == 2
+    assert found[1].text
 
 
 # ---- names
@@ -394,3 +395,14 @@ def test_the_dummy_answers_anything_the_same(seed, drawn):
         else:
             assert found.logprob <= 0
             assert len(found.logprobs) == found.n_tokens
+
+
+LOCAL = ["identity", "local", "networks", "planning", "scoring", "tokens", "until"]
+
+
+@pytest.mark.parametrize("name", [*LOCAL, "dummy", "opening", "remote"])
+def test_examples_of_models(name):
+    module = importlib.import_module(f"llm_eval.models.{name}")
+    found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted > 0
+    assert found.failed == 0
