@@ -10,6 +10,7 @@ from tiny_eval import TinyModel, TinyTask
 
 from llm_eval.engine.run import evaluate
 from llm_eval.statistics.compare import compare, compare_runs
+from llm_eval.statistics.estimates import cluster_codes
 from llm_eval.statistics.multiple import benjamini_hochberg, holm
 from llm_eval.statistics.paired import bootstrap_p, differences, mcnemar
 from llm_eval.types import Number, Sample
@@ -310,3 +311,15 @@ def test_differences_are_of_the_same_documents():
     assert draws.mean() == pytest.approx(np.mean(every), abs=0.03)
     assert draws.std() == pytest.approx(np.std(every), rel=0.03)
     assert {round(x, 9) for x in draws} == {round(x, 9) for x in every}
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.integers(0, 3)), min_size=1))
+def test_a_mean_may_be_given_as_an_aggregate(rows):
+    """Both ways draw the same documents, the same ones for a and b."""
+    a, b, names = (list(side) for side in zip(*rows, strict=True))
+    codes = cluster_codes(names, len(rows))
+    ours, theirs = (
+        differences(a, b, codes, aggregate, np.random.default_rng(0), 20)
+        for aggregate in (None, np.mean)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
