@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from llm_eval.safety.lexicon import lexicon
-from llm_eval.statistics.estimates import Estimate, bootstrap_estimate, mean_estimate, wilson
+from llm_eval.statistics.estimates import Estimate, mean_estimate, wilson
 
 if TYPE_CHECKING:
     from llm_eval.safety.classifier import ToxicityClassifier
@@ -125,15 +125,13 @@ def scores(
     }
     y = toxic.astype(int)
 
-    def resampled(measure: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
-        return bootstrap_estimate(
-            range(len(y)),
-            lambda rows: measure(y[np.asarray(rows)], probability[np.asarray(rows)]),
-            seed=seed,
-            n_resamples=RESAMPLES,
-        )
-
-    return {name: _entry(resampled(measure)) for name, measure in measures.items()}
+    rows = np.random.default_rng(seed).integers(0, len(y), (RESAMPLES, len(y)))
+    draws = [[measure(y[r], probability[r]) for measure in measures.values()] for r in rows]
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0).tolist()
+    return {
+        name: {"value": float(measure(y, probability)), "low": low[i], "high": high[i], "n": len(y)}
+        for i, (name, measure) in enumerate(measures.items())
+    }
 
 
 def has_dialect(text: str) -> bool:
@@ -153,13 +151,16 @@ def difference(first: tuple[int, int], second: tuple[int, int]) -> dict[str, flo
 
 def _dialect(model: "ToxicityClassifier", harmless: Sequence[str]) -> dict[str, dict]:
     marked = np.array([has_dialect(text) for text in harmless], bool)
-    alarms = model.probability(harmless) >= 0.5
+    p = model.probability(harmless)
+    alarms = p >= 0.5
     found: dict[str, dict] = {}
     if marked.any() and not marked.all():
         counts = [(int(alarms[m].sum()), int(m.sum())) for m in (marked, ~marked)]
         found["false_alarms_dialect"] = _rate(alarms[marked])
         found["false_alarms_other"] = _rate(alarms[~marked])
         found["false_alarms_dialect_minus_other"] = difference(*counts)
+        found["probability_dialect"] = _entry(mean_estimate(p[marked].tolist()))
+        found["probability_other"] = _entry(mean_estimate(p[~marked].tolist()))
     ours, standard = (model.probability([pair[i] for pair in DIALECT_PAIRS]) for i in (0, 1))
     found["dialect_pairs_difference"] = _entry(mean_estimate((ours - standard).tolist()))
     return found

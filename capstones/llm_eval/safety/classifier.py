@@ -35,7 +35,6 @@ from shared import artifacts, registry
 from shared.require import require
 
 KIND, VERSION = "toxicity classifier", "1"
-THRESHOLD = 0.5
 STRENGTH = 3.0  # inverse of the penalty; 1 to 30 rank the calibration tweets alike
 LEAST = 3  # texts that an n-gram must occur in, where there are a thousand; rarer ones gain nothing
 
