@@ -40,6 +40,7 @@ def run(
     output: Output | None = None,
     fail_under: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     strict: bool = False,
+    parts: bool = False,
     signatures: bool = False,
     json_: Json = False,
 ) -> int:
@@ -54,8 +55,8 @@ def run(
         arc_easy.acc=.4 or bbq_age.s_AMB<=.1; may be given several times.
     strict
         Judge --fail-under by the worse end of the interval instead of the value.
-    signatures
-        Also print the protocol of each number.
+    parts, signatures
+        Also print the numbers of groups and of other prompts; the protocol of each number.
     json_
         Print the results as one JSON object instead of tables.
     """
@@ -63,11 +64,14 @@ def run(
     from llm_eval.report import gate
     from llm_eval.report.terminal import show
     from llm_eval.report.writing import save
+    from llm_eval.tasks.opening import left_out
 
     asking, output = asking or Asking(), output or Output()
     rules = gate.parse(fail_under)  # a mistake is said before hours of work
     tasks, model = asking.tasks_and_model()
     folder, start = output.folder(model.name, asking.tasks), time.perf_counter()
+    if absent := left_out(asking.names()):
+        errors.print(f"left out, since their data is not here: {', '.join(absent)}")
     with progress() as moved:
         outcome = evaluate(model, tasks, **asking.settings(), cache=output.cache, progress=moved)
     if outcome is None:  # another of several processes writes
@@ -78,7 +82,7 @@ def run(
     if json_:
         put(results.as_json())
     else:
-        show(console, results, signatures=signatures)
+        show(console, results, parts=parts, signatures=signatures)
         errors.print(f"each sample: {folder / 'index.html'}")
     broken = gate.check(results.numbers, rules, strict=strict)
     for line in broken:

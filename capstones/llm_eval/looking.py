@@ -142,15 +142,17 @@ def compare(
         show_comparison(console, a, b, found)
 
 
-def report(results: Path, *, signatures: bool = False, json_: Json = False) -> None:
+def report(
+    results: Path, *, parts: bool = False, signatures: bool = False, json_: Json = False
+) -> None:
     """Show results that were saved, after every byte of them was verified.
 
     Parameters
     ----------
     results
         Their folder.
-    signatures
-        Also print the protocol of each number.
+    parts, signatures
+        Also print the numbers of groups and of other prompts; the protocol of each number.
     json_
         Print them as one JSON object.
     """
@@ -163,7 +165,7 @@ def report(results: Path, *, signatures: bool = False, json_: Json = False) -> N
     if json_:
         put(found.as_json())
     else:
-        show(console, found, signatures=signatures)
+        show(console, found, parts=parts, signatures=signatures)
 
 
 def recover(cache: Path = RUNS / "cache", *, out: Path = RUNS / "recovered") -> None:

@@ -72,13 +72,17 @@ class Asking:
         from llm_eval.models.opening import open_model
         from llm_eval.tasks.opening import open_tasks
 
-        names = [name.strip() for name in self.tasks.split(",") if name.strip()]
+        names = self.names()
         if not names:
             raise UserError("tasks must name at least one task, tag or file")
         name, given = self.named_model()
         if given["device"] == "auto":
             given["device"] = best_device()
         return open_tasks(names, allow_code=self.allow_code), open_model(name, **given)
+
+    def names(self) -> list[str]:
+        """Tasks, tags and files."""
+        return [name.strip() for name in self.tasks.split(",") if name.strip()]
 
     def named_model(self) -> tuple[str, dict[str, Any]]:
         """The model's name with lm-eval's arguments folded in, and how to open it."""
