@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
+
 from llm_eval.options import RUNS, Json
 from llm_eval.terminal import console, errors, put
 from shared.errors import UserError
@@ -188,7 +190,7 @@ def recover(cache: Path = RUNS / "cache", *, out: Path = RUNS / "recovered") -> 
 def contamination(
     results: Path,
     *corpus: Path,
-    n: Annotated[int, whole(1)] = 13,
+    n: Annotated[int, Parameter(name=("--n", "-n")), whole(1)] = 13,
     share: float = 0.0,
     json_: Json = False,
 ) -> None:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +15,8 @@ console, errors = Console(highlight=False, markup=False), Console(stderr=True, *
 
 
 def put(value: Any) -> None:
-    """One JSON object, on one line."""
-    content = asdict(value) if is_dataclass(value) else value
-    sys.stdout.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    """One JSON value, on one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=asdict) + "\n")
 
 
 @contextmanager
