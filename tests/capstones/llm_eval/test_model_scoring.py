@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_eval.models.dummy import Dummy
@@ -289,6 +289,7 @@ def test_rolling_scores_each_token_once():
 # ---- text
 
 
+@example("ab", ["b", "a"])
 @given(st.text("ab\n", max_size=12), st.lists(st.text("ab\n", max_size=3), max_size=3))
 def test_a_text_ends_before_its_first_stop(text, until):
     found, stopped = cut(text, until)
