@@ -87,7 +87,10 @@ def run(
 
 @app.command
 def recover(
-    *, asking: Asking = Asking(), output: Output = Output(), json_: Json = False  # noqa: B008
+    *,
+    asking: Asking = Asking(),
+    output: Output = Output(),
+    json_: Json = False,  # noqa: B008
 ) -> int:
     """Write what a broken-off run has answered so far, without asking for more.
 
@@ -111,9 +114,7 @@ def recover(
 
 
 @app.command
-def bench(
-    *rows: str, quick: bool = False, record: bool = False, json_: Json = False
-) -> None:
+def bench(*rows: str, quick: bool = False, record: bool = False, json_: Json = False) -> None:
     """Measure beside lm-eval, sacrebleu and rouge-score; nothing else should run meanwhile.
 
     Parameters
