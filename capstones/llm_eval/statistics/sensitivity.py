@@ -123,9 +123,9 @@ def prompt_numbers(
         return []
     k, failed = len(values), standard.n + standard.failed - found.mean.n
     notes = {
-        "worst": f"the worst of {k} prompts, {found.worst_prompt or 'the standard one'!r}",
+        "worst": f"the worst of {k} prompts, {_named(found.worst_prompt)}",
         "mean": f"over {k} prompts",
-        "best": f"the best of {k} prompts, {found.best_prompt or 'the standard one'!r}: chosen "
+        "best": f"the best of {k} prompts, {_named(found.best_prompt)}: chosen "
         f"after the fact and too good by about {found.optimism:.3g} (bootstrap)",
         "spread": f"best minus worst of {k} prompts; chance alone makes it greater than 0",
     }
@@ -147,6 +147,10 @@ def prompt_numbers(
             )
         )
     return numbers
+
+
+def _named(prompt: str) -> str:
+    return repr(prompt) if prompt else "the standard one"
 
 
 def _resampled(
