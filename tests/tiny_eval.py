@@ -88,7 +88,8 @@ class TinyTask:
     tags, summaries = ("mini",), ()
 
     def __init__(self, name="tiny", n=10, templates=("", "terse "), extra=()):
-        self.name, self.templates, self.size = name, templates, n + len(extra)
+        self.name = self.reference = name
+        self.templates, self.size = templates, n + len(extra)
         self.rows = [
             (
                 f"{i}",

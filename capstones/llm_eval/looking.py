@@ -122,11 +122,13 @@ def compare(
     """
     from llm_eval.report.comparison import comparison_page, refuse_differing, show_comparison
     from llm_eval.report.reading import read_results, read_samples
+    from llm_eval.statistics.aggregates import aggregates_of
     from llm_eval.statistics.compare import compare_runs
     from shared.files import write_atomic
 
     a, b = read_results(first), read_results(second)
     refuse_differing(a, b)
+    aggregates = aggregates_of(a.numbers, read_samples(first))
     found = compare_runs(
         a.numbers,
         read_samples(first),
@@ -134,6 +136,7 @@ def compare(
         read_samples(second),
         test=test,
         correction=correction,
+        aggregates=aggregates,
         seed=seed,
     )
     if html:

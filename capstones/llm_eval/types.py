@@ -119,7 +119,6 @@ class Response:
 
 
 @runtime_checkable
-@runtime_checkable
 class Model(Protocol):
     """Answers requests.
 
@@ -236,7 +235,6 @@ class Number:
         return dataclasses.asdict(self)
 
 
-@runtime_checkable
 @runtime_checkable
 class Judge(Protocol):
     """How a task's documents become requests, and responses become values and numbers."""

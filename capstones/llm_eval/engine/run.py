@@ -104,7 +104,7 @@ def evaluate(
     answers = Answers(model, cache, progress)
     about = {"name": model.name, "identity": dict(model.identity)}
     if world.rank == 0:
-        note_run(answers.journal.folder, about, [task.name for task in tasks], settings)
+        note_run(answers.journal.folder, about, [task.reference for task in tasks], settings)
     with world.alive(answers.journal.folder):
         notes = [answers.ask(gather(parts), world)]
     if world.rank:

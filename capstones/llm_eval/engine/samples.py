@@ -23,6 +23,8 @@ class Task(Protocol):
 
     Attributes
     ----------
+    reference
+        What it is opened by again: its name, or its file.
     size
         Documents that the task has, whatever the limit.
     templates
@@ -32,6 +34,7 @@ class Task(Protocol):
     """
 
     name: str
+    reference: str
     title: str
     license: str
     source: str

@@ -84,16 +84,32 @@ def require_signatures(numbers: Iterable[Number]) -> None:
         require(number.signature, "a number must have a signature", f"none for {named}")
 
 
+def is_detail(number: Number) -> bool:
+    """Whether a number only explains another one."""
+    part = number.group or number.template or number.metric in ("ece_mass", "confidence")
+    return bool(part) or number.metric.endswith(("_by_chance", "_largest"))
+
+
 def sections(tasks: Mapping[str, Mapping[str, Any]], numbers: Iterable[Number]) -> dict[str, list]:
-    """Numbers by their task's first tag, those of a task together, as the tasks stand."""
+    """Numbers by their task's first tag that is a subject, those of a task together, in order."""
     by_task: dict[str, list[Number]] = {name: [] for name in tasks}
     for number in numbers:
         by_task.setdefault(number.task, []).append(number)
     found: dict[str, list[Number]] = {}
     for task, of_task in by_task.items():
-        tag = next(iter(tasks.get(task, {}).get("tags", ())), "other")
+        tags = tasks.get(task, {}).get("tags", ())
+        tag = next((tag for tag in tags if tag != "mini"), "mini" if tags else "other")
         found.setdefault(tag, []).extend(of_task)
     return {tag: of_tag for tag, of_tag in found.items() if of_tag}
+
+
+def notes(numbers: Iterable[Number]) -> dict[str, list[str]]:
+    """Each sentence of the notes once, with the names of the numbers it is about."""
+    found: dict[str, list[str]] = {}
+    for number in numbers:
+        for sentence in filter(None, re.split(r"(?<=\.) (?=[A-Z])", number.note)):
+            found.setdefault(sentence, []).append(f"{number.task}.{number.metric}")
+    return found
 
 
 def told(note: str, names: Sequence[str]) -> str:

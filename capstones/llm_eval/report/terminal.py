@@ -21,7 +21,8 @@ def show(
     Parameters
     ----------
     parts
-        Also print the numbers of groups and of other prompts than the standard one.
+        Also print the numbers of groups, of other prompts than the standard one, and those that
+        only explain others.
     signatures
         Also print each number's protocol.
 
@@ -31,7 +32,7 @@ def show(
         A number has no signature.
     """
     labels.require_signatures(results.numbers)
-    shown = [x for x in results.numbers if parts or not (x.group or x.template)]
+    shown = [x for x in results.numbers if parts or not labels.is_detail(x)]
     for tag, numbers in labels.sections(results.tasks, shown).items():
         if console.width < SLIM:
             console.print(Text(labels.plain(tag), style="bold"))
@@ -118,12 +119,8 @@ def _notes(results: Results, shown: Sequence[Number], *, narrow: bool) -> Iterab
         legend += "; detectable: the smallest gap that n shows with power 0.8"
     yield Text(legend, style="dim")
     if hidden := len(results.numbers) - len(shown):
-        yield Text(f"{hidden} more numbers are of groups and other prompts", style="dim")
-    notes: dict[str, list[str]] = {}
-    for x in shown:
-        if x.note:
-            notes.setdefault(x.note, []).append(f"{x.task}.{x.metric}")
-    for note, names in notes.items():
+        yield Text(f"{hidden} more numbers are of groups, of other prompts or details", style="dim")
+    for note, names in labels.notes(shown).items():
         yield Text(labels.plain(labels.told(note, names), 1000), style="dim")
     if results.missing:
         told = f"not finished: {results.missing} documents are in no number"

@@ -12,11 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from llm_eval.tasks.reading import read_task
-from llm_eval.tasks.task import Task
+from llm_eval.tasks.task import BUILTIN, Task
 from shared.errors import UserError
 from shared.registry import unknown_name
-
-BUILTIN = Path(__file__).with_name("builtin")
 
 
 def open_tasks(names: Sequence[str], *, allow_code: bool = False) -> list[Task]:

@@ -10,6 +10,7 @@
 import hashlib
 import math
 from functools import cached_property
+from pathlib import Path
 
 from llm_eval.tasks import sources
 from llm_eval.tasks.config import Config
@@ -20,6 +21,8 @@ from llm_eval.tasks.standard import StandardJudge
 from llm_eval.types import Document, digest
 from shared import registry
 from shared.errors import UserError
+
+BUILTIN = Path(__file__).with_name("builtin")
 
 
 class Task:
@@ -42,6 +45,11 @@ class Task:
         self.source = config.source or (known.description if known else "")
         self.default_limit, self.summaries = config.limit, config.summaries
         self.templates = ("", *config.templates)
+
+    @property
+    def reference(self) -> str:
+        """What `open_tasks` opens it by."""
+        return self.name if self.config.path.parent == BUILTIN else str(self.config.path)
 
     @property
     def size(self) -> int:

@@ -124,8 +124,18 @@ def test_two_runs_are_compared_by_document(here, call):
     assert "share none" in call("compare", "a", "c")[2]
 
 
-def test_what_was_answered_is_recovered(here, call):
-    call(*DUMMY, "mini_mcqa", "--limit", 5, "--out", "a", "--cache", "cache")
+def test_a_number_that_is_no_mean_is_tested_by_its_own_rule(here, call):
+    words = (*DUMMY, "mini_translate", "--limit", 8, "--out")
+    call(*words, "a")
+    call(*words, "b")
+    found = {row["metric"]: row for row in json.loads(call("compare", "a", "b", "--json")[1])}
+    assert found["bleu"]["p"] == found["chrf"]["p"] == 1
+    assert found["bleu"]["low"] == found["bleu"]["high"] == 0
+
+
+@pytest.mark.parametrize("task", ["mini_mcqa", "capitals.yaml"])
+def test_what_was_answered_is_recovered(here, call, task):
+    call(*DUMMY, task, "--limit", 5, "--out", "a", "--cache", "cache")
     status, *_ = call("recover", "cache", "--out", "r")
     assert status == 0
     assert read_results(here / "r").numbers == read_results(here / "a").numbers

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from rich.console import Console
 from llm_eval.report import labels
 from llm_eval.report.reading import Results
 from llm_eval.report.terminal import show
+from llm_eval.types import Number
 
 
 def printed(results: Results, width: int = 120, **options) -> str:
@@ -70,7 +72,7 @@ def test_gaps_show_what_is_neutral_and_what_would_stay_unseen():
 
 def test_parts_are_shown_on_request_and_counted_otherwise():
     run = results(number(note="odd"), number(note="odd", group="a"), number("t", template="b"))
-    assert "2 more numbers are of groups and other prompts" in printed(run)
+    assert "2 more numbers are of groups, of other prompts or details" in printed(run)
     assert "arc_easy.acc: odd" in printed(run)
     text = printed(run, parts=True)
     assert "more numbers" not in text
@@ -144,3 +146,16 @@ def test_what_differs_between_signatures_is_said():
     assert labels.differing("acc|a:1|b:2", "acc|a:1|b:2") == ""
     assert labels.differing("acc|a:1|b:2", "acc|b:2|a:3") == "a:1 there and a:3 here"
     assert labels.differing("acc|a:1", "acc") == "a:1 there and nothing here"
+
+
+def test_what_only_explains_is_told_on_request():
+    told = Number("a", "ece_mass", 0.1, None, None, None, 5, 0, False, "ece|v:1")
+    assert labels.is_detail(told)
+    assert labels.is_detail(replace(told, metric="acc_gap_by_chance"))
+    assert not labels.is_detail(replace(told, metric="ece"))
+
+
+def test_a_sentence_that_several_notes_have_is_told_once():
+    one = Number("a", "x", 0.1, None, None, None, 5, 0, False, "x|v:1", note="Low. By words.")
+    other = replace(one, metric="y", note="By words.")
+    assert labels.notes([one, other]) == {"Low.": ["a.x"], "By words.": ["a.x", "a.y"]}
