@@ -18,6 +18,7 @@ Source: Guo et al., "On calibration of modern neural networks" (2017), equation 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -40,7 +41,8 @@ def calibration(
     Numbers are `ece` (bins of equal width), `ece_mass` (of equally many documents), `brier`,
     `confidence` (its mean) and, as groups of `accuracy_of_confidence`, each bin's share of right
     answers; what was said there stands in the note. Resampled documents repeat, which adds to an
-    error that is above 0 by chance: intervals of `ece` lean upwards as it does itself.
+    error that is above 0 by chance, so that their quantiles may leave the value out: the interval
+    is the value ± 1.96 of their standard deviations, not below 0.
     """
     kept = [s for s in samples if not s.error]
     judged = [_confidence(s) for s in kept]
@@ -61,6 +63,9 @@ def calibration(
     numbers, resampling = [], {"seed": seed, "n_resamples": N_RESAMPLES}
     for name, strategy in (("ece", "uniform"), ("ece_mass", "quantile")):
         estimate = bootstrap_estimate(judged, _error(strategy), clusters=clusters, **resampling)
+        if half := 1.96 * (estimate.stderr or 0.0):
+            low, high = max(0.0, estimate.value - half), estimate.value + half
+            estimate = replace(estimate, low=low, high=high)
         floor = expected_error(said, strategy=strategy, seed=seed)
         note = f"a perfectly calibrated model would have {floor:.3f} on as many documents"
         numbers.append(number(name, estimate, False, note=note))

@@ -20,6 +20,7 @@ from shared.require import require
 
 ARROWS = {True: "↑", False: "↓", None: "○"}
 _CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+ABOVE_0 = ("likelihood_diff",)  # means of |difference|
 DIRECTIONS = {True: "higher is better", False: "lower is better", None: "neither is better"}
 
 
@@ -63,10 +64,14 @@ def neutral(number: Number) -> float | None:
     """The value that shows no bias; None where there is none, as of what should be high.
 
     A gap has one: a number of which neither direction is better and whose detectable gap is known.
-    It is 0 unless the number's note names another ("neutral is 0.5").
+    It is 0 unless the number's note names another ("neutral is 0.5"). What chance alone makes
+    positive has none.
     """
     said = re.search(r"\bneutral(?: value)?(?: is|:| =)? ?(\d*\.?\d+)", number.note)
-    if number.higher_is_better is not None or not (said or number.detectable is not None):
+    by_chance = number.metric.endswith(("_spread", "_group_gap")) or number.metric in ABOVE_0
+    if number.higher_is_better is not None or by_chance:
+        return None
+    if not said and number.detectable is None:
         return None
     return float(said[1]) if said else 0.0
 

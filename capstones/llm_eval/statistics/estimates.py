@@ -39,8 +39,10 @@ def mean_estimate(
 ) -> Estimate:
     """The mean of a value per document.
 
-    The interval is Wilson's for independent values of 0 and 1, which four right of four do not
-    shrink to a point; else Student's, with the degrees of freedom of documents or of clusters.
+    The interval of values of 0 and 1 is Wilson's, which four right of four do not shrink to a point
+    and which stays between 0 and 1; clusters count as the fewer documents that would be as unsure
+    (Korn & Graubard, 1998, from memory). Else it is Student's, with the degrees of freedom of documents
+    or of clusters.
 
     Raises
     ------
@@ -59,13 +61,26 @@ def mean_estimate(
     errors = np.bincount(codes, x - mean)
     count = len(groups)
     stderr = math.sqrt(count / (count - 1) * float(errors @ errors)) / n
-    if count == n and np.isin(x, (0.0, 1.0)).all():
-        return Estimate(mean, stderr, *wilson(mean, n, level), n)
+    if np.isin(x, (0.0, 1.0)).all():
+        size = n if count == n else _effective(mean, stderr, n, count, level)
+        return Estimate(mean, stderr, *wilson(mean, size, level), n)
     half = float(stdtrit(count - 1, (1 + level) / 2)) * stderr
     return Estimate(mean, stderr, mean - half, mean + half, n)
 
 
-def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def _effective(share: float, stderr: float, n: int, clusters: int, level: float) -> float:
+    """How many independent documents would be as unsure of a share as these clusters are."""
+    from scipy.special import ndtri, stdtrit
+
+    spread = share * (1 - share)
+    if spread == 0:  # unanimous: each cluster has said it once
+        size: float = clusters
+    else:
+        size = min(n, spread / stderr**2) if stderr else n
+    return size * float(ndtri((1 + level) / 2) / stdtrit(clusters - 1, (1 + level) / 2)) ** 2
+
+
+def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval (1927) of a share of n independent draws."""
     from scipy.special import ndtri
 
@@ -73,7 +88,8 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
     middle = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # in floats too
 
 
 def bootstrap_estimate(
@@ -94,10 +110,13 @@ def bootstrap_estimate(
     if len(members) < 2:
         return Estimate(value, None, None, None, n)
     rng = np.random.default_rng(seed)
+    known = np.empty(n, object)  # picks a thousand items at once
+    known[:] = items
     draws = []
     for _ in range(n_resamples):
         chosen = rng.integers(0, len(members), len(members))
-        draws.append(float(statistic([items[i] for g in chosen for i in members[g]])))
+        places = chosen if len(members) == n else np.concatenate([members[g] for g in chosen])
+        draws.append(float(statistic(known[places].tolist())))
     draws = [draw for draw in draws if math.isfinite(draw)]
     if len(draws) < 2:
         return Estimate(value, None, None, None, n)

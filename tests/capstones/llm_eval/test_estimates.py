@@ -198,3 +198,28 @@ def test_prompts_as_numbers():
         "gap_mean_prompt",
         "gap_spread_prompt",
     ]
+
+
+@given(st.lists(st.integers(0, 1), min_size=4, max_size=30), st.integers(2, 5))
+def test_shares_of_clusters_stay_between_0_and_1(values, size):
+    found = mean_estimate(values, clusters=[i // size for i in range(len(values))])
+    if found.low is not None:
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.high - found.low > 0.1  # so few documents are never sure
+
+
+def test_unanimous_clusters_are_as_unsure_as_their_number():
+    found = mean_estimate([1] * 40, clusters=[i // 4 for i in range(40)])
+    assert found.low < wilson(1.0, 10)[0]
+    assert found.low > wilson(1.0, 5)[0]
+
+
+def test_shares_of_clusters_are_covered():
+    """Of 300 draws with strongly alike documents, at least 92 % of intervals hold the truth."""
+    rng, held = np.random.default_rng(5), 0
+    for _ in range(300):
+        chances = rng.beta(1.5, 1.5, 15)
+        values = (rng.random((15, 6)) < chances[:, None]).ravel().astype(int).tolist()
+        found = mean_estimate(values, clusters=np.repeat(np.arange(15), 6).tolist())
+        held += found.low <= 0.5 <= found.high
+    assert held / 300 >= 0.92
