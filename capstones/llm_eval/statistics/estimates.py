@@ -40,7 +40,8 @@ def mean_estimate(
     """The mean of a value per document.
 
     The interval is Wilson's for independent values of 0 and 1, which four right of four do not
-    shrink to a point; else Student's, with the degrees of freedom of documents or of clusters.
+    shrink to a point, and for clusters that are all right or all wrong; else Student's, with the
+    degrees of freedom of documents or of clusters, and of a share no wider than from 0 to 1.
 
     Raises
     ------
@@ -59,10 +60,14 @@ def mean_estimate(
     errors = np.bincount(codes, x - mean)
     count = len(groups)
     stderr = math.sqrt(count / (count - 1) * float(errors @ errors)) / n
-    if count == n and np.isin(x, (0.0, 1.0)).all():
-        return Estimate(mean, stderr, *wilson(mean, n, level), n)
+    share = bool(np.isin(x, (0.0, 1.0)).all())
+    if share and (count == n or mean in (0.0, 1.0)):
+        return Estimate(mean, stderr, *wilson(mean, count, level), n)
     half = float(stdtrit(count - 1, (1 + level) / 2)) * stderr
-    return Estimate(mean, stderr, mean - half, mean + half, n)
+    low, high = mean - half, mean + half
+    if share:
+        low, high = max(0.0, low), min(1.0, high)
+    return Estimate(mean, stderr, low, high, n)
 
 
 def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -198,3 +198,11 @@ def test_prompts_as_numbers():
         "gap_mean_prompt",
         "gap_spread_prompt",
     ]
+
+
+def test_a_share_over_clusters_is_no_point_and_no_less_than_nothing():
+    for right in (0.0, 1.0):
+        found = mean_estimate([right] * 6, clusters="aabbcc")
+        assert (found.low, found.high) == wilson(right, 3)
+    spread = mean_estimate([1, 1, 0, 0], clusters="aabb")
+    assert (spread.low, spread.high) == (0.0, 1.0)
