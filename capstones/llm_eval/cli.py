@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line; return its exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     study.silence_libraries()
-    return study.call(app, argv, lost="what was answered is kept, the same command goes on")
+    return study.call(app, argv, lost="; what was answered is kept, the same command goes on")
 
 
 @app.command

@@ -49,8 +49,11 @@ def validate(*files: Path) -> int:
         try:
             task = read_task(file)
             judge, documents = task.judge(), task.documents()
-            for _, document in documents:
-                judge.requests(document)
+            for id, document in documents:
+                try:
+                    judge.requests(document)
+                except UserError as error:
+                    raise UserError(f"{file}: document {id}: {error}") from error
         except UserError as error:
             errors.print(str(error))
             wrong += 1

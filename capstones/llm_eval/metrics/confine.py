@@ -13,6 +13,7 @@ import json
 import math
 import os
 import resource
+import signal
 import sys
 import types
 
@@ -23,10 +24,17 @@ CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 READ = 0b1100  # files and folders
 EVERYTHING = 0x1FFF  # with execution, writing, making and removing: the first version's rights
 REFER, TRUNCATE = 1 << 13, 1 << 14  # the second's and the third's
+SCOPED = 0b11  # the sixth's: no abstract socket of, and no signal to, a process outside
 
 # Names of audit events, see "Audit events table" of Python's documentation.
 FORBIDDEN = (
     "ctypes.",
+    "fcntl.",  # F_SETOWN lets the kernel signal any process
+    "os.chmod",  # this line and the next four: Landlock knows nothing of them
+    "os.chown",
+    "os.removexattr",
+    "os.setxattr",
+    "os.utime",
     "os.exec",
     "os.fork",
     "os.kill",
@@ -68,9 +76,9 @@ def shut_files(libc: ctypes.CDLL) -> bool:
     if version < 1:
         return False
     handled = EVERYTHING | (REFER if version > 1 else 0) | (TRUNCATE if version > 2 else 0)
-    ruleset = libc.syscall(
-        CREATE_RULESET, ctypes.byref(ctypes.c_uint64(handled)), ctypes.c_size_t(8), 0
-    )
+    rules = (ctypes.c_uint64 * 3)(handled, 0, SCOPED)
+    size = ctypes.c_size_t(24 if version > 5 else 8)
+    ruleset = libc.syscall(CREATE_RULESET, ctypes.byref(rules), size, 0)
     libraries = (f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/share/zoneinfo")
     allowed = {os.getcwd(): handled & ~1} | dict.fromkeys(libraries, READ)
     for folder, rights in allowed.items():
@@ -117,6 +125,8 @@ def main() -> None:
     sys.stderr.flush()
     sys.argv[:] = ["program"]
     del sys.modules["ctypes"]
+    for module in (signal, sys.modules["_signal"]):  # no audit event tells of it
+        vars(module).pop("pidfd_send_signal", None)
     program = sys.modules["__main__"] = types.ModuleType("__main__")
     exec(compile(source, "program", "exec"), program.__dict__)
 

@@ -15,6 +15,7 @@ refused together do not come back together.
 Source: OpenAI, "API reference", completions (`echo`, `logprobs`) and chat completions.
 """
 
+import json
 import os
 import random
 import time
@@ -35,6 +36,7 @@ CONNECT, READ = 5.0, 120.0  # seconds
 ATTEMPTS, FIRST, LONGEST = 6, 1.0, 300.0  # tries; seconds before the second; most seconds
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
 STOPS = 4  # that a server accepts
+LARGEST = 1 << 26  # bytes of an answer
 BATCH = 16
 
 
@@ -45,6 +47,10 @@ def wait(attempt: int, said: str | None, draw: Callable[[], float] = random.rand
     except ValueError:  # a date: our own guess is as good
         asked = -1.0
     return min(LONGEST, asked if asked >= 0 else FIRST * 2**attempt * (0.25 + draw()))
+
+
+# What reading an answer raises that is not as it should be.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Unanswered(Exception):
@@ -65,7 +71,7 @@ class OpenAI:
     parallel
         Requests that are under way at a time.
     timeout
-        Seconds of silence after which a request is asked again.
+        Seconds of silence, or of an answer's body, after which a request is asked again.
     """
 
     def __init__(
@@ -142,16 +148,7 @@ class OpenAI:
         text = before + request.continuation
         # One new token, since servers refuse none; it begins where the text ends.
         body = {"prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        given = self._ask("completions", body, partial(_echo, text))
-        own = [i for i, at in enumerate(given["text_offset"]) if start <= at < len(text)]
-        logprobs = [given["token_logprobs"][i] for i in own]
-        if not own:
-            raise Unanswered("the continuation makes no token of its own")
-        if None in logprobs:
-            raise Unanswered("the server gives a text's first token no log-probability")
-        best = [max(given["top_logprobs"][i].values()) for i in own]
-        greedy = all(p >= top for p, top in zip(logprobs, best, strict=True))
-        return Response(sum(logprobs), greedy, tuple(logprobs), n_tokens=len(own))
+        return self._ask("completions", body, partial(_echo, text, start))
 
     # ---- the connection
 
@@ -168,15 +165,15 @@ class OpenAI:
             said, lost = None, False
             try:
                 url, content = f"{self.url}/{path}", {"model": self.model, **body}
-                response = requests.post(url, json=content, **options)
-                failure = f"{self.url}/{path} answered with status {response.status_code}"
-                if response.status_code == 200:
-                    return read(response.json())
-                if response.status_code in (401, 403):
-                    raise UserError(f"{failure}; the key is read from {KEY}")
-                if response.status_code not in BUSY:
-                    raise Unanswered(failure)
-                said = response.headers.get("Retry-After")
+                with requests.post(url, json=content, stream=True, **options) as response:
+                    failure = f"{self.url}/{path} answered with status {response.status_code}"
+                    if response.status_code == 200:
+                        return read(json.loads(_body(response.raw, self.timeout)))
+                    if response.status_code in (401, 403):
+                        raise UserError(f"{failure}; the key is read from {KEY}")
+                    if response.status_code not in BUSY:
+                        raise Unanswered(failure)
+                    said = response.headers.get("Retry-After")
             except requests.ConnectionError as error:
                 failure, lost = (
                     f"{self.url} cannot be reached ({type(error).__name__})",
@@ -184,7 +181,7 @@ class OpenAI:
                 )
             except requests.Timeout:
                 failure = f"{self.url}/{path} was silent for {self.timeout:g} seconds"
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 failure = f"{self.url}/{path} does not speak OpenAI's format"
                 failure += f" ({type(error).__name__})"
             except requests.RequestException as error:
@@ -202,6 +199,32 @@ class OpenAI:
             self._next = turn + self._pause
         if turn > now:
             self._sleep(turn - now)
+
+
+def _body(raw: Any, seconds: float) -> bytes:
+    """The bytes of an answer, as they come, so that neither a huge nor an endless one is awaited.
+
+    Raises
+    ------
+    requests.RequestException
+        It breaks off, is too large or takes too long.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+    content, end = bytearray(), time.monotonic() + seconds
+    try:
+        while piece := raw.read1(1 << 16, decode_content=True):
+            content += piece
+            if len(content) > LARGEST:
+                raise requests.exceptions.ContentDecodingError("too large")
+            if time.monotonic() > end:
+                raise requests.Timeout("too slow")
+    except ReadTimeoutError as error:
+        raise requests.Timeout("silent") from error
+    except HTTPError as error:
+        raise requests.RequestException("broken off") from error
+    return bytes(content)
 
 
 # ---- what a server said; anything unexpected raises a lookup's or a type's error
@@ -224,7 +247,7 @@ def _written(content: Any) -> int:
     return int((content.get("usage") or {}).get("completion_tokens") or 0)
 
 
-def _echo(text: str, content: Any) -> dict[str, list]:
+def _echo(text: str, start: int, content: Any) -> Response:
     choice = content["choices"][0]
     if not choice["text"].startswith(text) or choice.get("logprobs") is None:
         raise Unanswered("the server gives no log-probabilities of a text (echo and logprobs)")
@@ -235,7 +258,15 @@ def _echo(text: str, content: Any) -> dict[str, list]:
     for logprob, top in zip(lists["token_logprobs"], lists["top_logprobs"], strict=True):
         number = logprob is None or (logprob < 1 and len(top) > 0)  # and not NaN
         require(number, "token_logprobs must be numbers", repr(logprob))
-    return lists
+    own = [i for i, at in enumerate(lists["text_offset"]) if start <= at < len(text)]
+    logprobs = [lists["token_logprobs"][i] for i in own]
+    if not own:
+        raise Unanswered("the continuation makes no token of its own")
+    if None in logprobs:
+        raise Unanswered("the server gives a text's first token no log-probability")
+    best = [max(lists["top_logprobs"][i].values()) for i in own]
+    greedy = all(p >= top for p, top in zip(logprobs, best, strict=True))
+    return Response(sum(logprobs), greedy, tuple(logprobs), n_tokens=len(own))
 
 
 def _away(error: Exception) -> bool:

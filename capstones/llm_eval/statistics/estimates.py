@@ -41,8 +41,8 @@ def mean_estimate(
 
     The interval of values of 0 and 1 is Wilson's, which four right of four do not shrink to a point
     and which stays between 0 and 1; clusters count as the fewer documents that would be as unsure
-    (Korn & Graubard, 1998, from memory). Else it is Student's, with the degrees of freedom of documents
-    or of clusters.
+    (Korn & Graubard, 1998, from memory). Else it is Student's, with the degrees of freedom of
+    documents or of clusters.
 
     Raises
     ------

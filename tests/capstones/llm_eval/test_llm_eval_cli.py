@@ -226,3 +226,20 @@ def test_lm_evals_arguments_are_understood():
     assert asking.named_model() == ("hf:models/x", {"dtype": "bfloat16", "device": "cpu"})
     asking = Asking(model="openai", model_args="base_url=http://127.0.0.1:1/v1,model=m")
     assert asking.named_model()[0] == "openai:http://127.0.0.1:1/v1#m"
+
+
+def test_an_interrupted_run_says_that_answers_are_kept(call, monkeypatch):
+    def interrupted(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_eval.engine.run.evaluate", interrupted)
+    status, _, err = call("run", "--model", "dummy", "--tasks", "mini_facts")
+    assert status == 130
+    assert err == ("llm-eval: interrupted; what was answered is kept, the same command goes on\n")
+
+
+def test_validate_names_the_document_that_cannot_be_asked(call, here):
+    (here / "capitals.jsonl").write_text('{"question": "?", "choices": [], "answer": 0}\n')
+    status, _, err = call("validate", here / "capitals.yaml")
+    assert status == 1
+    assert "capitals.yaml: document 0: doc_to_choice must give" in " ".join(err.split())

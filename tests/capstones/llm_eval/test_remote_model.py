@@ -7,10 +7,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_eval.models.remote import KEY, OpenAI, wait
+from llm_eval.models.remote import KEY, OpenAI, _body, wait
 from llm_eval.types import Request
 from shared.errors import UserError
 
@@ -251,3 +252,50 @@ def test_waits_grow_and_end(attempt, header):
 def test_settings_are_judged(options):
     with pytest.raises(UserError, match=next(iter(options))):
         OpenAI("http://127.0.0.1:1/v1", **options)
+
+
+def at_odds(**lists):
+    """An echo of which some lists are not what they should be."""
+
+    def step(body):
+        content = echoed(body)
+        logprobs = content["choices"][0]["logprobs"]
+        for name, value in lists.items():
+            logprobs[name] = [value] * len(logprobs[name])
+        return ok(content)
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ok(b"[" * 100_000),
+        ok(b'{"choices": [{"text": "x"}], "usage": {"completion_tokens": Infinity}}'),
+        ok(b'{"choices": [{"text": "\xff"}]}'),
+        at_odds(text_offset="0"),
+        at_odds(top_logprobs=[1.0]),
+        at_odds(top_logprobs={"x": "likely"}),
+    ],
+)
+def test_no_answer_of_a_server_ends_the_run(step):
+    with Server(step) as server:
+        model, _ = model_of(server, attempts=1)
+        written = ASKED if not callable(step) else Request("loglikelihood", "A b", " c")
+        (response,) = model.answer([written])
+    assert "does not speak OpenAI's format" in response.error
+
+
+def test_an_endless_or_huge_answer_is_not_awaited(monkeypatch):
+    monkeypatch.setattr("llm_eval.models.remote.LARGEST", 1000)
+    with Server(ok(b" " * 2000)) as server:
+        model, _ = model_of(server, attempts=1)
+        assert "did not answer" in model.answer([ASKED])[0].error
+
+    class Dripping:
+        def read1(self, most, *, decode_content):
+            time.sleep(0.01)
+            return b" "
+
+    with pytest.raises(requests.Timeout):
+        _body(Dripping(), 0.1)

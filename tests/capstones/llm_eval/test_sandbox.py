@@ -92,6 +92,10 @@ def test_deep_recursion_is_an_error_and_a_deeper_one_no_harm():
         "import os; os.execv('/bin/true', ['true'])",
         "import os; os.kill(os.getppid(), 0)",
         "import os; os.killpg(0, 0)",
+        "import fcntl, os; fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
+        "import os; os.chmod('.', 0o700)",
+        "import os; os.chown('.', 0, 0)",
+        "import os; os.utime('.')",
         "import socket; socket.socket()",
         "import socket; socket.getaddrinfo('localhost', 80)",
         "import ctypes",
@@ -101,6 +105,13 @@ def test_deep_recursion_is_an_error_and_a_deeper_one_no_harm():
 )
 def test_what_is_forbidden_raises(source):
     assert last(run_python(source)).startswith("PermissionError: the sandbox forbids ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such call")
+def test_nobody_is_signaled_by_a_descriptor():
+    source = "import os, signal; signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 0)"
+    assert "pidfd_send_signal" in last(run_python(source))
+    assert run_python(source.replace("signal;", "_signal as signal;")).end == "error"
 
 
 @needs("files")
