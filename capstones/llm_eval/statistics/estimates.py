@@ -73,7 +73,8 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
     middle = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return (low if share > 0 else 0.0), (high if share < 1 else 1.0)  # no rest of rounding there
 
 
 def bootstrap_estimate(
