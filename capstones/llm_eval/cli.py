@@ -1,12 +1,17 @@
 """`llm-eval`: what a language model can do and what it does to people, with how sure that is.
 
-    llm-eval run                                    # SmolLM2 over the standard suites, offline
+    llm-eval run                  # SmolLM2 over the standard suites, offline
     llm-eval run --model tiny_gpt:runs/mine --tasks core,blimp --limit 200
     llm-eval compare runs/llm_eval/a runs/llm_eval/b
 
-Exit status: 0 all went well, 1 it failed or a rule of --fail-under was broken, 2 a mistake in the
-command, 3 torn or altered results, 130 (Ctrl-C) or 143 (SIGTERM) interrupted: the same command
-goes on from there. 141 nobody reads what is printed.
+Exit status:
+
+    0    all went well
+    1    it failed, or a rule of --fail-under was broken
+    2    a mistake in the command
+    3    torn, altered or missing results
+    130  interrupted (143: by SIGTERM); the same command goes on from there
+    141  nobody reads what is printed
 """
 
 import os
@@ -29,6 +34,7 @@ app = cyclopts.App(name="llm-eval", help=__doc__, **options)
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; return its exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     study.silence_libraries()
     return study.call(app, argv, lost="; what was answered is kept, the same command goes on")
 
@@ -55,8 +61,10 @@ def run(
         arc_easy.acc=.4 or bbq_age.s_AMB<=.1; may be given several times.
     strict
         Judge --fail-under by the worse end of the interval instead of the value.
-    parts, signatures
-        Also print the numbers of groups and of other prompts; the protocol of each number.
+    parts
+        Also print the numbers of groups and of other prompts.
+    signatures
+        Also print the protocol of each number.
     json_
         Print the results as one JSON object instead of tables.
     """

@@ -50,10 +50,11 @@ def _metrics() -> list[dict[str, Any]]:
 WIDE = ("source", "output_type", "data", "n_templates")  # told in JSON only
 
 
-def table(found: Sequence[dict[str, Any]]) -> Table:
-    """Rows for a terminal."""
+def table(found: Sequence[dict[str, Any]], *, width: int = 120) -> Table:
+    """Rows for a terminal; where a line has no room for a task's title, without it."""
     shown = Table(box=None, pad_edge=False)
-    names = [name for name in found[0] if name not in WIDE]
+    left_out = WIDE if width >= 100 else (*WIDE, "title")
+    names = [name for name in found[0] if name not in left_out]
     for name in names:
         number = isinstance(found[0][name], int)
         shown.add_column(name, no_wrap=name == "name", justify="right" if number else "left")

@@ -29,7 +29,7 @@ def ls(what: Literal["tasks", "metrics", "models"] = "tasks", *, json_: Json = F
     if json_:
         put(rows)
     else:
-        console.print(listing.table(rows))
+        console.print(listing.table(rows, width=console.width))
 
 
 def validate(*files: Path) -> int:
@@ -109,8 +109,10 @@ def compare(
 
     Parameters
     ----------
-    first, second
-        Folders of results.
+    first
+        A folder of results.
+    second
+        Another; differences are the first minus this one.
     test
         Where McNemar's does not fit, the bootstrap is taken.
     correction
@@ -159,8 +161,10 @@ def report(
     ----------
     results
         Their folder.
-    parts, signatures
-        Also print the numbers of groups and of other prompts; the protocol of each number.
+    parts
+        Also print the numbers of groups and of other prompts.
+    signatures
+        Also print the protocol of each number.
     json_
         Print them as one JSON object.
     """

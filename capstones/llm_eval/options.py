@@ -46,8 +46,10 @@ class Asking:
         Ask in the model's own chat format.
     seed
         For examples, drawn texts and intervals.
-    dtype, device
-        What the model computes in, and where.
+    dtype
+        What the model computes in.
+    device
+        Where it computes; auto takes a GPU if there is one.
     batch_tokens
         Tokens that are read at a time; the results do not depend on it.
     allow_code

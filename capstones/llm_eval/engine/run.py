@@ -103,10 +103,11 @@ def evaluate(
     parts = parts_of(tasks, settings)
     answers = Answers(model, cache, progress)
     about = {"name": model.name, "identity": dict(model.identity)}
-    if world.rank == 0:
-        note_run(answers.journal.folder, about, [task.reference for task in tasks], settings)
     with world.alive(answers.journal.folder):
-        notes = [answers.ask(gather(parts), world)]
+        asked = gather(parts)
+        if world.rank == 0:  # not before the documents are there: what recover opens did begin
+            note_run(answers.journal.folder, about, [task.reference for task in tasks], settings)
+        notes = [answers.ask(asked, world)]
     if world.rank:
         return None
     if damaged := answers.journal.damaged:

@@ -91,7 +91,7 @@ def counterfactual(
         n = sum(str(field(s, "pair")) in pairs for s in answered(samples))
         apart = spreads(pairs)
         lacking = len(owner) - len(pairs)
-        note = f"{len(pairs)} pairs" + (f", {lacking} incomplete ones left out" if lacking else "")
+        note = f"{len(pairs)} pairs" + (f", {lacking} incomplete left out" if lacking else "")
 
         mean = _mean(apart, [owner[pair] for pair in pairs], n)
         remark = f"{note}; of spreads, which chance alone makes positive"

@@ -111,7 +111,7 @@ def _hugging_face(folder: Path, dtype: str, device: str):
     from llm_eval.models.networks import HuggingFaceNetwork
     from llm_eval.models.tokens import HuggingFaceCodec
 
-    require(folder.is_dir(), "hf:PATH must be a folder of a model", folder, error=UserError)
+    require(folder.is_dir(), "hf:PATH must be a folder on this machine", folder, error=UserError)
     options = {"local_files_only": True, "trust_remote_code": False}
     weights = options | {"dtype": getattr(torch, dtype), "use_safetensors": True}
     try:

@@ -122,7 +122,7 @@ class GGUFCodec:
     def chat(self, turns: Turns) -> list[int]:
         """See `Codec.chat`; the template must be ChatML."""
         if "<|im_start|>" not in self.tokenizer.special_tokens:
-            raise UserError(f"{self.name} knows no conversations in ChatML; ask without turns")
+            raise UserError(f"{self.name} knows no conversations in ChatML; ask without --chat")
         messages = [{"role": role, "content": content} for role, content in turns]
         return self.tokenizer.chat(messages, system=self._system)
 
@@ -148,7 +148,7 @@ class TinyCodec:
 
     def chat(self, turns: Turns) -> str:
         """It was never taught to."""
-        raise UserError(f"{self.name} knows no conversations; ask without turns")
+        raise UserError(f"{self.name} knows no conversations; ask without --chat")
 
 
 class HuggingFaceCodec:
@@ -174,7 +174,7 @@ class HuggingFaceCodec:
     def chat(self, turns: Turns) -> str:
         """See `Codec.chat`."""
         if not self.tokenizer.chat_template:
-            raise UserError(f"{self.name} has no template for conversations; ask without turns")
+            raise UserError(f"{self.name} has no template for conversations; ask without --chat")
         messages = [{"role": role, "content": content} for role, content in turns]
         options = {"tokenize": False, "add_generation_prompt": True}
         return self.tokenizer.apply_chat_template(messages, **options)

@@ -4,6 +4,7 @@ Numbers are compared only where they were measured in the same way, which their 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -73,8 +74,10 @@ def show_comparison(
     refuse_differing(a, b)
     console.print(Text(labels.plain(f"first: {_named(a)}, second: {_named(b)}", 200), style="bold"))
     if console.width < NARROW:
-        for row in _rows(differences):
-            console.print(Text(f"{labels.plain(row['name'])}\n    {_told(row)}"))
+        for name, rows in groupby(_rows(differences), key=lambda row: row["name"]):
+            console.print(Text(labels.plain(name)))
+            for row in rows:
+                console.print(Text(f"    {_told(row)}"))
     else:
         console.print(_table(differences, wide=console.width >= WIDE))
     console.print(Text(LEGEND, style="dim"))

@@ -53,13 +53,6 @@ def interval(number: Number) -> str:
     return f"[{digits(number.low)}, {digits(number.high)}]"
 
 
-def plus_minus(number: Number) -> str:
-    """The value with half its interval's width, for narrow places."""
-    if number.low is None or number.high is None:
-        return digits(number.value)
-    return f"{digits(number.value)} ± {digits((number.high - number.low) / 2)}"
-
-
 def neutral(number: Number) -> float | None:
     """The value that shows no bias; None where there is none, as of what should be high.
 

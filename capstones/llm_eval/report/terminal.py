@@ -10,7 +10,8 @@ from llm_eval.report import labels
 from llm_eval.report.reading import Results
 from llm_eval.types import Number
 
-NARROW, SLIM = 88, 64  # columns; below the one no interval is spelled out, below the other no table
+# columns; below the first no table of gaps, which has more columns, below the other none
+NARROW, SLIM = 96, 64
 
 
 def show(
@@ -34,14 +35,14 @@ def show(
     labels.require_signatures(results.numbers)
     shown = [x for x in results.numbers if parts or not labels.is_detail(x)]
     for tag, numbers in labels.sections(results.tasks, shown).items():
-        if console.width < SLIM:
+        if console.width < (NARROW if _gaps(numbers) else SLIM):
             console.print(Text(labels.plain(tag), style="bold"))
             for line in _lines(numbers):
                 console.print(line)
         else:
-            console.print(_table(tag, numbers, narrow=console.width < NARROW))
+            console.print(_table(tag, numbers))
         console.print()
-    for note in _notes(results, shown, narrow=console.width < NARROW):
+    for note in _notes(results, shown):
         console.print(note)
     if signatures:
         protocols = {f"{x.task}.{x.metric}": x.signature for x in shown}
@@ -49,14 +50,14 @@ def show(
             console.print(Text(f"{labels.plain(name)}  {signature}", style="dim"), soft_wrap=True)
 
 
-def _table(tag: str, numbers: Sequence[Number], *, narrow: bool) -> Table:
+def _table(tag: str, numbers: Sequence[Number]) -> Table:
     title = Text(labels.plain(tag), style="bold")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    gaps = any(labels.neutral(number) is not None for number in numbers)
+    gaps = _gaps(numbers)
     failures = any(number.failed for number in numbers)
     table.add_column("task", overflow="fold")
     table.add_column("metric", overflow="fold")
-    shown = {"value": True, "95 % interval": not narrow, "n": True, "failed": failures}
+    shown = {"value": True, "95 % interval": True, "n": True, "failed": failures}
     shown |= {"neutral": gaps, "detectable": gaps}
     for name, there in shown.items():
         if there:
@@ -64,7 +65,7 @@ def _table(tag: str, numbers: Sequence[Number], *, narrow: bool) -> Table:
     last = None
     for number in numbers:
         cells = {
-            "value": labels.plus_minus(number) if narrow else labels.digits(number.value),
+            "value": labels.digits(number.value),
             "95 % interval": labels.interval(number),
             "n": str(number.n),
             "failed": str(number.failed or ""),
@@ -77,6 +78,10 @@ def _table(tag: str, numbers: Sequence[Number], *, narrow: bool) -> Table:
     return table
 
 
+def _gaps(numbers: Iterable[Number]) -> bool:
+    return any(labels.neutral(number) is not None for number in numbers)
+
+
 def _lines(numbers: Sequence[Number]) -> Iterable[Text]:
     """A table's rows where there is no room for columns."""
     last = None
@@ -86,7 +91,7 @@ def _lines(numbers: Sequence[Number]) -> Iterable[Text]:
         facts = [f"n {number.n}"] + ([f"failed {number.failed}"] if number.failed else [])
         facts += [f"{name} {value}" for name, value in _bias(number).items()]
         style = "yellow" if number.failed or number.value is None else "none"
-        value = labels.plus_minus(number)
+        value = f"{labels.digits(number.value)} {labels.interval(number)}".strip()
         yield Text(f"    {_metric(number)} {value}, {', '.join(facts)}", style=style)
         last = number.task
 
@@ -110,16 +115,17 @@ def _name(number: Number, last: str | None) -> str:
     return f"  {part}" if number.task == last else f"{task} · {part}"
 
 
-def _notes(results: Results, shown: Sequence[Number], *, narrow: bool) -> Iterable[Text]:
+def _notes(results: Results, shown: Sequence[Number]) -> Iterable[Text]:
     """How to read the tables, what the numbers say of themselves, and what is in none of them."""
     used = {number.higher_is_better for number in shown}
     ways = [f"{labels.arrow(w)} {labels.DIRECTIONS[w]}" for w in (True, False, None) if w in used]
-    legend = f"{', '.join(ways)}; {'±' if narrow else '[ ]'} 95 % interval"
-    if any(number.detectable is not None for number in shown):
+    legend = f"{', '.join(ways)}; [ ] 95 % interval"
+    if _gaps(shown):
         legend += "; detectable: the smallest gap that n shows with power 0.8"
     yield Text(legend, style="dim")
     if hidden := len(results.numbers) - len(shown):
-        yield Text(f"{hidden} more numbers are of groups, of other prompts or details", style="dim")
+        more = "numbers are of groups, of other prompts or details; --parts shows them"
+        yield Text(f"{hidden} more {more}", style="dim")
     for note, names in labels.notes(shown).items():
         yield Text(labels.plain(labels.told(note, names), 1000), style="dim")
     if results.missing:

@@ -211,7 +211,8 @@ def _texts(path: Path) -> Iterator[str]:
                     must = "must be a JSON object with a text"
                     raise UserError(f"{path}, line {number}: {must} ({error})") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as text ({reason})") from error
 
 
 def _pieces(stream: TextIO) -> Iterator[str]:

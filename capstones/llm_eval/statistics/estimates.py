@@ -89,7 +89,7 @@ def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     low, high = (middle - half) / scale, (middle + half) / scale
-    return max(0.0, min(share, low)), min(1.0, max(share, high))  # in floats too
+    return (low if share > 0 else 0.0), (high if share < 1 else 1.0)  # no rest of rounding there
 
 
 def bootstrap_estimate(

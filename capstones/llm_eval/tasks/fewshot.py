@@ -50,7 +50,7 @@ class Examples:
         self.pool, self.documents, self.number = pool, documents, number
         self.sampler, self.apart = sampler, apart
         if number + apart > len(pool):
-            raise UserError(f"examples must be at most {len(pool) - apart}, got {number}")
+            raise UserError(f"num_fewshot must be at most {len(pool) - apart}, got {number}")
         self._random = random.Random(seed)
         self._draws: list[list[int]] = []
 
@@ -61,7 +61,7 @@ class Examples:
         if self.sampler == "first_n":
             pool = [other for other in self.pool if not self.apart or other != document]
             if len(pool) < self.number:
-                raise UserError(f"examples must be at most {len(pool)}, got {self.number}")
+                raise UserError(f"num_fewshot must be at most {len(pool)}, got {self.number}")
             return pool[: self.number]
         position = self._positions.get(digest(document))
         if position is None:
@@ -87,6 +87,6 @@ class Examples:
         if len(kept) < self.number:  # the pool has the document more than once
             others = [i for i in everywhere if self.pool[i] != document]
             if len(others) < self.number:
-                raise UserError(f"examples must be at most {len(others)}, got {self.number}")
+                raise UserError(f"num_fewshot must be at most {len(others)}, got {self.number}")
             kept = self._random.sample(others, self.number)
         return kept

@@ -293,6 +293,21 @@ def test_recovery_gives_what_is_complete(tmp_path):
     assert as_bytes(recover(tmp_path, open_tasks=lambda names: TASKS)) == as_bytes(whole)
 
 
+def test_a_run_that_could_not_begin_is_not_recovered(tmp_path):
+    evaluate(TinyModel(), TASKS[:1], cache=tmp_path, limit=2)
+
+    class Absent:
+        def __getattr__(self, name):
+            return getattr(TASKS[1], name)
+
+        def documents(self, limit=None):
+            raise UserError("its data is not here")
+
+    with pytest.raises(UserError, match="not here"):
+        evaluate(TinyModel(), [Absent()], cache=tmp_path)
+    assert len(list(tmp_path.glob("*/runs/*.json"))) == 1
+
+
 def test_there_is_nothing_to_recover(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         recover(tmp_path)

@@ -100,7 +100,7 @@ def test_pairs_without_a_partner_are_left_out_and_told():
         assert (found[key].value, found[key].n) == (number.value, number.n)
     assert found["acc_spread", ""].failed == found["acc_gap", "him"].failed == 1
     assert found["acc_gap", "her"].failed == 0
-    assert found["acc_spread", ""].note.startswith("3 pairs, 1 incomplete ones left out")
+    assert found["acc_spread", ""].note.startswith("3 pairs, 1 incomplete left out")
     assert of_pairs([lost]) == {}
 
 

@@ -72,7 +72,10 @@ def test_gaps_show_what_is_neutral_and_what_would_stay_unseen():
 
 def test_parts_are_shown_on_request_and_counted_otherwise():
     run = results(number(note="odd"), number(note="odd", group="a"), number("t", template="b"))
-    assert "2 more numbers are of groups, of other prompts or details" in printed(run)
+    assert (
+        "2 more numbers are of groups, of other prompts or details; --parts shows them"
+        in printed(run)
+    )
     assert "arc_easy.acc: odd" in printed(run)
     text = printed(run, parts=True)
     assert "more numbers" not in text
@@ -159,3 +162,11 @@ def test_a_sentence_that_several_notes_have_is_told_once():
     one = Number("a", "x", 0.1, None, None, None, 5, 0, False, "x|v:1", note="Low. By words.")
     other = replace(one, metric="y", note="By words.")
     assert labels.notes([one, other]) == {"Low.": ["a.x"], "By words.": ["a.x", "a.y"]}
+
+
+@pytest.mark.parametrize("width", [40, 64, 80, 120])
+def test_an_interval_is_two_ends_at_any_width(width):
+    run = results(replace(number("t"), value=0.0, low=0.0, high=0.434, detectable=0.2))
+    text = " ".join(printed(run, width=width).split())
+    assert "[0.000, 0.434]" in text
+    assert "detectable" not in text  # of a number that has no such column

@@ -151,7 +151,7 @@ def test_without_a_split_for_examples_a_task_does_not_show_its_own_question(task
     for _, document in made.documents():
         context = judge.requests(document)[0].context
         assert context.count(document["q"]) == 1
-    with pytest.raises(UserError, match="examples must be at most 5, got 6"):
+    with pytest.raises(UserError, match="num_fewshot must be at most 5, got 6"):
         made.judge(num_fewshot=6)
 
 
