@@ -101,7 +101,8 @@ def _metric(number: Number) -> str:
 
 
 def _bias(number: Number) -> dict[str, str]:
-    found = {"neutral": labels.neutral(number), "detectable": number.detectable}
+    neutral = labels.neutral(number)
+    found = {} if neutral is None else {"neutral": neutral, "detectable": number.detectable}
     return {name: labels.digits(value) for name, value in found.items() if value is not None}
 
 
