@@ -99,7 +99,7 @@ def compare(
     first: Path,
     second: Path,
     *,
-    test: Literal["paired-bootstrap", "mcnemar", "permutation"] = "paired-bootstrap",
+    test: Literal["auto", "mcnemar", "permutation", "paired-bootstrap"] = "auto",
     correction: Literal["holm", "benjamini-hochberg"] = "holm",
     html: Path | None = None,
     seed: Seed = 0,
@@ -114,7 +114,7 @@ def compare(
     second
         Another; differences are the first minus this one.
     test
-        Where McNemar's does not fit, the bootstrap is taken.
+        auto takes McNemar's where it fits, else the permutation test.
     correction
         For as many comparisons as there are: of the chance of any mistake (holm), or of the share
         of mistakes (benjamini-hochberg).
@@ -149,7 +149,10 @@ def compare(
     if json_:
         put(found)
     else:
-        show_comparison(console, a, b, found)
+        tested = [row for row in found if row.p is not None]
+        show_comparison(console, a, b, tested or found)
+        if tested and len(tested) < len(found):
+            errors.print(f"{len(found) - len(tested)} more numbers have no test; --json has them")
 
 
 def report(

@@ -134,7 +134,7 @@ def _row(number: Number, label: str, part: str = "", **more: Any) -> Row:
 
 def _whole(numbers: Iterable[Number]) -> list[Number]:
     """Numbers of whole tasks with their standard prompt."""
-    return [x for x in numbers if not (x.group or x.template) and x.value is not None]
+    return [x for x in numbers if not labels.is_detail(x) and x.value is not None]
 
 
 def _scores(results: Results) -> list[Plot]:

@@ -175,7 +175,7 @@ def compare_runs(
     numbers_b: Sequence[Number],
     samples_b: Iterable[Sample],
     *,
-    test: Test = "paired-bootstrap",
+    test: Test | Literal["auto"] = "auto",
     correction: Literal["holm", "benjamini-hochberg"] = "holm",
     aggregates: Mapping[tuple[str, str], Aggregate] | None = None,
     seed: int = 0,
@@ -184,6 +184,9 @@ def compare_runs(
 
     Parameters
     ----------
+    test
+        auto is McNemar's where it fits, else the permutation test, which hold for few documents
+        too; the bootstrap does not.
     aggregates
         By task and metric, what makes the metric where it is no mean; where none is given, the
         difference comes without interval and p, and says so.
@@ -204,8 +207,8 @@ def compare_runs(
         aggregate = (aggregates or {}).get((ours.task, ours.metric))
         options = {"aggregate": aggregate, "signatures": (ours.signature, other.signature)}
         if aggregate or (averaged(ours, a) and averaged(other, b)):
-            fits = test != "mcnemar" or _mcnemar_fits(ours.metric, [*a, *b])
-            chosen = test if fits else "paired-bootstrap"
+            fits = test in ("auto", "mcnemar") and _mcnemar_fits(ours.metric, [*a, *b])
+            chosen = "mcnemar" if fits else "permutation" if test in ("auto", "mcnemar") else test
             one = compare(a, b, ours.metric, test=chosen, seed=seed, **options)
         else:
             one = _untested(ours, other)
