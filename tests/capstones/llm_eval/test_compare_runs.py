@@ -323,3 +323,19 @@ def test_a_mean_may_be_given_as_an_aggregate(rows):
         for aggregate in (None, np.mean)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_by_default_five_documents_prove_nothing():
+    """Five of five are 2 in 32 by chance; the bootstrap has no resample without them all."""
+
+    def number(value):
+        return Number("t", "acc", value, None, None, None, 5, 0, True, "s")
+
+    for better, worse in (([1] * 5, [0] * 5), ([0.9] * 5, [0.1] * 5)):
+        numbers = [number(sum(better) / 5)], [number(sum(worse) / 5)]
+        (found,) = compare_runs(numbers[0], run(better), numbers[1], run(worse))
+        assert found.p > 0.05
+        (sure,) = compare_runs(
+            numbers[0], run(better), numbers[1], run(worse), test="paired-bootstrap"
+        )
+        assert sure.p < 0.01
