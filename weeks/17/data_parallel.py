@@ -73,14 +73,14 @@ class DataParallel:
         self.model, self.ring, self.early = model, ring, 0
         # One thread: buckets are reduced in the order in which they are handed in.
         self._thread = ThreadPoolExecutor(max_workers=1)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        require(trained, "model must have a parameter that is trained, got none")
-        self.buckets = buckets(trained, most_bytes)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        require(self.parameters, "model must have a parameter that is trained, got none")
+        self.buckets = buckets(self.parameters, most_bytes)
         self._place = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
         self._missing: list[set[nn.Parameter]] = []
         self._sums: list[Future] = []
         self._is_last = False
-        for p in trained:
+        for p in self.parameters:
             p.register_post_accumulate_grad_hook(self._ready)
         with torch.no_grad():  # all begin with what the first process has
             for tensor in [*model.parameters(), *model.buffers()]:
@@ -138,8 +138,7 @@ def train_step(
     `loss_sum` returns the *sum* of a micro-batch's losses and its number of tokens that count, as
     in week 16. The number of micro-batches may differ between processes, and be none.
     """
-    parameters = list(parallel._place)
-    for p in parameters:
+    for p in parallel.parameters:
         p.grad = None
     batches = list(micro_batches)
     mine = torch.zeros(2, dtype=torch.float64)
@@ -154,10 +153,10 @@ def train_step(
     parallel.finish()
     loss, tokens = parallel.ring.all_reduce(mine)  # after the gradients: one message at a time
     require(tokens > 0, "micro_batches must hold at least one token that counts, got none")
-    for p in parameters:
+    for p in parallel.parameters:
         p.grad /= tokens
     if clip is not None:  # all have the same gradient, so that all clip alike
-        clip(parameters)
+        clip(parallel.parameters)
     optimizer.step()
     return Step(float(loss / tokens), int(tokens))
 
