@@ -33,7 +33,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.require import require
@@ -103,17 +103,26 @@ def train_step(
     dist.all_reduce(mine, group=group)
     loss, tokens = mine.tolist()
     require(tokens > 0, "micro_batches must hold at least one token that counts, got none")
-    for p in model.parameters():
-        p.grad /= tokens
-    # On DTensors the norm is that of the whole gradient, summed over the shards.
-    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    # What this process has of each gradient: its rows. The squares are summed over processes.
+    grads = [p.grad.to_local() for p in model.parameters()]
+    squares = sum(g.double().square().sum() for g in grads) / tokens**2
+    dist.all_reduce(squares, group=group)
+    scale = min(1.0, max_norm / (float(squares.sqrt()) + 1e-6)) / tokens
+    for g in grads:
+        g *= scale
     optimizer.step()
     return Step(loss / tokens, int(tokens))
 
 
 def full_weights(model: nn.Module) -> Float[Tensor, "n"]:
     """All parameters, gathered, in one row; all processes must call it."""
-    return torch.cat([p.full_tensor().detach().flatten() for p in model.parameters()])
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.unshard()
+    row = torch.cat([p.detach().flatten() for p in model.parameters()])
+    for unit in units:
+        unit.reshard()
+    return row
 
 
 # ---- what is sent when

@@ -69,7 +69,9 @@ def ours(group, steps: int, seed: int, micro_batch: int) -> Answer:
     for step in range(steps):
         part = share(texts(step, seed), ring.rank, ring.size)
         before = ring.sent
-        losses.append(train_step(parallel, optimizer, in_micro_batches(part, micro_batch), loss_sum).loss)
+        losses.append(
+            train_step(parallel, optimizer, in_micro_batches(part, micro_batch), loss_sum).loss
+        )
         sent = ring.sent - before
     return {
         "losses": torch.tensor(losses, dtype=torch.float64),
