@@ -113,7 +113,8 @@ class DataParallel:
         while len(self._sums) < len(self.buckets):
             self._send_next()
         for bucket, summed in zip(self.buckets, self._sums, strict=True):
-            for p, grad in zip(bucket, summed.result().split([q.numel() for q in bucket])):
+            parts = summed.result().split([p.numel() for p in bucket])
+            for p, grad in zip(bucket, parts, strict=True):
                 p.grad = grad.view_as(p).clone()
         self._is_last = False
 

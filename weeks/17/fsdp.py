@@ -134,10 +134,9 @@ class Schedule(TorchDispatchMode):
     `n_bytes` counts what one process sends for them if they are rings, `(N - 1) / N` of a unit.
     """
 
-    NAMES = {"_allgather_base_": "G", "_reduce_scatter_base_": "S"}
-
     def __init__(self):
         super().__init__()
+        self.names = {"_allgather_base_": "G", "_reduce_scatter_base_": "S"}
         self.events, self.n_bytes = [], 0
 
     def mark(self, text: str) -> None:
@@ -146,7 +145,7 @@ class Schedule(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         """See each operation on its way to the kernel."""
-        kind = self.NAMES.get(function.overloadpacket.__name__)
+        kind = self.names.get(function.overloadpacket.__name__)
         if kind:
             self.events.append(kind)
             whole, piece = sorted((args[0].nbytes, args[1].nbytes), reverse=True)

@@ -107,7 +107,7 @@ def _context():
     if "forkserver" not in mp.get_all_start_methods():
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed.fsdp"])
+    context.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo"])
     return context
 
 
@@ -216,7 +216,8 @@ def _collect(processes, pipes, timeout: float) -> list[Answer]:
     if len(answers) == len(pipes):
         return [answers[rank] for rank in range(len(pipes))]
     silent = [rank for rank in range(len(pipes)) if rank not in answers and rank not in faults]
-    raise UserError(_verdict(faults, silent, len(pipes), timeout))
+    seconds = timeout if len(met) == len(pipes) else START_SECONDS
+    raise UserError(_verdict(faults, silent, len(pipes), seconds))
 
 
 def _receive(pipe, process) -> tuple[bytes, bytes]:

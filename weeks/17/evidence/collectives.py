@@ -1,4 +1,4 @@
-"""Our collectives against torch's; bytes against the formula; latency and bandwidth by the clock."""
+"""Our collectives against torch's; bytes against the formula; latency and bandwidth measured."""
 
 import numpy as np
 import torch

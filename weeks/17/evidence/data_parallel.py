@@ -21,10 +21,9 @@ def main(run: Run, *, steps: PositiveInt = 20, seeds: PositiveInt = 5) -> None:
         Models and texts for the mean of means.
     """
     most = prepare(run)
-    steps, seeds = run.budget(quick=3, default=steps), run.budget(quick=2, default=max(2, seeds))
-    answers = [launch(work.train, most, steps, run.seed * 100 + s) for s in range(seeds)]
-    truths = [work.alone(steps, run.seed * 100 + s) for s in range(seeds)]
-    check_training(run, answers[0], truths[0], most)
+    steps, seeds = run.budget(quick=2, default=steps), run.budget(quick=2, default=max(2, seeds))
+    answers = launch(work.train, most, steps, run.seed)
+    check_training(run, answers, work.alone(steps, run.seed), most)
     forks = launch(work.fork, most, run.seed)
     for n in range(1, most + 1):
         name = "gradient where processes take other branches"
@@ -37,9 +36,9 @@ def main(run: Run, *, steps: PositiveInt = 20, seeds: PositiveInt = 5) -> None:
             against="torch, one process",
             why="float64 rounding",
         )
-    judge_overlap(run, answers[0], most)
+    judge_overlap(run, answers, most)
     if most > 1:
-        judge_mean_of_means(run, answers, truths, most)
+        judge_mean_of_means(run, most, steps, seeds)
 
 
 def check_training(run: Run, answers, truth, most: int) -> None:
@@ -78,22 +77,17 @@ def judge_overlap(run: Run, answers, most: int) -> None:
     run.falsifier("one bucket for all", 0.0, breaks=name, note="it is full with the last gradient")
 
 
-def judge_mean_of_means(run: Run, answers, truths, most: int) -> None:
+def judge_mean_of_means(run: Run, most: int, steps: int, seeds: int) -> None:
     """How far the average of the processes' mean gradients is from the gradient."""
-    gaps = {n: [float(a[0][f"{n} wrong gaps"].mean()) for a in answers] for n in range(1, most + 1)}
+    seeds = [run.seed * 100 + s for s in range(seeds)]
+    answer = launch(work.wrongly, most, steps, seeds)[0]
+    gaps = {n: [float(answer[f"{n} {s} gaps"].mean()) for s in seeds] for n in range(1, most + 1)}
     name = "averaging the processes' means is another gradient"
-    run.claim(
-        name,
-        gaps[most],
-        at_least=0.05,
-        unit="of the gradient",
-        note=f"{most} processes",
-        seen_before="one run",
-    )
-    right = [
-        float((a[0][f"{most} 12 ours weights"] - t["weights"]).norm())
-        for a, t in zip(answers, truths, strict=True)
-    ]
+    note = f"{most} processes"
+    rule = {"at_least": 0.05, "seen_before": "one run"}
+    run.claim(name, gaps[most], unit="of the gradient", note=note, **rule)
+    truths = [work.alone(steps, s)["weights"] for s in seeds]
+    right = [float((answer[f"{s} right"] - t).norm()) for s, t in zip(seeds, truths, strict=True)]
     run.falsifier("sums divided once", right, breaks=name, note="distance of the weights")
     for n in range(2, most + 1):
         run.metric(f"error of a mean of means, {n} processes", sum(gaps[n]) / len(gaps[n]))

@@ -7,12 +7,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from week16.gradient_accumulation import Padded, in_micro_batches, pad, token_loss_sum
+from week16.gradient_accumulation import in_micro_batches, pad, token_loss_sum
 from week17.collectives import Ring
 from week17.data_parallel import DataParallel, train_step
 from week17.processes import Answer, subgroups
+from week17.zero_measures import VOCAB_SIZE, share, texts, weights
 
-VOCAB_SIZE = 7
 LR = 0.05
 
 
@@ -22,24 +22,6 @@ def small_lm(seed: int) -> nn.Sequential:
         torch.manual_seed(seed)
         layers = (nn.Embedding(VOCAB_SIZE, 5), nn.Linear(5, 11), nn.Tanh(), nn.Linear(11, 7))
         return nn.Sequential(*layers).double()
-
-
-def texts(step: int, seed: int, n: int = 12) -> list[Tensor]:
-    """Ragged sequences, those of one process longer than those of another."""
-    g = torch.Generator().manual_seed(1000 * seed + step)
-    lengths = torch.randint(2, 6, (n,), generator=g) + torch.arange(n) // 3 * 4
-    return [torch.randint(VOCAB_SIZE, (int(m),), generator=g) for m in lengths]
-
-
-def share(sequences: list, rank: int, size: int) -> list:
-    """The rank's part of the batch: neighbors, and not always equally many."""
-    edges = [len(sequences) * r // size for r in range(size + 1)]
-    return sequences[edges[rank] : edges[rank + 1]]
-
-
-def weights(model: nn.Module) -> Tensor:
-    """All parameters in one row."""
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def adam(model: nn.Module) -> torch.optim.Optimizer:
@@ -64,13 +46,15 @@ def ours(group, steps: int, seed: int, micro_batch: int) -> Answer:
     """`train_step` in a group; only the first process has the model that counts."""
     ring, losses = Ring(group), []
     model = small_lm(seed + 77 * ring.rank)  # all others are overwritten
-    parallel = DataParallel(model, ring, most_bytes=300)
+    parallel = DataParallel(model, ring, most_bytes=450)
     optimizer = adam(model)
     for step in range(steps):
         part = share(texts(step, seed), ring.rank, ring.size)
         before = ring.sent
         losses.append(
-            train_step(parallel, optimizer, in_micro_batches(part, micro_batch), loss_sum).loss
+            train_step(
+                parallel, optimizer, in_micro_batches(part, micro_batch), token_loss_sum
+            ).loss
         )
         sent = ring.sent - before
     return {
@@ -80,11 +64,6 @@ def ours(group, steps: int, seed: int, micro_batch: int) -> Answer:
         "early": torch.tensor(parallel.early),
         "buckets": torch.tensor([sum(p.numel() for p in b) for b in parallel.buckets]),
     }
-
-
-def loss_sum(model: nn.Module, batch: Padded):
-    """Week 16's, by a name that a process can import."""
-    return token_loss_sum(model, batch)
 
 
 def theirs(group, steps: int, seed: int, micro_batch: int) -> Answer:
@@ -118,16 +97,30 @@ def mean_of_means(group, steps: int, seed: int) -> Answer:
     for step in range(steps):
         batch = pad(share(texts(step, seed), ring.rank, ring.size))
         loss, n = token_loss_sum(model, batch)
-        sums = torch.autograd.grad(loss, list(model.parameters()))
-        total = ring.all_reduce(n)
-        wrong = [ring.all_reduce(g / n) / ring.size for g in sums]
-        right = [ring.all_reduce(g) / total for g in sums]
-        flat_wrong, flat_right = (torch.cat([g.flatten() for g in x]) for x in (wrong, right))
-        gaps.append((flat_wrong - flat_right).norm() / flat_right.norm())
-        for p, g in zip(model.parameters(), wrong, strict=True):
-            p.grad = g
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        total = torch.cat([g.flatten() for g in grads])
+        wrong, right = ring.all_reduce(torch.stack([total / n / ring.size, total]))
+        right = right / ring.all_reduce(n)
+        gaps.append((wrong - right).norm() / right.norm())
+        for p, g in zip(
+            model.parameters(), wrong.split([p.numel() for p in model.parameters()]), strict=True
+        ):
+            p.grad = g.view_as(p)
         optimizer.step()
     return {"gaps": torch.stack(gaps), "weights": weights(model)}
+
+
+def wrongly(steps: int, seeds: list[int]) -> Answer:
+    """The mistake for several seeds in all groups, and the right way in the largest."""
+    out: Answer = {}
+    for n, group in subgroups().items():
+        if group is not None:
+            for seed in seeds:
+                found = mean_of_means(group, steps, seed)
+                out |= {f"{n} {seed} {key}": value for key, value in found.items()}
+    for seed in seeds:
+        out[f"{seed} right"] = ours(None, steps, seed, 12)["weights"]
+    return out
 
 
 def train(steps: int, seed: int, micro_batches: tuple[int, ...] = (12, 2)) -> Answer:
@@ -141,8 +134,6 @@ def train(steps: int, seed: int, micro_batches: tuple[int, ...] = (12, 2)) -> An
             for arm, function in arms.items():
                 found = function(group, steps, seed, micro_batch)
                 out |= {f"{n} {micro_batch} {arm} {key}": value for key, value in found.items()}
-        found = mean_of_means(group, steps, seed)
-        out |= {f"{n} wrong {key}": value for key, value in found.items()}
     return out
 
 
@@ -157,8 +148,8 @@ class Fork(nn.Module):
 
     def forward(self, x: Tensor, branch: int) -> Tensor:
         """Branch 0 visits a and then b, branch 1 b and then a, branch 2 only c."""
-        a_then_b = lambda x: self.b(self.a(x))  # noqa: E731
-        return {0: a_then_b, 1: lambda x: self.a(self.b(x)), 2: self.c}[branch](x)
+        paths = ((self.a, self.b), (self.b, self.a), (self.c,))
+        return nn.Sequential(*paths[branch])(x)
 
 
 def fork_loss(model: Fork, batch: tuple[Tensor, int]):

@@ -8,6 +8,7 @@ from week17.evidence import zero_worker as work
 from week17.evidence.ranks import prepare, worst
 from week17.fsdp import expected_schedule, peak_parameters
 from week17.processes import launch
+from week17.zero_measures import stack
 
 ARMS = ("fsdp", "fsdp, accumulated", "fsdp, kept")
 COLORS = {"G": plots.BLUE, "S": plots.ORANGE}
@@ -21,7 +22,7 @@ def main(run: Run, *, steps: PositiveInt = 20) -> None:
     steps
         AdamW steps, clipped, with decay of the matrices only.
     """
-    most, steps = prepare(run), run.budget(quick=3, default=steps)
+    most, steps = prepare(run), run.budget(quick=2, default=steps)
     answers, truth = (
         launch(work.train, most, steps, run.seed, ("fsdp",)),
         work.alone(steps, run.seed),
@@ -51,7 +52,7 @@ def main(run: Run, *, steps: PositiveInt = 20) -> None:
 
 def compare_schedules(run: Run, answers, n: int) -> None:
     """Which collectives are called in which order, and what they move."""
-    depth = len(work.stack(run.seed)) - 2
+    depth = len(stack(run.seed)) - 2
     exact = {"why": "an order is equal or not"}
     found = {}
     for arm, kept in (("fsdp", False), ("fsdp, kept", True)):
@@ -65,7 +66,7 @@ def compare_schedules(run: Run, answers, n: int) -> None:
             kind="theorem",
             **exact,
         )
-    sizes = [sum(p.numel() for p in layer.parameters()) for layer in work.stack(run.seed)]
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in stack(run.seed)]
     peak = torch.tensor(8 * peak_parameters(sizes, n))
     run.check(
         "most bytes of parameters at a time, ours",

@@ -11,20 +11,11 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from week16.gradient_accumulation import in_micro_batches, pad, token_loss_sum
 from week17 import fsdp
 from week17.collectives import Ring
-from week17.evidence.data_parallel_worker import share, texts, weights
 from week17.processes import Answer, subgroups
-from week17.zero import Unit, Zero, train_step
+from week17.zero import Zero, train_step
+from week17.zero_measures import VOCAB_SIZE, batches, share, stack, texts, weights
 
-LR, DECAY, MAX_NORM, VOCAB_SIZE = 0.05, 0.3, 0.1, 7
-
-
-def stack(seed: int, width: int = 11, depth: int = 3, dtype=torch.float64) -> nn.Sequential:
-    """Blocks of odd sizes, and an embedding and an output layer that are units of their own."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        blocks = [nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(depth)]
-        first, last = nn.Embedding(VOCAB_SIZE, width), nn.Linear(width, VOCAB_SIZE)
-        return nn.Sequential(first, *blocks, last).to(dtype)
+LR, DECAY, MAX_NORM = 0.05, 0.3, 0.1
 
 
 def groups_of(model: nn.Module) -> list[dict]:
@@ -56,11 +47,6 @@ def zero_of(model: nn.Sequential, ring: Ring, stage: int, **options) -> Zero:
     """Each layer is a unit."""
     options = {"lr": LR, "weight_decay": DECAY} | options
     return Zero(list(model), ring, stage=stage, **options)
-
-
-def batches(step: int, seed: int, ring: Ring, micro_batch: int) -> list:
-    """This process's share of the step's texts."""
-    return in_micro_batches(share(texts(step, seed), ring.rank, ring.size), micro_batch)
 
 
 def gathered(zero: Zero) -> Tensor:
@@ -151,12 +137,12 @@ def our_schedule(group, seed: int) -> tuple[list[str], int, int]:
 
         return call
 
-    with mock.patch.object(ring, "all_gather", noted("G", ring.all_gather)):
-        with mock.patch.object(ring, "reduce_scatter", noted("S", ring.reduce_scatter)):
-            sent = ring.sent
-            out = model(torch.arange(VOCAB_SIZE)).sum()
-            events.append("|")
-            out.backward()
+    for name, method in (("G", "all_gather"), ("S", "reduce_scatter")):
+        setattr(ring, method, noted(name, getattr(ring, method)))
+    sent = ring.sent
+    out = model(torch.arange(VOCAB_SIZE)).sum()
+    events.append("|")
+    out.backward()
     return events, ring.sent - sent, most[0]
 
 
@@ -189,67 +175,21 @@ def train(steps: int, seed: int, arms: tuple[str, ...] = ("zero", "fsdp")) -> An
     return out
 
 
-def half_precision(steps: int, seed: int, width: int, forget: bool = False) -> Answer:
-    """All stages with 16-bit parameters and gradients and 32-bit states: losses, bytes, traffic.
-
-    With `forget` gathered parameters are not given back.
-    """
+def clipped(steps: int, seeds: list[int]) -> Answer:
+    """Weights where each process clips by the norm of its own piece, and where by the whole."""
     out: Answer = {}
-    free = (lambda *_: None) if forget else Unit.free
-    for n, group in subgroups().items():
-        if group is None or n == 1:
-            continue
-        for stage in (3,) if forget else range(4):
-            with mock.patch.object(Unit, "free", free):
-                ring, model = Ring(group), stack(seed, width, dtype=torch.float16)
-                zero = zero_of(model, ring, stage, lr=3e-3, weight_decay=0.0)
-                found = _measure(model, zero, steps, seed)
-            out |= {f"{n} stage {stage} {key}": value for key, value in found.items()}
-    return out
-
-
-def _measure(model: nn.Sequential, zero: Zero, steps: int, seed: int) -> Answer:
-    """Losses; bytes after the backward pass, when all gradients are there; bytes sent."""
-    losses, ring = [], zero.ring
-    for step in range(steps):
-        part = batches(step, seed, ring, 12)
-        tokens = ring.all_reduce(sum((b.targets >= 0).sum() for b in part))
-        before, total = ring.sent, 0.0
-        for batch in part:
-            loss, _ = token_loss_sum(model, batch)
-            loss.backward()
-            total = total + loss.detach().double()
-        kept = zero.memory()
-        of_backward = ring.sent - before
-        before, unclipped = ring.sent, zero.step(float(tokens))
-        # the norm's one number is not the method's traffic
-        extra = 0 if zero.stage == 0 else 2 * (ring.size - 1) * 8
-        sent = of_backward + ring.sent - before - extra
-        losses.append(ring.all_reduce(total) / tokens)
-    return {
-        "losses": torch.stack(losses),
-        "bytes": torch.tensor(list(kept.values())),
-        "sent": torch.tensor(sent),
-        "norm": torch.tensor(unclipped),
-        "parameters": torch.tensor(sum(len(u.flat) for u in zero.units)),
-        "unpadded": torch.tensor(sum(p.numel() for p in model.parameters())),
-    }
-
-
-def wrong_norm(steps: int, seed: int) -> Answer:
-    """The mistake: each process clips by the norm of its own piece."""
-    out: Answer = {}
-    for n, group in subgroups().items():
-        if group is None:
-            continue
-        ring, model = Ring(group), stack(seed)
-        zero, all_reduce = zero_of(model, ring, 1, state_dtype=torch.float64), ring.all_reduce
-        for step in range(steps):
-            for batch in batches(step, seed, ring, 12):
+    for seed in seeds:
+        for arm in ("own", "whole"):
+            ring, model = Ring(), stack(seed)
+            zero, all_reduce = zero_of(model, ring, 1, state_dtype=torch.float64), ring.all_reduce
+            for step in range(steps):
+                (batch,) = batches(step, seed, ring, 12)
                 loss, tokens = token_loss_sum(model, batch)
                 loss.backward()
-            tokens = all_reduce(tokens)
-            with mock.patch.object(ring, "all_reduce", lambda x: x):
-                zero.step(float(tokens), max_norm=MAX_NORM)
-        out[f"{n} weights"] = gathered(zero)
+                tokens = all_reduce(tokens)
+                with mock.patch.object(
+                    ring, "all_reduce", (lambda x: x) if arm == "own" else all_reduce
+                ):
+                    zero.step(float(tokens), max_norm=MAX_NORM)
+            out[f"{seed} {arm}"] = gathered(zero)
     return out
