@@ -29,7 +29,6 @@ workstations* (2009); R. Thakur, R. Rabenseifner and W. Gropp, *Optimization of 
 communication operations in MPICH* (2005), section 3.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log2
 
@@ -37,7 +36,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Real, Shaped
 from torch import Tensor
 
 from shared.require import require
@@ -176,7 +175,7 @@ class AlphaBeta:
     beta: float
 
     @classmethod
-    def fit(cls, n_bytes: Sequence[int], seconds: Float[np.ndarray, "n"]) -> "AlphaBeta":
+    def fit(cls, n_bytes: Real[np.ndarray, "n"], seconds: Float[np.ndarray, "n"]) -> "AlphaBeta":
         """Least squares of relative errors, so that short messages count as much as long ones.
 
         Both parameters are kept from being negative.

@@ -91,7 +91,7 @@ def test_the_fit_recovers_a_line(alpha, beta):
     ("call", "message"),
     [
         (lambda: Ring(None, rank=0, size=1).all_to_all(torch.ones(2, 1)), "rows must have one per"),
-        (lambda: AlphaBeta.fit([1], np.ones(1)), "n_bytes must be at least 2 sizes, got 1"),
+        (lambda: AlphaBeta.fit(np.ones(1), np.ones(1)), "n_bytes must be at least 2 sizes, got 1"),
         (lambda: AlphaBeta(1.0, 1.0).crossover(1), "size must be at least 2, got 1"),
     ],
 )

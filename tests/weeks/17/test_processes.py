@@ -11,7 +11,7 @@ from enforce import ROOT
 
 from shared.errors import UserError
 from week17.evidence.processes import FAULTS
-from week17.evidence.processes_worker import fault, nothing
+from week17.evidence.processes_worker import fault, nothing, stall
 from week17.processes import launch, meet
 
 
@@ -35,6 +35,13 @@ def test_a_fault_ends_all_and_names_who(kind):
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 60
     assert not torch.multiprocessing.active_children()
+
+
+def test_all_may_stall(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(UserError, match="no answer from processes 0, 1 of 2 within 2 s"):
+        launch(stall, 2, str(tmp_path), timeout=2.0)
+    assert time.monotonic() - start < 40
 
 
 def test_an_exception_keeps_its_words():
