@@ -48,7 +48,7 @@ def loss_gap(answers: list[Answer]) -> float:
     return max(gaps)
 
 
-def main(run: Run, *, steps: PositiveInt = 20, seeds: PositiveInt = 3) -> None:
+def main(run: Run, *, steps: PositiveInt = 6, seeds: PositiveInt = 3) -> None:
     """Train a small stack at all stages in 2 to 4 processes, and judge by the front matter.
 
     Parameters

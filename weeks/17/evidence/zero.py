@@ -14,7 +14,7 @@ from week17.zero_measures import measure
 STAGES = [f"stage {s}" for s in range(4)]
 
 
-def main(run: Run, *, steps: PositiveInt = 20, seeds: PositiveInt = 3) -> None:
+def main(run: Run, *, steps: PositiveInt = 10, seeds: PositiveInt = 3) -> None:
     """Train at all stages, count what each process holds and sends, and clip wrongly.
 
     Parameters
