@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -10,10 +11,12 @@ import torch.distributed as dist
 from week17.processes import Answer
 
 
-def fault(kind: str) -> Answer:
-    """All meet; then process 1 fails and the others wait for it."""
+def fault(kind: str, clock: str = "") -> Answer:
+    """All meet; then process 1 notes the time and fails, and the others wait for it."""
     dist.barrier()
     if dist.get_rank() == 1:
+        if clock:
+            Path(clock).write_text(str(time.time()))
         if kind == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "raises":
@@ -29,8 +32,7 @@ def fault(kind: str) -> Answer:
 
 def stall(folder: str) -> Answer:
     """Write the process's number into a folder, and sleep."""
-    with open(os.path.join(folder, f"{dist.get_rank()}"), "w") as file:
-        file.write(str(os.getpid()))
+    (Path(folder) / f"{dist.get_rank()}").write_text(str(os.getpid()))
     time.sleep(1000)
     return {}
 
