@@ -13,7 +13,7 @@ from week17.processes import launch, under_torchrun
 MOVES = ("all_gather", "broadcast", "all_to_all")
 
 
-def main(run: Run, *, repeats: PositiveInt = 30) -> None:
+def main(run: Run, *, repeats: PositiveInt = 20) -> None:
     """Compare with torch's collectives, count bytes, and fit the cost model.
 
     Parameters
@@ -119,7 +119,7 @@ def show_deadlock(run: Run) -> None:
 
 def time_messages(run: Run, n: int, repeats: int) -> None:
     """The line through every other size, judged on the sizes between."""
-    sizes = run.budget(quick=[2**k for k in range(10, 16)], default=[2**k for k in range(10, 24)])
+    sizes = run.budget(quick=[2**k for k in range(10, 16)], default=[2**k for k in range(10, 22)])
     answer = launch(work.clock, n, tuple(sizes), repeats)[0]
     m, models = np.array(sizes), {}
     for name, rounds, share in (
