@@ -1,0 +1,1 @@
+"""Week 19 · Inference."""
