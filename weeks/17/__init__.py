@@ -1,0 +1,1 @@
+"""Week 17 · Parallelism."""
