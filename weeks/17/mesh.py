@@ -21,9 +21,8 @@ large-scale language model training on GPU clusters using Megatron-LM" (2021), s
 """
 
 import torch.distributed as dist
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from shared.require import require
@@ -75,16 +74,6 @@ def backward(
     total = loss.detach().clone()
     dist.all_reduce(total, group=column)
     return total.item()
-
-
-def whole_backward(
-    model: nn.Module, tokens: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"]
-) -> Float[Tensor, ""]:
-    """The same by one process."""
-    loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
-    model.zero_grad()
-    loss.backward()
-    return loss.detach()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor.debug import CommDebugMode
 
 from week14.minimal_gpt import GPT, GPTConfig
+from week17 import mesh
 from week17.tensor_parallel import TensorParallelGPT, grad_norm, sum_replicas
 
 SIZES = {"vocab_size": 13, "context": 16, "n_layers": 2, "n_heads": 5, "d_model": 20}
@@ -55,16 +56,18 @@ def named(model: nn.Module, *, grads: bool = False) -> dict[str, Float[Tensor, "
 def whole_run(options: dict[str, Any]) -> dict[str, Any]:
     """One process: first logits, gradients and their norm, all losses, the weights at the end."""
     model = small_gpt(options)
-    optimizer, run = make_optimizer(options.get("optimizer", "adam"), model), {"losses": []}
+    optimizer = make_optimizer(options.get("optimizer", "adam"), model)
+    run: dict[str, Any] = {"losses": [], "norms": []}
     for step in range(options["steps"]):
         tokens, targets = batch(options, step)
         logits = model(tokens)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+        run["norms"].append(norm)
         if step == 0:
             run |= {"logits": logits.detach(), "grads": named(model, grads=True)}
-            run["norm"] = nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
         run["losses"].append(loss.item())
         optimizer.step()
     return run | {"weights": named(model)}
@@ -75,22 +78,15 @@ def sharded_run(group: dist.ProcessGroup | None, options: dict[str, Any]) -> dic
     full, cut_text = small_gpt(options), options.get("sequence_parallel", False)
     model = TensorParallelGPT(full, group, sequence_parallel=cut_text)
     optimizer, run = make_optimizer(options.get("optimizer", "adam"), model), {"losses": []}
+    run["collectives"] = collectives(model, *batch(options, 0))
     for step in range(options["steps"]):
         tokens, targets = batch(options, step)
         optimizer.zero_grad()
-        with CommDebugMode() as forward:
-            logits = model(tokens)
-        with CommDebugMode() as judging:
-            loss = model.loss(logits, targets)
-        with CommDebugMode() as backward:
-            loss.backward()
+        logits = model(tokens)
+        loss = model.loss(logits, targets)
+        loss.backward()
         sum_replicas(model)
         if step == 0:
-            modes = {"forward": forward, "loss": judging, "backward": backward}
-            run["collectives"] = {
-                name: {str(op): n for op, n in mode.get_comm_counts().items()}
-                for name, mode in modes.items()
-            }
             run |= {"logits": logits.detach(), "grads": named(model, grads=True)}
             run["norm"] = grad_norm(model.parameters(), group)
             run["n_parameters"] = sum(p.numel() for p in model.parameters())
@@ -98,6 +94,38 @@ def sharded_run(group: dist.ProcessGroup | None, options: dict[str, Any]) -> dic
         optimizer.step()
     cuts = {n: getattr(p, "cut", -1) for n, p in model.named_parameters()}
     return run | {"weights": named(model), "cuts": cuts}
+
+
+def collectives(
+    model: TensorParallelGPT, tokens: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"]
+) -> dict[str, dict[str, int]]:
+    """How often what is sent in each part of a step, counted by torch."""
+    with CommDebugMode() as forward:
+        logits = model(tokens)
+    with CommDebugMode() as judging:
+        loss = model.loss(logits, targets)
+    with CommDebugMode() as backward:
+        loss.backward()
+    modes = {"forward": forward, "loss": judging, "backward": backward}
+    return {
+        name: {str(op).split(".")[-1].rstrip("_"): n for op, n in mode.get_comm_counts().items()}
+        for name, mode in modes.items()
+    }
+
+
+def mesh_run(rank: int, world: int, options: dict[str, Any]) -> dict[str, Any]:
+    """For `launch`: the steps of a grid of data and tensor parallel processes."""
+    column, row = mesh.groups(options["data"], options["tensor"])
+    model = TensorParallelGPT(small_gpt(options), row)
+    optimizer, losses, norms = make_optimizer("adam", model), [], []
+    for step in range(options["steps"]):
+        whole = batch(options, step)
+        tokens, targets = (mesh.mine(x, column) for x in whole)
+        losses.append(mesh.backward(model, tokens, targets, column, whole[1].numel()))
+        norms.append(grad_norm(model.parameters(), row))
+        optimizer.step()
+    cuts = {n: getattr(p, "cut", -1) for n, p in model.named_parameters()}
+    return {"losses": losses, "norms": norms, "weights": named(model), "cuts": cuts}
 
 
 def sharded_runs(rank: int, world: int, cases: list[dict[str, Any]]) -> list[dict | None]:

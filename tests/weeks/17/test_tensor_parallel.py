@@ -9,8 +9,8 @@ from week17.processes import launch
 from week17.sharded_runs import flat, joined, whole_run
 
 CASES = [
-    {"seed": 3, "steps": 20, "world": world, "optimizer": optimizer, "sequence_parallel": cut}
-    for world in (1, 2, 3, 4)
+    {"seed": 3, "steps": steps, "world": world, "optimizer": optimizer, "sequence_parallel": cut}
+    for world, steps in ((1, 2), (2, 3), (3, 5), (4, 2))
     for optimizer, cut in (("adam", False), ("sgd", True))
 ]
 CLOSE = {"rtol": 0.0, "atol": 1e-10}
@@ -18,7 +18,7 @@ CLOSE = {"rtol": 0.0, "atol": 1e-10}
 
 @pytest.fixture(scope="module")
 def results():
-    return launch(tensor_parallel_all, 4, CASES, timeout=120)
+    return launch(tensor_parallel_all, 4, CASES, timeout=240)
 
 
 def parts_of(results, i):
@@ -34,7 +34,7 @@ def test_parts_are_the_whole(results, i):
         torch.testing.assert_close(flat(joined(parts, what)), flat(whole[what]), **CLOSE)
     for part in parts:
         assert part["losses"] == pytest.approx(whole["losses"], abs=1e-10)
-        assert part["norm"] == pytest.approx(whole["norm"], abs=1e-10)
+        assert part["norm"] == pytest.approx(whole["norms"][0], abs=1e-10)
 
 
 def test_two_sums_each_way_and_layer(results):

@@ -1,0 +1,78 @@
+"""A grid of two by two processes against one process."""
+
+import numpy as np
+import torch.distributed as dist
+
+from shared import plots
+from shared.study import PositiveInt, Run
+from week17.mesh import grid
+from week17.processes import launch
+from week17.sharded_runs import batch, flat, joined, mesh_run, whole_run
+
+
+def main(run: Run, *, steps: PositiveInt = 20) -> None:
+    """Train on a grid and on one process; compare losses, norms and weights.
+
+    Parameters
+    ----------
+    steps
+        Steps of Adam.
+    """
+    case = {
+        "seed": run.seed + 4,
+        "data": 2,
+        "tensor": 2,
+        "steps": run.budget(quick=3, default=steps),
+    }
+    results, whole = launch(grid_and_mesh, 4, case, timeout=300), whole_run(case)
+    equal = run.against("torch, one process", atol=1e-10, why="float64 rounding")
+    for row in grid(2, 2):
+        parts = [results[rank] for rank in row]
+        name = f"processes {row[0]} and {row[1]}"
+        equal(f"losses, {name}", parts[0]["losses"], whole["losses"])
+        equal(f"norms of the gradient, {name}", parts[0]["norms"], whole["norms"])
+        equal(f"weights at the end, {name}", flat(joined(parts, "weights")), flat(whole["weights"]))
+    theirs = run.against("torch's DeviceMesh, data before tensor", why="a list of ranks")
+    theirs("who is where", np.array(grid(2, 2)), results[0]["mesh"])
+    learn(run, case, whole)
+
+
+def grid_and_mesh(rank: int, world: int, case: dict) -> dict:
+    """The run of this process, and torch's arrangement of the same grid."""
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    return mesh_run(rank, world, case) | {"mesh": mesh.mesh.clone()}
+
+
+def learn(run: Run, case: dict, whole: dict) -> None:
+    """Unequal columns: weighing by tokens is the batch's mean, the mean of means is not."""
+    tokens, targets = batch(case, 0)
+    shares = [len(part) / len(targets) for part in tokens.tensor_split(2)]
+    from week17.sharded_runs import small_gpt
+
+    model, parts = small_gpt(case), []
+    import torch.nn.functional as F
+
+    for some, goal in zip(tokens.tensor_split(2), targets.tensor_split(2), strict=True):
+        parts.append(F.cross_entropy(model(some).flatten(0, 1), goal.flatten()).item())
+    weighed = sum(share * part for share, part in zip(shares, parts, strict=True))
+    name = "weighed by their tokens, columns give the batch's loss"
+    rule = {"at_least": -1e-12, "at_most": 1e-12, "deterministic": True, "unit": "nats per token"}
+    run.claim(name, weighed - whole["losses"][0], **rule)
+    run.falsifier("mean of the columns' means", sum(parts) / 2 - whole["losses"][0], breaks=name)
+    with run.figure(
+        "mean", "Two columns of two texts and one: which mean is the batch's?", size=(8.0, 3.0)
+    ) as ax:
+        rows = {
+            "two texts": parts[0],
+            "one text": parts[1],
+            "mean of means": sum(parts) / 2,
+            "weighed": weighed,
+        }
+        colors = (plots.GRAY, plots.GRAY, plots.ORANGE, plots.BLUE)
+        plots.bars(
+            ax,
+            rows,
+            colors=colors,
+            reference={"one process": whole["losses"][0]},
+            xlabel="loss (nats per token)",
+        )
