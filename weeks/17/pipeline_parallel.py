@@ -226,6 +226,7 @@ def run_pipeline(
     """
     process, n = dist.get_rank(group), dist.get_world_size(group)
     n_pieces = len(pieces)
+    require(n > 1 or n_pieces == 1, "pieces must be one on one process", n_pieces)
     kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     total, most, sent = 0.0, 0, []
 

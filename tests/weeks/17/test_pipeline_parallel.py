@@ -25,7 +25,6 @@ CASES = [
         ("1f1b", 3, 2, 1, 5),
         ("interleaved", 2, 4, 2, 7),
         ("interleaved", 3, 3, 2, 5),
-        ("interleaved", 1, 3, 3, 5),
     )
 ]
 CLOCKS = [

@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from shared import plots
 from shared.study import PositiveInt, Run
 from week17.mesh import grid
 from week17.processes import launch
-from week17.sharded_runs import batch, flat, joined, mesh_run, whole_run
+from week17.sharded_runs import batch, flat, joined, mesh_run, small_gpt, whole_run
 
 
 def main(run: Run, *, steps: PositiveInt = 20) -> None:
@@ -34,7 +35,7 @@ def main(run: Run, *, steps: PositiveInt = 20) -> None:
         equal(f"weights at the end, {name}", flat(joined(parts, "weights")), flat(whole["weights"]))
     theirs = run.against("torch's DeviceMesh, data before tensor", why="a list of ranks")
     theirs("who is where", np.array(grid(2, 2)), results[0]["mesh"])
-    learn(run, case, whole)
+    weigh(run, case, whole)
 
 
 def grid_and_mesh(rank: int, world: int, case: dict) -> dict:
@@ -43,36 +44,22 @@ def grid_and_mesh(rank: int, world: int, case: dict) -> dict:
     return mesh_run(rank, world, case) | {"mesh": mesh.mesh.clone()}
 
 
-def learn(run: Run, case: dict, whole: dict) -> None:
-    """Unequal columns: weighing by tokens is the batch's mean, the mean of means is not."""
+def weigh(run: Run, case: dict, whole: dict) -> None:
+    """Unequal columns: weighed by their tokens they give the batch's mean, else another."""
     tokens, targets = batch(case, 0)
-    shares = [len(part) / len(targets) for part in tokens.tensor_split(2)]
-    from week17.sharded_runs import small_gpt
-
     model, parts = small_gpt(case), []
-    import torch.nn.functional as F
-
     for some, goal in zip(tokens.tensor_split(2), targets.tensor_split(2), strict=True):
         parts.append(F.cross_entropy(model(some).flatten(0, 1), goal.flatten()).item())
-    weighed = sum(share * part for share, part in zip(shares, parts, strict=True))
+    weighed, mean = (2 * parts[0] + parts[1]) / 3, sum(parts) / 2
+    batch_loss = whole["losses"][0]
     name = "weighed by their tokens, columns give the batch's loss"
     rule = {"at_least": -1e-12, "at_most": 1e-12, "deterministic": True, "unit": "nats per token"}
-    run.claim(name, weighed - whole["losses"][0], **rule)
-    run.falsifier("mean of the columns' means", sum(parts) / 2 - whole["losses"][0], breaks=name)
-    with run.figure(
-        "mean", "Two columns of two texts and one: which mean is the batch's?", size=(8.0, 3.0)
-    ) as ax:
-        rows = {
-            "two texts": parts[0],
-            "one text": parts[1],
-            "mean of means": sum(parts) / 2,
-            "weighed": weighed,
-        }
+    run.claim(name, weighed - batch_loss, **rule)
+    run.falsifier("mean of the columns' means", mean - batch_loss, breaks=name)
+    rows = {"column of two texts": parts[0], "column of one text": parts[1]}
+    rows |= {"mean of the two means": mean, "weighed by tokens": weighed}
+    title = "A column of two texts and one of one: which mean is the batch's?"
+    with run.figure("mean", title, size=(8.0, 3.2)) as ax:
         colors = (plots.GRAY, plots.GRAY, plots.ORANGE, plots.BLUE)
-        plots.bars(
-            ax,
-            rows,
-            colors=colors,
-            reference={"one process": whole["losses"][0]},
-            xlabel="loss (nats per token)",
-        )
+        level = {"one process": batch_loss}
+        plots.bars(ax, rows, colors=colors, reference=level, xlabel="loss (nats per token)")
