@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 
 from week17 import tensor_parallel
-from week17.sharded_runs import sharded_runs
+from week17.sharded_runs import mesh_run, sharded_runs
 
 
 def tensor_pieces(rank, world):
@@ -19,6 +19,10 @@ def tensor_pieces(rank, world):
     return {"norm": tensor_parallel.grad_norm([cut, whole], group), "draws": draws}
 
 
-def tensor_parallel_all(rank, world, cases):
+def tensor_parallel_all(rank, world, cases, on_mesh):
     """Everything that `test_tensor_parallel` needs, of one launch."""
-    return {"cases": sharded_runs(rank, world, cases), "pieces": tensor_pieces(rank, world)}
+    return {
+        "cases": sharded_runs(rank, world, cases),
+        "pieces": tensor_pieces(rank, world),
+        "mesh": mesh_run(rank, world, on_mesh),
+    }

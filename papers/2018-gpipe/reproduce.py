@@ -17,9 +17,9 @@ import numpy as np
 
 from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
+from week17.answers import ask
 from week17.pipeline_parallel import bubble, schedule
 from week17.pipeline_runs import clocked_bubble, merged, pipeline_steps, whole_step
-from week17.processes import launch
 
 RULE = "the bubble is (K - 1) / (M + K - 1)"
 
@@ -51,7 +51,7 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
         for s in range(seeds)
         for k, m, n in ((2, 2, 3), (2, 8, 11), (3, 6, 6))
     ]
-    results = launch(pipeline_steps, 3, cases, clocks, timeout=300)
+    results = ask(pipeline_steps, 3, cases, clocks, timeout=300)
 
     # ---- waiting
     waits = [

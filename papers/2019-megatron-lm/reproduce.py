@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
-from week17.processes import launch
+from week17.answers import ask
 from week17.sharded_runs import flat, joined, sharded_runs, small_gpt, whole_run
 from week17.tensor_parallel import ring_bytes
 
@@ -79,7 +79,7 @@ def main(run: Run, *, seeds: PositiveInt = 4) -> None:
     steps = run.budget(quick=2, default=10)
     cases = [case_of(run.seed + s, world, steps) for s in range(seeds)]
     deeper = case_of(run.seed, world, 1, sizes={"n_layers": 3})
-    results = launch(sharded_runs, world, [*cases, deeper], timeout=300)
+    results = ask(sharded_runs, world, [*cases, deeper], timeout=300)
     parts = [[result[i] for result in results] for i in range(len(cases) + 1)]
 
     errors = [error(some, case) for some, case in zip(parts, cases, strict=False)]

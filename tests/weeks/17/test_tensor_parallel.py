@@ -4,8 +4,8 @@ import pytest
 import torch
 from parallel_workers import tensor_parallel_all
 
-from week17 import tensor_parallel
-from week17.processes import launch
+from week17 import mesh, tensor_parallel
+from week17.answers import ask
 from week17.sharded_runs import flat, joined, whole_run
 
 CASES = [
@@ -13,12 +13,13 @@ CASES = [
     for world, steps in ((1, 2), (2, 3), (3, 5), (4, 2))
     for optimizer, cut in (("adam", False), ("sgd", True))
 ]
+MESH = {"seed": 5, "steps": 3, "data": 2, "tensor": 2}
 CLOSE = {"rtol": 0.0, "atol": 1e-10}
 
 
 @pytest.fixture(scope="module")
 def results():
-    return launch(tensor_parallel_all, 4, CASES, timeout=240)
+    return ask(tensor_parallel_all, 4, CASES, MESH, timeout=240)
 
 
 def parts_of(results, i):
@@ -59,6 +60,20 @@ def test_dropout_is_the_same_on_replicas_and_not_on_shards(results):
     assert torch.equal(same[0], same[1])
     assert torch.equal(same[0], same[2])
     assert len({float(draw[0]) for draw in (*own, same[0])}) == 4
+
+
+@pytest.mark.parametrize("row", mesh.grid(2, 2))
+def test_a_mesh_is_one_process(results, row):
+    parts, whole = [results[rank]["mesh"] for rank in row], whole_run(MESH)
+    for part in parts:
+        assert part["losses"] == pytest.approx(whole["losses"], abs=1e-10)
+        assert part["norms"] == pytest.approx(whole["norms"], abs=1e-10)
+    torch.testing.assert_close(flat(joined(parts, "weights")), flat(whole["weights"]), **CLOSE)
+
+
+def test_an_empty_grid_is_named():
+    with pytest.raises(ValueError, match="data and tensor must be at least 1, got 0 and 2"):
+        mesh.grid(0, 2)
 
 
 @pytest.mark.parametrize(("n", "world"), [(0, 3), (7, 3), (2, 4), (8, 4)])

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from shared import plots
 from shared.study import PositiveInt, Run
+from week17.answers import ask
 from week17.mesh import grid
-from week17.processes import launch
 from week17.sharded_runs import batch, flat, joined, mesh_run, small_gpt, whole_run
 
 
@@ -25,7 +25,7 @@ def main(run: Run, *, steps: PositiveInt = 20) -> None:
         "tensor": 2,
         "steps": run.budget(quick=3, default=steps),
     }
-    results, whole = launch(grid_and_mesh, 4, case, timeout=300), whole_run(case)
+    results, whole = ask(grid_and_mesh, 4, case, timeout=300), whole_run(case)
     equal = run.against("torch, one process", atol=1e-10, why="float64 rounding")
     for row in grid(2, 2):
         parts = [results[rank] for rank in row]

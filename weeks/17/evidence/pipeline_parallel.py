@@ -4,9 +4,9 @@ import numpy as np
 
 from shared import plots
 from shared.study import PositiveInt, Run
+from week17.answers import ask
 from week17.pipeline_parallel import bubble, peak_inputs, schedule, simulate
 from week17.pipeline_runs import accumulated_step, merged, pipeline_steps, whole_step
-from week17.processes import launch
 
 TITLES = {"gpipe": "GPipe", "1f1b": "1F1B", "interleaved": "interleaved, two pieces each"}
 
@@ -49,7 +49,7 @@ def check_gradients(run: Run) -> None:
         for name, v in (("gpipe", 1), ("1f1b", 1), ("interleaved", 2))
         for world, m, n in ((2, 4, 7), (3, 6, 6))
     ]
-    results = launch(pipeline_steps, 3, cases, timeout=300)
+    results = ask(pipeline_steps, 3, cases, timeout=300)
     tight = {"atol": 1e-10, "why": "float64 rounding"}
     whole = run.against("torch, the whole batch in one process", **tight)
     accumulated = run.against("gradient accumulation", kind="consistency", **tight)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from shared import plots
 from shared.study import PositiveInt, Run
-from week17.processes import launch
+from week17.answers import ask
 from week17.sharded_runs import batch, flat, joined, named, sharded_runs, small_gpt, whole_run
 from week17.tensor_parallel import ring_bytes
 
@@ -35,7 +35,7 @@ def main(run: Run, *, steps: PositiveInt = 20) -> None:
     even["sizes"] |= {"n_heads": max(worlds), "d_model": 4 * max(worlds)}
     deeper = {"seed": run.seed, "steps": 1, "world": 2, "sizes": {"n_layers": 3}}
     extra = [even, deeper, deeper | {"sequence_parallel": True}]
-    results = launch(all_of_it, max(worlds), cases + extra, even, timeout=300)
+    results = ask(all_of_it, max(worlds), cases + extra, even, timeout=300)
     parts = [[r["cases"][i] for r in results if r["cases"][i]] for i in range(len(cases) + 3)]
     check_training(run, cases, parts)
     check_library(run, even, parts[len(cases)], [r["library"] for r in results])
