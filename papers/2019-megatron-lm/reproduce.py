@@ -33,7 +33,7 @@ def case_of(seed: int, world: int, steps: int, **other) -> dict:
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
     """Largest difference, over the largest absolute value."""
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def error(parts: list[dict], case: dict) -> float:

@@ -23,8 +23,8 @@ tensor([[10, 10, 10],
     uv run weeks/17/context_parallel.py
 
 Sources: Liu et al., "Ring attention with blockwise transformers" (2023), section 3; Brandon et al.,
-"Striped attention" (2023) for the imbalance; Dubey et al., "The Llama 3 herd of models" (2024),
-section 3.3.2 for the 2n pieces.
+"Striped attention" (2023) for the imbalance; Grattafiori et al., "The Llama 3 herd of models"
+(2024), section 3.3.2 for the 2n pieces.
 """
 
 from typing import Literal

@@ -40,14 +40,8 @@ def main(run: Run, *, n_experts: PositiveInt = 8) -> None:
     library = run.against("transformers MixtralSparseMoeBlock, one process", atol=3e-5, why=why)
     tight = {"kind": "consistency", "rtol": 1e-10, "atol": 1e-10, "why": "float64 rounding"}
     equal = run.against("all experts on all tokens, one process", **tight)
-    names = (
-        "outputs",
-        "gradient of tokens",
-        "of the router",
-        "of gate_proj",
-        "of up_proj",
-        "of down_proj",
-    )
+    of = ("tokens", "the router", "gate_proj", "up_proj", "down_proj")
+    names = ["outputs", *(f"gradient of {what}" for what in of)]
     for i, case in enumerate(cases):
         parts = [r["experts"][i] for r in results if r["experts"][i]]
         expected, chosen = transformers_layer(case)
