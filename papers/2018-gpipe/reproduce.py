@@ -98,6 +98,7 @@ def _draw(run: Run, clocks: list[dict], waits: list[float]) -> None:
         labels = {"xlabel": "micro-batches per stage, M / K", "ylim": (0, 55)}
         labels["ylabel"] = "share of time idle (%)"
         plots.curves(ax, groups, lines, **labels)
+        dots = []
         for name, color, filled in (("equal", plots.REFERENCE, True), ("unequal", "white", False)):
             some = [
                 (case["n_micro"] / case["world"], 100 * wait)
@@ -105,9 +106,10 @@ def _draw(run: Run, clocks: list[dict], waits: list[float]) -> None:
                 if (len(set(case["forward"])) == 1) == filled
             ]
             text = f"processes with {name} stages"
-            ax.plot(*zip(*some, strict=True), "o", color=color, mec=plots.REFERENCE, label=text)
+            style = {"color": color, "mec": plots.REFERENCE, "label": text}
+            dots += ax.plot(*zip(*some, strict=True), "o", **style)
         ax.axvline(4, color=plots.REFERENCE, linestyle=":", linewidth=1)
-        ax.legend(loc="upper right")
+        ax.legend(handles=dots, loc="upper right")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ def weigh(run: Run, case: dict, whole: dict) -> None:
     run.falsifier("mean of the columns' means", mean - batch_loss, breaks=name)
     rows = {"column of two texts": parts[0], "column of one text": parts[1]}
     rows |= {"mean of the two means": mean, "weighed by tokens": weighed}
+    off = {name: 1000 * (value - batch_loss) for name, value in rows.items()}
     title = "A column of two texts and one of one: which mean is the batch's?"
     with run.figure("mean", title, size=(8.0, 3.2)) as ax:
         colors = (plots.GRAY, plots.GRAY, plots.ORANGE, plots.BLUE)
-        level = {"one process": batch_loss}
-        plots.bars(ax, rows, colors=colors, reference=level, xlabel="loss (nats per token)")
+        words = "loss minus that of one process (thousandths of a nat per token)"
+        plots.bars(ax, off, colors=colors, reference={"one process": 0.0}, xlabel=words)
