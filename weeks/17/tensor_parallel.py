@@ -124,7 +124,7 @@ class _Scatter(torch.autograd.Function):
 # ---- shards
 
 
-def shard(p: Tensor, dim: int, sizes: list[int], rank: int) -> nn.Parameter:
+def shard(p: Float[Tensor, "..."], dim: int, sizes: list[int], rank: int) -> nn.Parameter:
     """This process's part of a parameter, which remembers the dimension of the cut."""
     part = nn.Parameter(p.detach().split(sizes, dim)[rank].clone())
     part.cut = dim
