@@ -52,8 +52,10 @@ def test_gradients_are_those_of_one_process(results, i):
 @pytest.mark.parametrize("i", range(len(CLOCKS)))
 def test_messages_take_the_time_that_is_simulated(results, i):
     parts, case = [result["clocks"][i] for result in results], CLOCKS[i]
-    simulated = bubble(schedule(case["name"], 3, case["n_micro"]), case["forward"])
-    assert clocked_bubble(parts) == pytest.approx(simulated, abs=1e-12)
+    tasks, forward = schedule(case["name"], 3, case["n_micro"]), case["forward"]
+    assert clocked_bubble(parts) == pytest.approx(bubble(tasks, forward), abs=1e-12)
+    end = max(done.end for done in simulate(tasks, forward))
+    assert max(part["end"] for part in parts) == pytest.approx(end)
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
