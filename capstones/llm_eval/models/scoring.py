@@ -38,6 +38,7 @@ from week19.kv_cache import left_pad
 
 HEAD = 256  # positions whose logits are in memory at a time
 KEYS = 32  # times as many keys as new tokens may be in memory, of one layer
+FEW = 8  # rows that are read together whatever their lengths
 WHOLE = 16  # common beginnings are cut to a multiple, so that more batches have the same one
 Logits = Callable[
     [Int[Tensor, "batch seq"], Int[Tensor, " column"]], Float[Tensor, "batch column vocab"]
@@ -166,7 +167,9 @@ class Tree:
         while longer:
             new = len(rows[longer[0]].continuation) - 1
             most = min(self.batch_tokens // new, KEYS * self.batch_tokens // (ends.width + new))
-            most = max(1, most)
+            # What is padded is computed too: much shorter ones wait for the next turn.
+            short = (k for k, i in enumerate(longer) if 4 * len(rows[i].continuation) < 3 * new)
+            most = max(1, min(most, max(FEW, next(short, most))))
             chunk, longer = longer[:most], longer[most:]
             continuations = [rows[i].continuation for i in chunk]
             later = self._go_on(ends, [at[i] for i in chunk], continuations)
