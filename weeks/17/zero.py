@@ -28,6 +28,7 @@ Models* (2020), sections 3.1, 5 and 7.
 from collections.abc import Iterable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from shared.require import require
@@ -115,7 +116,15 @@ class Unit:
 
     # ---- the update
 
-    def update(self, grad: Tensor, step: int, lr: float, betas, eps: float, decay: float) -> None:
+    def update(
+        self,
+        grad: Float[Tensor, " piece"],
+        step: int,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        decay: float,
+    ) -> None:
         """AdamW on the own piece of the master copy; then all get what all have updated."""
         (beta1, beta2), (m, v) = betas, self.moments
         for piece in self.decayed:
