@@ -114,3 +114,12 @@ def test_several_right_answers_and_clusters():
         assert one.value == pytest.approx(many.value)
         if one.metric in ("ece", "brier", "confidence"):  # five copies are one document
             assert many.stderr == pytest.approx(one.stderr, rel=0.15)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=5)
+def test_an_interval_holds_its_value(seed):
+    """Quantiles of resamples may not: these repeat documents, which adds to the error."""
+    for number in numbers_of(list(samples_of(np.random.default_rng(seed), 12))):
+        if number.metric in ("ece", "ece_mass") and number.stderr:
+            assert 0 <= number.low < number.value < number.high

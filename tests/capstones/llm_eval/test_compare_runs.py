@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from tiny_eval import TinyModel, TinyTask
 
 from llm_eval.engine.run import evaluate
+from llm_eval.metrics.bleu import corpus_bleu, statistics
+from llm_eval.statistics.aggregates import aggregates_of
 from llm_eval.statistics.compare import compare, compare_runs
 from llm_eval.statistics.estimates import cluster_codes
 from llm_eval.statistics.multiple import benjamini_hochberg, holm
 from llm_eval.statistics.paired import bootstrap_p, differences, mcnemar
-from llm_eval.types import Number, Sample
+from llm_eval.types import Number, Request, Response, Sample
 from shared.errors import UserError
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=8)
@@ -339,3 +341,14 @@ def test_by_default_five_documents_prove_nothing():
             numbers[0], run(better), numbers[1], run(worse), test="paired-bootstrap"
         )
         assert sure.p < 0.01
+
+
+def test_an_aggregate_must_give_the_runs_own_number_again():
+    """BLEU with other options than the usual ones is not tested by the usual ones."""
+    request, response = Request("generate", "Q"), Response(text="a b c d e")
+    values = {"bleu": statistics("a b c d e", ["a b c d x"])}
+    sample = Sample("t", "0", {}, (request,), (response,), values=values)
+    own = corpus_bleu(["a b c d e"], [["a b c d x"]]).score
+    for value, known in ((own, [("t", "bleu")]), (own + 1, [])):
+        number = Number("t", "bleu", value, None, None, None, 1, 0, True, "bleu")
+        assert list(aggregates_of([number], [sample])) == known

@@ -164,6 +164,11 @@ def test_what_a_training_text_holds(here, call):
     assert status == 0
     found = {row["metric"]: row for row in json.loads(out)}
     assert found["contaminated"]["value"] * found["contaminated"]["n"] == pytest.approx(1)
+    (here / "seen.txt").write_text(" ".join(text.split()[:8]), "utf-8")  # its beginning only
+    for share, n_seen in (("0", 1), ("0.9", 0)):
+        words = ("contamination", "a", "seen.txt", "-n", 8, "--share", share, "--json")
+        (first, *_) = json.loads(call(*words)[1])
+        assert first["value"] * first["n"] == pytest.approx(n_seen)
 
 
 @pytest.mark.parametrize(

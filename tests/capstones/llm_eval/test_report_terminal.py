@@ -170,3 +170,10 @@ def test_an_interval_is_two_ends_at_any_width(width):
     text = " ".join(printed(run, width=width).split())
     assert "[0.000, 0.434]" in text
     assert "detectable" not in text  # of a number that has no such column
+
+
+def test_what_chance_alone_makes_positive_has_no_neutral_value():
+    gap = Number("a", "s_AMB", 0.1, 0.05, 0.0, 0.2, 5, 0, None, "s|v:1", detectable=0.14)
+    assert labels.neutral(gap) == 0
+    for metric in ("acc_spread", "acc_group_gap", "likelihood_diff"):
+        assert labels.neutral(replace(gap, metric=metric)) is None

@@ -52,6 +52,7 @@ def test_the_first_documents_with_numbers_or_ids_of_their_own(task):
     assert task(CHOICE).documents(2) == [("0", ROWS[0]), ("1", ROWS[1])]
     assert len(task(CHOICE, own="  limit: 4\n").documents()) == 4
     assert len(task(CHOICE, own="  limit: 4\n").documents(100)) == task(CHOICE).size == 6
+    assert [len(task(CHOICE).documents(share)) for share in (0.01, 0.4, 1.0)] == [1, 3, 6]
     named = [row | {"id": f"x{i}"} for i, row in enumerate(ROWS)]
     assert [id for id, _ in task(CHOICE, named).documents(2)] == ["x0", "x1"]
     twice = [row | {"id": 7} for row in ROWS]
