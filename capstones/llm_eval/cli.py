@@ -77,9 +77,12 @@ def run(
     asking, output = asking or Asking(), output or Output()
     rules = gate.parse(fail_under)  # a mistake is said before hours of work
     tasks, model = asking.tasks_and_model()
+    gate.foresee(rules, tasks)
     folder, start = output.folder(model.name, asking.tasks), time.perf_counter()
     if absent := left_out(asking.names()):
         errors.print(f"left out, since their data is not here: {', '.join(absent)}")
+    if model.name == "dummy":
+        errors.print("dummy is no model: its answers are drawn by chance, to try the program")
     with progress() as moved:
         outcome = evaluate(model, tasks, **asking.settings(), cache=output.cache, progress=moved)
     if outcome is None:  # another of several processes writes

@@ -70,9 +70,12 @@ class Asking:
     allow_code: bool = False
 
     def tasks_and_model(self) -> "tuple[list[Task], Model]":
-        """Both, opened; tasks first, since a mistake there costs nothing."""
+        """Both, opened; tasks first, since a mistake there costs nothing.
+
+        Without `allow_code` a tag does not mean tasks that only programs can score.
+        """
         from llm_eval.models.opening import open_model
-        from llm_eval.tasks.opening import open_tasks
+        from llm_eval.tasks.opening import open_tasks, tagged
 
         names = self.names()
         if not names:
@@ -80,7 +83,13 @@ class Asking:
         name, given = self.named_model()
         if given["device"] == "auto":
             given["device"] = best_device()
-        return open_tasks(names, allow_code=self.allow_code), open_model(name, **given)
+        tasks = open_tasks(names, allow_code=self.allow_code)
+        barred = {task.name for task in tasks if task.runs_programs and not self.allow_code}
+        meant = {task.name for name in names for task in tagged().get(name, ())}
+        if asked := sorted(barred - meant) or (len(barred) == len(tasks) and sorted(barred)):
+            told = f"{', '.join(asked)} would run programs that the model wrote"
+            raise UserError(f"{told}: --allow-code allows it, in a sandbox")
+        return [t for t in tasks if t.name not in barred], open_model(name, **given)
 
     def names(self) -> list[str]:
         """Tasks, tags and files."""

@@ -14,12 +14,16 @@
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llm_eval.report.labels import digits
 from llm_eval.types import Number
 from shared.errors import UserError
+
+if TYPE_CHECKING:
+    from llm_eval.tasks.task import Task
 
 _RULE = re.compile(r"\s*([^<>=\s]+)\s*(>=|<=|=)\s*([^<>=\s]+)\s*")
 FORM = "[TASK.]METRIC=NUMBER, or with >= or <= for ="
@@ -43,6 +47,25 @@ def parse(rules: Sequence[str]) -> list[Rule]:
         One of them has another form.
     """
     return [_parsed(rule) for rule in rules]
+
+
+def foresee(rules: Sequence[Rule], tasks: "Sequence[Task]") -> None:
+    """Refuse a rule about a number that these tasks cannot have, before they are asked.
+
+    What a summary will be called is known only when it is made, so a task with summaries may have
+    any number.
+
+    Raises
+    ------
+    UserError
+        A rule names what will not be measured.
+    """
+    named = {task: [task.name, *task.judge(num_fewshot=0).metrics] for task in tasks}
+    known = {n for name, *own in named.values() for m in own for n in (m, f"{name}.{m}")}
+    for rule in rules:
+        owners = [task for task in tasks if rule.name.startswith(f"{task.name}.")] or tasks
+        if rule.name not in known and not any(task.summaries for task in owners):
+            raise _unknown(rule.name, known)
 
 
 def check(numbers: Sequence[Number], rules: Sequence[Rule], *, strict: bool = False) -> list[str]:
@@ -84,13 +107,15 @@ def _parsed(text: str) -> Rule:
 def _named(name: str, numbers: Sequence[Number]) -> list[Number]:
     found = [x for x in numbers if name in (x.metric, f"{x.task}.{x.metric}")]
     if not found:
-        known = sorted({n for x in numbers for n in (x.metric, f"{x.task}.{x.metric}")})
-        close = difflib.get_close_matches(name, known, 3, 0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise UserError(
-            f"no number is called {name!r}; {hint if known else 'there is none at all'}"
-        )
+        raise _unknown(name, {n for x in numbers for n in (x.metric, f"{x.task}.{x.metric}")})
     return found
+
+
+def _unknown(name: str, known: Collection[str]) -> UserError:
+    close = difflib.get_close_matches(name, sorted(known), 3, 0.5)
+    hint = f"there are {', '.join(sorted(known))}" if known else "there is none at all"
+    hint = f"did you mean {' or '.join(close)}?" if close else hint
+    return UserError(f"no number is called {name!r}; {hint}")
 
 
 def _judge(number: Number, rule: Rule, strict: bool) -> str:

@@ -132,7 +132,10 @@ def _kind(value: Any) -> str:
 def _metric(name: str) -> "Metric":
     from llm_eval.metrics.registry import metric
 
-    return metric("generate_until", name)
+    try:
+        return metric("generate_until", name)
+    except UserError as error:  # who scores predictions has no types of tasks
+        raise UserError(str(error).replace("metric of generate_until", "metrics", 1)) from None
 
 
 def _number(task: str, metric: "Metric", values: list, failed: int, seed: int) -> Number:

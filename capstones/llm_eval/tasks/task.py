@@ -17,7 +17,7 @@ from llm_eval.tasks.config import Config
 from llm_eval.tasks.fewshot import Examples
 from llm_eval.tasks.judges import JUDGES
 from llm_eval.tasks.located import listed
-from llm_eval.tasks.standard import StandardJudge
+from llm_eval.tasks.standard import StandardJudge, runs
 from llm_eval.types import Document, digest
 from shared import registry
 from shared.errors import UserError
@@ -66,6 +66,11 @@ class Task:
         known = {entry.path.split("/", 1)[1]: entry for entry in self._known_files}
         folder = registry.cache_dir()
         return all(file in known and (folder / known[file].path).is_file() for file in files)
+
+    @property
+    def runs_programs(self) -> bool:
+        """Whether nothing of it can be scored without running what a model wrote."""
+        return all(runs(metric.name) for metric in self.config.metrics)
 
     def documents(self, limit: int | float | None = None) -> list[tuple[str, Document]]:
         """The first documents with their ids.

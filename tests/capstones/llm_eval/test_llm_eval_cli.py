@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from llm_eval import cli
+from llm_eval.options import Asking
 from llm_eval.report.reading import read_results
 
 TASK = """
@@ -23,6 +24,17 @@ llm_eval:
   group: "{{continent}}"
   templates: {bare: {doc_to_text: "{{question}}"}}
   summaries: [groups, calibration]
+"""
+PROGRAMS = """
+task: programs
+output_type: generate_until
+dataset_path: json
+dataset_kwargs: {data_files: {test: programs.jsonl}}
+test_split: test
+doc_to_text: "{{text}}"
+doc_to_target: "{{test}}"
+generation_kwargs: {until: ["\n"], max_gen_toks: 4}
+metric_list: [{metric: pass@1}]
 """
 QUESTIONS = [("France", "Europe"), ("Peru", "America"), ("Japan", "Asia"), ("Chad", "Africa")]
 CAPITALS = ["Paris", "Lima", "Tokyo", "N'Djamena"]
@@ -107,7 +119,29 @@ def test_a_build_fails_where_a_rule_is_broken(here, call):
     status, _, err = call(*words, "capitals.acc=1.1")
     assert status == 1
     assert "capitals.acc must be at least 1.1" in err
-    assert call(*words, "acc")[0] == 2  # before anything is asked
+    assert call(*words, "acc")[0] == 2
+    words = (*DUMMY, "mini_copy", "--out", "none", "--fail-under")
+    for rule in ("acc=.5", "mini_copy.exact_mach=.5", "capitals.acc=.5"):
+        status, _, err = call(*words, rule)
+        assert status == 2
+        assert f"no number is called {rule[:-3]!r}" in err
+    assert not (here / "none").exists()  # nothing was asked
+
+
+def test_programs_are_not_asked_for_where_none_may_be_run(here, call):
+    rows = '{"id": 1, "text": "def one():", "test": "assert one() == 1"}\n'
+    (here / "programs.jsonl").write_text(rows, "utf-8")
+    (here / "programs.yaml").write_text(PROGRAMS, "utf-8")
+    status, _, err = call(*DUMMY, "programs.yaml", "--out", "none")
+    assert status == 2
+    assert "--allow-code" in err
+    assert not (here / "none").exists()
+    status, _, err = call(*DUMMY, "programs.yaml", "--allow-code", "--out", "a")
+    assert status == 0
+    assert "dummy is no model" in err
+    for allowed in (False, True):  # a tag does without them
+        tasks, _ = Asking(model="dummy", tasks="all", allow_code=allowed).tasks_and_model()
+        assert any(task.runs_programs for task in tasks) is allowed
 
 
 def test_two_runs_are_compared_by_document(here, call):
@@ -240,7 +274,9 @@ def test_an_interrupted_run_says_that_answers_are_kept(call, monkeypatch):
     monkeypatch.setattr("llm_eval.engine.run.evaluate", interrupted)
     status, _, err = call("run", "--model", "dummy", "--tasks", "mini_facts")
     assert status == 130
-    assert err == ("llm-eval: interrupted; what was answered is kept, the same command goes on\n")
+    assert err.endswith(
+        "llm-eval: interrupted; what was answered is kept, the same command goes on\n"
+    )
 
 
 def test_validate_names_the_document_that_cannot_be_asked(call, here):

@@ -126,6 +126,8 @@ def test_lines_have_a_limit_and_files_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "x.jsonl").write_text("\n\n")
     with pytest.raises(UserError, match="it is empty"):
         list(read_predictions(path))
+    with pytest.raises(UserError, match=r"^metrics must be .*bleu.*, got 'bleuu'"):
+        predictions.score(path, ["bleuu"])
     with pytest.raises(UserError, match="absent cannot be read"):
         list(read_predictions(tmp_path / "absent"))
     with pytest.raises(UserError, match="cannot be read"):
