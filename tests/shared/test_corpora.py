@@ -67,11 +67,14 @@ def test_verilog_eval():
     assert len(problems) == len({p.name for p in problems}) == 143
     assert sum(p.description == "" for p in problems) == 35
     for p in problems:
-        assert p.header.startswith("module top_module") and p.header.endswith(");")
-        assert p.body.endswith("endmodule") and "module top_module" not in p.body
+        assert p.header.startswith("module top_module")
+        assert p.header.endswith(");")
+        assert p.body.endswith("endmodule")
+        assert "module top_module" not in p.body
 
 
 def test_blimp():
     pairs = datasets.blimp()
-    assert len(pairs) == 67 and {len(rows) for rows in pairs.values()} == {1000}
+    assert len(pairs) == 67
+    assert {len(rows) for rows in pairs.values()} == {1000}
     assert all(good and bad for rows in pairs.values() for good, bad in rows)

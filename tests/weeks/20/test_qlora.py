@@ -35,14 +35,19 @@ def test_levels_are_the_published_ones():
     assert torch.equal(normal_float(), bnb.get_4bit_type("nf4", device="cpu"))
     assert torch.equal(dynamic_float(), bnb.create_dynamic_map())
     levels = normal_float()
-    assert (levels < 0).sum() == 7 and (levels > 0).sum() == 8 and (levels == 0).sum() == 1
+    assert (levels < 0).sum() == 7
+    assert (levels > 0).sum() == 8
+    assert (levels == 0).sum() == 1
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_levels_of_any_width(bits):
     levels = normal_float(bits)
-    assert len(levels) == 2**bits and levels[0] == -1 and levels[-1] == 1
-    assert (levels.diff() > 0).all() and levels[2 ** (bits - 1) - 1] == 0
+    assert len(levels) == 2**bits
+    assert levels[0] == -1
+    assert levels[-1] == 1
+    assert (levels.diff() > 0).all()
+    assert levels[2 ** (bits - 1) - 1] == 0
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,8 +59,8 @@ def test_levels_of_any_width(bits):
     st.integers(0, 999),
 )
 def test_codes_are_bitsandbytes(rows, columns, block, dtype, seed):
-    # One row of any even length, or rows of whole blocks: with several rows bitsandbytes' kernel for
-    # CPUs gives a short last block the scale of the block before (0.50.2).
+    # One row of any even length, or rows of whole blocks: with several rows bitsandbytes' kernel
+    # for CPUs gives a short last block the scale of the block before (0.50.2).
     columns = 2 * columns if rows == 1 else block * (1 + columns % 3)
     w = (normal(rows, columns, seed=seed) * 10.0 ** (seed % 7 - 3)).to(dtype)
     code = quantize_4bit(w, block=block)
@@ -169,14 +174,15 @@ def test_a_correction_belongs_to_the_weights_it_was_trained_beside():
 
 def test_a_correction_cannot_be_merged_with_a_code():
     on_code, _ = trained_on_code(two_layers())
-    with pytest.raises(ValueError, match="base must be an nn.Linear to be merged, got NF4Linear"):
+    with pytest.raises(ValueError, match=r"must be an nn.Linear to be merged, got NF4Linear"):
         merge(on_code)
 
 
 def test_heads_stay_and_nothing_else_can_be_trained():
     model = nn.ModuleDict({"body": nn.Linear(8, 8), "head": nn.Linear(8, 3)})
     quantize_base(model)
-    assert isinstance(model["head"], nn.Linear) and isinstance(model["body"], NF4Linear)
+    assert isinstance(model["head"], nn.Linear)
+    assert isinstance(model["body"], NF4Linear)
     assert trainable(model)[0] == 0
 
 
