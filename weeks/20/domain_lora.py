@@ -50,6 +50,7 @@ from week20.lora import LoRAConfig, adapters, inject, merge, unload
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER, MERGED = "adapter", "merged"
+Reader = Callable[[Int[Tensor, "row n"]], Float[Tensor, "row n vocab"]]  # gives logits
 
 
 # ---- circuits as rows of tokens
@@ -130,9 +131,7 @@ def padded(rows: Sequence[Row], fill: int = 0) -> tuple[Int[Tensor, "row n"], In
 # ---- training and reading
 
 
-def nats(
-    model: nn.Module, rows: Sequence[Row]
-) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
+def nats(model: Reader, rows: Sequence[Row]) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
     """Sum of -log p of what each row writes, and of how many tokens that is."""
     tokens, targets = padded(rows)
     logits = model(tokens).float()
@@ -182,7 +181,7 @@ def fit(
 
 @torch.inference_mode()
 def held_out_nats(
-    model: nn.Module, rows: Sequence[Row], batch_size: int = 4
+    model: Reader, rows: Sequence[Row], batch_size: int = 4
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
     """As `nats`, a few rows of about one length at a time, in the order given."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
@@ -229,7 +228,7 @@ def quiz(problems: Sequence[HardwareProblem], seed: int) -> list[tuple[str, list
 
 
 def choose(
-    model: nn.Module,
+    model: Reader,
     tokenizer: GGUFTokenizer,
     asked: str,
     options: Sequence[str],

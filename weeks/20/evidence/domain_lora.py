@@ -234,7 +234,7 @@ def gain(run: Run, a: Judged, b: Judged) -> Interval:
     counts = a.nats[1].double().numpy()
     saved = (a.nats[0] - b.nats[0]).double().numpy()
 
-    def ratio(picked: np.ndarray, axis: int) -> np.ndarray:
+    def ratio(picked: np.ndarray, axis: int):
         picked = picked.astype(int)
         return saved[picked].sum(axis=axis) / counts[picked].sum(axis=axis)
 
