@@ -35,7 +35,7 @@ from week20.domain_lora import (
     split,
     with_lora,
 )
-from week20.evidence.domain_lora import CIRCUITS, Judged, errors, gain, shuffled, tiny
+from week20.evidence.domain_lora import CIRCUITS, Judged, errors, gain, shuffled, tell, tiny
 from week20.lora import LoRAConfig, trainable
 
 
@@ -296,6 +296,31 @@ def test_gain_is_per_token_and_over_problems(run):
     assert back.mean == pytest.approx(-0.25)
     same = gain(run, a, a)
     assert (same.low, same.high) == (0, 0)
+
+
+def judged(nats_per_token, share):
+    counts = torch.full((30,), 20)
+    sums = counts * (nats_per_token + 0.01 * torch.arange(30))
+    right = [1.0] * round(10 * share) + [0.0] * round(10 - 10 * share)
+    return Judged((sums, counts), right, [1.0, 0.0], [1.0, 1.0], torch.full((4,), 3.0), right)
+
+
+def test_what_is_told_follows_from_what_was_measured(run):
+    run.mode = "default"
+    found = {"as it is": judged(2.0, 0.2), "two examples": judged(1.5, 0.4)}
+    found |= {"LoRA": judged(1.0, 0.9), "shuffled": judged(2.5, 0.2)}
+    tell(run, found, {(8, 0): found["LoRA"], (8, 1): judged(1.2, 0.5)}, rank=8)
+    verdicts = {claim["name"]: claim["verdict"] for claim in run.claims}
+    assert verdicts["LoRA writes held-out circuits better than the model as it is"] == "holds"
+    assert verdicts["LoRA writes held-out circuits better than two examples do"] == "holds"
+    assert verdicts["LoRA answers more of the quiz"] == "holds"
+    assert verdicts["LoRA forgets less than 0.1 nats of WikiText-2"] == "holds"
+    assert verdicts["LoRA loses less than 5 points of BLiMP"] == "holds"
+    assert all(falsifier["broken"] for falsifier in run.falsifiers)
+    numbers = {metric["name"]: metric["value"] for metric in run.metrics}
+    assert numbers["quiz, two examples"] == pytest.approx(0.4)
+    assert numbers["compile, LoRA"] == 1
+    assert numbers["nats per token at rank 8"] == pytest.approx(1.245, abs=1e-3)
 
 
 def test_errors_are_a_compilers():

@@ -18,6 +18,7 @@ from shared.study import PositiveFloat, PositiveInt, Run
 from week18.gguf_tokenizer import GGUFTokenizer
 from week18.llama3 import Llama, LlamaConfig
 from week18.smollm2 import smollm2
+from week19.evidence.threads import one_thread
 from week20.domain_lora import (
     ADAPTER,
     MERGED,
@@ -70,7 +71,8 @@ def main(
         rehearse(run)
         return
     try:
-        study_smollm2(run, rank, steps, lr, longest, save)
+        with one_thread():
+            study_smollm2(run, rank, steps, lr, longest, save)
     except UserError as error:  # a package or a file is missing
         run.say(f"SmolLM2 is left out: {error}")
 
@@ -214,7 +216,7 @@ def judge(
     ]
     compiles, ends = [], []
     for problem, given in list(zip(by.held_out, rows, strict=True))[:written]:
-        body, ended = complete(model, tokenizer, given, most=96)
+        body, ended = complete(model, tokenizer, given, most=80)
         compiles.append(float(errors(f"{problem.header}\n{body}") == 0))
         ends.append(float(ended))
     sums, counts = held_out_nats(model, by.windows)
@@ -260,7 +262,7 @@ def study_smollm2(
     examples = split(problems, min(HELD_OUT, len(problems) // 3), SPLIT)
     sizes = {"windows": 6, "pairs": 67, "questions": 16}
     by = material(tokenizer, examples.training, examples.held_out, sizes)
-    written = run.budget(quick=1, default=6, full=len(by.held_out))
+    written = run.budget(quick=1, default=5, full=len(by.held_out))
     rows = [row(tokenizer, p, ports_given=False) for p in examples.training]
     run.metric("training problems", len(rows))
     run.metric("held-out problems", len(by.held_out))

@@ -58,8 +58,8 @@ def main(
     seeds = run.budget(quick=2, default=max(2, seeds), full=max(seeds, 8))
     with one_thread():
         judge_training(run, run.budget(quick=2, default=steps, full=4 * steps), seeds)
-    if run.mode != "quick":  # three passes through 135 million weights
-        judge_smollm2(run, windows)
+        if run.mode != "quick":  # four passes through 135 million weights
+            judge_smollm2(run, windows)
 
 
 # ---- checks
