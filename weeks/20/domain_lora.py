@@ -10,15 +10,13 @@ Everything is judged on circuits held out whole, their ports given too, beside t
 baselines that train nothing: the model as it is, and the model with worked examples before the
 question (**few-shot**). And beside what it gains stands what it forgets.
 
->>> question, options, answer = port_question("input", 8, "data", random.Random(0))
->>> question
-'Declare in Verilog: the input data, 8 bits wide.'
->>> options[answer]
-'input [7:0] data'
->>> len(options)
-4
->>> ports("module top_module (input [7:0] a, b, output reg q\n);")
-[('input', 8, 'a'), ('output', 1, 'q')]
+>>> rows = [Row([5, 6, 7, 9], start=2), Row([5, 6, 9], start=1)]  # 9 ends a turn
+>>> padded(rows, fill=9)[1]  # what is to be written, shifted by one
+tensor([[-100,    7,    9],
+        [   6,    9, -100]])
+>>> model = lambda tokens: torch.zeros(*tokens.shape, 10)  # knows nothing
+>>> nats(model, rows)  # 2 ln 10
+(tensor([4.6052, 4.6052]), tensor([2, 2]))
 
     uv run weeks/20/domain_lora.py
 
@@ -192,62 +190,15 @@ def held_out_nats(
     return sums, counts
 
 
-# ---- a quiz with exact answers
+# ---- choosing, writing
 
 
-def ports(header: str) -> list[tuple[str, int, str]]:
-    """Direction, width and name of the ports of a header that stand one to a direction word."""
-    found = re.findall(r"\b(input|output)\s+(?:reg\s+|wire\s+)?(?:\[(\d+):0\]\s*)?(\w+)", header)
-    return [(way, int(high or 0) + 1, name) for way, high, name in found]
-
-
-def port_question(
-    way: str, width: int, name: str, chance: random.Random
-) -> tuple[str, list[str], int]:
-    """A port to declare, four declarations, and which is right: the others err in one thing.
-
-    A width of n is [n-1:0]. One option takes n for n - 1, one turns the direction, one declares an
-    array (the width after the name).
-    """
-    require(width >= 2, "width must be at least 2", width)
-    other = {"input": "output", "output": "input"}[way]
-    right = f"{way} [{width - 1}:0] {name}"
-    options = [right, f"{way} [{width}:0] {name}", f"{other} [{width - 1}:0] {name}"]
-    options += [f"{way} {name} [{width - 1}:0]"]
-    chance.shuffle(options)
-    asked = f"Declare in Verilog: the {way} {name}, {width} bits wide."
-    return asked, options, options.index(right)
-
-
-def quiz(problems: Sequence[HardwareProblem], seed: int) -> list[tuple[str, list[str], int]]:
-    """One question for each different port of more than one bit."""
-    chance, seen = random.Random(seed), set()
-    for p in problems:
-        seen |= {port for port in ports(p.header) if port[1] >= 2}
-    return [port_question(*port, chance) for port in sorted(seen)]
-
-
-def choose(
-    model: Reader,
-    tokenizer: GGUFTokenizer,
-    asked: str,
-    options: Sequence[str],
-    shots: Sequence[tuple[str, str]] = (),
-) -> int:
-    """The option with the highest mean log-likelihood per token, after questions with answers."""
-    messages = [
-        {"role": role, "content": said}
-        for pair in (*shots, (asked, ""))
-        for role, said in zip(("user", "assistant"), pair, strict=True)
-    ][:-1]
-    given = tokenizer.chat(messages)
+@torch.inference_mode()
+def choose(model: Reader, tokenizer: GGUFTokenizer, given: list[int], options: list[str]) -> int:
+    """The option with the highest mean log-likelihood per token after what is given."""
     rows = [Row([*given, *tokenizer.encode(o), tokenizer.end], len(given)) for o in options]
-    with torch.inference_mode():
-        total, count = nats(model, rows)
+    total, count = nats(model, rows)
     return int((total / count).argmin())
-
-
-# ---- writing, saving, loading
 
 
 def complete(
@@ -256,6 +207,9 @@ def complete(
     """The likeliest body after what a row gives, and whether it ended by itself."""
     ids = continue_greedily(model, given.ids[: given.start], most, tokenizer.end)
     return tokenizer.decode(ids), len(ids) < most
+
+
+# ---- saving, loading
 
 
 def save_domain_model(model: Llama, config: LoRAConfig, folder: Path) -> None:

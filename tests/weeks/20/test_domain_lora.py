@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared import datasets
 from shared.datasets import HardwareProblem
 from shared.errors import UserError
 from shared.run import Run
@@ -27,16 +28,15 @@ from week20.domain_lora import (
     load_domain_model,
     nats,
     padded,
-    port_question,
-    ports,
-    quiz,
     row,
     save_domain_model,
     split,
     with_lora,
 )
-from week20.evidence.domain_lora import CIRCUITS, Judged, errors, gain, shuffled, tell, tiny
+from week20.evidence.domain_lora import CIRCUITS, tell, tiny
+from week20.evidence.verilog_judge import Judged, errors, gain, shuffled
 from week20.lora import LoRAConfig, trainable
+from week20.verilog_quiz import HABITS, body_question, port_question, port_questions, ports
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_options_err_in_one_thing_by_a_compiler():
 def test_ports_are_read_from_headers():
     header = "module t(\n\tinput clk,\n\toutput reg [99:0] q,\n\tinput [6:1] y,\n\tinput wire d);"
     assert ports(header) == [("input", 1, "clk"), ("output", 100, "q"), ("input", 1, "d")]
-    questions = quiz([problem("a", header=header), problem("b", header=header)], 0)
+    questions = port_questions([problem("a", header=header), problem("b", header=header)], 0)
     assert [q[0] for q in questions] == ["Declare in Verilog: the output q, 100 bits wide."]
 
 
@@ -178,10 +178,24 @@ def test_the_likeliest_option_per_token_is_chosen(model):
             logits[..., tokenizer.encode(letter)[0]] = value
         return logits
 
-    assert choose(network, tokenizer, "?", ["aa", "bb", "cc"]) == 2
+    given = tokenizer.encode("?")
+    assert choose(network, tokenizer, given, ["aa", "bb", "cc"]) == 2
     # by the mean: more letters of the same kind dilute the token that ends
-    assert choose(network, tokenizer, "?", ["c", "cccccc", "a"]) == 1
-    assert choose(network, tokenizer, "?", ["aa", "cc"], [("?", "aa")]) == 1
+    assert choose(network, tokenizer, given, ["c", "cccccc", "a"]) == 1
+
+
+def test_bodies_are_asked_with_three_that_do_not_compile():
+    for p in datasets.verilog_eval()[::7]:
+        found = body_question(p.body, random.Random(0))
+        if found is None:
+            continue
+        options, answer = found
+        assert options[answer] == p.body
+        assert len(set(options)) == 4
+        assert [errors(f"{p.header}\n{o}") == 0 for o in options] == [o == p.body for o in options]
+    assert body_question("y", random.Random(0)) is None
+    assert len({body_question(CIRCUITS[0].body, random.Random(i))[1] for i in range(30)}) == 4
+    assert len(HABITS) == 6
 
 
 # ---- training
@@ -283,18 +297,19 @@ def test_folders_come_back_merged_or_put_together_again(model, tmp_path, monkeyp
 # ---- the judge
 
 
-def test_gain_is_per_token_and_over_problems(run):
+def test_gain_is_per_token_and_over_problems():
     counts = torch.tensor([10, 30] * 20)
-    a = Judged((torch.tensor([20.0, 30.0] * 20), counts), [], [], [], torch.zeros(1), [])
-    b = Judged((torch.tensor([10.0, 30.0] * 20), counts), [], [], [], torch.zeros(1), [])
-    found = gain(run, a, b)
+    rest = ([], [], [], [], [], torch.zeros(1), [])
+    a = Judged((torch.tensor([20.0, 30.0] * 20), counts), *rest)
+    b = Judged((torch.tensor([10.0, 30.0] * 20), counts), *rest)
+    found = gain(a, b)
     assert found.mean == pytest.approx(10 / 40)
     assert found.n == 40
     assert found.low < 0.25 < found.high
     assert found.high - found.low < 0.3
-    back = gain(run, b, a)
+    back = gain(b, a)
     assert back.mean == pytest.approx(-0.25)
-    same = gain(run, a, a)
+    same = gain(a, a)
     assert (same.low, same.high) == (0, 0)
 
 
@@ -302,7 +317,8 @@ def judged(nats_per_token, share):
     counts = torch.full((30,), 20)
     sums = counts * (nats_per_token + 0.01 * torch.arange(30))
     right = [1.0] * round(10 * share) + [0.0] * round(10 - 10 * share)
-    return Judged((sums, counts), right, [1.0, 0.0], [1.0, 1.0], torch.full((4,), 3.0), right)
+    written = ([1.0, 0.0], [1.0, 1.0])
+    return Judged((sums, counts), right, right, right, *written, torch.full((4,), 3.0), right)
 
 
 def test_what_is_told_follows_from_what_was_measured(run):
@@ -313,12 +329,12 @@ def test_what_is_told_follows_from_what_was_measured(run):
     verdicts = {claim["name"]: claim["verdict"] for claim in run.claims}
     assert verdicts["LoRA writes held-out circuits better than the model as it is"] == "holds"
     assert verdicts["LoRA writes held-out circuits better than two examples do"] == "holds"
-    assert verdicts["LoRA answers more of the quiz"] == "holds"
+    assert verdicts["LoRA tells Verilog from other habits more often"] == "holds"
     assert verdicts["LoRA forgets less than 0.1 nats of WikiText-2"] == "holds"
     assert verdicts["LoRA loses less than 5 points of BLiMP"] == "holds"
     assert all(falsifier["broken"] for falsifier in run.falsifiers)
     numbers = {metric["name"]: metric["value"] for metric in run.metrics}
-    assert numbers["quiz, two examples"] == pytest.approx(0.4)
+    assert numbers["quiz on bodies, two examples"] == pytest.approx(0.4)
     assert numbers["compile, LoRA"] == 1
     assert numbers["nats per token at rank 8"] == pytest.approx(1.245, abs=1e-3)
 

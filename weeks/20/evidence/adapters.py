@@ -126,7 +126,7 @@ def check_closed_forms(run: Run) -> None:
     exact("bottleneck: outputs", out, y + (inner * cdf) @ layer.up.T)
     exact("bottleneck: gradient of U", layer.up.grad, (2 * out).T @ (inner * cdf))
     exact("bottleneck: gradient of D", layer.down.grad, (2 * out @ layer.up * slope).T @ y)
-    shifted, plain = Shifted(linear), nn.Linear(12, 8).double()
+    shifted, plain = Shifted(linear).double(), nn.Linear(12, 8).double()
     plain.weight.data, plain.bias.data = linear.weight.data.clone(), torch.zeros(8).double()
     plain.weight.requires_grad_(False)
     for model, bias in ((shifted, shifted.shift), (plain, plain.bias)):
