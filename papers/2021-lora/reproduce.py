@@ -104,6 +104,17 @@ def one_seed(bases: Bases, ranks: list[int], lr: dict) -> dict:
     return found | {"random": bases.corrected(BOTH, 1, lr[BOTH, 1], random=True)}
 
 
+def lacks(one: dict, arm: str) -> float:
+    """What rank 1 lacks to rank 64, in percentage points."""
+    return one[arm][64] - one[arm][1]
+
+
+def share(one: dict, reached: float) -> float:
+    """Of the gain that training everything brings over the frozen base."""
+    gain = one["full"] - one["frozen"]
+    return (reached - one["frozen"]) / gain if gain else 0.0  # after two steps there may be none
+
+
 def main(run: Run, *, seeds: PositiveInt = 5) -> None:
     """Adapt a digit classifier to turned digits at ranks from 1 to 64.
 
@@ -129,23 +140,15 @@ def main(run: Run, *, seeds: PositiveInt = 5) -> None:
     places = run.progress(range(seeds), "bases")
     all_found = [one_seed(Bases(run, seed, steps), ranks, lr) for seed in places]
 
-    def short(one: dict, arm: str) -> float:
-        return one[arm][64] - one[arm][1]  # what rank 1 lacks, in percentage points
-
     late = {"quick": False, "rtol": None}
     enough = "rank one does what rank 64 does, queries and values"
-    paper.judge(run, enough, [-short(one, BOTH) for one in all_found], **late)
+    paper.judge(run, enough, [-lacks(one, BOTH) for one in all_found], **late)
     recovers = "rank one recovers the gain of training everything"
-    gains = [one["full"] - one["frozen"] for one in all_found]
-    share = [
-        (one[BOTH][1] - one["frozen"]) / gain for one, gain in zip(all_found, gains, strict=True)
-    ]
-    paper.judge(run, recovers, share, **late)
+    gained = [share(one, one[BOTH][1]) for one in all_found]
+    paper.judge(run, recovers, gained, **late)
     alone = "queries alone lack more at rank one"
-    paper.judge(run, alone, [short(one, QUERIES) - short(one, BOTH) for one in all_found], **late)
-    without = [
-        (one["random"] - one["frozen"]) / gain for one, gain in zip(all_found, gains, strict=True)
-    ]
+    paper.judge(run, alone, [lacks(one, QUERIES) - lacks(one, BOTH) for one in all_found], **late)
+    without = [share(one, one["random"]) for one in all_found]
     run.falsifier("a base of random weights", without, breaks=recovers)
     for name in ("upright", "frozen", "head", "full", "random"):
         mean = statistics.mean(one[name] for one in all_found)
