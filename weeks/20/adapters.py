@@ -154,7 +154,12 @@ class PrefixCache:
     def __init__(self, keys: Float[Tensor, "layer h n d"], values: Float[Tensor, "layer h n d"]):
         self.keys, self.values, self.length = keys, values, keys.shape[2]
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def update(
+        self,
+        layer: int,
+        k: Float[Tensor, "batch h new d"],
+        v: Float[Tensor, "batch h new d"],
+    ) -> tuple[Float[Tensor, "batch h key d"], Float[Tensor, "batch h key d"]]:
         """The layer's prefix, then the text's own; nothing is stored."""
         kept = (self.keys[layer], self.values[layer])
         return tuple(

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from shared import plots
+from shared.measuring import pinned
 from shared.study import PositiveInt, Run
 from week14.minimal_gpt import next_token_loss, random_batch
 from week18.llama3 import Llama, LlamaConfig
 from week18.pretrained import save_pretrained
 from week19.characters import manual, trained_model
-from week19.evidence.threads import one_thread
 from week19.perplexity import gptq_nats
 from week20.adapters import Bottleneck, Shifted, adapt, trainable
 from week20.lora import LoRAConfig, inject
@@ -39,7 +39,7 @@ def main(run: Run, *, steps: PositiveInt = 100, seeds: PositiveInt = 3) -> None:
     check_peft(run)
     check_closed_forms(run)
     seeds = run.budget(quick=2, default=max(2, seeds), full=max(seeds, 8))
-    with one_thread():
+    with pinned(1):
         judge(run, run.budget(quick=1, default=steps, full=4 * steps), seeds)
 
 

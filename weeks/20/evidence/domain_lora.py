@@ -10,11 +10,11 @@ import torch
 
 from shared import datasets, plots
 from shared.errors import UserError
+from shared.measuring import pinned
 from shared.study import PositiveFloat, PositiveInt, Run
 from week18.gguf_tokenizer import GGUFTokenizer
 from week18.llama3 import Llama, LlamaConfig
 from week18.smollm2 import smollm2
-from week19.evidence.threads import one_thread
 from week20.domain_lora import (
     ADAPTER,
     MERGED,
@@ -73,7 +73,7 @@ def main(
         rehearse(run)
         return
     try:
-        with one_thread():
+        with pinned(1):  # more threads are slower on a busy machine
             study_smollm2(run, rank, steps, lr, longest, save)
     except UserError as error:  # a package or a file is missing
         run.say(f"SmolLM2 is left out: {error}")

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from shared import datasets, plots
 from shared.errors import UserError
+from shared.measuring import pinned
 from shared.study import PositiveInt, Run
 from week14.minimal_gpt import next_token_loss, random_batch
 from week18.llama3 import Llama
 from week18.smollm2 import smollm2
 from week19.characters import manual, trained_model
-from week19.evidence.threads import one_thread
 from week19.perplexity import gptq_nats
 from week20.lora import LoRAConfig, LoRALinear, inject, merge, unload
 from week20.qlora import (
@@ -56,7 +56,7 @@ def main(
     check_layer(run)
     judge_errors(run)
     seeds = run.budget(quick=2, default=max(2, seeds), full=max(seeds, 8))
-    with one_thread():
+    with pinned(1):
         judge_training(run, run.budget(quick=2, default=steps, full=4 * steps), seeds)
         if run.mode != "quick":  # four passes through 135 million weights
             judge_smollm2(run, windows)
