@@ -126,9 +126,9 @@ def test_problems_are_held_out_whole_and_twins_with_them():
         assert not [p for p in training if p.body in bodies]
         assert {p.name for p in problems if p.body not in bodies} == {p.name for p in training}
     spaced = [problem("a", "assign y=1;endmodule"), problem("b", "assign  y = 1;\n\nendmodule")]
-    training, held_out = split([*spaced, problem("c", "x")], 1, next(
-        s for s in range(20) if split([*spaced, problem("c", "x")], 1, s).held_out[0].name == "a"
-    ))  # fmt: skip
+    three = [*spaced, problem("c", "x")]
+    seed = next(s for s in range(20) if split(three, 1, s).held_out[0].name == "a")
+    training, _ = split(three, 1, seed)
     assert [p.name for p in training] == ["c"]
     with pytest.raises(ValueError, match="held_out must be below 3, got 3"):
         split([*spaced, problem("c")], 3, 0)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from week20.evidence.qlora import INT4, kept_bytes, moved, rms_error
+from week20.evidence.four_bit_models import INT4, moved
+from week20.evidence.qlora import kept_bytes, rms_error
 from week20.lora import LoRAConfig, LoRALinear, adapters, inject, merge, trainable, unload
 from week20.qlora import (
     NF4Linear,
