@@ -203,6 +203,7 @@ def study_smollm2(
 def tell(run: Run, found: dict[str, Judged], trained: dict, rank: int) -> None:
     """Claims, metrics and the figure."""
     base, shot, lora = found["as it is"], found["two examples"], found["LoRA"]
+    run.metric("saved by two examples", gain(base, shot).mean, "nats/token", rtol=0.1)
     options = {"unit": "nats/token", "seen_before": SEEN}
     learned = "LoRA writes held-out circuits better than the model as it is"
     run.claim(learned, gain(base, lora), at_least=0.3, **options)
