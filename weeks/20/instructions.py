@@ -39,10 +39,10 @@ def answer(name: str, word: str) -> str:
 
 
 def generated(n: int, generator: torch.Generator) -> list[Task]:
-    """Random tasks about random words of three to five letters."""
+    """Random tasks about random words of two to four letters."""
     found = []
     for _ in range(n):
-        size = int(torch.randint(3, 6, (1,), generator=generator))
+        size = int(torch.randint(2, 5, (1,), generator=generator))
         letters = torch.randint(len(LETTERS), (size,), generator=generator).tolist()
         name = TASKS[int(torch.randint(len(TASKS), (1,), generator=generator))]
         word = "".join(LETTERS[i] for i in letters)

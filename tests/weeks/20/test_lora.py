@@ -16,6 +16,7 @@ from week14.minimal_gpt import GPT, GPTConfig
 from week18.llama3 import Llama, LlamaConfig
 from week18.pretrained import save_pretrained
 from week20.adapter_folder import hugging_face_layer, load_adapter, save_adapter
+from week20.evidence.lora import shares_of
 from week20.lora import (
     LoRAConfig,
     LoRALinear,
@@ -28,6 +29,7 @@ from week20.lora import (
     unload,
     unmerge,
 )
+from week20.peft_twin import peft_name, with_peft
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -49,33 +51,6 @@ def randomized(model: nn.Module, seed: int = 1) -> nn.Module:
     state = adapter_state(model)
     new = {n: torch.randn(p.shape, generator=draw).to(p.dtype) / 2 for n, p in state.items()}
     return load_adapter_state(model, new)
-
-
-def with_peft(ours: nn.Module, base: nn.Module, config: LoRAConfig, **options):
-    """peft's model on a copy of the base, with our A and B."""
-    from peft import LoraConfig, get_peft_model
-
-    theirs = get_peft_model(
-        copy.deepcopy(base),
-        LoraConfig(
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            use_rslora=config.rank_stabilized,
-            target_modules=list(config.targets),
-            **options,
-        ),
-        autocast_adapter_dtype=False,
-    )
-    names = {"A": "lora_A.default.weight", "B": "lora_B.default.weight"}
-    theirs.load_state_dict(
-        {
-            f"base_model.model.{name.rpartition('.')[0]}.{names[name.rpartition('.')[2]]}": p
-            for name, p in adapter_state(ours).items()
-        },
-        strict=False,
-    )
-    return theirs
 
 
 @given(
@@ -101,10 +76,9 @@ def test_same_outputs_and_gradients_as_peft(seed, r, alpha, rank_stabilized, tar
     torch.testing.assert_close(*outputs, atol=1e-10, rtol=1e-10)
     gradients = {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}
     assert len(gradients) == 2 * len(targets)
-    for name, layer in adapters(ours):
-        for own in "AB":
-            theirs_own = gradients[f"base_model.model.{name}.lora_{own}.default.weight"]
-            torch.testing.assert_close(getattr(layer, own).grad, theirs_own, atol=1e-9, rtol=1e-9)
+    for name, p in ours.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(p.grad, gradients[peft_name(name)], atol=1e-9, rtol=1e-9)
 
 
 def test_first_steps_of_adamw_are_pefts():
@@ -280,6 +254,13 @@ def test_an_altered_folder_of_ours(tmp_path):
     file.write_text(file.read_text().replace("16", "32"))
     with pytest.raises(UserError, match=r"adapter_config\.json"):
         load_adapter(small(), tmp_path / "a")
+
+
+# ---- the judge
+
+
+def test_the_share_of_a_worse_method_is_below_one():
+    assert shares_of([0.1, 0.3], [0.2, 0.4]) == pytest.approx([0.5, 0.75])
 
 
 # ---- wrong input
