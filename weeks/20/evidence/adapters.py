@@ -20,12 +20,13 @@ from week20.lora import LoRAConfig, inject
 
 # Sizes that cost about 1,700 numbers in the small model ((IA)³ and BitFit have one size only).
 SIZES = {"bottleneck": 2, "bitfit": 1, "ia3": 1, "prompt": 18, "prefix": 9, "LoRA": 3}
-# The best of four to six rates, a factor of three apart, on seed 1000, which judges nothing.
+# The best of four to six rates, a factor of three apart, after 60 steps on seed 1000, which judges
+# nothing.
 LR = {"bottleneck": 3e-2, "bitfit": 3e-2, "ia3": 0.3, "prompt": 3e-2, "prefix": 0.3, "LoRA": 3e-2}
-SEEN = "on seed 1000 after 60 steps: gains from 0.5 (prompt) to 1.1 (bottleneck)"
+SEEN = "after 100 steps, on these seeds: gains from 0.6 (prompt) to 1.2 (bottleneck, LoRA)"
 
 
-def main(run: Run, *, steps: PositiveInt = 100, seeds: PositiveInt = 3) -> None:
+def main(run: Run, *, steps: PositiveInt = 300, seeds: PositiveInt = 3) -> None:
     """Compare with peft, then adapt a character model in six ways.
 
     Parameters
@@ -63,6 +64,8 @@ def check_peft(run: Run) -> None:
 
     sizes = {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
     base = Llama(LlamaConfig(50, **sizes), run.generator())
+    for p in base.parameters():  # as it starts, gradients would be smaller than the tolerance
+        p.data *= 10 if p.ndim == 2 else 1
     tokens = torch.randint(50, (3, 11), generator=run.generator(1))
     causal = {"task_type": "CAUSAL_LM"}
     same = run.against("peft", atol=1e-5, rtol=1e-4, why="float32 sums in another order")
@@ -96,7 +99,9 @@ def check_peft(run: Run) -> None:
     table.data = flat.clone()
     compare(same, "prefix", ours, theirs, tokens, {})
     grads = torch.stack([ours.keys.grad, ours.values.grad], dim=1)
-    same("prefix: gradients", grads.permute(3, 0, 1, 2, 4).reshape(4, -1), table.grad)
+    size = table.grad.abs().max().item()
+    grads = grads.permute(3, 0, 1, 2, 4).reshape(4, -1)
+    same("prefix: gradients", grads, table.grad, atol=1e-4 * size)
 
 
 def compare(
@@ -108,7 +113,8 @@ def compare(
     for logits in (y, z):
         next_token_loss(logits[:, :-1], tokens[:, 1:]).backward()
     for part, (a, b) in matched.items():
-        same(f"{name}: gradient of {part}", a.grad.flatten(), b.grad.flatten())
+        size = b.grad.abs().max().item()
+        same(f"{name}: gradient of {part}", a.grad.flatten(), b.grad.flatten(), atol=1e-4 * size)
 
 
 def check_closed_forms(run: Run) -> None:
@@ -180,7 +186,7 @@ def judge(run: Run, steps: int, seeds: int) -> None:
     rows: dict[str, list[float]] = {name: [] for name in ("frozen", *SIZES, "shuffled")}
     counts = {}
     for seed in range(run.seed, run.seed + seeds):
-        base = trained_model(text, run.budget(quick=1, default=150), seed)
+        base = trained_model(text, run.budget(quick=1, default=300), seed)
         models = {"frozen": base}
         for name in SIZES:
             models[name] = fit(adapted(base, name, seed), new, steps, seed, LR[name])
@@ -202,7 +208,9 @@ def judge(run: Run, steps: int, seeds: int) -> None:
         run.metric(f"nats per character, {name}", sum(rows[name]) / seeds, "nats/char", rtol=0.2)
     run.falsifier("frozen", [0.0] * seeds, breaks="bottleneck learns")
     below = "a bottleneck learns more than which characters are frequent"
-    run.claim(below, [ignorance - v for v in rows["bottleneck"]], at_least=0.1, **late)
+    gains = [ignorance - v for v in rows["bottleneck"]]
+    seen = "after 100 steps, on these seeds: 0.07 ± 0.07"
+    run.claim(below, gains, at_least=0.1, **late, seen_before=seen)
     broken = [ignorance - v for v in rows["shuffled"]]
     run.falsifier("bottleneck, shuffled characters", broken, breaks=below)
     for name in ("prompt", "prefix", "ia3"):
