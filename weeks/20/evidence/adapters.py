@@ -220,7 +220,7 @@ def judge(run: Run, steps: int, seeds: int) -> None:
     with run.figure(
         "methods", "What does each way of adapting reach, at about one budget?"
     ) as axes:
-        named = {f"{name}\n{counts[name]:,}": rows[name] for name in SIZES}
+        named = {f"{name}\n{counts[name]:,} numbers": rows[name] for name in SIZES}
         lines = {"frequencies alone": ignorance}
         label = f"nats per character, the manual in capitals, {steps} steps (dots: seeds)"
         plots.bars(axes, named, reference=lines, xlabel=label)
