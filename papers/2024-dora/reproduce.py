@@ -105,7 +105,7 @@ class Bases:
         return learn(model, self.spun, 1000 * self.seed + 40, lr, 4, self.steps)
 
 
-def main(run: Run, *, seeds: PositiveInt = 5) -> None:
+def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     """Adapt a digit classifier to turned digits by LoRA, by DoRA and fully.
 
     Parameters
@@ -119,7 +119,7 @@ def main(run: Run, *, seeds: PositiveInt = 5) -> None:
     torch.set_num_threads(1)  # products this small are slower on several threads
     seeds = run.budget(quick=2, default=seeds, full=max(seeds, 8))
     ranks = run.budget(quick=[2], default=paper.matter["ranks"])
-    steps = run.budget(quick=(8, 8), default=(400, 120), full=(400, 400))
+    steps = run.budget(quick=(8, 8), default=(300, 100))
     rates, judge = paper.matter["rates"], Bases(run, 100, steps)
     if run.mode == "quick":
         rates = {name: grid[1:2] for name, grid in rates.items()}

@@ -180,8 +180,8 @@ def answers(model: Llama, t, tasks: list[Task]) -> tuple[float, float]:
 
 def learn_tasks(run: Run, lr: float) -> None:
     """Right answers, answers of other questions, and answers whose ends are not learned."""
-    seeds = run.budget(quick=2, default=3, full=8)
-    steps = run.budget(quick=4, default=500, full=1500)
+    seeds = run.budget(quick=2, default=3)
+    steps = run.budget(quick=4, default=300, full=500)
     asked, t = run.budget(quick=2, default=40), tokenizer()
     end = t.special_tokens["<|im_end|>"]
     arms = ("right answers", "shuffled answers", "ends not learned")
@@ -269,7 +269,7 @@ def tune_smollm2(run: Run, tasks: list[Task]) -> None:
     check_chats(run, t, tasks[:40])
     rows = [as_example(t, task) for task in tasks]
     short = [row for row in rows if len(row.ids) <= 40]
-    n = run.budget(quick=2, default=24, full=100)
+    n = run.budget(quick=2, default=12, full=24)
     held_out, training = short[-n:], short[:-n]
     run.metric("written instructions to learn from", len(training), rtol=0)
     inject(model, LoRAConfig(8, 16), run.generator(7))
@@ -279,7 +279,7 @@ def tune_smollm2(run: Run, tasks: list[Task]) -> None:
         return [loss_on(model, [row]) for row in held_out]
 
     before = losses()
-    steps = run.budget(quick=1, default=10, full=200)
+    steps = run.budget(quick=1, default=5, full=10)
     options = {"steps": steps, "lr": 1e-3, "batch_size": 4, "generator": run.generator(8)}
     list(fine_tune(model, training, **options))
     gains = [a - b for a, b in zip(before, losses(), strict=True)]
