@@ -115,21 +115,21 @@ def share(one: dict, reached: float) -> float:
     return (reached - one["frozen"]) / gain if gain else 0.0  # after two steps there may be none
 
 
-def main(run: Run, *, seeds: PositiveInt = 5) -> None:
+def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     """Adapt a digit classifier to turned digits at ranks from 1 to 64.
 
     Parameters
     ----------
     seeds
-        Bases, splits and adaptations; 8 with --full.
+        Bases, splits and adaptations; 5 with --full.
     """
     paper = papers.load(__file__)
     run.rounding(0.2, "accuracies of few images after few steps")
     check(run)
     torch.set_num_threads(1)  # products this small are slower on several threads
-    seeds = run.budget(quick=2, default=seeds, full=max(seeds, 8))
+    seeds = run.budget(quick=2, default=seeds, full=max(seeds, 5))
     ranks = run.budget(quick=[1, 64], default=paper.matter["ranks"])
-    steps = run.budget(quick=(8, 2), default=(400, 160), full=(400, 400))
+    steps = run.budget(quick=(8, 2), default=(300, 100))
     rates = paper.matter["rates"]
     if run.mode == "quick":
         rates = {name: grid[1:2] for name, grid in rates.items()}

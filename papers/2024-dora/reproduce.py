@@ -105,21 +105,21 @@ class Bases:
         return learn(model, self.spun, 1000 * self.seed + 40, lr, 4, self.steps)
 
 
-def main(run: Run, *, seeds: PositiveInt = 5) -> None:
+def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     """Adapt a digit classifier to turned digits by LoRA, by DoRA and fully.
 
     Parameters
     ----------
     seeds
-        Bases, splits and adaptations; 8 with --full.
+        Bases, splits and adaptations; 5 with --full.
     """
     paper = papers.load(__file__)
     run.rounding(0.2, "accuracies of few images after few steps")
     check(run)
     torch.set_num_threads(1)  # products this small are slower on several threads
-    seeds = run.budget(quick=2, default=seeds, full=max(seeds, 8))
+    seeds = run.budget(quick=2, default=seeds, full=max(seeds, 5))
     ranks = run.budget(quick=[2], default=paper.matter["ranks"])
-    steps = run.budget(quick=(8, 8), default=(400, 120), full=(400, 400))
+    steps = run.budget(quick=(8, 8), default=(300, 100))
     rates, judge = paper.matter["rates"], Bases(run, 100, steps)
     if run.mode == "quick":
         rates = {name: grid[1:2] for name, grid in rates.items()}

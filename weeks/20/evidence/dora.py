@@ -39,7 +39,7 @@ def main(run: Run, *, r: PositiveInt = 2) -> None:
     run.rounding(0.05, "Muon multiplies in bfloat16, which processors round differently")
     check_against_peft(run)
     torch.set_num_threads(1)  # products this small are slower on several threads
-    text, steps = domains(), run.budget(quick=(4, 3), default=(400, 100), full=(1500, 600))
+    text, steps = domains(), run.budget(quick=(4, 3), default=(300, 60), full=(400, 80))
     base = reader_of_prose(text, steps[0], run.seed)
     learn_code(run, base, text, r, steps[1])
 
@@ -84,7 +84,7 @@ def check_against_peft(run: Run) -> None:
 
 def learn_code(run: Run, base: nn.Module, text: Domains, r: int, steps: int) -> None:
     """LoRA and DoRA of one rank, and the same with shuffled code; seeds in pairs."""
-    size, seeds = run.budget(quick=1500, default=30_000), run.budget(quick=2, default=4, full=8)
+    size, seeds = run.budget(quick=1500, default=12_000), run.budget(quick=2, default=3)
     held_out, config = text.code_held_out[:size], LoRAConfig(r, 2 * r, targets=LINEAR)
     before, gain, seconds = evaluate(base, held_out, window=64), {}, {}
     moved, rows = {name: [] for name in KINDS}, {}
