@@ -1,7 +1,7 @@
 r"""A quiz on Verilog whose answers are exact: ports to declare, and bodies to tell from others.
 
 Nothing here was written by hand but the ways to err, so there are as many questions as circuits,
-and a compiler can say that what is called wrong is wrong.
+and a compiler can be asked whether what is called wrong is wrong.
 
 >>> question, options, answer = port_question("input", 8, "data", random.Random(0))
 >>> question
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from shared.datasets import HardwareProblem
 from shared.require import require
 
-# How other languages would say it; each is no Verilog, wherever it is applied.
+# How other languages would say it. `uv run weeks/20/domain_lora.py` counts what compiles even so.
 HABITS = (
     (r"\bendmodule\b", "}"),
     (r"\bassign\b", "set"),
