@@ -1,6 +1,8 @@
-"""Texts that come with answers: words and stems, tags, entities, relevant documents."""
+"""Texts that come with answers: words and stems, tags, relevant documents, programs."""
 
+import json
 import re
+import zipfile
 from typing import Literal, NamedTuple
 
 from shared.registry import path
@@ -8,12 +10,15 @@ from shared.texts import Document, check_split, read_text_file
 
 __all__ = [
     "Cranfield",
+    "HardwareProblem",
     "Word",
     "analogies",
+    "blimp",
     "cranfield",
     "english_ewt",
     "english_lemmas",
     "porter_pairs",
+    "verilog_eval",
     "wnut17",
     "word_similarity",
 ]
@@ -158,6 +163,50 @@ def word_similarity(
     file = path("word_similarity", {"wordsim353": f"{name}.tsv", "simlex999": f"{name}.txt"}[name])
     rows = (line.split("\t") for line in read_text_file(file).splitlines() if line[0] != "#")
     return [(first.lower(), second.lower(), float(score)) for first, second, score in rows]
+
+
+class HardwareProblem(NamedTuple):
+    """A circuit: what it does in words (maybe empty), its ports, and Verilog that does it."""
+
+    name: str
+    description: str
+    header: str
+    body: str
+
+
+def verilog_eval() -> list[HardwareProblem]:
+    """Return VerilogEval's 143 problems that a machine described, most in one sentence.
+
+    35 have no short description. Headers end with their `);`, bodies with `endmodule`. The
+    testbenches are left out: they need a simulator.
+    """
+    file = "VerilogDescription_Machine.jsonl"
+    said = {row["task_id"]: row for row in _json_lines("verilog_eval", file)}
+    return [
+        HardwareProblem(
+            row["task_id"],
+            said[row["task_id"]].get("simple_description", "").strip(),
+            row["prompt"].strip(),
+            row["canonical_solution"].strip(),
+        )
+        for row in _json_lines("verilog_eval", "VerilogEval_Machine.jsonl")
+    ]
+
+
+def _json_lines(dataset: str, file: str) -> list[dict]:
+    return [json.loads(line) for line in read_text_file(path(dataset, file)).splitlines()]
+
+
+def blimp() -> dict[str, list[tuple[str, str]]]:
+    """Return BLiMP's 67 paradigms, 1,000 pairs each of a sentence and an ungrammatical one."""
+    with zipfile.ZipFile(path("blimp", "BLiMP.zip")) as archive:
+        files = sorted(n for n in archive.namelist() if re.fullmatch(r"data/\w+\.jsonl", n))
+        found = {}
+        for name in files:
+            rows = map(json.loads, archive.read(name).decode().splitlines())
+            pairs = [(row["sentence_good"], row["sentence_bad"]) for row in rows]
+            found[name.removeprefix("data/").removesuffix(".jsonl")] = pairs
+    return found
 
 
 def _blocks(text: str) -> list[list[str]]:

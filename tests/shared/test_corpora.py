@@ -7,7 +7,10 @@ from shared.errors import UserError
 @pytest.fixture(autouse=True)
 def _skip_what_is_absent():
     try:
-        for name in ("snowball_porter", "lemmatization_lists", "wnut17", "cranfield"):
+        for name in (
+            *("snowball_porter", "lemmatization_lists", "wnut17", "cranfield"),
+            *("blimp", "verilog_eval"),
+        ):
             datasets.fetch(name)
         datasets.path("word_similarity", "simlex999.txt")
         datasets.path("ud_english_ewt", "en_ewt-ud-dev.conllu")
@@ -57,3 +60,21 @@ def test_cranfield_counts_its_questions_in_their_order():
     assert "conduction" in documents[4].text
     assert "5" in relevant["3"]
     assert [document.name for document in documents if not document.text] == ["471", "995"]
+
+
+def test_verilog_eval():
+    problems = datasets.verilog_eval()
+    assert len(problems) == len({p.name for p in problems}) == 143
+    assert sum(p.description == "" for p in problems) == 35
+    for p in problems:
+        assert p.header.startswith("module top_module")
+        assert p.header.endswith(");")
+        assert p.body.endswith("endmodule")
+        assert "module top_module" not in p.body
+
+
+def test_blimp():
+    pairs = datasets.blimp()
+    assert len(pairs) == 67
+    assert {len(rows) for rows in pairs.values()} == {1000}
+    assert all(good and bad for rows in pairs.values() for good, bad in rows)

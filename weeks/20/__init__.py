@@ -1,0 +1,1 @@
+"""Week 20 · Fine-tuning."""
