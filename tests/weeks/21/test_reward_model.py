@@ -10,7 +10,7 @@ from week14.minimal_gpt import GPT, GPTConfig
 from week21 import trl_preferences as trl
 from week21.dialogues import Pair, common_words, last_answer, word_features, words_of
 from week21.dpo import Preference
-from week21.evidence.reward_model import correlation
+from week21.evidence.reward_model import correlation, new_pairs
 from week21.reward_model import (
     RewardModel,
     fit_linear_reward,
@@ -158,6 +158,13 @@ def test_correlation_is_one_for_the_truth_up_to_a_constant_per_prompt():
     found = 2 * rewards() + torch.tensor([[0.0], [5.0], [-3.0]])
     assert correlation(found, habits()) == pytest.approx(1, abs=1e-4)
     assert correlation(-found, habits()) == pytest.approx(-1, abs=1e-4)
+
+
+def test_the_true_reward_is_calibrated():
+    said, happened = new_pairs(rewards().expand(3, -1), habits(), generator())
+    assert ((said > 0.5) == happened).mean() > 0.6
+    assert abs(said.mean() - happened.mean()) < 0.03
+    assert happened[said > 0.8].mean() > 0.8
 
 
 # ---- errors
