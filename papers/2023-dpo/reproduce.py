@@ -171,7 +171,7 @@ def reached(found: dict, name: str, betas: list[float]) -> float:
     return float((gain / (found["best"] - found["start"])).mean())
 
 
-def main(run: Run, *, seeds: PositiveInt = 3) -> None:
+def main(run: Run, *, seeds: PositiveInt = 4) -> None:
     """Judge the minimum where answers can be listed, then reward against KL.
 
     Parameters
