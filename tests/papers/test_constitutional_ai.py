@@ -20,7 +20,7 @@ def test_scores_are_in_standard_deviations_of_the_drafts():
     np.testing.assert_allclose(paper.scores(length, histories), [0, want])
 
 
-def test_random_rewriting_leaves_as_many_words_and_as_many_offenses():
+def test_random_rewriting_leaves_as_many_words_and_mends_nothing():
     rng = np.random.default_rng(0)
     first, last = [], []
     for _ in range(150):
@@ -28,7 +28,7 @@ def test_random_rewriting_leaves_as_many_words_and_as_many_offenses():
         assert len({len(text.split()) for text in history}) == 1
         first.append(paper.Scorer.truth(history[0]))
         last.append(paper.Scorer.truth(history[-1]))
-    assert np.mean(last) >= np.mean(first) - 0.2
+    assert np.mean(last) > np.mean(first) + 0.2  # some of the new words offend
 
 
 def test_the_scorer_prefers_what_offends_less():
