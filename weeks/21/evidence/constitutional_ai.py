@@ -153,7 +153,7 @@ def draw(run: Run, left: dict[int, np.ndarray]) -> None:
     title = "How many rounds does a constitution need?"
     with run.figure("rounds", title, size=(7.0, 4.2)) as axes:
         for color, (n_principles, share) in zip(plots.COLORS, left.items(), strict=False):
-            place = np.arange(len(share))
+            place = range(len(share))
             theory = [survival(k, n_principles, SKILL) for k in place]
             word = "principle" if n_principles == 1 else "principles"
             axes.plot(place, share, "o", color=color, label=f"{n_principles} {word}")

@@ -89,8 +89,10 @@ def check_losses(run: Run) -> None:
 # ---- a reward that is known
 
 
-def learned(run: Run, seed: int, steps: tuple[int, int], shuffled: bool) -> torch.Tensor:
-    """Rewards that a model gives to all responses, a row per prompt."""
+def learned(
+    run: Run, seed: int, steps: tuple[int, int], shuffled: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards that a model gives to all responses, a row per prompt; and the reference's law."""
     reference = supervised(run.seed + 60 + seed, steps[0])
     law, generator = log_law(reference), run.generator(200 + seed)
     pairs = preferences(law, 3000, generator, shuffled=shuffled).pairs
