@@ -230,9 +230,10 @@ def loss_of(
 
 def clip_gradients(params: list[Tensor], max_norm: float) -> float:
     """Scale all gradients together so that their joint norm is at most max_norm; the norm."""
-    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in params))
-    for p in params:
-        p.grad.mul_(min(1.0, max_norm / (norm + 1e-6)))
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads))
+    for grad in grads:
+        grad.mul_(min(1.0, max_norm / (norm + 1e-6)))
     return norm
 
 

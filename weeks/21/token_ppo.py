@@ -152,10 +152,14 @@ class TextActorCritic(nn.Module):
         return logits.masked_fill(prompt, -torch.inf).log_softmax(-1), self.value(stream)[..., 0]
 
 
-def mask_of(tokens: Int[Tensor, "text token"]) -> Bool[Tensor, "text token"]:
-    """Written tokens that count: all up to the first 0, which counts too (padding is 0 as well)."""
-    ended = (tokens == 0).long().cumsum(1)
-    return (ended == 0) | ((ended == 1) & (tokens == 0))
+def mask_of(written: Int[Tensor, "text token"], length: int) -> Bool[Tensor, "text token"]:
+    """Tokens that count: up to the first 0, which counts too, and at most `length` of them.
+
+    Padding is 0 as well. Without the limit a text that was cut off would end in its padding.
+    """
+    ended = (written == 0).long().cumsum(1)
+    counts = (ended == 0) | ((ended == 1) & (written == 0))
+    return counts & (torch.arange(written.shape[1]) < length)
 
 
 @torch.no_grad()
@@ -177,12 +181,12 @@ def write(
 class TextPPO:
     """Sizes of the program: texts per update, their length, and how they are used."""
 
-    updates: int = 80
-    texts: int = 256
+    updates: int = 60
+    texts: int = 128
     length: int = 5
     epochs: int = 4
-    minibatches: int = 2
-    lr: float = 3e-3
+    minibatches: int = 1
+    lr: float = 1e-3
     lam: float = 0.95
     clip: float = 0.2
     value_weight: float = 0.5
@@ -216,7 +220,8 @@ def train(
     for update in range(config.updates):
         optimizer.lr = config.lr * (1 - update / config.updates)
         tokens = write(model, config.texts, config.length, generator)
-        rows = experience(model, reference, tokens, score, control.beta, config.lam)
+        mask = mask_of(tokens[:, 1:], config.length)
+        rows = experience(model, reference, tokens, mask, score, control.beta, config.lam)
         kl = rows.pop("kl").sum(1).mean().item()
         mean_score = rows.pop("scores").mean().item()
         for _ in range(config.epochs):
@@ -236,12 +241,13 @@ def experience(
     model: TextActorCritic,
     reference: TextActorCritic,
     tokens: Int[Tensor, "text token_plus_1"],
+    mask: Bool[Tensor, "text token"],
     score: Score,
     beta: float,
     lam: float,
 ) -> dict[str, Tensor]:
     """All that the update needs of the texts, each (text, token); scores, and KL by token."""
-    written, mask = tokens[:, 1:], mask_of(tokens[:, 1:])
+    written = tokens[:, 1:]
     log_probs, values = model(tokens[:, :-1])
     theirs = reference(tokens[:, :-1])[0]
     log_probs, theirs = (chosen(x, written).masked_fill(~mask, 0.0) for x in (log_probs, theirs))

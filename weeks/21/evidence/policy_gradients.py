@@ -6,13 +6,8 @@ from torch import Tensor
 
 from shared import plots
 from shared.study import PositiveInt, Run
-from week21.policy_gradients import (
-    clipped_policy_loss,
-    gae,
-    kl_estimate,
-    kl_optimum,
-    masked_mean,
-)
+from week21.evidence.trl_loss import losses_and_gradients
+from week21.policy_gradients import clipped_policy_loss, gae, kl_estimate, kl_optimum
 from week21.small_mdp import MDP, random_mdp, walk
 
 LAMBDAS = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)
@@ -95,59 +90,6 @@ def check_against_trl(run: Run) -> None:
         name = "clipped loss" + (", k3 penalty" if beta else "")
         equal(name, ours[beta][0], theirs[beta][0])
         equal(f"gradient of the {name}", ours[beta][1], theirs[beta][1])
-
-
-def losses_and_gradients(generator: torch.Generator) -> tuple[dict, dict]:
-    """Loss and gradient by the weight of the penalty: ours and trl's."""
-    options = {"generator": generator, "dtype": torch.float64}
-    now, old, reference = (-torch.rand(3, 6, 9, **options) * 2).unbind()
-    advantages = torch.randn(6, 9, **options)
-    mask = torch.arange(9) < torch.tensor([9, 1, 4, 7, 2, 5])[:, None]
-    ours, theirs = {}, {}
-    for beta in (0.0, 0.1):
-        x = now.clone().requires_grad_()
-        penalty = beta * masked_mean(kl_estimate(x, reference), mask)
-        loss = clipped_policy_loss(x, old, advantages, clip=0.2, mask=mask) + penalty
-        ours[beta] = loss, *torch.autograd.grad(loss, x)
-        x = now.clone().requires_grad_()
-        loss = trl_loss(x, old, reference, advantages, mask, beta)
-        theirs[beta] = loss, *torch.autograd.grad(loss, x)
-    return ours, theirs
-
-
-def trl_loss(
-    now: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor, beta: float
-) -> Tensor:
-    """Trl's own method, on a stand-in for the trainer whose model returns `now`."""
-    from collections import defaultdict
-    from types import SimpleNamespace
-
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
-    same = SimpleNamespace(reduce=lambda x, **_: x, gather=lambda x: x)
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *_, **__: (now, torch.zeros_like(now), None),
-        _metrics=defaultdict(lambda: defaultdict(list)),
-        _entropy_bonus_enabled=False,
-        accelerator=same,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
-        aux_loss_enabled=False,
-        beta=beta,
-        current_gradient_accumulation_steps=1,
-        epsilon_high=0.2,
-        epsilon_low=0.2,
-        importance_sampling_level="token",
-        loss_type="bnpo",
-        model=SimpleNamespace(training=True),
-        off_policy_mask_threshold=None,
-        top_entropy_quantile=1.0,
-        use_vllm=False,
-    )
-    ids = torch.zeros_like(mask, dtype=torch.long)
-    inputs = {"prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1] + 1, "completion_ids": ids}
-    inputs |= {"completion_mask": mask.to(now.dtype), "advantages": advantages}
-    inputs |= {"old_per_token_logps": old, "ref_per_token_logps": reference}
-    return GRPOTrainer._compute_loss(trainer, None, inputs)
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -234,9 +176,12 @@ def trade_bias_for_variance(run: Run, problems: int, walks: int) -> None:
     run.falsifier("exact values", edge(exact), breaks=name)
     for lam, error in zip(LAMBDAS, wrong.mean(0), strict=True):
         run.metric(f"error at λ = {lam:g}, wrong values", error)
-    title = "How far should an advantage look ahead? The further, the more samples share the noise"
+    title = "How far should an advantage look ahead? Further, with more samples"
     with run.figure("gae", title, size=(8.0, 4.2)) as axes:
-        lines = {f"{n} samples": error_of(np.array(errors["wrong"]), n) for n in (1, 8, 64, 512)}
+        lines = {
+            f"{n} sample{'s' * (n > 1)}": error_of(np.array(errors["wrong"]), n)
+            for n in (1, 8, 64, 512)
+        }
         labels = {"xlabel": "λ", "ylabel": "error / size of the advantages", "yscale": "log"}
         plots.curves(axes, np.array(LAMBDAS), lines, marker="o", **labels)
 

@@ -8,7 +8,7 @@ import torch
 
 from shared import plots
 from shared.study import PositiveInt, Run
-from week21.cartpole import CartPole, physics
+from week21.cartpole import CartPole
 from week21.ppo import ActorCritic, Log, PPOConfig, chosen, loss_of, train
 
 SOLVED = 475  # gymnasium's threshold for CartPole-v1
@@ -70,7 +70,7 @@ def check_environment(run: Run) -> None:
 
 
 def check_update(run: Run) -> None:
-    """Weights after a few minibatches: ours, and CleanRL's update written out with torch's parts."""
+    """Weights after a few minibatches: ours, and CleanRL's update on torch's own parts."""
     generator = run.generator(1)
     model = ActorCritic(4, 2, generator).double()
     other = ActorCritic(4, 2).double()
@@ -112,7 +112,7 @@ def our_steps(model: ActorCritic, batches: list, config: PPOConfig) -> torch.Ten
 
 
 def cleanrl_steps(model: ActorCritic, batches: list, config: PPOConfig) -> torch.Tensor:
-    """The same, after CleanRL's ppo.py as remembered: maxima of negated terms, two squares."""
+    """The same, after CleanRL's ppo.py from memory: maxima of negated terms, two squares."""
     params = list(model.parameters())
     optimizer = torch.optim.Adam(params, lr=config.lr, eps=1e-5)
     for rows in batches:
