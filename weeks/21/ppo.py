@@ -45,10 +45,10 @@ class Environment(Protocol):
     n_inputs: int
     n_actions: int
 
-    def reset(self) -> np.ndarray:
-        """First states, (env, inputs)."""
+    def reset(self) -> Float[np.ndarray, "env inputs"]:
+        """First states."""
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, ...]:
+    def step(self, action: Int[np.ndarray, " env"]) -> tuple[np.ndarray, ...]:
         """States, rewards, terminated, truncated, and the states reached before any restart."""
 
 
@@ -185,10 +185,10 @@ def chosen(
 def collect(
     model: ActorCritic,
     environment: Environment,
-    states: np.ndarray,
+    states: Float[np.ndarray, "env inputs"],
     n_steps: int,
     generator: torch.Generator,
-) -> tuple[Rollout, np.ndarray]:
+) -> tuple[Rollout, Float[np.ndarray, "env inputs"]]:
     """Act for `n_steps` from `states` on; what happened, and the states to go on from."""
     rows = []
     for _ in range(n_steps):
