@@ -112,7 +112,7 @@ def our_steps(model: ActorCritic, batches: list, config: PPOConfig) -> torch.Ten
 
 
 def cleanrl_steps(model: ActorCritic, batches: list, config: PPOConfig) -> torch.Tensor:
-    """The same, after CleanRL's ppo.py from memory: maxima of negated terms, two squares."""
+    """The same, as CleanRL's ppo.py has it: maxima of negated terms, two squares."""
     params = list(model.parameters())
     optimizer = torch.optim.Adam(params, lr=config.lr, eps=1e-5)
     for rows in batches:
