@@ -1,5 +1,6 @@
 """The environment against gymnasium, an update against CleanRL's, and eight details taken away."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -38,7 +39,8 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     seeds = run.budget(quick=2, default=max(seeds, 2), full=max(seeds, 6))
     config = run.budget(quick=PPOConfig(total_steps=2048, n_steps=32), default=PPOConfig())
     left = run.budget(quick=["clipping"], default=list(WITHOUT))
-    learn(run, config, seeds, left)
+    with one_thread():
+        learn(run, config, seeds, left)
 
 
 # ---- checks
@@ -137,6 +139,17 @@ def cleanrl_steps(model: ActorCritic, batches: list, config: PPOConfig) -> torch
 
 
 # ---- learning
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Products this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class RandomRewards(CartPole):
