@@ -1,6 +1,5 @@
 """The environment against gymnasium, an update against CleanRL's, and eight details taken away."""
 
-import contextlib
 import math
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import torch
 from shared import plots
 from shared.study import PositiveInt, Run
 from week21.cartpole import CartPole
+from week21.evidence.threads import one_thread
 from week21.ppo import ActorCritic, Log, PPOConfig, chosen, loss_of, train
 
 SOLVED = 475  # gymnasium's threshold for CartPole-v1
@@ -139,17 +139,6 @@ def cleanrl_steps(model: ActorCritic, batches: list, config: PPOConfig) -> torch
 
 
 # ---- learning
-
-
-@contextlib.contextmanager
-def one_thread():
-    """Products this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class RandomRewards(CartPole):

@@ -10,6 +10,7 @@ from torch import Tensor
 from shared import plots
 from shared.study import PositiveInt, Run
 from week14.minimal_gpt import GPTConfig
+from week21.evidence.threads import one_thread
 from week21.policy_gradients import kl_optimum
 from week21.ppo import chosen
 from week21.token_ppo import (
@@ -43,7 +44,8 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     check_masks(run)
     config = run.budget(quick=TextPPO(updates=2, texts=32, epochs=2), default=TextPPO())
     seeds = run.budget(quick=2, default=max(seeds, 2), full=max(seeds, 8))
-    learn(run, texts, config, seeds)
+    with one_thread():
+        learn(run, texts, config, seeds)
 
 
 # ---- what is known of texts
