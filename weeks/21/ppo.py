@@ -26,7 +26,7 @@ al., "The 37 implementation details of proximal policy optimization" (2022).
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from week09.optimizers import Adam
 from week21.policy_gradients import clipped_policy_loss, clipped_value_loss, entropy, gae, whiten
 
 
+@runtime_checkable
 class Environment(Protocol):
     """Several episodes side by side, each restarted where it ends; `CartPole` is one."""
 
