@@ -167,7 +167,7 @@ def test_the_learning_rate_falls_to_zero():
         options = PPOConfig(**{**config.__dict__, "anneal": anneal})
         for _ in train(model, CartPole(4, np.random.default_rng(0)), options, generator()):
             weights.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
-        moved.append((weights[2] - weights[1]).norm())
+        moved.append((weights[2] - weights[1]).norm().item())
     assert moved[0] == pytest.approx(moved[1] / 2, rel=0.05)  # Adam's second step, half the rate
 
 
