@@ -138,7 +138,7 @@ def judge(run: Run, paper, found: dict, few: int, many: int, lr: float) -> None:
 
 def draw(run: Run, found: dict, few: int, many: int, rates: list[float]) -> None:
     """Scores by learning rate, with few and with many steps per batch."""
-    title = "When does the clip matter? With many steps per batch, at a high learning rate"
+    title = "When does the clip matter?"
     options = {"size": (9.0, 4.2), "sharey": True}
     with run.figure("clip", title, columns=2, **options) as (left, right):
         for axes, steps in ((left, few), (right, many)):
