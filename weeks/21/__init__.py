@@ -1,0 +1,1 @@
+"""Week 21 · Alignment."""
