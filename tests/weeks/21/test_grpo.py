@@ -249,6 +249,12 @@ def test_language():
     assert {careless((17, 25), generator(i)) for i in range(20)} == {"42", "32"}
 
 
+def test_answers_are_judged_by_their_own_question():
+    rows = [encode("46<end>"), encode("0<end>4"), encode("33<end>"), encode("46<end>")]
+    answers = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, rows)), batch_first=True)
+    assert correct(answers, [(12, 34), (11, 22)]).tolist() == [1, 0, 1, 0]
+
+
 def test_loss_of_responses_leaves_prompts_and_padding_out():
     model = small_llama(generator())
     batch = [("1+2=", "3"), ("9+9=", "18")]
