@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from shared import papers, plots
+from shared.measuring import pinned
 from shared.study import PositiveInt, Run, cli
 from week21.arithmetic import END_ID, Problems, imitate, response_text, small_llama
 from week21.grpo import (
@@ -119,19 +120,22 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     )
     found: dict[str, list] = {"before": [], "GRPO": [], "shuffled": []}
     spread = []
-    for seed in run.progress(range(seeds), "seeds"):
-        g = run.generator(500 + seed)
-        base = small_llama(g)
-        list(imitate(base, lambda g=g: corpus(SUMS, {"direct": 1.0}, 128, g), steps=pretraining))
-        spread.append(gradient_spread(base, questions(SUMS, right, g), batches_n, g))
-        found["before"].append(measure(base, n, settings["temperature"], 700 + seed))
-        for arm in ("GRPO", "shuffled"):
-            policy, g = copy.deepcopy(base), run.generator(600 + seed)
-            batches = questions(SUMS, right, g)
-            batches = shuffled(batches, g) if arm == "shuffled" else batches
-            options = {"steps": steps, "end": END_ID, "config": config, "generator": g}
-            list(train(policy, base, batches, **options))
-            found[arm].append(measure(policy, n, settings["temperature"], 700 + seed))
+    with pinned():  # products this small are slower on several threads
+        for seed in run.progress(range(seeds), "seeds"):
+            g = run.generator(500 + seed)
+            base = small_llama(g)
+            list(
+                imitate(base, lambda g=g: corpus(SUMS, {"direct": 1.0}, 128, g), steps=pretraining)
+            )
+            spread.append(gradient_spread(base, questions(SUMS, right, g), batches_n, g))
+            found["before"].append(measure(base, n, settings["temperature"], 700 + seed))
+            for arm in ("GRPO", "shuffled"):
+                policy, g = copy.deepcopy(base), run.generator(600 + seed)
+                batches = questions(SUMS, right, g)
+                batches = shuffled(batches, g) if arm == "shuffled" else batches
+                options = {"steps": steps, "end": END_ID, "config": config, "generator": g}
+                list(train(policy, base, batches, **options))
+                found[arm].append(measure(policy, n, settings["temperature"], 700 + seed))
 
     def gain(arm: str, what: str, k: int) -> np.ndarray:
         i = KS.index(k)

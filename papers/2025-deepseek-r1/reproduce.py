@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from shared import papers, plots
+from shared.measuring import pinned
 from shared.study import PositiveInt, Run, cli
 from week21.arithmetic import END_ID, Problems, imitate, response_text, small_llama
 from week21.grpo import GRPOConfig, sample_answers, train
@@ -87,16 +88,17 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     )
     arms = list(rewards(0))
     found: dict[str, list] = {arm: [] for arm in ["base", *arms]}
-    for seed in run.progress(range(seeds), "seeds"):
-        g = run.generator(1500 + seed)
-        base = small_llama(g)
-        list(imitate(base, lambda g=g: corpus(SUMS, CORPUS, 64, g), steps=pretraining))
-        found["base"].append(measure(base, n, 1700 + seed))
-        for arm, reward in rewards(run.seed + seed).items():
-            policy, g = copy.deepcopy(base), run.generator(1600 + seed)
-            options = {"steps": steps, "end": END_ID, "config": config, "generator": g}
-            list(train(policy, base, questions(SUMS, reward, g), **options))
-            found[arm].append(measure(policy, n, 1700 + seed))
+    with pinned():  # products this small are slower on several threads
+        for seed in run.progress(range(seeds), "seeds"):
+            g = run.generator(1500 + seed)
+            base = small_llama(g)
+            list(imitate(base, lambda g=g: corpus(SUMS, CORPUS, 64, g), steps=pretraining))
+            found["base"].append(measure(base, n, 1700 + seed))
+            for arm, reward in rewards(run.seed + seed).items():
+                policy, g = copy.deepcopy(base), run.generator(1600 + seed)
+                options = {"steps": steps, "end": END_ID, "config": config, "generator": g}
+                list(train(policy, base, questions(SUMS, reward, g), **options))
+                found[arm].append(measure(policy, n, 1700 + seed))
 
     def gain(arm: str, what: str) -> np.ndarray:
         pairs = zip(found[arm], found["base"], strict=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from shared import plots
+from shared.measuring import pinned
 from shared.study import PositiveInt, Run
 from week18.llama3 import Llama
 from week21.arithmetic import END_ID, Problems, imitate, response_text, small_llama
@@ -47,7 +48,8 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     """
     run.rounding(0.05, "Muon multiplies in bfloat16, which processors round differently")
     check_estimates(run)
-    reason(run, run.budget(quick=1, default=max(2, seeds), full=max(8, seeds)))
+    with pinned():
+        reason(run, run.budget(quick=1, default=max(2, seeds), full=max(8, seeds)))
 
 
 def check_estimates(run: Run) -> None:
