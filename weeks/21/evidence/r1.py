@@ -110,7 +110,7 @@ def measure(policy: Llama, n: int, seed: int) -> dict[str, float]:
 
 def reason(run: Run, seeds: int) -> None:
     """Imitate a mixed corpus, start cold on tags, reinforce; one run for each reward."""
-    pretraining, cold, steps, n = run.budget(quick=(5, 2, 2, 2), default=(100, 15, 80, 100))
+    pretraining, cold, steps, n = run.budget(quick=(5, 2, 2, 2), default=(160, 15, 60, 100))
     found: dict[str, list[dict]] = {"base": [], "cold start": []} | {name: [] for name in REWARDS}
     curves: dict[str, dict[str, list]] = {name: {} for name in REWARDS}
     for seed in run.progress(range(seeds), "seeds"):
