@@ -169,7 +169,7 @@ def study_smollm2(
     examples = split(problems, min(HELD_OUT, len(problems) // 3), SPLIT)
     sizes = {"windows": 6, "pairs": 67, "ports": 16, "bodies": 12}
     by = material(tokenizer, examples.training, examples.held_out, sizes)
-    written = run.budget(quick=1, default=5, full=len(by.held_out))
+    written = run.budget(quick=1, default=5, full=10)
     rows = [row(tokenizer, p, ports_given=False) for p in examples.training]
     run.metric("training problems", len(rows))
     run.metric("held-out problems", len(by.held_out))
@@ -177,21 +177,21 @@ def study_smollm2(
     found["two examples"] = judge(base, tokenizer, by, written, shots=True)
     ranks = run.budget(quick=(rank,), default=(rank,), full=(1, rank, 64))
     seeds = run.budget(quick=1, default=1, full=3)
-    trained = {}
+    trained, held_out = {}, [row(tokenizer, p) for p in by.held_out]
     for r, seed in [(r, seed) for r in ranks for seed in range(seeds)]:
         config = LoRAConfig(r=r, alpha=2.0 * r, targets=TARGETS)
         model = with_lora(copy.deepcopy(base), config, seed)
         options = {"steps": steps, "batch_size": 2, "lr": lr, "seed": seed}
         losses = fit(model, rows, **options, progress=lambda x: run.progress(x, "training"))
-        trained[r, seed] = judge(model, tokenizer, by, written)
+        trained[r, seed] = mean_nats(held_out_nats(model, held_out))
         if (r, seed) == (rank, 0):
+            found["LoRA"] = judge(model, tokenizer, by, written)
             run.metric("numbers trained", trainable(model)[0])
             run.metric("loss of the first five steps", np.mean(losses[:5]), "nats/token", rtol=0.1)
             run.metric("loss of the last five steps", np.mean(losses[-5:]), "nats/token", rtol=0.1)
             if save is not None:
                 save_domain_model(model, config, save)
                 load_domain_model(save)
-    found["LoRA"] = trained[rank, 0]
     control = with_lora(
         copy.deepcopy(base), LoRAConfig(r=rank, alpha=2.0 * rank, targets=TARGETS), 0
     )
@@ -236,8 +236,9 @@ def tell(run: Run, found: dict[str, Judged], trained: dict, rank: int) -> None:
             run.metric(f"BLiMP, {name}", np.mean(judged.blimp), rtol=None)
     if len(trained) > 1:
         for r in sorted({r for r, _ in trained}):
-            values = [mean_nats(j.nats) for (q, _), j in trained.items() if q == r]
+            values = [value for (q, _), value in trained.items() if q == r]
             run.metric(f"nats per token at rank {r}", np.mean(values), "nats/token", rtol=0.1)
+            run.metric(f"spread of the seeds at rank {r}", np.ptp(values), "nats/token", rtol=None)
     with run.figure("held_out", "What do two examples and LoRA save on held-out circuits?") as axes:
         rows = {name: (j.nats[0] / j.nats[1]).tolist() for name, j in found.items()}
         plots.bars(

@@ -26,7 +26,7 @@ PILOT = "a look at one matrix: 0.092 for NF4, 0.103 for int4, 0.122 for bitsandb
 
 
 def main(
-    run: Run, *, steps: PositiveInt = 80, seeds: PositiveInt = 3, windows: PositiveInt = 6
+    run: Run, *, steps: PositiveInt = 40, seeds: PositiveInt = 3, windows: PositiveInt = 6
 ) -> None:
     """Compare with bitsandbytes, torchao and peft, measure errors, train corrections.
 
@@ -44,9 +44,9 @@ def main(
     check_codes(run)
     check_layer(run)
     judge_errors(run)
-    seeds = run.budget(quick=2, default=max(2, seeds), full=max(seeds, 8))
+    seeds = run.budget(quick=2, default=max(2, seeds), full=max(seeds, 5))
     with pinned(1):
-        judge_training(run, run.budget(quick=2, default=steps, full=4 * steps), seeds)
+        judge_training(run, run.budget(quick=2, default=steps, full=2 * steps), seeds)
         if run.mode != "quick":  # four passes through 135 million weights
             judge_smollm2(run, windows)
 
