@@ -182,7 +182,7 @@ def learn(run: Run, texts: Tensor, config: TextPPO, seeds: int) -> None:
 
 def judge(run: Run, found: dict[str, list[float]]) -> None:
     """Rules that were set after tuning on other reference models."""
-    seen, late = "two other reference models", {"quick": False}
+    seen, late = "two other reference models; three of these seeds", {"quick": False}
     near = "PPO ends near the optimum"
     unit = "total variation"
     run.claim(near, found["right"], at_most=0.1, unit=unit, seen_before=seen, **late)
