@@ -73,13 +73,13 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     Parameters
     ----------
     seeds
-        Models; 8 with --full.
+        Models; 5 with --full.
     """
     paper = papers.load(__file__)
     run.rounding(0.05, "Muon multiplies in bfloat16, which processors round differently")
     check_estimate(run)
     settings = paper.matter["settings"]
-    seeds = run.budget(quick=1, default=max(2, seeds), full=max(8, seeds))
+    seeds = run.budget(quick=1, default=max(2, seeds), full=max(5, seeds))
     pretraining, steps, n = run.budget(
         quick=(5, 2, 2), default=(settings["imitation"], settings["steps"], 100)
     )

@@ -153,13 +153,14 @@ def judge(run: Run, found: dict[str, list[dict]], curves: dict) -> None:
     late = {"quick": False, "rtol": None, "unit": "share of held-out answers"}
     learns = "accuracy and format: more answers are right"
     honest = "accuracy and format"
-    run.claim(learns, gain(honest, "right"), at_least=0.1, seen_before="one seed", **late)
+    seen = "three of these seeds: 0.12 ± 0.06"
+    run.claim(learns, gain(honest, "right"), at_least=0.1, seen_before=seen, **late)
     run.falsifier("rewarded for the form alone", gain("format only", "right"), breaks=learns)
     flawed = curves["number anywhere"]
     grown = [np.mean(row[-5:]) - np.mean(row[:5]) for row in flawed["length"]]
     late["unit"] = "tokens"
     longer = "rewarded for the number anywhere, answers grow longer"
-    run.claim(longer, grown, at_least=3.0, seen_before="one seed", **late)
+    run.claim(longer, grown, at_least=3.0, seen_before="three of these seeds: 15", **late)
     for arm in found:
         for what in ("right", "right in any form", "form", "pass@16", "maj@8"):
             run.metric(f"{what}, {arm}", np.mean([one[what] for one in found[arm]]), rtol=None)
