@@ -325,7 +325,7 @@ def test_what_is_told_follows_from_what_was_measured(run):
     run.mode = "default"
     found = {"as it is": judged(2.0, 0.2), "two examples": judged(1.5, 0.4)}
     found |= {"LoRA": judged(1.0, 0.9), "shuffled": judged(2.5, 0.2)}
-    tell(run, found, {(8, 0): found["LoRA"], (8, 1): judged(1.2, 0.5)}, rank=8)
+    tell(run, found, {(8, 0): 1.1, (8, 1): 1.3, (64, 0): 1.0}, rank=8)
     verdicts = {claim["name"]: claim["verdict"] for claim in run.claims}
     assert verdicts["LoRA writes held-out circuits better than the model as it is"] == "holds"
     assert verdicts["LoRA writes held-out circuits better than two examples do"] == "holds"
@@ -336,7 +336,8 @@ def test_what_is_told_follows_from_what_was_measured(run):
     numbers = {metric["name"]: metric["value"] for metric in run.metrics}
     assert numbers["quiz on bodies, two examples"] == pytest.approx(0.4)
     assert numbers["compile, LoRA"] == 1
-    assert numbers["nats per token at rank 8"] == pytest.approx(1.245, abs=1e-3)
+    assert numbers["nats per token at rank 8"] == pytest.approx(1.2)
+    assert numbers["spread of the seeds at rank 8"] == pytest.approx(0.2)
 
 
 def test_errors_are_a_compilers():
