@@ -100,6 +100,8 @@ def test_tokens_of_training_are_those_of_week_18s_chat():
     prompt = chat_prompt(t, turns[:2])
     assert odd.ids[: len(prompt)] == prompt
     assert odd.ids != t.chat([*messages[:2], {"role": "assistant", "content": "\nHello!"}])
+    learned = [label for label in odd.labels if label != IGNORE]
+    assert learned == [*t.encode("\nHello!"), t.special_tokens["<|im_end|>"]]
 
 
 def test_a_special_token_in_a_text_is_text():
