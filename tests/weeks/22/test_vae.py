@@ -32,7 +32,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def random(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed), **DOUBLE)
+    return torch.randn(shape, generator=generator(seed), **DOUBLE)
 
 
 # ---- terms
@@ -267,5 +267,5 @@ def test_wrong_levels():
         dequantize(torch.tensor([4]), 4)
     with pytest.raises(ValueError, match="n_dims must be at least 1, got 0"):
         bits_per_dim(torch.zeros(1), n_dims=0, levels=2)
-    with pytest.raises(ValueError, match="margin must lie strictly between 0 and 0.5"):
+    with pytest.raises(ValueError, match="margin must lie strictly between 0 and"):
         to_logits(torch.zeros(1, 1), 0.5)
