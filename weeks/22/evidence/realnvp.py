@@ -194,7 +194,7 @@ def fit_moons(run: Run, seeds: int) -> None:
     flow, points = flow.double(), run.budget(quick=100, default=600)
     run.check(
         "mass of the fitted density",
-        mass_on_grid(flow.log_prob, 6.0, 600),
+        mass_on_grid(flow.log_prob, 6.0, points),
         1.0,
         against="midpoint rule",
         kind="theorem",
