@@ -96,7 +96,7 @@ def check_layers(run: Run) -> None:
 
 def fit_ring(run: Run, seeds: int) -> None:
     """The bound after fitting, K = 0, 2, 8, beside the log of the mass by quadrature."""
-    steps = run.budget(quick=40, default=2000, full=10_000)
+    steps = run.budget(quick=30, default=1500, full=10_000)
     exact = log_mass(ring, 6.0, 600)
     run.metric("ln of the mass", exact, "nats")
     depths = run.budget(quick=(0, 2), default=(0, 2, 8))
@@ -114,7 +114,7 @@ def fit_ring(run: Run, seeds: int) -> None:
     name = f"{depths[-1]} layers come nearer to the mass than a Gaussian"
     gain = np.array(gaps[0]) - gaps[depths[-1]]
     run.claim(
-        name, gain, at_least=0.1, unit="nats", quick=False, rtol=None, seen_before="one other seed"
+        name, gain, at_least=0.1, unit="nats", quick=False, rtol=None, seen_before="a quick run"
     )
     run.claim(
         "the bound stays below the mass",

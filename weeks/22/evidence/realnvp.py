@@ -163,7 +163,7 @@ def fit_moons(run: Run, seeds: int) -> None:
     """Held-out log density beside a Gaussian and a mixture, and on data that has no shape."""
     from sklearn.mixture import GaussianMixture
 
-    n, steps = run.budget(quick=(500, 30), default=(5000, 1500), full=(20_000, 8000))
+    n, steps = run.budget(quick=(500, 20), default=(5000, 800), full=(20_000, 8000))
     gains, likelihood, kept = {"moons": [], "a Gaussian": []}, {"flow": [], "mixture": []}, None
     for seed in range(seeds):
         rng, g = np.random.default_rng([run.seed, seed]), run.generator(10 + seed)
@@ -240,7 +240,7 @@ def fit_digits(run: Run, seeds: int) -> None:
     levels = torch.as_tensor(images).long()[:, None]
     levels = levels[torch.as_tensor(np.random.default_rng(0).permutation(len(levels)))]
     train, test = levels[:1437], levels[1437:]
-    steps, bits, gains = run.budget(quick=3, default=500, full=5000), [], []
+    steps, bits, gains = run.budget(quick=3, default=400, full=5000), [], []
     for seed in range(seeds):
         g = run.generator(30 + seed)
 
