@@ -174,7 +174,7 @@ def main(run: Run, *, seeds: PositiveInt = 3) -> None:
     ]
     run.falsifier("without the KL term", free - best, breaks="superfluous latents do not overfit")
     for (name, k), values in last.items():
-        run.metric(f"held-out bound, {name}, {k} latents", values.mean(), "nats", rtol=0.05)
+        run.metric(f"held-out bound, {name}, {k} latents", values.mean(), "nats", rtol=0.2)
     draw(run, curves, latents, steps)
 
 
