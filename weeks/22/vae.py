@@ -247,7 +247,10 @@ def train(
 
 
 def pathwise_gradients(
-    f: Callable[[Tensor], Tensor], mean: Tensor, log_variance: Tensor, noise: Float[Tensor, "n d"]
+    f: Callable[[Tensor], Tensor],
+    mean: Float[Tensor, "d"],
+    log_variance: Float[Tensor, "d"],
+    noise: Float[Tensor, "n d"],
 ) -> Float[Tensor, "n 2 d"]:
     """∇ E f(z), z = μ + σε, for μ and ln σ²: ∇f(z) and ∇f(z) σε / 2, one row per sample."""
     sigma = (0.5 * log_variance).exp()
@@ -257,7 +260,10 @@ def pathwise_gradients(
 
 
 def score_gradients(
-    f: Callable[[Tensor], Tensor], mean: Tensor, log_variance: Tensor, noise: Float[Tensor, "n d"]
+    f: Callable[[Tensor], Tensor],
+    mean: Float[Tensor, "d"],
+    log_variance: Float[Tensor, "d"],
+    noise: Float[Tensor, "n d"],
 ) -> Float[Tensor, "n 2 d"]:
     """∇ E f(z) as E f(z) ∇ ln q(z): ∇ ln q is ε/σ for μ and (ε² - 1)/2 for ln σ²."""
     sigma = (0.5 * log_variance).exp()
