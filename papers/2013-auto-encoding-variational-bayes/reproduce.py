@@ -189,8 +189,9 @@ def draw(run: Run, curves: dict, latents: list[int], steps: int) -> None:
                 x = np.linspace(0, steps, found.shape[1])
                 plots.interval_band(axis, x, found, color=color, label=name)
             axis.set(title=f"{k} latents", xlabel="steps of 100 pictures")
-        low = min(found[:, 1:].min() for found in curves.values())
-        axes[0].set(ylabel="held-out bound (nats per picture)", ylim=(low - 1, None))
+        best = max(found.max() for found in curves.values())
+        low = max(best - 40, min(found.min() for found in curves.values()))  # early dreams are off
+        axes[0].set(ylabel="held-out bound (nats per picture)", ylim=(low - 1, best + 1))
         axes[-1].legend()
 
 

@@ -135,7 +135,7 @@ def draw(run: Run, flows: dict[int, PlanarFlow]) -> None:
     panels = {"target": ring(grid)}
     panels |= {f"{k} layers": flow.log_prob(grid) for k, flow in flows.items()}
     title = "How many hinges bend a Gaussian into two arcs?"
-    with run.figure("ring", title, 1, len(panels), size=(2.6 * len(panels), 2.9)) as axes:
+    with run.figure("ring", title, 1, len(panels), size=(2.6 * len(panels), 3.4)) as axes:
         for axis, (name, log_p) in zip(axes, panels.items(), strict=True):
             p = log_p.detach().exp().reshape(n, n).T
             axis.imshow(p, origin="lower", extent=(-4, 4, -4, 4), cmap="Blues")

@@ -216,7 +216,7 @@ def draw_moons(run: Run, flow: Flow, mixture, law, points: Tensor) -> None:
         "RealNVP": flow.log_prob(grid).numpy(),
     }
     title = "Which density follows two moons?"
-    with run.figure("moons", title, 1, 4, size=(9.6, 2.9)) as axes:
+    with run.figure("moons", title, 1, 4, size=(9.6, 3.4)) as axes:
         axes[0].plot(*points[:1000].T, ".", ms=2, color=plots.GRAY)
         axes[0].set(title="held-out points", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal")
         for axis, (name, log_p) in zip(axes[1:], panels.items(), strict=True):
