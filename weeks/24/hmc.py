@@ -31,7 +31,7 @@ introduction to Hamiltonian Monte Carlo" (2017). Next: adaptation.py, then hmc_n
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -64,11 +64,13 @@ class Metric:
         # with M⁻¹ = L Lᵀ, L⁻ᵀ z has covariance L⁻ᵀ L⁻¹ = M; L⁻¹ z and L z have not
         self._root = np.linalg.cholesky(self.inverse_mass) if self.dense else diagonal**-0.5
 
+    @no_type_check
     def draw(self, rng: np.random.Generator) -> Vector:
         """A momentum from N(0, M)."""
         z = rng.normal(size=len(self.inverse_mass))
         return solve_triangular(self._root.T, z, lower=False) if self.dense else self._root * z
 
+    @no_type_check
     def velocity(self, p: Vector) -> Vector:
         """M⁻¹ p."""
         return self.inverse_mass @ p if self.dense else self.inverse_mass * p
@@ -83,18 +85,21 @@ class State(NamedTuple):
     gradient: Vector
 
 
+@no_type_check
 def at(target: Target, q: Vector, p: Vector | None = None) -> State:
     """The state of a point; momentum zero if none is given."""
     log_density, gradient = target(q)
     return State(q, np.zeros_like(q) if p is None else p, float(log_density), gradient)
 
 
+@no_type_check  # at each leapfrog: checks of shapes would take most of a test's time
 def energy(state: State, metric: Metric) -> float:
     """H; infinite where the density is zero or not a number."""
     h = 0.5 * state.p.dot(metric.velocity(state.p)) - state.log_density
     return float(h) if h == h else np.inf
 
 
+@no_type_check
 def leapfrog(target: Target, state: State, step: float, metric: Metric) -> State:
     """One step; a negative one goes back in time."""
     p_half = state.p + 0.5 * step * state.gradient
@@ -133,6 +138,7 @@ def hmc(path_length: float, max_leapfrogs: int = 1000) -> Kernel:
     require(path_length > 0, "path_length must be positive", path_length)
     require(max_leapfrogs >= 1, "max_leapfrogs must be at least 1", max_leapfrogs)
 
+    @no_type_check
     def kernel(
         target: Target, state: State, step: float, metric: Metric, rng: np.random.Generator
     ) -> Transition:

@@ -24,7 +24,7 @@ criterion on sums of momenta: Betancourt (2017), appendix A. hmc.py and adaptati
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -60,6 +60,7 @@ class Tree(NamedTuple):
     size: int
 
 
+@no_type_check
 def turns(p_left: Vector, p_right: Vector, rho: Float[np.ndarray, " dim"], metric: Metric) -> bool:
     """Whether a stretch with these momenta at its ends, and this sum, has begun to turn back.
 
@@ -71,6 +72,7 @@ def turns(p_left: Vector, p_right: Vector, rho: Float[np.ndarray, " dim"], metri
     return bool(p_left.dot(along) <= 0 or p_right.dot(along) <= 0)
 
 
+@no_type_check
 def leaf(state: State, initial_energy: float, metric: Metric) -> Tree:
     """A tree of one state."""
     gain = initial_energy - energy(state, metric)
@@ -79,6 +81,7 @@ def leaf(state: State, initial_energy: float, metric: Metric) -> Tree:
     return Tree(state, state, state, gain, state.p, diverged, diverged, accept, 1)
 
 
+@no_type_check
 def join(
     old: Tree,
     new: Tree,
@@ -123,6 +126,7 @@ def join(
     )
 
 
+@no_type_check
 def trajectory(
     target: Target,
     state: State,
@@ -137,6 +141,7 @@ def trajectory(
     """
     before = energy(state, metric)
 
+    @no_type_check
     def build(edge: State, depth: int, forward: bool) -> Tree:
         """2^depth states from `edge` on, left off as soon as one of its parts turns."""
         if depth == 0:
@@ -174,6 +179,7 @@ def nuts(max_depth: int = 10) -> Kernel:
     """
     require(1 <= max_depth <= 20, "max_depth must be between 1 and 20", max_depth)
 
+    @no_type_check
     def kernel(
         target: Target, state: State, step: float, metric: Metric, rng: np.random.Generator
     ) -> Transition:
