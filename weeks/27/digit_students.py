@@ -1,0 +1,105 @@
+"""A large net that has learned digits, and small ones that are to be taught by it.
+
+>>> data = split(0, n_train=30)
+>>> student = new_net(8, torch.Generator().manual_seed(0))
+>>> train(student, data, lambda logits, i: F.cross_entropy(logits, data.y[i]), steps=3)
+>>> student(data.x_test).shape
+torch.Size([1767, 10])
+
+`uv run weeks/27/distillation.py` and `uv run papers/2015-distillation/reproduce.py` judge by it.
+The teacher is trained as in Hinton, Vinyals & Dean (2015), section 3: dropout and jittered images.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from shared.datasets import digits
+from shared.require import require
+
+BATCH = 64
+
+
+class Split(NamedTuple):
+    """Rows to learn from and rows to judge by, pixels from 0 to 1."""
+
+    x: Float[Tensor, "n 64"]
+    y: Int[Tensor, " n"]
+    x_test: Float[Tensor, "m 64"]
+    y_test: Int[Tensor, " m"]
+
+
+def split(seed: int, n_train: int) -> Split:
+    """So many rows of the digits, drawn by the seed, and all the others."""
+    found = digits()
+    x = torch.from_numpy(found.images).float().flatten(1) / 16
+    y = torch.from_numpy(found.labels)
+    require(0 < n_train < len(y), f"n_train must be between 1 and {len(y) - 1}", n_train)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    a, b = order[:n_train], order[n_train:]
+    return Split(x[a], y[a], x[b], y[b])
+
+
+def new_net(width: int, generator: torch.Generator, *, dropout: float = 0.0) -> nn.Sequential:
+    """Two hidden layers of rectified units; units are dropped after each."""
+    layers = [nn.Linear(64, width), nn.Linear(width, width), nn.Linear(width, 10)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(layer.bias)
+    inner = [part for layer in layers[:-1] for part in (layer, nn.ReLU(), nn.Dropout(dropout))]
+    return nn.Sequential(*inner, layers[-1])
+
+
+def jitter(x: Float[Tensor, "n 64"], generator: torch.Generator) -> Float[Tensor, "n 64"]:
+    """Each image moved by up to one pixel in both directions."""
+    padded = F.pad(x.view(-1, 8, 8), (1, 1, 1, 1))
+    rows, columns = torch.randint(3, (2, len(x), 1, 1), generator=generator)
+    i = torch.arange(8)
+    moved = padded[torch.arange(len(x))[:, None, None], rows + i[:, None], columns + i]
+    return moved.flatten(1)
+
+
+def train(
+    net: nn.Module,
+    data: Split,
+    loss: Callable[[Float[Tensor, "batch 10"], Int[Tensor, " batch"]], Tensor],
+    *,
+    steps: int,
+    generator: torch.Generator | None = None,
+    lr: float = 3e-3,
+    jittered: bool = False,
+) -> None:
+    """Adam in place, on batches of the training rows; the rate falls to zero.
+
+    `loss` is given the logits and which rows they are of.
+    """
+    g = torch.Generator().manual_seed(0) if generator is None else generator
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    for step in range(steps):
+        i = torch.randint(len(data.x), (BATCH,), generator=g)
+        x = jitter(data.x[i], g) if jittered else data.x[i]
+        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
+        optimizer.zero_grad()
+        loss(net(x), i).backward()
+        optimizer.step()
+
+
+def new_teacher(data: Split, seed: int, *, steps: int, width: int = 256) -> nn.Sequential:
+    """A wide net with dropout, trained on jittered images; ready to be asked."""
+    net = new_net(width, torch.Generator().manual_seed(seed), dropout=0.3)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # dropout has no generator of its own
+        g = torch.Generator().manual_seed(seed + 1)
+        options = {"steps": steps, "generator": g, "lr": 1e-3, "jittered": True}
+        train(net, data, lambda logits, i: F.cross_entropy(logits, data.y[i]), **options)
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def errors(net: nn.Module, data: Split) -> int:
+    """Test rows that are classified wrong."""
+    return int((net(data.x_test).argmax(1) != data.y_test).sum())
