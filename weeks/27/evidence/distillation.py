@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from shared import plots
@@ -43,7 +44,8 @@ def main(run: Run, *, seeds: PositiveInt = 8) -> None:
         check_divergences(run)
     check_gradients(run)
     check_enumeration(run)
-    judge_digits(run, run.budget(quick=2, default=max(seeds, 2)))
+    with threadpool_limits(1):  # products this small are slower on several threads
+        judge_digits(run, run.budget(quick=2, default=max(seeds, 2)))
     judge_language(run)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from shared import plots
@@ -26,7 +27,7 @@ SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 CONFIG = LlamaConfig(50, d_model=48, n_layers=3, n_heads=6, n_kv_heads=3, d_ff=64)
 
 
-def main(run: Run, *, seeds: PositiveInt = 8) -> None:
+def main(run: Run, *, seeds: PositiveInt = 6) -> None:
     """Check masks and smaller layers, then prune nets that have learned digits.
 
     Parameters
@@ -39,8 +40,9 @@ def main(run: Run, *, seeds: PositiveInt = 8) -> None:
     check_gradients(run)
     check_smaller_layers(run)
     seeds = run.budget(quick=2, default=max(seeds, 2))
-    nets = judge_one_shot(run, seeds)
-    judge_transfer(run, nets)
+    with threadpool_limits(1):  # products this small are slower on several threads
+        nets = judge_one_shot(run, seeds)
+        judge_transfer(run, nets)
 
 
 # ---- checks
@@ -244,7 +246,7 @@ def judge_one_shot(run: Run, seeds: int) -> list[nn.Sequential]:
 
 def judge_transfer(run: Run, nets: list[nn.Sequential]) -> None:
     """The same nets learn the digits from 5 to 9 while almost all of their weights leave."""
-    steps, sparsities = run.budget(quick=(20, (0.97,)), default=(400, (0.9, 0.95, 0.97)))
+    steps, sparsities = run.budget(quick=(20, (0.97,)), default=(400, (0.9, 0.97)))
     found = {kind: [] for kind in ("movement", "magnitude", "random")}
     for seed, net in enumerate(run.progress(nets, "transfer")):
         training, held_out = rows_of(range(5, 10), run.seed + seed, 500)
