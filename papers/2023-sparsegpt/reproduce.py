@@ -74,7 +74,7 @@ def added_losses(seed: int, steps: int, texts: int, methods: dict) -> tuple[floa
     return dense, {name: mean - dense for name, mean in means.items()}
 
 
-def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 150) -> None:
+def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 100) -> None:
     """Train models, prune them, and judge by the front matter's rules.
 
     Parameters

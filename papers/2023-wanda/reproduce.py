@@ -81,7 +81,7 @@ def seconds(run: Run, n: int) -> list[float]:
     return found[1:]
 
 
-def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 150) -> None:
+def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 100) -> None:
     """Train models, prune them, and judge by the front matter's rules.
 
     Parameters
