@@ -7,9 +7,10 @@
 torch.Size([1767, 10])
 
 `uv run weeks/27/distillation.py` and `uv run papers/2015-distillation/reproduce.py` judge by it.
-The teacher is trained as in Hinton, Vinyals & Dean (2015), section 3: dropout and jittered images.
+The teacher is trained as in Hinton, Vinyals & Dean (2015), section 3: dropout and moved images.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,13 +55,14 @@ def new_net(width: int, generator: torch.Generator, *, dropout: float = 0.0) -> 
     return nn.Sequential(*inner, layers[-1])
 
 
-def jitter(x: Float[Tensor, "n 64"], generator: torch.Generator) -> Float[Tensor, "n 64"]:
-    """Each image moved by up to one pixel in both directions."""
-    padded = F.pad(x.view(-1, 8, 8), (1, 1, 1, 1))
-    rows, columns = torch.randint(3, (2, len(x), 1, 1), generator=generator)
-    i = torch.arange(8)
-    moved = padded[torch.arange(len(x))[:, None, None], rows + i[:, None], columns + i]
-    return moved.flatten(1)
+def warp(x: Float[Tensor, "n 64"], generator: torch.Generator) -> Float[Tensor, "n 64"]:
+    """Each image turned by up to 8 degrees and moved by up to 0.4 pixels in both directions."""
+    n = len(x)
+    angle = math.radians(8) * (2 * torch.rand(n, generator=generator) - 1)
+    shift = 0.4 / 4 * (2 * torch.rand(n, 2, generator=generator) - 1)  # images are 2 units wide
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(n, 2, 2)
+    grid = F.affine_grid(torch.cat([turn, shift[..., None]], -1), (n, 1, 8, 8), align_corners=False)
+    return F.grid_sample(x.view(n, 1, 8, 8), grid, align_corners=False).flatten(1)
 
 
 def train(
@@ -71,7 +73,7 @@ def train(
     steps: int,
     generator: torch.Generator | None = None,
     lr: float = 3e-3,
-    jittered: bool = False,
+    warped: bool = False,
 ) -> None:
     """Adam in place, on batches of the training rows; the rate falls to zero.
 
@@ -81,7 +83,7 @@ def train(
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     for step in range(steps):
         i = torch.randint(len(data.x), (BATCH,), generator=g)
-        x = jitter(data.x[i], g) if jittered else data.x[i]
+        x = warp(data.x[i], g) if warped else data.x[i]
         optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
         optimizer.zero_grad()
         loss(net(x), i).backward()
@@ -89,12 +91,12 @@ def train(
 
 
 def new_teacher(data: Split, seed: int, *, steps: int, width: int = 256) -> nn.Sequential:
-    """A wide net with dropout, trained on jittered images; ready to be asked."""
-    net = new_net(width, torch.Generator().manual_seed(seed), dropout=0.3)
+    """A wide net with dropout, trained on warped images; ready to be asked."""
+    net = new_net(width, torch.Generator().manual_seed(seed), dropout=0.2)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout has no generator of its own
         g = torch.Generator().manual_seed(seed + 1)
-        options = {"steps": steps, "generator": g, "lr": 1e-3, "jittered": True}
+        options = {"steps": steps, "generator": g, "lr": 1e-3, "warped": True}
         train(net, data, lambda logits, i: F.cross_entropy(logits, data.y[i]), **options)
     return net.eval().requires_grad_(False)
 

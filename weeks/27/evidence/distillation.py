@@ -26,11 +26,11 @@ from week27.distillation import (
     write,
 )
 
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
-BEST, SMOOTHING, WIDTH, ROWS = 4.0, 0.1, 24, 300  # chosen on other seeds, from 100 on
+TEMPERATURES = (1.0, 4.0, 8.0, 20.0)
+BEST, SMOOTHING, WIDTH, ROWS = 4.0, 0.1, 12, 300  # chosen on other seeds, 100 and 101
 
 
-def main(run: Run, *, seeds: PositiveInt = 8) -> None:
+def main(run: Run, *, seeds: PositiveInt = 6) -> None:
     """Check the losses, then teach small nets, and a small model that writes.
 
     Parameters
@@ -68,7 +68,7 @@ def check_losses(run: Run) -> None:
         log_q, p = (student / t).log_softmax(-1), (teacher / t).softmax(-1)
         theirs.append(t**2 * F.kl_div(log_q, p, reduction="batchmean"))
         slopes.append([torch.autograd.grad(x[-1], student)[0] for x in (values, theirs)])
-    same("soft loss at five temperatures", torch.stack(values), torch.stack(theirs))
+    same("soft loss at four temperatures", torch.stack(values), torch.stack(theirs))
     ours, other = (torch.stack(x) for x in zip(*slopes, strict=True))
     same("its gradient", ours, other, atol=1e-14)
     labels = torch.arange(5)
@@ -178,7 +178,7 @@ def arms_of(data: Split, teacher: Tensor, generator: torch.Generator) -> dict:
 
 def judge_digits(run: Run, seeds: int) -> None:
     """Test errors of small nets, taught by labels, by soft targets, and by spoiled ones."""
-    teacher_steps, steps = run.budget(quick=(60, 60), default=(1000, 1000))
+    teacher_steps, steps = run.budget(quick=(60, 60), default=(800, 1500))
     found: dict[str, list[float]] = {}
     for seed in run.progress(range(run.seed, run.seed + seeds), "splits"):
         data = split(seed, ROWS)
@@ -200,13 +200,13 @@ def judge_digits(run: Run, seeds: int) -> None:
     learned = "a student learns what one with logits of other rows does not"
     run.claim(learned, percent["of other rows"] - best, at_least=30, each=True, **options)
     gain = "soft targets are ahead of smoothed labels"
-    seen = "three splits of other seeds, on which T and the smoothing were chosen"
+    seen = "two splits of other seeds, on which T and the width were chosen"
     run.claim(gain, percent["smoothed"] - best, at_least=0, seen_before=seen, **options)
     mixed = percent["smoothed"] - percent["wrong answers mixed"]
     run.falsifier("with the wrong answers mixed", mixed, breaks=gain)
     for name in ("teacher", "labels", "smoothed", "wrong answers mixed"):
         run.metric(f"errors: {name}", percent[name].mean(), "%", rtol=None)
-    run.metric(f"errors: soft targets, T = {BEST:g}", best.mean(), "%", rtol=None)
+    run.metric("errors: soft targets", best.mean(), "%", rtol=None)
     run.metric("rows to judge by", rows, rtol=0)
     if run.mode == "quick":
         return
@@ -252,8 +252,8 @@ def surprise(model: Llama, tokens: Int[Tensor, "text n"], prompt: int = 1) -> fl
 def judge_language(run: Run) -> None:
     """Students of a character model: on given text, then on what they write themselves."""
     text, prompt = manual(), 8
-    teacher = trained_model(text, run.budget(quick=2, default=200), run.seed)
-    steps, more, length = run.budget(quick=(2, 2, 4), default=(150, 40, 32))
+    teacher = trained_model(text, run.budget(quick=2, default=150), run.seed)
+    steps, more, length = run.budget(quick=(2, 2, 4), default=(120, 30, 32))
     judged = text.held_out[: 128 * run.budget(quick=8, default=96)].view(-1, 128)
     mixed = lambda tokens: teacher(tokens).roll(1, dims=0)  # noqa: E731
     held_out, likely = {}, {}
