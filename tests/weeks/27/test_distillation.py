@@ -181,7 +181,7 @@ def test_images_are_moved_by_less_than_a_pixel():
     places = torch.arange(8.0)
     for dim in (1, 2):
         center = (moved.sum(dim) * places).sum(1) / moved.sum((1, 2))
-        assert (center - 3.5).abs().max() < 0.41
+        assert (center - 3.5).abs().max() < 0.47  # turned after it was moved
         assert (center - 3.5).abs().max() > 0.2
     assert not torch.equal(moved[0], moved[1])
 
