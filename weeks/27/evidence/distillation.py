@@ -30,7 +30,7 @@ TEMPERATURES = (1.0, 4.0, 8.0, 20.0)
 BEST, SMOOTHING, WIDTH, ROWS = 4.0, 0.1, 12, 300  # chosen on other seeds, 100 and 101
 
 
-def main(run: Run, *, seeds: PositiveInt = 6) -> None:
+def main(run: Run, *, seeds: PositiveInt = 5) -> None:
     """Check the losses, then teach small nets, and a small model that writes.
 
     Parameters
@@ -178,7 +178,7 @@ def arms_of(data: Split, teacher: Tensor, generator: torch.Generator) -> dict:
 
 def judge_digits(run: Run, seeds: int) -> None:
     """Test errors of small nets, taught by labels, by soft targets, and by spoiled ones."""
-    teacher_steps, steps = run.budget(quick=(60, 60), default=(800, 1500))
+    teacher_steps, steps = run.budget(quick=(60, 60), default=(800, 2000))
     found: dict[str, list[float]] = {}
     for seed in run.progress(range(run.seed, run.seed + seeds), "splits"):
         data = split(seed, ROWS)
