@@ -180,7 +180,7 @@ def answers(model: Llama, t, tasks: list[Task]) -> tuple[float, float]:
 
 def learn_tasks(run: Run, lr: float) -> None:
     """Right answers, answers of other questions, and answers whose ends are not learned."""
-    seeds = run.budget(quick=2, default=3)
+    seeds = run.budget(quick=2, default=3, full=6)
     steps = run.budget(quick=4, default=200, full=300)
     asked, t = run.budget(quick=2, default=40), tokenizer()
     end = t.special_tokens["<|im_end|>"]
@@ -210,7 +210,7 @@ def learn_tasks(run: Run, lr: float) -> None:
             stops[name].append(share[1])
     late = {"quick": False, "rtol": None}
     learns = "questions that were not trained on are answered"
-    seen = "longer words, seed 100, 300 steps: 0.27, and 0.03 with shuffled answers"
+    seen = "three of these seeds: 0.33 ± 0.06, and 0.07 ± 0.09 with shuffled answers"
     run.claim(learns, right["right answers"], at_least=0.15, seen_before=seen, **late)
     run.falsifier("shuffled answers", right["shuffled answers"], breaks=learns)
     stop = "answers end"
