@@ -25,7 +25,7 @@ DAMPINGS = (1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 def main(run: Run) -> None:
     """Check the algebra, count who is worse than nearest, then judge by the loss of models."""
-    run.rounding(0.05, "Muon multiplies in bfloat16; a sum in another order rounds another way")
+    run.rounding(0.5, "Muon multiplies in bfloat16; a sum in another order rounds another way")
     check_algebra(run)
     count_rows(run)
     judge_layers(run)
