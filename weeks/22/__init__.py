@@ -1,0 +1,1 @@
+"""Week 22 · Latent variables and flows."""

@@ -1,0 +1,1 @@
+"""Week 23 · Diffusion."""

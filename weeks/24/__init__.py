@@ -1,0 +1,1 @@
+"""Week 24 · Probabilistic machine learning."""
