@@ -1,0 +1,1 @@
+"""Week 25 · Vision and language."""

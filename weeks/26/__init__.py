@@ -1,0 +1,1 @@
+"""Week 26 · Video and 3D."""

@@ -1,0 +1,1 @@
+"""Week 28 · Chatbots."""
