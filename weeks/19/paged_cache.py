@@ -5,7 +5,7 @@ a few tokens when it needs one, so that at most its last block is partly empty, 
 a common beginning share its blocks. Reduced: vLLM's kernel reads the blocks where they lie, this
 gathers them before each attention.
 
->>> from week18.llama3 import LlamaConfig
+>>> from week18.llama3 import Llama, LlamaConfig
 >>> pool = PagedKVCache(Llama(LlamaConfig(vocab_size=50)), n_blocks=6, block_size=4)
 >>> a = pool.add()
 >>> pool.batch([a], new=6).advance(6)  # a model's call stores the tokens and advances
@@ -21,11 +21,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from shared.require import require
-from week18.llama3 import Llama
 
 
 class PagedKVCache:
@@ -43,7 +42,7 @@ class PagedKVCache:
         The pool: blocks, and tokens in each.
     """
 
-    def __init__(self, model: Llama, *, n_blocks: int, block_size: int = 16):
+    def __init__(self, model: nn.Module, *, n_blocks: int, block_size: int = 16):
         for name, value in (("n_blocks", n_blocks), ("block_size", block_size)):
             require(value >= 1, f"{name} must be at least 1", value)
         config, weight = model.config, model.embed.weight
@@ -174,7 +173,14 @@ class PagedBatch:
     """Some sequences of a `PagedKVCache` as one batch, the shorter ones padded on the left.
 
     Good for one call of the model: `model(tokens, cache=b, mask=b.mask, positions=b.positions)`.
+
+    Attributes
+    ----------
+    last
+        For models that ask: the token before the new ones of each sequence.
     """
+
+    last: Int[Tensor, " batch"] | None = None
 
     def __init__(self, pool: PagedKVCache, sequences: Sequence[int], new: int):
         self._pool, self._sequences, self._new = pool, tuple(sequences), new

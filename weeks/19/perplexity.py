@@ -21,7 +21,7 @@ Sources: the evaluation of GPTQ's repository; the `wikitext` task of EleutherAI'
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ def pages(text: str) -> list[str]:
 
 
 def gptq_nats(
-    model: nn.Module, tokens: Int[Tensor, " n"], *, context: int
+    model: Callable[[Tensor], Tensor], tokens: Int[Tensor, " n"], *, context: int
 ) -> Float[Tensor, " windows"]:
     """Mean nats per predicted token of each whole window; what is left over is dropped."""
     require(context >= 2, "context must be at least 2", context)

@@ -38,6 +38,8 @@ from week19.quantization import grid, quantize, quantize_weight
 # The weight-only kernels take one row after another; with more rows it is cheaper to widen first.
 FEW_ROWS = 16
 LANES = 32  # bytes that the int8 kernel reads at a time: other widths read past a row's end
+# Without VNNI the shared grid's kernel adds pairs of products in 16 bits; 7 bits cannot overflow.
+ACTIVATION_BITS = 8 if torch.cpu._is_vnni_supported() else 7
 MIDDLE = 8  # the int4 kernel stores 0 to 15 and takes 8 for zero
 
 
@@ -153,8 +155,7 @@ class DynamicInt8Linear(_Quantized):
     def product(self, x: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_out"]:
         """A sum of integers, scaled once by the token's step and once by the output's."""
         if self.shared_grid:
-            # Without VNNI the kernel adds pairs of products in 16 bits; 7 bits cannot overflow.
-            reduce_range = not torch.cpu._is_vnni_supported()
+            reduce_range = ACTIVATION_BITS == 7
             return torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed, reduce_range)
         p, scale = quantize_tokens(x)
         return torch._int_mm(p, self.q.T).to(x.dtype) * scale * self.scale

@@ -8,7 +8,7 @@ request gives its blocks back and waits; it keeps its tokens and its place in it
 and reads everything again when it returns. A request whose beginning is still in the pool shares
 those blocks.
 
->>> from week18.llama3 import LlamaConfig
+>>> from week18.llama3 import Llama, LlamaConfig
 >>> model = Llama(LlamaConfig(vocab_size=50), torch.Generator().manual_seed(0))
 >>> scheduler = Scheduler(model, n_blocks=8, block_size=4)
 >>> first = scheduler.submit(Request([3, 1, 4], max_new_tokens=2))
@@ -29,10 +29,9 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.require import require
-from week18.llama3 import Llama
 from week19.paged_cache import PagedKVCache
 from week19.sampling import greedy
 
@@ -85,6 +84,8 @@ class Scheduler:
 
     Parameters
     ----------
+    model
+        A `Llama`, or a module that has its `config` and `embed` and is called like it.
     n_blocks, block_size
         The pool, see `PagedKVCache`.
     max_batch
@@ -104,7 +105,7 @@ class Scheduler:
 
     def __init__(
         self,
-        model: Llama,
+        model: nn.Module,
         *,
         n_blocks: int,
         block_size: int = 16,
@@ -135,6 +136,11 @@ class Scheduler:
     def waiting(self) -> list[int]:
         """Numbers of the requests that wait, the next one first."""
         return [row.number for row in self._waiting]
+
+    @property
+    def used_blocks(self) -> int:
+        """Blocks of the requests that run; what is only kept for sharing does not count."""
+        return len({b for row in self._running for b in self.pool.blocks(row.sequence)})
 
     def submit(self, request: Request) -> int:
         """Queue a request; returns its number.
@@ -185,6 +191,7 @@ class Scheduler:
         if not self._running:
             return {}
         batch = self.pool.batch([row.sequence for row in self._running])
+        batch.last = torch.tensor([row.tokens[-2:][0] for row in self._running])
         last = torch.tensor([[row.tokens[-1]] for row in self._running])
         device = self.model.embed.weight.device
         logits = self.model(
@@ -216,7 +223,7 @@ class Scheduler:
                 return
             self._running.append(self._waiting.popleft())
             if missing > 1:  # the last token is for the step
-                self._read(row.sequence, row.tokens[-missing:-1])
+                self._read(row.sequence, row.tokens[:-1], missing - 1)
 
     def _enter(self, tokens: list[int]) -> int:
         """A sequence that begins with the whole blocks of another one, as far as they agree."""
@@ -235,12 +242,13 @@ class Scheduler:
         self.shared += common
         return sequence
 
-    def _read(self, sequence: int, tokens: list[int]) -> None:
-        batch = self.pool.batch([sequence], new=len(tokens))
+    def _read(self, sequence: int, tokens: list[int], new: int) -> None:
+        batch = self.pool.batch([sequence], new=new)
+        batch.last = torch.tensor(tokens[-new - 1 :][:1])
         device = self.model.embed.weight.device
-        row = torch.tensor([tokens], device=device)
+        row = torch.tensor([tokens[-new:]], device=device)
         self.model(row, cache=batch, mask=batch.mask, positions=batch.positions)
-        self.read += len(tokens)
+        self.read += new
 
     def _make_room(self) -> None:
         def short() -> bool:

@@ -22,7 +22,13 @@ from week19.quantization import (
     quantize_weight,
     straight_through,
 )
-from week19.quantized_linear import DynamicInt8Linear, Int4Linear, Int8Linear, quantize_tokens
+from week19.quantized_linear import (
+    ACTIVATION_BITS,
+    DynamicInt8Linear,
+    Int4Linear,
+    Int8Linear,
+    quantize_tokens,
+)
 
 KINDS: dict[str, Granularity] = {"tensor": "tensor", "channel": "channel", "group of 32": 32}
 
@@ -141,8 +147,8 @@ def check_fused(run: Run) -> None:
     rounded = fake_quantize(w, bits=4, symmetric=True, granularity=64).double()
     definition("int4 kernel", int4(x), x.double() @ rounded.T, atol=sizes / 128)
     q, scale, _ = quantize_weight(w, bits=8, symmetric=True, granularity="channel")
-    step, zero = grid(x.min(), x.max(), bits=8, symmetric=False)
-    p = quantize(x, step, zero, bits=8, symmetric=False)
+    step, zero = grid(x.min(), x.max(), bits=ACTIVATION_BITS, symmetric=False)
+    p = quantize(x, step, zero, bits=ACTIVATION_BITS, symmetric=False)
     exact = (p.double() - zero) @ q.double().T * step * scale.flatten()
     why = "integers are summed exactly and scaled in float32"
     fused = DynamicInt8Linear(w, shared_grid=True)(x)

@@ -1,0 +1,1 @@
+"""The folder a compressed model is kept in: packed bits, a manifest, and back."""

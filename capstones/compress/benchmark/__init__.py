@@ -1,0 +1,1 @@
+"""One table of methods: quality, bytes, memory and speed, each measured."""

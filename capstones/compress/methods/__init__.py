@@ -1,0 +1,1 @@
+"""What is done to one matrix of weights: rounded, pruned, or both."""

@@ -1,0 +1,1 @@
+"""Models to compress: what they are, and how text becomes their tokens."""

@@ -1,0 +1,1 @@
+"""Short training after compression, with the dense model as the teacher."""

@@ -1,0 +1,1 @@
+"""Which layers can bear fewer bits, and a choice of bits under a budget."""

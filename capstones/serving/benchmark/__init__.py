@@ -1,0 +1,1 @@
+"""The server under load, beside what a user would otherwise take."""

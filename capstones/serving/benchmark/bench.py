@@ -1,0 +1,61 @@
+"""`serve duel`: the server beside plain FastAPI and LitServe, its memory, and absurd requests.
+
+    serve duel
+    serve duel throughput latency
+
+Each row goes into the record as soon as it is measured.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from serving.benchmark import rows
+from shared.errors import UserError
+from shared.measuring import read_record, save
+from shared.require import require
+
+RECORD = Path(__file__).parents[1] / "results" / "bench.json"
+ROWS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "throughput": rows.throughput,
+    "latency": rows.latency,
+    "memory": rows.memory,
+    "fuzz": rows.fuzz,
+    "safety": rows.safety,
+}
+
+
+def bench(
+    names: Sequence[str] = (),
+    *,
+    out: Path = RECORD,
+    quick: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure rows, all if none is named, and put each into the record.
+
+    Parameters
+    ----------
+    quick
+        Little of everything, to see that it runs; no number means anything.
+
+    Returns
+    -------
+    record
+        With everything it held before.
+
+    Raises
+    ------
+    UserError
+        A row is unknown, or a quick trial would be recorded.
+    """
+    for name in names:
+        require(name in ROWS, f"rows must be among {', '.join(ROWS)}", name, error=UserError)
+    if quick and Path(out).resolve() == RECORD.resolve():
+        raise UserError("a quick trial measures nothing; give it a record of its own")
+    for name, measure in ROWS.items():
+        if not names or name in names:
+            say(f"{name} …")
+            save(out, name, measure(quick), quick=quick, threads=os.cpu_count() or 1)
+    return read_record(out)

@@ -1,0 +1,1 @@
+"""What may not leave the server, or enter it: secrets, personal data, toxic sentences."""

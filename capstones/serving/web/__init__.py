@@ -1,0 +1,1 @@
+"""A page to chat with the model and to watch the server."""

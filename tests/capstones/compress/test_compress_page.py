@@ -1,0 +1,147 @@
+"""The page and the tables: text stays text, nothing is fetched, what is best is marked."""
+
+import base64
+import hashlib
+import itertools
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress.benchmark import tables
+from compress.benchmark.lines import lines
+from compress.report.page import page, write_page
+from compress.report.picture import write_picture
+from compress.report.scatter import Point, marks, scatter
+
+ATTACK = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>"
+
+
+def row(nats, size, decode=10.0, **more):
+    text = {"signature": "text:t|protocol:gptq", "page_signature": "p", "nats": nats}
+    speed = {"prefill_per_second": 50.0, "prefill_p95_ms": 9.0, "decode_per_second": decode}
+    speed |= {"decode_p95_ms": 120.0, "signature": "threads:1"}
+    found = {"bytes": {"file": size, "blocks": size // 2}, "what": "rtn", "seconds": 1.0}
+    found |= {"ppl": text | {"word_perplexity": 99.0}}
+    found |= {"speed": {"resident": 700_000_000, "empty": 5, "speed": {"1": speed}}}
+    machine = {"cpu": "a chip", "cores": 2, "date": "2026-11-29", "commit": "abc", "quick": False}
+    return found | more | {"machine": machine}
+
+
+@pytest.fixture
+def record():
+    found = {
+        "about": row([0], 0)
+        | {"model": ATTACK, "rows": ["float32", "int8 weight-only", ATTACK], "probe": "p"}
+        | {"float16": {"file": 500, "blocks": 250}, "off_grid": 0.99},
+        "float32": row([1.0, 2.0, 3.0], 1000),
+        "int8 weight-only": row([1.1, 2.1, 3.1], 300, 14.0),
+        ATTACK: row([1.3, 2.3, 3.3], 400, 6.0),
+    }
+    return found | {"torchao int8": row([1.1, 2.1, 3.0], 320) | {"rival": "int8 weight-only"}}
+
+
+class Tags(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_names_stay_text(record):
+    html = page(record)
+    found = Tags(html)
+    names = {tag for tag, _ in found.tags}
+    assert not names & {"script", "img", "link", "iframe", "object", "form"}
+    assert all(not key.startswith("on") for _, given in found.tags for key in given)
+    assert sum(ATTACK in text for text in found.text) >= 3
+
+
+def test_nothing_is_fetched_and_the_policy_names_the_style(record):
+    html = page(record)
+    found = Tags(html)
+    assert not any(key in ("src", "href") for _, given in found.tags for key in given)
+    assert "url(" not in html
+    policy = next(given["content"] for _, given in found.tags if "http-equiv" in given)
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'")
+    assert f"'sha256-{digest}'" in policy
+    assert "prefers-color-scheme: dark" in style
+
+
+def test_weights_on_the_grid_are_said_to_be(record):
+    assert "stand on that grid" not in page(record)
+    record["about"]["off_grid"] = 0.0
+    assert "stand on that grid" in page(record)
+
+
+def test_the_front_is_what_nothing_beats(record):
+    small = {line.name: line for line in lines(record)}
+    assert [name for name, line in small.items() if line.on_front] == [
+        "float32",
+        "int8 weight-only",
+    ]
+    assert small["int8 weight-only"].on_fast_front
+    assert not small[ATTACK].on_fast_front
+    text = tables.pages(record)["quality.md"]
+    assert "**int8 weight-only**" in text
+    assert "0.600" in text  # 300 of 500 bytes
+
+
+def test_speeds_say_whether_they_are_any_gain(record):
+    text = tables.pages(record)["speed.md"]
+    assert "1.40 × float32: faster" in text
+    assert "0.60 × float32: slower" in text
+    assert "`threads:1`" in text
+
+
+def test_rivals_stand_beside_ours(record):
+    (line,) = [line for line in tables.pages(record)["rivals.md"].splitlines() if "torchao" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[0] == "torchao int8"
+    assert "int8 weight-only" in cells
+    assert "+0.067" in cells[3]
+
+
+def test_what_was_not_measured_is_left_empty(record):
+    for name in ("float32", "int8 weight-only", ATTACK):
+        del record[name]["speed"]
+    assert "speed.md" not in tables.pages(record)
+    assert page(record).count("<svg") == 1
+
+
+def test_page_and_picture_are_written(record, tmp_path):
+    write_page(record, tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").read_text().startswith("<!doctype html>")
+    write_picture(record, tmp_path / "front.png")
+    assert 1000 < (tmp_path / "front.png").stat().st_size <= 150_000
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 1e4), st.floats(1.01, 1e6), st.booleans()), min_size=1, max_size=9
+    )
+)
+def test_every_row_is_in_the_picture(rows):
+    points = [Point(f"row {i}", *row) for i, row in enumerate(rows)]
+    drawn = scatter(points, "MB")
+    assert drawn.count("<circle") == len(points)
+    assert "nan" not in drawn
+    heights = [
+        float(y) for y in re.findall(r'<text class="(?:best|other)" x="\d+" y="([\d.]+)"', drawn)
+    ]
+    assert len(heights) == len(points)
+    assert all(b - a >= 13.9 for a, b in itertools.pairwise(heights))
+
+
+def test_marks_are_round():
+    assert marks(9, 21) == [10, 20]

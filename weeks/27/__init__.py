@@ -1,0 +1,1 @@
+"""Week 27 · Compress and serve."""

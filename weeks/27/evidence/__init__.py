@@ -1,0 +1,1 @@
+"""The experiments that prove the ideas of the week."""
