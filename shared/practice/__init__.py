@@ -1,0 +1,1 @@
+"""Exercises made from the log itself: `study practice`."""
