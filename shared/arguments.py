@@ -13,9 +13,12 @@ from types import UnionType
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import AbstractArray, jaxtyped
+from jaxtyping import AbstractArray, _decorator, jaxtyped
 
 __all__ = ["checked"]
+
+# Or the first call would import the whole of jax, where it is installed, to shorten tracebacks.
+_decorator._tb_flag = False
 
 F = TypeVar("F", bound=Callable[..., Any])
 KINDS = {

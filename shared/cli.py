@@ -21,6 +21,7 @@ from rich.text import Text
 from shared import log, records, tables
 from shared.errors import UserError
 from shared.judge import rule_text, value_text
+from shared.practice.commands import app as practice
 from shared.report import error_text
 from shared.study import Cores, NonNegativeInt, PositiveInt, call
 
@@ -31,6 +32,7 @@ app = cyclopts.App(
     version_flags=[],
     result_action="return_value",
 )
+app.command(practice)
 console = Console(
     width=None if sys.stdout.isatty() else 110, highlight=False, markup=False, emoji=False
 )
@@ -333,6 +335,31 @@ def bench(*targets: str, repeats: PositiveInt = 5) -> bool:
         )
     console.print(grid)
     return within
+
+
+@app.command
+def book(
+    *,
+    out: Path = Path("runs/book"),
+    show_it: Annotated[bool, Parameter(name="--open", negative="")] = False,
+) -> None:
+    """Build a site of all notes, papers and scripts; it loads nothing from elsewhere.
+
+    Parameters
+    ----------
+    out
+        Its folder.
+    show_it
+        Serve it on this machine and open it in the browser.
+    """
+    from shared.book import site
+
+    made = site.build(out)
+    for file, target in made.dead:
+        console.print(f"{file}: no page for the link {target}", soft_wrap=True)
+    console.print(f"{len(made.pages)} pages in {os.path.relpath(out)}", soft_wrap=True)
+    if show_it:
+        site.serve(out)
 
 
 @app.command(name="setup-git")

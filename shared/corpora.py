@@ -5,7 +5,7 @@ import re
 import zipfile
 from typing import Literal, NamedTuple
 
-from shared.registry import path
+from shared.registry import path, registry
 from shared.texts import Document, check_split, read_text_file
 
 __all__ = [
@@ -18,6 +18,9 @@ __all__ = [
     "english_ewt",
     "english_lemmas",
     "porter_pairs",
+    "ros2_docs",
+    "verilog_benches",
+    "verilog_docs",
     "verilog_eval",
     "wnut17",
     "word_similarity",
@@ -178,7 +181,7 @@ def verilog_eval() -> list[HardwareProblem]:
     """Return VerilogEval's 143 problems that a machine described, most in one sentence.
 
     35 have no short description. Headers end with their `);`, bodies with `endmodule`. The
-    testbenches are left out: they need a simulator.
+    testbenches are in `verilog_benches`: they need a simulator.
     """
     file = "VerilogDescription_Machine.jsonl"
     said = {row["task_id"]: row for row in _json_lines("verilog_eval", file)}
@@ -191,6 +194,31 @@ def verilog_eval() -> list[HardwareProblem]:
         )
         for row in _json_lines("verilog_eval", "VerilogEval_Machine.jsonl")
     ]
+
+
+def verilog_benches() -> dict[str, str]:
+    """Return the testbenches of `verilog_eval` by its problems' names; each is a program.
+
+    Its module `tb` compares `top_module` with a right one of its own, and ends with a line
+    ``Mismatches: 3 in 200 samples``.
+    """
+    rows = _json_lines("verilog_eval", "VerilogEval_Machine.jsonl")
+    return {row["task_id"]: row["test"] for row in rows}
+
+
+def ros2_docs() -> list[Document]:
+    """Return 61 pages of ROS 2's documentation in reStructuredText, named by their paths."""
+    return _pages("ros2_docs")
+
+
+def verilog_docs() -> list[Document]:
+    """Return the two pages that document PicoRV32, a processor in Verilog, in Markdown."""
+    return _pages("verilog_docs")
+
+
+def _pages(dataset: str) -> list[Document]:
+    names = [file.path.split("/", 1)[1] for file in registry()[dataset].files]
+    return [Document(name, read_text_file(path(dataset, name))) for name in sorted(names)]
 
 
 def _json_lines(dataset: str, file: str) -> list[dict]:

@@ -12,7 +12,17 @@ import numpy as np
 from shared.errors import UserError
 from shared.registry import note, path
 
-__all__ = ["Digits", "Images", "cifar10", "digits", "fashion_mnist", "mnist", "photographs"]
+__all__ = [
+    "Digits",
+    "Images",
+    "Views",
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "mnist",
+    "nerf_lego",
+    "photographs",
+]
 
 FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -51,6 +61,24 @@ class Images:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+
+
+class Views(NamedTuple):
+    """Pictures of one scene from known places.
+
+    Attributes
+    ----------
+    images
+        (n, height, width, 3) float32 from 0 to 1.
+    poses
+        (n, 4, 4) float32, camera to world; a camera looks along its own -z, y upwards.
+    focal
+        Focal length in pixels.
+    """
+
+    images: np.ndarray
+    poses: np.ndarray
+    focal: float
 
 
 def digits() -> Digits:
@@ -134,6 +162,40 @@ def cifar10(train_batches: int = 15) -> Images:
         labels[1000 * CIFAR10_TEST_BATCH :],
         CIFAR10_CLASSES,
     )
+
+
+def nerf_lego(size: int = 100) -> Views:
+    """Return 34 views of the lego bulldozer that NeRF was shown, on white ground.
+
+    Parameters
+    ----------
+    size
+        Pixels each way; the 800 of the files are averaged, so it must divide them.
+
+    Raises
+    ------
+    ValueError
+        size does not divide 800.
+    UserError
+        The files cannot be had; see `shared.registry.fetch`.
+    """
+    from PIL import Image
+
+    if size < 1 or 800 % size:
+        raise ValueError(f"size must divide 800, got {size}")
+    cameras = json.loads(path("nerf_lego", "transforms_train.json").read_text("utf-8"))
+    images, poses = [], []
+    for frame in cameras["frames"][::3]:
+        with Image.open(path("nerf_lego", f"train/{Path(frame['file_path']).name}.png")) as image:
+            if (image.mode, image.size) != ("RGBA", (800, 800)):
+                raise UserError(f"{image.filename} is an image of {image.mode}, {image.size}")
+            # Colors of what is transparent count for nothing, so white goes under it first.
+            rgba = np.asarray(image, np.float32) / 255
+        flat = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
+        images.append(flat.reshape(size, 800 // size, size, -1, 3).mean((1, 3)))
+        poses.append(frame["transform_matrix"])
+    focal = size / 2 / np.tan(cameras["camera_angle_x"] / 2)
+    return Views(np.stack(images), np.array(poses, np.float32), float(focal))
 
 
 def _png(file: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -81,6 +81,49 @@ def save(figure: Figure, path: Path, *, max_bytes: int = MAX_PNG_BYTES) -> None:
     raise ValueError(f"{path.name} does not fit in max_bytes = {max_bytes}, got {buffer.tell()}")
 
 
+def save_film(
+    frames: np.ndarray,
+    path: Path,
+    *,
+    zoom: int = 8,
+    seconds: float = 0.2,
+    smooth: bool = False,
+    max_bytes=MAX_PNG_BYTES,
+) -> None:
+    """Write pictures, one after the other, as a GIF without end.
+
+    Parameters
+    ----------
+    frames
+        Values from 0 to 1, of shape (frames, height, width) if gray, with 3 behind if colored.
+        Colored ones get as many colors as fit into `max_bytes`.
+    zoom
+        Sides of a pixel; with `smooth` pixels blend into each other.
+
+    Raises
+    ------
+    ValueError
+        If they are no such pictures, or the file is larger than `max_bytes`.
+    """
+    frames = np.asarray(frames)
+    shaped = frames.ndim == 3 or (frames.ndim == 4 and frames.shape[-1] == 3)
+    if not shaped or not frames.size or frames.min() < 0 or frames.max() > 1:
+        raise ValueError(f"frames must be pictures from 0 to 1, got shape {frames.shape}")
+    blend = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    pictures = [Image.fromarray(np.rint(255 * frame).astype(np.uint8)) for frame in frames]
+    large = [p.resize([zoom * side for side in p.size], blend) for p in pictures]
+    time = {"duration": round(1000 * seconds), "loop": 0}
+    for n_colors in (64, 40, 24, 16, 8) if frames.ndim == 4 else (256,):
+        few = large
+        if frames.ndim == 4:
+            few = [p.quantize(n_colors, dither=Image.Dither.NONE) for p in large]
+        buffer = io.BytesIO()
+        few[0].save(buffer, format="gif", save_all=True, append_images=few[1:], **time)
+        if buffer.tell() <= max_bytes:
+            return write_atomic(path, buffer.getvalue())
+    raise ValueError(f"{path.name} does not fit in max_bytes = {max_bytes}, got {buffer.tell()}")
+
+
 def _with_palette(png: io.BytesIO) -> io.BytesIO:
     image = Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     smaller = io.BytesIO()

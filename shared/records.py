@@ -81,7 +81,8 @@ def record_of(script: Path) -> Path:
 def figures_of(script: Path) -> set[str]:
     """Names of the committed figures of `script`, less those of a script whose name begins so."""
     longer = tuple(f"{other.stem}_" for other in script.parent.glob(f"{script.stem}_*.py"))
-    found = {path.name for path in results_of(script).glob(f"{script.stem}_*.png")}
+    files = results_of(script).glob(f"{script.stem}_*")
+    found = {path.name for path in files if path.suffix in (".png", ".gif")}
     return {name for name in found if not name.startswith(longer)}
 
 

@@ -188,9 +188,7 @@ class Run(Evidence):
         """
         from shared import plots
 
-        path = self.out / f"{self.script.stem}_{name}.png"
-        if path.name in (made["file"] for made in self.figures):
-            raise ValueError(f"there are two figures named {name!r}")
+        path = self._new_figure(name, "png")
         figure, axes = plots.subplots(rows, columns, **options)
         try:
             with plots.style():
@@ -202,6 +200,21 @@ class Run(Evidence):
         finally:
             plots.plt.close(figure)
         self.figures.append({"file": path.name, "title": title or name.replace("_", " ")})
+
+    def film(self, name: str, frames, title: str, **options) -> None:
+        """Save pictures, one after the other, as `SCRIPT_NAME.gif`; see `plots.save_film`."""
+        from shared import plots
+
+        path = self._new_figure(name, "gif")
+        self.out.mkdir(parents=True, exist_ok=True)
+        plots.save_film(frames, path, **options)
+        self.figures.append({"file": path.name, "title": title})
+
+    def _new_figure(self, name: str, suffix: str) -> Path:
+        path = self.out / f"{self.script.stem}_{name}.{suffix}"
+        if path.name in (made["file"] for made in self.figures):
+            raise ValueError(f"there are two figures named {name!r}")
+        return path
 
     # ---- the end
 

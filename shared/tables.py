@@ -30,6 +30,7 @@ from shared import log, records
 from shared.artifacts import write_atomic
 from shared.errors import UserError
 from shared.judge import rule_text, value_text
+from shared.practice import exercises
 
 BLOCK = re.compile(r"(<!-- study:(\w+)(?: (\S+))? -->\n).*?(<!-- /study -->)", re.DOTALL)
 VALUE = re.compile(r'(<!--= (\S+) "([^"]+)" (\S+) -->)(.*?)(<!--/=-->)')
@@ -226,6 +227,14 @@ def _capstones(path: Path) -> str:
     return "\n".join(lines)
 
 
+def _practice(path: Path) -> str:
+    week = path.parent.name
+    found = exercises.counts(week)
+    words = {"find": "mistakes to find", "write": "functions to write", "predict": "to predict"}
+    text = ", ".join(f"{found[kind]} {words[kind]}" for kind in words if found[kind])
+    return f"Practice: `uv run study practice --week {week}` ({text})."
+
+
 def _nav(path: Path) -> str:
     note = next((n for n in log.curriculum()["note"] if n["file"] == log.key(path)), None)
     if note is None:
@@ -246,6 +255,7 @@ TABLES = {
     "scripts": _scripts,
     "verdicts": _verdicts,
     "nav": _nav,
+    "practice": _practice,
 }
 
 

@@ -345,6 +345,13 @@ def test_code_blocks_run(path, monkeypatch):
             exec(compile(lines_before + example.source, path, "exec"), namespace)
 
 
+@each(MARKDOWN)
+def test_no_paragraph_breaks_at_a_value(path):
+    """A line that begins with a comment begins a block of HTML: what follows stays raw."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert not re.findall(r"^\s*(?:[-*] |\d+\. )?<!--[=@].*", text, re.M)
+
+
 def test_generated_tables_and_values_are_fresh():
     assert tables.update(check=True) == []
 

@@ -1,5 +1,8 @@
 """Arrays at the door: what is taken, what is refused, and in which words."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,3 +83,14 @@ def test_tensors_are_checked_and_kept():
         of([1.0], y)
     with pytest.raises(TypeError, match="missing a required argument: 'y'"):
         of(x)
+
+
+def test_checking_does_not_import_jax():
+    code = (
+        "import sys\nimport numpy as np\nfrom jaxtyping import Float\n"
+        "from shared.arguments import checked\n\n"
+        "@checked\ndef first(x: Float[np.ndarray, ' n']) -> float:\n    return x[0]\n\n"
+        "first([1, 2])\nprint('jax' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

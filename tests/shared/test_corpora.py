@@ -9,7 +9,7 @@ def _skip_what_is_absent():
     try:
         for name in (
             *("snowball_porter", "lemmatization_lists", "wnut17", "cranfield"),
-            *("blimp", "verilog_eval"),
+            *("blimp", "verilog_eval", "verilog_docs", "ros2_docs"),
         ):
             datasets.fetch(name)
         datasets.path("word_similarity", "simlex999.txt")
@@ -71,6 +71,19 @@ def test_verilog_eval():
         assert p.header.endswith(");")
         assert p.body.endswith("endmodule")
         assert "module top_module" not in p.body
+
+
+def test_verilog_benches():
+    benches = datasets.verilog_benches()
+    assert set(benches) == {p.name for p in datasets.verilog_eval()}
+    assert all("module tb" in text and "Mismatches: " in text for text in benches.values())
+
+
+def test_manuals():
+    ros, core = datasets.ros2_docs(), datasets.verilog_docs()
+    assert [page.name for page in core] == ["README.md", "picosoc/README.md"]
+    assert len(ros) == len({page.name for page in ros}) == 61
+    assert all(page.name.endswith(".rst") and len(page.text) > 1000 for page in ros)
 
 
 def test_blimp():

@@ -581,3 +581,39 @@ def test_load_text(tmp_path):
 def test_load_text_of_stored_data():
     needs("names")
     assert datasets.load_text("names").splitlines() == datasets.names()
+
+
+@functools.cache
+def lego_views():
+    return datasets.nerf_lego(100)
+
+
+def test_lego_views_are_pictures_on_white_from_a_sphere():
+    needs("nerf_lego")
+    views = lego_views()
+    assert views.images.shape == (34, 100, 100, 3)
+    assert views.images.dtype == np.float32
+    assert 0 <= views.images.min() < views.images.max() <= 1
+    np.testing.assert_allclose(views.images[:, 0, 0], 1, atol=1e-6)  # nothing is in the corner
+    np.testing.assert_allclose(np.linalg.norm(views.poses[:, :3, 3], axis=1), 4.0311, atol=1e-3)
+    turns = views.poses[:, :3, :3]
+    np.testing.assert_allclose(
+        turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (34, 1, 1)), atol=1e-5
+    )
+    back = views.poses[:, :3, 3] / 4.0311
+    np.testing.assert_allclose(turns[:, :, 2], back, atol=1e-4)  # cameras look at the center
+    assert views.focal == pytest.approx(138.89, abs=0.01)  # 1111.1 for 800 pixels
+
+
+@pytest.mark.parametrize("size", [0, 300, -100])
+def test_lego_sizes_that_do_not_divide_are_named(size):
+    with pytest.raises(ValueError, match=f"size must divide 800, got {size}"):
+        datasets.nerf_lego(size)
+
+
+def test_lego_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("ML_STUDIES_DATA", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"transforms_train\.json is not in .*study fetch nerf_lego"
+    ):
+        datasets.nerf_lego()

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from PIL import Image, ImageSequence
 from tiny_project import files_in
 
 from shared import calibration, datasets, plots, records
@@ -376,6 +377,34 @@ def test_figure_is_saved_and_closed(run):
     assert plt.get_fignums() == before
     with pytest.raises(ValueError, match="two figures named 'curve'"):
         run.figure("curve").__enter__()
+
+
+def test_film_is_saved_frame_by_frame(run):
+    frames = np.eye(3)[:, :, None].repeat(4, 2)
+    run.film("motion", frames, "Where does it go?", zoom=2)
+    assert run.figures == [{"file": "norm_motion.gif", "title": "Where does it go?"}]
+    with Image.open(run.out / "norm_motion.gif") as film:
+        found = [np.asarray(picture.convert("L")) for picture in ImageSequence.Iterator(film)]
+        assert film.info["loop"] == 0
+    assert (np.stack(found) == 255 * frames.repeat(2, 1).repeat(2, 2)).all()
+    with pytest.raises(ValueError, match="two figures named 'motion'"):
+        run.film("motion", frames, "Again?")
+    with pytest.raises(ValueError, match=r"frames must be pictures from 0 to 1, got shape \(3,\)"):
+        run.film("flat", np.zeros(3), "What?")
+    with pytest.raises(ValueError, match="does not fit in max_bytes = 10"):
+        run.film("large", frames, "What?", max_bytes=10)
+    assert len(run.figures) == 1
+
+
+def test_colored_film_gets_as_many_colors_as_fit(run):
+    frames = np.random.default_rng(0).random((4, 30, 30, 3))
+    run.film("many", frames, "What?", zoom=1)
+    size = (run.out / "norm_many.gif").stat().st_size
+    run.film("few", frames, "What?", zoom=1, smooth=True, max_bytes=size - 1)
+    assert (run.out / "norm_few.gif").stat().st_size < size
+    with Image.open(run.out / "norm_few.gif") as film:
+        assert len(np.unique(np.asarray(film.convert("RGB")).reshape(-1, 3), axis=0)) <= 40
+        assert film.n_frames == 4
 
 
 @pytest.mark.parametrize("columns", [1, 2])

@@ -101,6 +101,8 @@ _RULES: list[tuple[str, re.Pattern, Check]] = [
         ),
         ("IBAN", rf"(?<!\w)(?=[A-Z][A-Z]\d\d)(?:{_COUNTRIES})(?!\w)", _is_iban),
         ("CARD", r"(?<![\w.+-])(?:\d[ -]?){12,18}\d(?![\w-]|\.\d)", _is_card),
+        # by its groups, where a date or a check number follows
+        ("CARD", r"(?<![\w.+-])(?:\d{4}([ -])\d{4}\1\d{4}\1\d{4})(?!\w)", _is_card),
         (
             "IP",
             r"""(?<![\w.:-])(?<![Vv]ersion\ )(?<![Rr]elease\ )(?<![Bb]uild\ )

@@ -4,12 +4,11 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import Page, chromium, needs_browser, watched
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_eval_report import ATTACK, LONG, TEXTS, number, outcome
@@ -21,13 +20,6 @@ from llm_eval.report.pictures import Row, plot, reliability, scale
 from llm_eval.report.reading import Results
 from llm_eval.types import Request, Response, Sample
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
-)
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
-FLAGS += ["--disable-sync", "--window-size=1280,900", "--force-prefers-reduced-motion"]
 DIRECTIONS = {("t", "acc"): True, ("t", "loss"): False}
 
 
@@ -264,20 +256,11 @@ def test_curves_come_from_the_numbers_of_calibration(html, run):
 # ---- in headless Chromium
 
 
-class Browser:
-    """A page in a tab, with words for what a reader does and sees."""
+class Report(Page):
+    """With words for what a reader looks for."""
 
-    def __init__(self, driver):
-        self.driver = driver
-
-    def all(self, selector):
-        return [e for e in self.driver.find_elements("css selector", selector) if e.is_displayed()]
-
-    def one(self, selector):
-        return self.driver.find_element("css selector", selector)
-
-    def script(self, text, *given_):
-        return self.driver.execute_script(text, *given_)
+    def shown(self, selector):
+        return [e for e in self.all(selector) if e.is_displayed()]
 
     def put(self, name, value):
         self.script(
@@ -285,13 +268,6 @@ class Browser:
             "e.dispatchEvent(new Event('input', {bubbles: true}));",
             *(name, value),
         )
-
-    def wait(self, true):
-        end = time.monotonic() + 20
-        while not (found := true()):
-            assert time.monotonic() < end, "waited too long"
-            time.sleep(0.02)
-        return found
 
     def column(self, place):
         return self.script(
@@ -303,17 +279,8 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield found
-    found.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -325,20 +292,14 @@ def address(html, tmp_path_factory):
 
 @pytest.fixture
 def browser(driver, address):
-    """The page, which must have said nothing in the console and asked nobody in the end."""
-    for log in ("browser", "performance"):
-        driver.get_log(log)
-    driver.get(address)
-    yield Browser(driver)
-    assert driver.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"].endswith("WillBeSent")]
-    assert {url for url in asked if not url.startswith(("data:", "about:", "chrome"))} == {address}
+    with watched(driver, address):
+        driver.get(address)
+        yield Report(driver, address)
 
 
 @needs_browser
 def test_columns_sort_as_what_they_hold(browser, run):
-    heads = browser.all("#table thead button")
+    heads = browser.shown("#table thead button")
     heads[4].click()
     counts = [int(n) for n in browser.column(4)]
     assert counts == sorted(counts)
@@ -378,18 +339,18 @@ def test_filters_ignore_case_and_say_how_many(browser, run):
 @needs_browser
 def test_samples_are_text_and_can_be_found(browser, run):
     browser.put("sample-search", "onerror")
-    first = browser.wait(lambda: browser.all(".sample"))[0]
+    first = browser.wait(lambda: browser.shown(".sample"))[0]
     assert ATTACK in first.text
     assert not browser.driver.find_elements("css selector", "img, .sample b, .sample script")
     assert browser.script("return window.pwned") is None
     browser.put("sample-search", "")
     browser.put("sample-kind", "error")
-    failed = browser.all(".sample")
+    failed = browser.shown(".sample")
     assert len(failed) == sum(bool(s.error) for s in run.samples if s.task == "arc_easy")
     assert "timed out" in failed[0].text
-    assert not browser.all(".share")  # no answer, no shares
+    assert not browser.shown(".share")  # no answer, no shares
     browser.put("sample-kind", "right")
-    right = browser.all(".sample")[0]
+    right = browser.shown(".sample")[0]
     assert right.find_element("css selector", ".choices .badge.good").text == "right answer"
     assert " nats" in right.text
     browser.put("sample-kind", "")
@@ -404,9 +365,9 @@ def test_samples_are_text_and_can_be_found(browser, run):
 
 @needs_browser
 def test_signatures_are_hidden_until_asked_for(browser):
-    assert not browser.all(".protocol")
+    assert not browser.shown(".protocol")
     browser.one("#protocols").click()
-    assert "shots:0" in browser.all(".protocol")[0].text
+    assert "shots:0" in browser.shown(".protocol")[0].text
 
 
 @needs_browser
@@ -416,7 +377,7 @@ def test_keys_are_enough(browser):
     first = browser.one("a, button, input, select, summary")
     browser.script("arguments[0].focus()", first)
     assert first.get_property("textContent") == "Skip to the content"
-    head = browser.all("#table thead button")[2]
+    head = browser.shown("#table thead button")[2]
     browser.script("arguments[0].focus()", head)
     assert head.value_of_css_property("outline-style") == "solid"
     head.send_keys(Keys.ENTER)

@@ -1,14 +1,13 @@
 """The page in headless Chromium: ask, read the source, come back, find the conversation again."""
 
-import json
 import re
-import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import uvicorn
+from browser import Page, chromium, needs_browser, watched
 from rag_small import DOCUMENTS, Slow, small_store
 from selenium.webdriver import Keys
 
@@ -16,38 +15,11 @@ from rag.answering.answerer import AnswerSettings
 from rag.answering.models import Extractive
 from rag.web.server import STATIC, create_app
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
-)
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-FLAGS += ["--window-size=1280,860", "--disable-dev-shm-usage"]
 QUESTION = "What water does black tea need?"
 
 
-class Page:
-    """A browser tab over a server, with words for what a user does and sees."""
-
-    def __init__(self, driver, url):
-        self.driver, self.url = driver, url
-
-    def all(self, selector):
-        return self.driver.find_elements("css selector", selector)
-
-    def one(self, selector):
-        return self.driver.find_element("css selector", selector)
-
-    def wait(self, true, seconds=30):
-        end = time.monotonic() + seconds
-        while not (found := true()):
-            assert time.monotonic() < end, self.one("body").text
-            time.sleep(0.02)
-        return found
-
-    def see(self, selector):
-        """The first element of a selector, as soon as it is shown."""
-        return self.wait(lambda: [e for e in self.all(selector) if e.is_displayed()])[0]
+class RagPage(Page):
+    """With words for questions."""
 
     def open(self, place=""):
         self.driver.get("about:blank")
@@ -59,12 +31,6 @@ class Page:
         self.one("#question").send_keys(question + "\n")
         self.wait(lambda: len(self.all(".turn details")) > n)
         return self.all(".turn")[-1]
-
-    def focused(self):
-        return self.driver.switch_to.active_element
-
-    def script(self, text, *given):
-        return self.driver.execute_script(text, *given)
 
 
 @pytest.fixture(scope="module")
@@ -86,34 +52,19 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
 def page(server, browser):
-    """The page, which must have said nothing in the console and asked nobody else in the end."""
     url, library = server
-    page = Page(browser, url)
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    page.open()
-    yield page
-    for info in library.sessions.names():
-        library.sessions.forget(info.name)
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"].endswith("WillBeSent")]
-    assert [u for u in asked if not u.startswith((url, "data:", "about:", "chrome"))] == []
+    page = RagPage(browser, url)
+    with watched(browser, url):
+        page.open()
+        yield page
+        for info in library.sessions.names():
+            library.sessions.forget(info.name)
 
 
 @needs_browser
