@@ -14,6 +14,7 @@ what they hold is encoded.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Calibration:
     Attributes
     ----------
     source
-        `wikitext2` (its training part), `pydocs` (Python's manual) or the name of a file.
+        `wikitext2` (its validation part), `pydocs` (Python's manual) or the name of a file.
     sha256
         Of the ids, as they lie in memory.
     """
@@ -43,6 +44,10 @@ class Calibration:
     ids: Int64[Tensor, "window seqlen"]
     source: str
     sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """For a manifest: where the windows came from, how many there are, and their digest."""
+        return {"source": self.source, "shape": list(self.ids.shape), "sha256": self.sha256}
 
 
 def calibrate(
@@ -53,8 +58,8 @@ def calibrate(
     Parameters
     ----------
     source
-        `builtin` takes WikiText-2 where it is on this machine, else Python's manual; the names
-        `wikitext2` and `pydocs` insist; anything else is a text file.
+        `builtin` takes the validation part of WikiText-2 where that can be had, else Python's
+        manual; the names `wikitext2` and `pydocs` insist; anything else is a text file.
     n, seqlen, seed
         How many windows, of how many tokens, and what draws their places.
 
@@ -85,7 +90,7 @@ def calibrate(
 def _read(source: str) -> tuple[str, str]:
     if source in ("builtin", "wikitext2"):
         try:
-            return "wikitext2", datasets.wikitext2("train")
+            return "wikitext-2-raw valid", datasets.wikitext2("valid")
         except UserError:
             if source != "builtin":
                 raise

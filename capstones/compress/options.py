@@ -27,7 +27,7 @@ class Making:
     Attributes
     ----------
     calib
-        builtin (WikiText-2's training part, or Python's manual where that is missing), wikitext2,
+        builtin (WikiText-2's validation part, or Python's manual where that is missing), wikitext2,
         pydocs, or a text file.
     n_calib
         Windows of that text.

@@ -53,8 +53,7 @@ def save(compressed: Compressed, out: Path, *, identity: str = "") -> None:
         "identity": identity,
         "source": compressed.source,
         "recipe": compressed.recipe.as_json(),
-        "calibration": text
-        and {"source": text.source, "shape": list(text.ids.shape), "sha256": text.sha256},
+        "calibration": text and text.as_json(),
         "tokenizer": compressed.tokenizer.kind,
         "dtype": compressed.dtype,
         "layers": {name: packed.meta for name, packed in compressed.layers.items()},

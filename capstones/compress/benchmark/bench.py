@@ -19,7 +19,7 @@ from compress.artifact.folder import checked
 from compress.benchmark import quality
 from compress.benchmark.forms import opened
 from compress.benchmark.grid import BY_NAME, FLOATS, Grid, Row, rows
-from compress.benchmark.making import described, float16_bytes, made, stored
+from compress.benchmark.making import described, float16_bytes, learned_from, made, stored
 from compress.benchmark.off_grid import BLOCK, distance_from_grid, off_grid_copy
 from compress.benchmark.probe import probe
 from compress.benchmark.speed import signature, speeds
@@ -165,9 +165,11 @@ def facts(place: str) -> dict[str, Any]:
     """What is known of a row's model without running it."""
     if place.startswith("compress:"):
         folder = Path(place.removeprefix("compress:"))
-        what = described(checked(folder, artifacts.load(folder).metadata))
+        metadata = checked(folder, artifacts.load(folder).metadata)
         digest = hashlib.sha256((folder / artifacts.MANIFEST).read_bytes()).hexdigest()
-        return {"digest": digest, "bytes": stored(folder), "what": what}
+        text = learned_from(metadata["calibration"])
+        what = {"what": described(metadata), "learned": text}
+        return {"digest": digest, "bytes": stored(folder), **what}
     found = open_model(place)
     if found.folder is None:  # one file, its weights unpacked in the cache
         size = {"file": sum(p.nbytes for p in found.model.parameters()), "blocks": 0}

@@ -73,7 +73,7 @@ ROWS = (
     small("int4 GPTQ g64", quantized("gptq", 4, GROUP), like=FLOATS, grid="quick"),
     small(
         "int4 GPTQ g64, plain",
-        quantized("gptq", 4, GROUP, attended=False),
+        quantized("gptq", 4, GROUP, weighted=False),
         like=FLOATS,
     ),
     small("int4 AWQ g64", quantized("awq", 4, GROUP), like=FLOATS),

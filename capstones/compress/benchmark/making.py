@@ -74,6 +74,19 @@ def float16_bytes(ref: str) -> dict[str, int]:
     }
 
 
+def learned_from(text: Mapping[str, Any] | None) -> str:
+    """The text that methods read, in a line; nothing where they read none.
+
+    >>> learned_from({"source": "pydocs", "shape": [32, 256], "sha256": "0123456789"})
+    'calibration:pydocs|windows:32|context:256|sha256:01234567'
+    """
+    if text is None:
+        return ""
+    windows, context = text["shape"]
+    size = f"windows:{windows}|context:{context}|sha256:{text['sha256'][:8]}"
+    return f"calibration:{text['source']}|{size}"
+
+
 def described(metadata: Mapping[str, Any]) -> str:
     """A short name of what an artifact's manifest says was done."""
     words = []

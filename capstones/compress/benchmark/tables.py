@@ -134,6 +134,8 @@ def notes(record: Rows, name: str) -> str:
     for row in record.values():
         for part in parts[name]:
             found |= dict.fromkeys(signatures(row.get(part) or {}))
+        if name == "quality.md" and row.get("learned"):
+            found[row["learned"]] = None
     text = "".join(f"- `{signature}`\n" for signature in found)
     return f"{text}\n{machines(record)}"
 

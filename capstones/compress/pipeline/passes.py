@@ -61,8 +61,8 @@ class PassRun:
             xs, waves = begin(model, ids, ids.shape[1])
         for number, block in enumerate(model.blocks):
             if step.quantize is not None and step.quantize.folds:
-                self._fold(number, block, [stages(block, x, *waves, attended=False) for x in xs])
-            running = [stages(block, x, *waves, attended=step.attended) for x in xs]
+                self._fold(number, block, [stages(block, x, *waves, weighted=False) for x in xs])
+            running = [stages(block, x, *waves, weighted=step.weighted) for x in xs]
             for names in READ.values():
                 read = _Read([next(each)[1] for each in running])
                 for name in names:

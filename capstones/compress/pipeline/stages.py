@@ -4,11 +4,16 @@ Between two stages the layers that come next may be changed: what they read is k
 that they give has been computed. So one pass over the text serves a whole block, and each layer is
 compressed by what the compressed ones before it really give.
 
-What keys and values read is weighed by attention. Heads are means of values, $A (X W_v^T) = (A X)
-W_v^T$: the rows of $A X$ are the inputs of `v_proj` as well as those of $X$, and the error of its
-outputs over them is the error of the heads. An error of a key moves the weight $a$ that it gets by
-$a (1 - a)$ times as much, so its row counts by the sum of that over all who look at it. Language
-models look much at their first token: one row of a window for `X`, and far more of a head.
+What layers read is weighed by what is made of their errors, at first order:
+
+- Heads are means of values, $A (X W_v^T) = (A X) W_v^T$: the rows of $A X$ are the inputs of
+  `v_proj` as well as those of $X$, and the error of its outputs over them is that of the heads.
+- An error of a key moves the weight $a$ that it gets by $a (1 - a)$ times as much, so its row
+  counts by the sum of that over all who look at it. Language models look much at their first
+  token: one row of a window for $X$, and far more of a head.
+- `out_proj` and `down_proj` write into the stream $h$, and all who read it divide by its root mean
+  square: so do their rows. The stream of a first token can be far larger than those of others, and
+  its rows would be nearly all that counts.
 
 >>> from week18.llama3 import LlamaConfig
 >>> model = Llama(LlamaConfig(7, 16, 1, 4, 2), torch.Generator().manual_seed(0))
@@ -48,7 +53,7 @@ def stages(
     cos: Float[Tensor, "row 1 seq half_dim"],
     sin: Float[Tensor, "row 1 seq half_dim"],
     *,
-    attended: bool = True,
+    weighted: bool = True,
 ) -> Stages:
     """What each group of layers reads, before it computes; last, what the block gives.
 
@@ -56,32 +61,37 @@ def stages(
 
     Parameters
     ----------
-    attended
-        Whether what `k_proj` and `v_proj` read is weighed by attention, instead of as it is read.
+    weighted
+        Whether what layers read is weighed by what is made of their errors, or as it is.
     """
     u = block.attention_norm(x)
     yield "q_proj", u
     q = rotate(_heads(block.q_proj(u), block), cos, sin)
-    if attended:
+    if weighted:
         looks = looked_at(q, rotate(_heads(block.k_proj(u), block), cos, sin))
-    yield "k_proj", u * looks.sqrt()[..., None] if attended else u
+    yield "k_proj", u * looks.sqrt()[..., None] if weighted else u
     k = rotate(_heads(block.k_proj(u), block), cos, sin)
     shared, causal = q.shape[1] != k.shape[1], q.shape[2] > 1
     mean = partial(F.scaled_dot_product_attention, q, k, is_causal=causal, enable_gqa=shared)
-    yield "v_proj", mean(u[:, None].expand(-1, k.shape[1], -1, -1)) if attended else u
+    yield "v_proj", mean(u[:, None].expand(-1, k.shape[1], -1, -1)) if weighted else u
     heads = mean(_heads(block.v_proj(u), block))
     heads = heads.transpose(1, 2).flatten(2)
-    yield "out_proj", heads
+    yield "out_proj", heads / size(x + block.out_proj(heads)) if weighted else heads
     x = x + block.out_proj(heads)
     u = block.mlp_norm(x)
     yield "gate_proj", u
     inner = F.silu(block.gate_proj(u)) * block.up_proj(u)
-    yield "down_proj", inner
+    yield "down_proj", inner / size(x + block.down_proj(inner)) if weighted else inner
     yield "", x + block.down_proj(inner)
 
 
 def _heads(x: Float[Tensor, "batch seq width"], block: Block) -> Float[Tensor, "batch head seq d"]:
     return x.unflatten(-1, (-1, block.head_dim)).transpose(1, 2)
+
+
+def size(x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+    """Root mean square of each row, which a norm divides it by."""
+    return x.square().mean(-1, keepdim=True).sqrt()
 
 
 def looked_at(

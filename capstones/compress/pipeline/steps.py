@@ -36,8 +36,8 @@ class Prune:
         What a group is. By default a row; for SparseGPT the matrix, which is its only one.
     damping
         Of SparseGPT: share of the Hessian's mean diagonal that is added to the diagonal.
-    attended
-        Whether errors of keys and values count where attention looks (see `stages`).
+    weighted
+        Whether errors count by what later layers make of them (see `stages`).
     """
 
     method: PruneMethod = "sparsegpt"
@@ -45,7 +45,7 @@ class Prune:
     pattern: str | None = None
     scope: Scope | None = None
     damping: float = 0.01
-    attended: bool = True
+    weighted: bool = True
 
     def __post_init__(self):
         allowed = SCOPES[self.method]
@@ -87,7 +87,7 @@ class Quantize:
         Whether zero is the middle of each grid.
     act_order
         Of GPTQ: inputs with the largest Hessian diagonal first.
-    damping, attended
+    damping, weighted
         Of GPTQ, as in `Prune`.
     int8_inputs
         Whether layers round what they read too (of 8 bits only); SmoothQuant does.
@@ -107,7 +107,7 @@ class Quantize:
     symmetric: bool = False
     act_order: bool = False
     damping: float = 0.01
-    attended: bool = True
+    weighted: bool = True
     int8_inputs: bool = False
     alpha: float = 0.5
     embedding_bits: int | None = None
@@ -176,9 +176,9 @@ class Pass:
         return any(part is not None and part.needs_inputs for part in (self.prune, self.quantize))
 
     @property
-    def attended(self) -> bool:
-        """Whether errors of keys and values count where attention looks."""
-        return all(part is None or part.attended for part in (self.prune, self.quantize))
+    def weighted(self) -> bool:
+        """Whether errors count by what later layers make of them."""
+        return all(part is None or part.weighted for part in (self.prune, self.quantize))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ def test_stages_are_the_block(seed, n_kv_heads, batch, seq):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, seq, 16, generator=g)
     waves = model.waves(torch.arange(seq), None)
-    *read, (_, y) = stages(model.blocks[0], x, *waves, attended=False)
+    *read, (_, y) = stages(model.blocks[0], x, *waves, weighted=False)
     expected, inputs = block_inputs(model.blocks[0], x, *waves)
     torch.testing.assert_close(y, expected, rtol=0, atol=0)
     assert [name for name, _ in read] == list(READ)
@@ -69,7 +69,7 @@ def test_each_layer_is_compressed_by_what_it_reads_in_the_compressed_model(monke
         return weight, record
 
     monkeypatch.setattr(passes, "compress_matrix", spy)
-    plain = [{"quantize": FULL[0]["quantize"] | {"attended": False}}]
+    plain = [{"quantize": FULL[0]["quantize"] | {"weighted": False}}]
     done = compress(opened, recipe_from(plain), text)
     x, waves = done.model.embed(text.ids), done.model.waves(torch.arange(24), None)
     number = 0
@@ -106,12 +106,13 @@ def test_an_error_of_values_over_attended_inputs_is_that_of_the_heads(n_kv_heads
     x = torch.randn(1, 7, 16, generator=g, dtype=torch.double)
     waves = [wave.double() for wave in model.waves(torch.arange(7), None)]
     change = torch.randn(block.v_proj.weight.shape, generator=g, dtype=torch.double)
-    before = dict(stages(block, x, *waves))
+    seen = dict(stages(block, x, *waves))["v_proj"][0]
+    before = dict(stages(block, x, *waves, weighted=False))["out_proj"]
     block.v_proj.weight.data.add_(change)
-    after = dict(stages(block, x, *waves))
-    lost = (after["out_proj"] - before["out_proj"]).unflatten(-1, (4, 4))[0]  # token, head, size
+    after = dict(stages(block, x, *waves, weighted=False))["out_proj"]
+    lost = (after - before).unflatten(-1, (4, 4))[0]  # token, head, size
     of_head = change.unflatten(0, (n_kv_heads, 4)).repeat_interleave(4 // n_kv_heads, 0)
-    predicted = before["v_proj"][0] @ of_head.transpose(1, 2)  # head, token, size
+    predicted = seen @ of_head.transpose(1, 2)  # head, token, size
     torch.testing.assert_close(predicted.transpose(0, 1), lost)
 
 
@@ -135,6 +136,25 @@ def test_what_attention_makes_of_values_is_what_they_are_judged_by(monkeypatch):
     torch.testing.assert_close(seen[1], measure(attended.split(1)).h, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["out_proj", "down_proj"])
+def test_an_error_of_a_writer_counts_by_what_a_norm_makes_of_it(layer):
+    model = Llama(LlamaConfig(13, 16, 1, 4, 2), torch.Generator().manual_seed(0)).double()
+    block, g = model.blocks[0], torch.Generator().manual_seed(1)
+    x = torch.randn(1, 7, 16, generator=g, dtype=torch.double) * torch.arange(1.0, 8)[:, None]
+    waves = [wave.double() for wave in model.waves(torch.arange(7), None)]
+    plain = dict(stages(block, x, *waves, weighted=False))
+    stream = plain[""] if layer == "down_proj" else x + block.out_proj(plain["out_proj"])
+    change = torch.randn(block.get_submodule(layer).weight.shape, generator=g, dtype=torch.double)
+    wrong = plain[layer] @ change.T
+    _, moved = torch.func.jvp(
+        lambda h: h / h.square().mean(-1, keepdim=True).sqrt(), (stream,), (wrong,)
+    )
+    along = stream / stream.norm(dim=-1, keepdim=True)
+    predicted = dict(stages(block, x, *waves))[layer] @ change.T
+    across = predicted - (predicted * along).sum(-1, keepdim=True) * along
+    torch.testing.assert_close(moved, across)
+
+
 def test_a_keys_row_counts_as_much_as_it_moves_attention():
     """The slopes of all weights with respect to one key's own score, by autograd."""
     g = torch.Generator().manual_seed(0)
@@ -152,10 +172,10 @@ def test_a_keys_row_counts_as_much_as_it_moves_attention():
     torch.testing.assert_close(looked_at(q, k)[0], moved / 4)
 
 
-def test_recipes_without_attention_say_so():
-    step = {"quantize": {"bits": 4, "attended": False}}
-    assert not recipe_from([step]).steps[0].attended
-    assert recipe_from(FULL).steps[0].attended
+def test_recipes_without_weights_of_rows_say_so():
+    step = {"quantize": {"bits": 4, "weighted": False}}
+    assert not recipe_from([step]).steps[0].weighted
+    assert recipe_from(FULL).steps[0].weighted
 
 
 def test_what_is_kept_in_memory_is_packed():
