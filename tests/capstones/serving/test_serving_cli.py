@@ -67,7 +67,7 @@ def test_sigterm_lets_answers_end_and_refuses_others(tmp_path):
         url = process.stdout.readline().split()[-1]
         assert url.startswith("http://127.0.0.1:")
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
-        long = HELLO | {"model": "d", "max_tokens": 480, "extra_body": {"ignore_eos": True}}
+        long = HELLO | {"model": "d", "max_tokens": 480, "n": 8, "extra_body": {"ignore_eos": True}}
         stream = client.chat.completions.create(**long, stream=True)
         chunks = [next(stream) for _ in range(4)]
         process.send_signal(signal.SIGTERM)
