@@ -1,7 +1,9 @@
 """GPTQ against solving again for each weight, its theorems, its order of columns, bad input."""
 
 import itertools
+import json
 
+import llm_compressor
 import pytest
 import torch
 from hypothesis import given
@@ -30,6 +32,16 @@ def test_equals_solving_again_for_each_weight(seed, n_out, n_in, bits, act_order
     grids = found.scale.expand(-1, n_in), found.zero.expand(-1, n_in)
     plain = optimal_brain(w[:, order], h[order][:, order], *grids, bits=bits)
     assert torch.equal(plain[:, order.argsort()], found.codes)
+
+
+@pytest.mark.parametrize("number", range(len(llm_compressor.CASES)))
+def test_codes_are_those_of_llm_compressor(number):
+    case = llm_compressor.CASES[number]
+    w, h = (torch.from_numpy(part) for part in llm_compressor.matter())
+    found = gptq(w, h, group_size=llm_compressor.GROUP, static_groups=True, **case)
+    below = 0 if case["symmetric"] else 1 << (case["bits"] - 1)  # its codes are around zero
+    theirs = json.loads(llm_compressor.GOLDEN.read_text())["codes"][number]
+    assert (found.codes.int() - below).tolist() == theirs
 
 
 @given(seeds, st.integers(1, 40), st.sampled_from([None, 4, 6, 16]), st.booleans(), st.booleans())
