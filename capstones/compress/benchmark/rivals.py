@@ -2,30 +2,39 @@
 
 torchao and optimum-quanto replace the linear layers of our LLaMA, so that nothing but these
 differs; onnxruntime gets the model as a graph with a cache. llm-compressor does not install beside
-this torch. Where a library keeps weights as integers and reads floats, its loss is that of the
-floats that the integers stand for; the products of its kernels differ from those by rounding.
+this torch: it works in an environment of its own, reads the windows that ours read and hands back
+floats, so it has a loss and no speed. Where a library keeps weights as integers and reads floats,
+its loss is that of the floats that the integers stand for; the products of its kernels differ from
+those by rounding.
 
 >>> packed_bytes(torch.nn.Linear(3, 2))  # plain floats, with the bias
 32
 """
 
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from compress.benchmark import quality
 from compress.benchmark.bench import source
 from compress.benchmark.forms import FORMS, FloatSums
 from compress.benchmark.speed import speeds
+from compress.calibration import calibrate
 from compress.models.opening import open_model
 from shared.files import write_atomic
 from shared.measuring import read_record, save, seconds
+from shared.tensors import pack
 from week18.llama3 import Llama
+from week18.pretrained import load_pretrained
 
 DECODE = 4  # new tokens per turn: some of these take a second for each
+COMPRESSOR = "llm-compressor int4 GPTQ"
+COMPRESSOR_VERSION = "0.14.0.1"
 NAMES = (
     "torchao int8",
     "torchao int8 dynamic",
@@ -34,6 +43,7 @@ NAMES = (
     "quanto int4",
     "onnxruntime float32",
     "onnxruntime int8 dynamic",
+    COMPRESSOR,
 )
 # Ours beside each, which rounds in the same way or is meant for the same.
 OURS = {
@@ -44,6 +54,7 @@ OURS = {
     "quanto int4": "int4 RTN g64",
     "onnxruntime float32": "float32",
     "onnxruntime int8 dynamic": "int8 dynamic",
+    COMPRESSOR: "int4 GPTQ g64 sym",
 }
 
 
@@ -65,11 +76,16 @@ def measure(
         text = quality.wikitext(open_model(base).tokenizer.encode, **counts)
         for name in names:
             say(f"reading with {name}")
-            found = judged(base, name, text, folder)
+            try:
+                found = judged(base, name, text, folder, size)
+            except (subprocess.CalledProcessError, FileNotFoundError) as error:
+                say(f"{name} is left out: {(getattr(error, 'stderr', '') or str(error))[-300:]}")
+                continue
             row = read_record(out).get(name, {}) | {"rival": OURS[name], "ppl": found.pop("ppl")}
             save(out, name, row | found, quick=quick, threads=torch.get_num_threads())
     if "speed" in metrics:
         counts = {name: size[name] for name in ("prefill", "repeats")} | {"decode": DECODE}
+        names = [name for name in names if name != COMPRESSOR]
         forms = [(str(folder) if name.startswith("onnx") else base, name) for name in names]
         forms = [(base, "float32"), *forms]  # in the same turns
         found = speeds(forms, threads=size["threads"][:1], say=say, **counts)
@@ -80,10 +96,18 @@ def measure(
     return read_record(out)
 
 
-def judged(base: str, name: str, text: quality.Text, folder: Path) -> dict[str, Any]:
+def judged(
+    base: str, name: str, text: quality.Text, folder: Path, size: Mapping[str, Any]
+) -> dict[str, Any]:
     """Loss, bytes and seconds of what a library makes of a model."""
-    model = open_model(base).model
-    if name.startswith("onnxruntime"):
+    opened = open_model(base)
+    model = opened.model
+    if name == COMPRESSOR:
+        ids = calibrate(opened.tokenizer, n=size["n_calib"], seqlen=size["seqlen"]).ids
+        out = folder.with_name("llm-compressor")
+        took, _ = seconds(lambda: llm_compressor(opened.folder, ids, out))
+        nats, size = quality.window_nats(load_pretrained(out).eval(), text), {}
+    elif name.startswith("onnxruntime"):
         took, path = seconds(lambda: onnx_file(model, folder, int8="int8" in name))
         from week27.onnx_export import OnnxLlama
 
@@ -95,6 +119,22 @@ def judged(base: str, name: str, text: quality.Text, folder: Path) -> dict[str, 
         nats = quality.window_nats(floats_of(model), text)
     ppl = {"signature": text.signature, "nats": nats, "word_perplexity": None}
     return {"ppl": ppl, "seconds": round(took, 2), "bytes": size}
+
+
+def llm_compressor(model: Path, ids: Int64[Tensor, "window seqlen"], out: Path) -> None:
+    """What it makes of a folder, four bits in groups of 64, as floats.
+
+    Raises
+    ------
+    FileNotFoundError, CalledProcessError
+        uv is not here, or the library cannot be had or fails.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows, worker = out / "ids.safetensors", Path(__file__).with_name("llm_compressor_worker.py")
+    rows.write_bytes(pack({"ids": ids}))
+    uv = ["uv", "run", "--no-project", "--with", f"llmcompressor=={COMPRESSOR_VERSION}"]
+    words = [*uv, str(worker), *(str(path.absolute()) for path in (model, rows, out))]
+    subprocess.run(words, check=True, capture_output=True, text=True, cwd=out)
 
 
 class Called(nn.Module):

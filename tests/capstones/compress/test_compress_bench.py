@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lm_eval import utils
+from safetensors.torch import load_file
 
 from compress import cli
 from compress.artifact.folder import save
@@ -24,6 +26,7 @@ from compress.benchmark.speed import speeds, summary
 from compress.benchmark.speed_worker import Network, turn
 from compress.models.opening import open_model
 from compress.models.testing import tiny_model
+from compress.options import Making
 from compress.pipeline.recipe import recipe_from
 from compress.pipeline.run import compress
 from shared.errors import UserError
@@ -290,7 +293,7 @@ def test_the_copy_computes_the_same_off_the_grid():
 
 
 # optimum-quanto's int4 is compiled when it first computes, which takes a minute and a compiler
-LIGHT = [name for name in rivals.NAMES if "onnx" not in name and name != "quanto int4"]
+LIGHT = [name for name in rivals.NAMES if name.startswith("torchao") or name == "quanto int8"]
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -316,10 +319,40 @@ def test_onnxruntime_judges_the_same_model(ref, tmp_path, int8):
     name = "onnxruntime int8 dynamic" if int8 else "onnxruntime float32"
     model = open_model(ref)
     text = quality.wikitext(model.tokenizer.encode, windows=2, context=24, pages=0)
-    found = rivals.judged(ref, name, text, tmp_path)
+    found = rivals.judged(ref, name, text, tmp_path / "onnx", {})
     plain = quality.window_nats(model.model, text)
     assert found["ppl"]["nats"] == pytest.approx(plain, abs=0.1 if int8 else 1e-4)
-    assert len(list(tmp_path.iterdir())) == 1 + int8
+    assert len(list((tmp_path / "onnx").iterdir())) == 1 + int8
+
+
+def test_llm_compressor_reads_the_windows_that_our_rows_read(ref, monkeypatch, tmp_path):
+    opened, asked = open_model(ref), []
+    text = quality.wikitext(opened.tokenizer.encode, windows=2, context=24, pages=0)
+    monkeypatch.setattr(rivals.subprocess, "run", lambda words, **_: asked.append(words))
+    monkeypatch.setattr(rivals, "load_pretrained", lambda folder: opened.model)
+    size = {"n_calib": 3, "seqlen": 24}
+    found = rivals.judged(ref, rivals.COMPRESSOR, text, tmp_path / "onnx", size)
+    assert found["ppl"]["nats"] == quality.window_nats(opened.model, text)
+    (*_, worker, model, rows, out) = asked[0]
+    assert Path(worker).is_file()
+    assert (Path(model), Path(rows).parent) == (opened.folder.absolute(), Path(out))
+    ids = load_file(rows)["ids"]
+    assert torch.equal(
+        ids, Making(**size, threads=1).open(ref, recipe_from([{"quantize": {}}]))[1].ids
+    )
+
+
+def test_a_library_that_cannot_be_had_is_left_out(ref, record, monkeypatch, tmp_path):
+    def fails(words, **_):
+        raise rivals.subprocess.CalledProcessError(1, words, stderr="No solution found")
+
+    monkeypatch.setattr(rivals.subprocess, "run", fails)
+    out, told = tmp_path / "bench.json", []
+    out.write_text(json.dumps(record))
+    names = [rivals.COMPRESSOR]
+    options = {"metrics": ["ppl"], "out": out, "quick": True, "say": told.append}
+    assert rivals.COMPRESSOR not in rivals.measure(record, names=names, **options)
+    assert told[-1] == f"{rivals.COMPRESSOR} is left out: No solution found"
 
 
 def test_quick_and_record_do_not_go_together(capsys):
