@@ -16,6 +16,7 @@ PAIRS = (
     ("int4 RTN g64", "int4 GPTQ g64"),
     ("int4 RTN g64", "int4 GPTQ g64, plain"),
     ("int4 RTN g64 sym", "int4 GPTQ g64 sym"),
+    ("int4 RTN g64 sym", "int4 GPTQ g64 sym, by Python's manual"),
     ("int3 RTN g64", "int3 GPTQ g64"),
     ("50 % magnitude", "50 % Wanda"),
     ("50 % magnitude", "50 % SparseGPT"),

@@ -32,6 +32,8 @@ class Row:
         The row whose speed it has, since it computes with the same kernels; empty if it is timed.
     grid
         The smallest grid that it is in.
+    calib
+        The text that methods learn from.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Row:
     form: str = "float32"
     like: str = ""
     grid: Grid = "default"
+    calib: str = "builtin"
 
 
 def quantized(method: str, bits: int, group: int | None, **options: Any) -> dict[str, Any]:
@@ -67,6 +70,12 @@ ROWS = (
     small("int8 SmoothQuant", quantized("smoothquant", 8, None), like="int8 dynamic"),
     small("int4 RTN g64 sym", quantized("rtn", 4, GROUP, **SYM), form="kernels", grid="quick"),
     small("int4 GPTQ g64 sym", quantized("gptq", 4, GROUP, **SYM), like="int4 RTN g64 sym"),
+    small(
+        "int4 GPTQ g64 sym, by Python's manual",
+        quantized("gptq", 4, GROUP, **SYM),
+        like="int4 RTN g64 sym",
+        calib="pydocs",
+    ),
     small("int4 RTN g128", quantized("rtn", 4, 128), like=FLOATS),
     small("int4 GPTQ g128", quantized("gptq", 4, 128), like=FLOATS),
     small("int4 RTN g64", quantized("rtn", 4, GROUP), like=FLOATS),

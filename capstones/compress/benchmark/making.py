@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def made(
     folder = home / re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
     say(f"making {row.name}")
     start, clock = time.perf_counter(), time.time()
-    make(ref, recipe, folder, making)
+    make(ref, recipe, folder, replace(making, calib=row.calib))
     fresh = (folder / artifacts.MANIFEST).stat().st_mtime >= clock
     return f"compress:{folder}", round(time.perf_counter() - start, 1) if fresh else None
 

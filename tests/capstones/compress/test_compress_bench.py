@@ -24,6 +24,7 @@ from compress.benchmark.off_grid import distance_from_grid, leave_grid, on_grid
 from compress.benchmark.pareto import front
 from compress.benchmark.speed import speeds, summary
 from compress.benchmark.speed_worker import Network, turn
+from compress.calibration import calibrate
 from compress.models.opening import open_model
 from compress.models.testing import tiny_model
 from compress.options import Making
@@ -287,6 +288,16 @@ def test_the_copy_computes_the_same_off_the_grid():
     for name, p in model.named_parameters():
         if "_proj" in name:
             assert distance_from_grid(p) > 0.5, name
+
+
+def test_a_row_of_another_text_learns_from_it(ref, tmp_path):
+    name = "int4 GPTQ g64 sym, by Python's manual"
+    size = dataclasses.replace(SIZE, windows=2, n_calib=1, seqlen=8)
+    options = {"names": [name, NAMES[1]], "size": size, "metrics": ()}
+    found = bench(ref, out=tmp_path / "bench.json", home=tmp_path / "rows", **options)
+    assert found[name]["learned"].startswith("calibration:pydocs|windows:1|context:8|")
+    expected = calibrate(open_model(ref).tokenizer, n=1, seqlen=8).source
+    assert found[NAMES[1]]["learned"].startswith(f"calibration:{expected}|")
 
 
 # ---- rivals
