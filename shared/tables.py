@@ -251,6 +251,24 @@ def _capstones(path: Path) -> str:
     return "\n".join(lines)
 
 
+def _versions(path: Path) -> str:
+    """With what the records were made, by version of Python."""
+    found: dict[str, list[dict]] = {}
+    for script in log.all_scripts():
+        record = records.load(records.record_of(script))
+        found.setdefault(record["versions"]["python"], []).append(record)
+    names = ("torch", "numpy", "scipy")
+    lines = ["| Python | torch | NumPy | SciPy | Device | Records | Newest |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for python, own in sorted(found.items()):
+        used = [sorted({r["versions"][n] for r in own if n in r["versions"]}) for n in names]
+        devices = sorted({record["device"] for record in own})
+        newest = max(record["date"] for record in own)[:10]
+        cells = (", ".join(values) for values in (*used, devices))
+        lines.append(_row(python, *cells, len(own), newest))
+    return "\n".join(lines)
+
+
 def _practice(path: Path) -> str:
     week = path.parent.name
     found = exercises.counts(week)
@@ -281,6 +299,7 @@ TABLES = {
     "verdicts": _verdicts,
     "nav": _nav,
     "practice": _practice,
+    "versions": _versions,
 }
 
 

@@ -216,6 +216,22 @@ def test_tables_of_the_whole(project):
     assert rendered(project, after, "papers/README.md") == after
 
 
+def test_versions_of_the_records(project):
+    angle = script(project / "weeks" / "01" / "angle.py")
+    made = {"device": "cpu", "date": "2026-01-02 03:04"}
+    save(angle, versions={"python": "3.12.1", "numpy": "2.0"}, **made)
+    later = made | {"date": "2026-02-03"}
+    for path, numpy, fields in (("01/norm.py", "2.1", made), ("02/area.py", "2.0", later)):
+        path = project / "weeks" / path
+        script(path)
+        save(path, versions={"python": "3.11.7", "numpy": numpy, "torch": "2.9"}, **fields)
+    text = "<!-- study:versions -->\n<!-- /study -->\n"
+    assert rendered(project, text, "CONTRIBUTING.md").splitlines()[3:5] == [
+        "| 3.11.7 | 2.9 | 2.0, 2.1 |  | cpu | 2 | 2026-02-03 |",
+        "| 3.12.1 |  | 2.0 |  | cpu | 1 | 2026-01-02 |",
+    ]
+
+
 def test_what_a_capstone_rendered_is_included(project):
     text = "<!-- study:include table.md -->\nold\n<!-- /study -->\n"
     with pytest.raises(UserError, match=r"ruler/README\.md: results/table\.md cannot be read"):
