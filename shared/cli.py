@@ -19,10 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from shared import log, records, tables
+from shared import search as searching
 from shared.errors import UserError
 from shared.judge import rule_text, value_text
 from shared.practice.commands import app as practice
 from shared.report import error_text
+from shared.require import require
 from shared.study import Cores, NonNegativeInt, PositiveInt, call
 
 app = cyclopts.App(
@@ -49,25 +51,10 @@ def main() -> None:
 
 @app.default
 def overview() -> None:
-    """Show the log as a table."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column, side in (
-        ("week", "left"),
-        ("date", "left"),
-        ("title", "left"),
-        ("checks", "right"),
-        ("claims", "right"),
-        ("seconds", "right"),
-    ):
-        grid.add_column(column, justify=side)
-    for week in log.curriculum()["week"]:
-        scripts = log.scripts_in(records.ROOT / "weeks" / week["number"])
-        paths = [records.record_of(script) for script in scripts]
-        found = [records.load(path) for path in paths if path.exists()]
-        cells = tables.counts(found) if found else ("", "", "")
-        date = str(week.get("date", "planned"))
-        grid.add_row(week["number"], date, week["title"], *cells, style=None if found else "dim")
-    console.print(grid)
+    """Show the log at a glance."""
+    from shared.overview import overview as show
+
+    show(console, app)
 
 
 @app.command
@@ -96,6 +83,37 @@ def show(target: str) -> None:
         for figure in record["figures"]:
             path = records.results_of(script) / figure["file"]
             console.print(f"figure {os.path.relpath(path)}")
+
+
+@app.command
+def search(
+    *words: str,
+    kind: searching.Kind | None = None,
+    limit: PositiveInt = 10,
+) -> None:
+    """Find where the log speaks of something: notes, scripts, papers, programs.
+
+    Parameters
+    ----------
+    words
+        What to look for; kv_cache is found by cache too.
+    kind
+        Only these.
+    limit
+        How many places at most.
+    """
+    require(words, "WORD must be given: study search rotary", error=UserError)
+    hits, absent = searching.search(list(words), kind, limit)
+    if absent:
+        console.print(absent, style="yellow")
+    for hit in hits:
+        head = Text.assemble((f"{hit.file}:{hit.line}", "cyan"), "  ", (hit.title, "bold"))
+        console.print(head, no_wrap=True, overflow="ellipsis")
+        text, marks = searching.cropped(hit, console.width - 4)
+        line = Text(f"    {text}")
+        for start, end in marks:
+            line.stylize("bold yellow", start + 4, end + 4)
+        console.print(line, no_wrap=True, overflow="ellipsis")
 
 
 @app.command

@@ -16,6 +16,19 @@ def curriculum() -> dict:
     return tomllib.loads((records.ROOT / "curriculum.toml").read_text(encoding="utf-8"))
 
 
+def parts() -> dict[str, list[dict]]:
+    """The weeks by the part of the log that they belong to."""
+    found: dict[str, list[dict]] = {}
+    for week in curriculum()["week"]:
+        found.setdefault(week["part"], []).append(week)
+    return found
+
+
+def papers() -> list[dict]:
+    """The papers by year and title."""
+    return sorted(curriculum()["paper"], key=lambda paper: (paper["year"], paper["title"]))
+
+
 def scripts_in(folder: Path) -> list[Path]:
     """The scripts of a week (ideas that have evidence) or paper, in reading order.
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,7 @@ BLOCK = re.compile(r"(<!-- study:(\w+)(?: (\S+))? -->\n).*?(<!-- /study -->)", r
 VALUE = re.compile(r'(<!--= (\S+) "([^"]+)" (\S+) -->)(.*?)(<!--/=-->)')
 MENTION = re.compile(r"(<!--@ (\S+) -->)(.*?)(<!--/@-->)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)  # may mention the markers
-GOOD = ("holds", "reproduced")
+GOOD, BAD = ("holds", "reproduced"), ("fails", "not reproduced")
 
 
 def render(text: str, path: Path) -> str:
@@ -141,32 +142,41 @@ def mention(target: str, here: Path) -> str:
 
 
 def _weeks(path: Path) -> str:
-    parts: dict[str, list[dict]] = {}
-    for week in log.curriculum()["week"]:
-        parts.setdefault(week["part"], []).append(week)
-    lines = []
-    for part, weeks in parts.items():
-        lines += [f"\n### {part}\n", "| Week | Title | Scripts | Checks | Claims | Seconds |"]
-        lines += ["|---|---|---|---|---|---|", *(_week_row(week, path.parent) for week in weeks)]
+    lines, found = [], []
+    for part, weeks in log.parts().items():
+        lines += [f"\n### {part}\n", "| Week | Title | What it is about | Claims held |"]
+        lines += ["|---|---|---|---|"]
+        for week in weeks:
+            own = recorded("weeks", week["number"])
+            lines.append(_week_row(week, own, path.parent))
+            found += own
+    checks, claims, _ = (count.replace("/", " of ") for count in counts(found))
+    done = sum("date" in week for week in log.curriculum()["week"])
+    lines.append(f"\n{done} weeks: {checks} checks passed, {claims} claims held.")
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def _week_row(week: dict, here: Path) -> str:
-    folder = records.ROOT / "weeks" / week["number"]
+def _week_row(week: dict, found: list[dict], here: Path) -> str:
+    about = week.get("about", "")
     if "date" not in week:
-        names = ", ".join(name.removesuffix(".py") for name in week["scripts"])
-        return _row(week["number"], f"{week['title']} (*planned*)", f"*{names}*", "", "", "")
-    scripts = {s.name: s for s in log.scripts_in(folder)}
-    known = scripts | {n: folder / n for n in week["scripts"] if (folder / n).is_dir()}
-    names = [
-        f"[{n.removesuffix('.py')}]({_link(known[n], here)})"
-        if n in known
-        else f"*{n.removesuffix('.py')}*"
-        for n in [*week["scripts"], *(n for n in scripts if n not in week["scripts"])]
-    ]
-    title = f"[{week['title']}]({_link(folder / 'README.md', here)})"
-    found = [records.load(records.record_of(s)) for s in scripts.values()]
-    return _row(week["number"], title, ", ".join(names), *counts(found))
+        return _row(week["number"], f"{week['title']} (*planned*)", about, "")
+    readme = records.ROOT / "weeks" / week["number"] / "README.md"
+    title = f"[{week['title']}]({_link(readme, here)})"
+    held = [c["verdict"] in GOOD for r in found for c in r["claims"]]
+    return _row(week["number"], title, about, f"{sum(held)} of {len(held)}")
+
+
+def recorded(kind: str, name: str) -> list[dict]:
+    """The records that a week's or paper's scripts have so far."""
+    paths = map(records.record_of, log.scripts_in(records.ROOT / kind / name))
+    return [records.load(path) for path in paths if path.exists()]
+
+
+def tally(claims: Iterable[dict]) -> tuple[int, int, int]:
+    """How many claims hold (or are reproduced), fail, and are inconclusive."""
+    verdicts = [claim["verdict"] for claim in claims]
+    good = sum(verdict in GOOD for verdict in verdicts)
+    return good, sum(verdict in BAD for verdict in verdicts), verdicts.count("inconclusive")
 
 
 def counts(found: list[dict]) -> tuple[str, str, str]:
@@ -189,20 +199,33 @@ def _scripts(path: Path) -> str:
     return "\n".join(lines) + (f"\n\nPlanned: {', '.join(planned)}." if planned else "")
 
 
-def _papers(path: Path) -> str:
+def _papers(path: Path, *, short: bool = False) -> str:
     lines = ["| Year | Paper | Claim | Verdict |", "|---|---|---|---|"]
-    for paper in sorted(log.curriculum()["paper"], key=lambda p: (p["year"], p["title"])):
+    for paper in log.papers():
         folder = records.ROOT / "papers" / paper["folder"]
-        if not folder.is_dir():
-            lines.append(_row(paper["year"], paper["title"], paper["claim"], "*planned*"))
-            continue
-        record = records.load(records.record_of(folder / "reproduce.py"))
-        verdict = "; ".join(
-            f"{c['name']}: **{c['verdict']}**" for c in record["claims"] if c["paper"]
-        )
-        title = f"[{paper['title']}]({_link(folder / 'README.md', path.parent)})"
-        lines.append(_row(paper["year"], title, paper["claim"], verdict))
+        name, verdict = short_title(paper) if short else paper["title"], "*planned*"
+        if folder.is_dir():
+            record = records.load(records.record_of(folder / "reproduce.py"))
+            claims = [c for c in record["claims"] if c["paper"]]
+            page = _link(folder / "README.md", path.parent)
+            name = f"[{name}]({page})"
+            verdict = "; ".join(f"{c['name']}: **{c['verdict']}**" for c in claims)
+            if short:
+                verdict = f"[{tally_text(claims)}]({page})"
+        lines.append(_row(paper["year"], name, paper["claim"], verdict))
     return "\n".join(lines)
+
+
+def short_title(paper: dict) -> str:
+    """A paper's title up to its colon."""
+    return paper["title"].partition(":")[0]
+
+
+def tally_text(claims: list[dict]) -> str:
+    """``4 of 6 reproduced, 1 inconclusive``."""
+    good, _, open_ = tally(claims)
+    text = f"{good} of {len(claims)} reproduced"
+    return text + (f", {open_} inconclusive" if open_ else "")
 
 
 def _verdicts(path: Path) -> str:
@@ -221,9 +244,28 @@ def _verdicts(path: Path) -> str:
 
 
 def _capstones(path: Path) -> str:
-    lines = ["| Capstone | What it does |", "|---|---|"]
+    lines = ["| Program | What it does | Begin with |", "|---|---|---|"]
     for capstone in log.curriculum()["capstone"]:
-        lines.append(_row(mention(f"capstones/{capstone['name']}", path.parent), capstone["about"]))
+        title = mention(f"capstones/{capstone['name']}", path.parent)
+        lines.append(_row(title, capstone["about"], f"`{capstone['command']}`"))
+    return "\n".join(lines)
+
+
+def _versions(path: Path) -> str:
+    """With what the records were made, by version of Python."""
+    found: dict[str, list[dict]] = {}
+    for script in log.all_scripts():
+        record = records.load(records.record_of(script))
+        found.setdefault(record["versions"]["python"], []).append(record)
+    names = ("torch", "numpy", "scipy")
+    lines = ["| Python | torch | NumPy | SciPy | Device | Records | Newest |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for python, own in sorted(found.items()):
+        used = [sorted({r["versions"][n] for r in own if n in r["versions"]}) for n in names]
+        devices = sorted({record["device"] for record in own})
+        newest = max(record["date"] for record in own)[:10]
+        cells = (", ".join(values) for values in (*used, devices))
+        lines.append(_row(python, *cells, len(own), newest))
     return "\n".join(lines)
 
 
@@ -251,11 +293,13 @@ def _nav(path: Path) -> str:
 TABLES = {
     "weeks": _weeks,
     "papers": _papers,
+    "papers_short": partial(_papers, short=True),
     "capstones": _capstones,
     "scripts": _scripts,
     "verdicts": _verdicts,
     "nav": _nav,
     "practice": _practice,
+    "versions": _versions,
 }
 
 

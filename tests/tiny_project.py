@@ -14,6 +14,7 @@ CURRICULUM = """\
 [[week]]
 number = "01"
 title = "Lengths"
+about = "How long a thing is"
 part = "Part I"
 date = 2025-01-02
 scripts = ["norm.py", "angle.py"]
@@ -36,6 +37,7 @@ claim = "Curves are equations"
 name = "ruler"
 title = "Ruler"
 about = "Measures things"
+command = "uv run ruler"
 """
 
 IDEA = '''\

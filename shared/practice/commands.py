@@ -19,6 +19,7 @@ from shared import records
 from shared.errors import UserError
 from shared.practice import exercises, predict, screen, watching
 from shared.practice.desk import Desk
+from shared.practice.exercises import Exercise
 from shared.practice.grading import Copy
 
 app = cyclopts.App(name="practice", help=__doc__, help_format="plaintext", version_flags=[])
@@ -45,10 +46,31 @@ def practice(
     if exercise is None:
         console.print("Nothing is left here: all is done. `study practice list` shows it.")
         return None
+    return _begin(desk, exercise, week, kind or "", limit)
+
+
+@app.command(name="open")
+def open_(name: str, /, *, home: Home = None, limit: Limit = LIMIT) -> bool | None:
+    """Begin an exercise of your choice, or go on with it.
+
+    Parameters
+    ----------
+    name
+        As `study practice list --week 13` shows it; find/, write/ or predict/ may be left out.
+    """
+    desk = _desk(home)
+    exercise = desk.chosen(name)
+    if exercise.kind == "predict" and desk.done(exercise):
+        raise UserError(f"{exercise.name} is predicted: `study practice check {name}` shows it")
+    return _begin(desk, exercise, exercise.week, "", limit)
+
+
+def _begin(desk: Desk, exercise: Exercise, week: str, kind: str, limit: float) -> bool | None:
+    """A session at a terminal, which goes on with that week and kind; elsewhere, its task."""
     if limit <= 0:
         raise UserError(f"--limit must be above 0 seconds, got {limit:g}")
     if sys.stdin.isatty() and sys.stdout.isatty():
-        return watching.session(console, desk, exercise, week, kind or "", limit)
+        return watching.session(console, desk, exercise, week, kind, limit)
     desk.open(exercise)
     if exercise.kind == "predict":
         return predict.ask(console, desk, exercise, read=lambda prompt: input())
@@ -75,7 +97,7 @@ def check(name: Name = "", /, *, home: Home = None, limit: Limit = LIMIT) -> boo
     if exercise.kind == "predict":
         said = desk.progress.predicted.get(exercise.name)
         if said is None:
-            raise UserError("not predicted yet: `uv run study practice --kind predict` asks")
+            raise UserError(f"not predicted yet: `study practice open {exercise.name}` asks")
         predict.reveal(console, predict.claims(exercise), said)
         return True
     if limit <= 0:
@@ -95,7 +117,11 @@ def hint(name: Name = "", /, *, home: Home = None) -> None:
     number, of, text = desk.hint(desk.chosen(name))
     console.print(f"Hint {number} of {of}. {text}")
     if number == of:
-        console.print("Next: `study practice answer` shows the change", style="dim")
+        exercise = desk.chosen(name)
+        action = "answer` shows the change"
+        if exercise.kind == "predict":
+            action = f"open {exercise.name}` asks what you believe"
+        console.print(f"Next: `study practice {action}", style="dim")
 
 
 @app.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from itertools import chain
@@ -85,7 +86,11 @@ class Desk:
         exercise = self.named(name or self.progress.current)
         if exercise is None:
             wanted = name or self.progress.current
-            raise UserError(f"no exercise is named {wanted!r}: `study practice list --week NN`")
+            near = difflib.get_close_matches(wanted, exercises.names(wanted), n=2)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise UserError(
+                f"no exercise is named {wanted!r}{hint}: `study practice list --week NN` has them"
+            )
         return exercise
 
     def open(self, exercise: Exercise) -> None:
@@ -128,8 +133,6 @@ class Desk:
     def hint(self, exercise: Exercise) -> tuple[int, int, str]:
         """The next hint, as its number, how many there are, and its text; the last one stays."""
         known = hints(exercise)
-        if not known:
-            raise UserError("a prediction has no hints: what you believe is asked")
         number = min(self.progress.hints.get(exercise.name, 0) + 1, len(known))
         self.progress.hints[exercise.name] = number
         self.progress.save(self.home)

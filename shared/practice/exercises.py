@@ -92,6 +92,12 @@ def every(week: str = "", kind: str = "") -> Iterator[Exercise]:
         yield from (e for e in of_week(number) if kind in ("", e.kind))
 
 
+def names(like: str) -> list[str]:
+    """Names of the exercises of the week that `like` is about, all if of none; kinds in front."""
+    week = next((number for number in weeks() if f"week{number}" in like), "")
+    return [exercise.name for exercise in every(week)]
+
+
 def counts(week: str) -> dict[str, int]:
     """How many exercises of each kind a week has."""
     found = [exercise.kind for exercise in of_week(week)]

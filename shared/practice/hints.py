@@ -6,14 +6,16 @@ import ast
 import difflib
 import textwrap
 
+from shared import records
+from shared.judge import rule_text
 from shared.practice.exercises import Exercise
 
 AROUND = 5  # lines before and after the place that the second hint names
 
 
 def hints(exercise: Exercise) -> list[str]:
-    """From vague to plain; none for a prediction."""
-    return {"find": _find, "write": _write, "predict": lambda exercise: []}[exercise.kind](exercise)
+    """From vague to plain; of a prediction, what to think about and not what came out."""
+    return {"find": _find, "write": _write, "predict": _predict}[exercise.kind](exercise)
 
 
 def _find(exercise: Exercise) -> list[str]:
@@ -43,6 +45,35 @@ def _write(exercise: Exercise) -> list[str]:
         f"It calls {', '.join(names)}." if names else "It calls nothing.",
         "It begins so:\n" + "\n".join(lines[: (len(lines) + 1) // 2]),
     ]
+
+
+def _predict(exercise: Exercise) -> list[str]:
+    record = records.load(records.record_of(records.ROOT / exercise.file))
+    about = [_on_claim(claim, record["falsifiers"]) for claim in record["claims"]]
+    return [f"What the script is about:\n{_idea(exercise)}", *about]
+
+
+def _on_claim(claim: dict, falsifiers: list[dict]) -> str:
+    """What the rule asks for, and what the run takes away to see it broken."""
+    rule, n = rule_text(claim).removesuffix(" for each"), claim["n"]
+    if claim["each"]:
+        must = f"Each of {n} values must be {rule}."
+    elif n == 1:
+        must = f"One number must be {rule}."
+    else:
+        must = f"The whole 95 % interval of a mean (n = {n}) must be {rule}; a part is not enough."
+    taken = "; ".join(f["name"] for f in falsifiers if f["breaks"] == claim["name"])
+    without = f" What should break it: {taken}. What is missing there?" if taken else ""
+    return f"{claim['name']}: {must}{without}"
+
+
+def _idea(exercise: Exercise) -> str:
+    """The script's docstring between title and command, without its doctest."""
+    source = (records.ROOT / exercise.file).read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(source)) or ""
+    parts = doc.partition("\n    uv run ")[0].split("\n\n")[1:]
+    prose = [part.strip("\n") for part in parts if not part.lstrip().startswith(">>>")]
+    return "\n".join(prose) or f"{exercise.why}."
 
 
 def body_text(exercise: Exercise) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from shared import records
 from shared.judge import rule_text, value_text
 from shared.practice.desk import Desk
 from shared.practice.exercises import Exercise
+from shared.practice.hints import hints
 from shared.tables import GOOD
 
 WORDS = {"y": 1.0, "yes": 1.0, "n": 0.0, "no": 0.0}
@@ -43,10 +45,12 @@ def ask(
 ) -> bool:
     """Ask for each claim, then show what the record says; False if the answers end before."""
     rows, said = claims(exercise), {}
+    idea, *on_claims = hints(exercise)
     console.print()
     console.print(Text(f"Predict · week {exercise.week} · {exercise.why}", "bold cyan"))
     console.print(
-        "  Will it hold? y, n, or how sure you are that it does, in percent.", style="dim"
+        "  Will it hold? y, n, or how sure you are that it does, in percent; h for a hint.",
+        style="dim",
     )
     for number, row in enumerate(rows, 1):
         console.print(f"\n  {number}/{len(rows)}  {row['name']}", style="bold")
@@ -54,14 +58,19 @@ def ask(
         console.print(f"       rule: {rule_text(row)}{unit}", style="dim")
         while row["name"] not in said:
             try:
-                answer = probability(read("       > "))
+                word = read("       > ")
             except EOFError:
                 console.print("\nNot all claims are answered; nothing was kept.")
                 return False
-            if answer is None:
-                console.print("       y, n, or a number from 0 to 100", style="yellow")
-            else:
+            answer = probability(word)
+            if answer is not None:
                 said[row["name"]] = answer
+            elif word.strip().lower() == "h":
+                text = "\n".join(filter(None, [idea, on_claims[number - 1]]))
+                console.print(textwrap.indent(text, "       "), style="yellow")
+                idea = ""  # once is enough
+            else:
+                console.print("       y, n, a number from 0 to 100, or h", style="yellow")
     desk.progress.predicted[exercise.name] = said
     desk.progress.save(desk.home)
     reveal(console, rows, said)

@@ -192,26 +192,44 @@ def test_what_was_seen_before_stands_in_the_table(project):
 
 
 def test_tables_of_the_whole(project):
-    text = "".join(f"<!-- study:{t} -->\n<!-- /study -->\n" for t in ("weeks", "papers"))
-    text += "<!-- study:capstones -->\n<!-- /study -->\n"
+    names = ("weeks", "papers", "papers_short", "capstones")
+    text = "".join(f"<!-- study:{name} -->\n<!-- /study -->\n" for name in names)
     before = rendered(project, text, "README.md")
-    assert (
-        "| 01 | [Lengths](weeks/01/README.md) | [norm](weeks/01/norm.py), *angle* "
-        "| 2/2 | 1/2 | 1 |" in before
-    )
-    assert "| 02 | Areas (*planned*) | *area* |" in before
-    assert "| 1637 | La Géométrie | Curves are equations | *planned* |" in before
-    assert "| Ruler (planned) | Measures things |" in before
-    script(project / "papers" / "1637-geometry" / "reproduce.py")
+    assert "| 01 | [Lengths](weeks/01/README.md) | How long a thing is | 1 of 2 |" in before
+    assert "| 02 | Areas (*planned*) |  |  |" in before
+    assert "\n1 weeks: 2 of 2 checks passed, 1 of 2 claims held.\n" in before
+    assert before.count("| 1637 | La Géométrie | Curves are equations | *planned* |") == 2
+    assert "| Ruler (planned) | Measures things | `uv run ruler` |" in before
+    paper = project / "papers" / "1637-geometry" / "reproduce.py"
+    script(paper)
+    verdicts = ("reproduced", "not reproduced", "inconclusive")
+    claims = [CLAIM | {"name": v[:3], "verdict": v, "paper": True} for v in verdicts]
+    save(paper, claims=[CLAIM, *claims])
     (project / "capstones" / "ruler").mkdir(parents=True)
     (project / "capstones" / "ruler" / "README.md").touch()
     after = rendered(project, text, "papers/README.md")
-    assert (
-        "| 1637 | [La Géométrie](1637-geometry/README.md) | Curves are equations "
-        "| better: **not reproduced** |" in after
-    )
+    row = "| 1637 | [La Géométrie](1637-geometry/README.md) | Curves are equations | "
+    full = "rep: **reproduced**; not: **not reproduced**; inc: **inconclusive**"
+    assert f"{row}{full} |" in after
+    assert f"{row}[1 of 3 reproduced, 1 inconclusive](1637-geometry/README.md) |" in after
     assert "| [Ruler](../capstones/ruler/README.md) | Measures things |" in after
     assert rendered(project, after, "papers/README.md") == after
+
+
+def test_versions_of_the_records(project):
+    angle = script(project / "weeks" / "01" / "angle.py")
+    made = {"device": "cpu", "date": "2026-01-02 03:04"}
+    save(angle, versions={"python": "3.12.1", "numpy": "2.0"}, **made)
+    later = made | {"date": "2026-02-03"}
+    for path, numpy, fields in (("01/norm.py", "2.1", made), ("02/area.py", "2.0", later)):
+        path = project / "weeks" / path
+        script(path)
+        save(path, versions={"python": "3.11.7", "numpy": numpy, "torch": "2.9"}, **fields)
+    text = "<!-- study:versions -->\n<!-- /study -->\n"
+    assert rendered(project, text, "CONTRIBUTING.md").splitlines()[3:5] == [
+        "| 3.11.7 | 2.9 | 2.0, 2.1 |  | cpu | 2 | 2026-02-03 |",
+        "| 3.12.1 |  | 2.0 |  | cpu | 1 | 2026-01-02 |",
+    ]
 
 
 def test_what_a_capstone_rendered_is_included(project):

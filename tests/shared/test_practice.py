@@ -10,6 +10,7 @@ import pytest
 
 from shared import cli, records
 from shared.errors import UserError
+from shared.judge import rule_text
 from shared.practice import exercises, grading, hints, predict, progress
 from shared.practice.commands import _desk
 from shared.practice.desk import Desk
@@ -321,6 +322,48 @@ def test_predictions_are_asked_kept_and_shown(tmp_path, capsys):
     assert predict.total(kept)[1] == len(rows)
 
 
+def test_hints_for_a_prediction_do_not_tell_the_verdict():
+    for exercise in exercises.every(kind="predict"):
+        rows = predict.claims(exercise)
+        idea, *about = hints.hints(exercise)
+        assert "\n" in idea
+        assert not {">>>", "Source:"} & set(idea.split())
+        assert "uv run" not in idea
+        assert len(about) == len(rows)
+        for row, text in zip(rows, about, strict=True):
+            rest = text.removeprefix(f"{row['name']}: ").partition(" What should break it")[0]
+            assert rule_text(row).removesuffix(" for each") in rest
+            assert row["verdict"] not in rest.split()
+            assert not row["note"] or row["note"] not in text
+
+
+def test_a_hint_on_a_rule():
+    rule = {"at_least": 0.1, "at_most": None, "name": "it gains"}
+    falsifiers = [{"name": "no momentum", "breaks": "it gains"}, {"name": "x", "breaks": "y"}]
+    for fields, words in (
+        ({"each": True, "n": 3}, "Each of 3 values must be at least 0.1."),
+        ({"each": False, "n": 1}, "One number must be at least 0.1."),
+        (
+            {"each": False, "n": 5},
+            "The whole 95 % interval of a mean (n = 5) must be at least 0.1; a part is not enough.",
+        ),
+    ):
+        said = hints._on_claim(rule | fields, falsifiers)
+        assert (
+            said == f"it gains: {words} What should break it: no momentum. What is missing there?"
+        )
+
+
+def test_a_prediction_gives_hints_when_asked(tmp_path, capsys):
+    desk, exercise = Desk(tmp_path), of("predict")
+    words = iter(["h", "H", *["50"] * len(predict.claims(exercise))])
+    assert predict.ask(cli.console, desk, exercise, lambda prompt: next(words))
+    said = " ".join(capsys.readouterr().out.split())
+    idea, first, *_ = (" ".join(hint.split()) for hint in hints.hints(exercise))
+    assert said.count(idea) == 1
+    assert said.count(first) == 2
+
+
 # ---- the command
 
 
@@ -349,6 +392,35 @@ def test_a_session_by_commands(toy, capsys):
     assert "✓" in study("list", "--week", "1")[1]
     assert "kept as" in study("reset")[1]
     assert study("--week", "99")[0] == 2
+
+
+def test_an_exercise_is_opened_by_its_name(toy, capsys):
+    def study(*words):
+        status = call(cli.app, ["practice", *words, "--home", str(toy.home)], lost="")
+        shown = capsys.readouterr()
+        return status, shown.out + shown.err
+
+    exercise = of("write")
+    short = exercise.name.split("/")[1]
+    assert "week01-toy" in study("--kind", "find")[1]
+    status, said = study("open", short)
+    assert status == 0
+    assert "write  mean" in said
+    assert toy.path(exercise).exists()
+    assert Desk(toy.home).next() == exercise
+    status, said = study("open", short[:-1])
+    assert (status, said.count("\n")) == (2, 1)
+    assert f"near: {exercise.name}" in said
+    status, said = study("open", "what")
+    assert (status, said.count("\n")) == (2, 1)
+    assert study("open", short, "--limit", "0")[0] == 2
+
+
+def test_what_was_predicted_is_not_asked_again(tmp_path, capsys):
+    desk, exercise = Desk(tmp_path), of("predict")
+    predict.ask(cli.console, desk, exercise, lambda prompt: "y")
+    assert call(cli.app, ["practice", "open", exercise.name, "--home", str(tmp_path)], lost="") == 2
+    assert f"{exercise.name} is predicted: " in capsys.readouterr().err
 
 
 def test_readmes_tell_how_much_there_is():

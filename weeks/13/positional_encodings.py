@@ -1,7 +1,7 @@
 r"""Telling attention where a token stands, and which encodings outlive the training length.
 
 Attention sees a set, so order must be put in: added to the embeddings (sinusoidal, learned), added
-to the scores (T5's relative bias, ALiBi) or turned into the queries and keys (RoPE):
+to the scores (T5's relative bias, ALiBi) or turned into the queries and keys (rotary, RoPE):
 
 $$ \langle R_m q, R_n k \rangle = \langle q, R_{n-m} k \rangle , $$
 
@@ -82,7 +82,7 @@ def apply_rope(
     frequencies: Float[Tensor, "half_dim"] | None = None,
     pairing: Literal["half", "interleaved"] = "half",
 ) -> Float[Tensor, "batch head seq dim"]:
-    """Rotate each pair of dimensions by its frequency times the position.
+    """Rotary positions: rotate each pair of dimensions by its frequency times the position.
 
     Parameters
     ----------
