@@ -20,6 +20,7 @@ and a mention of a week or paper, a link once it stands:
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -269,6 +270,20 @@ def _versions(path: Path) -> str:
     return "\n".join(lines)
 
 
+def _runs(path: Path) -> str:
+    """What the whole suite said, by versions."""
+    file = records.ROOT / "tests/runs.json"
+    if not file.exists():
+        return "*not yet*"
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    names = [name for name in rows[0] if name != "error"]
+    lines = [_row(*names), "|---" * len(names) + "|"]
+    for row in rows:
+        row = row | {"failed": row["failed"] + row["error"]}
+        lines.append(_row(*(row[name] for name in names)))
+    return "\n".join(lines)
+
+
 def _practice(path: Path) -> str:
     week = path.parent.name
     found = exercises.counts(week)
@@ -300,6 +315,7 @@ TABLES = {
     "nav": _nav,
     "practice": _practice,
     "versions": _versions,
+    "runs": _runs,
 }
 
 
