@@ -209,7 +209,7 @@ def test_a_folder_is_stopped_and_has_a_context(folder):
 @pytest.mark.parametrize("name", ["missing", "empty"])
 def test_a_folder_without_a_model(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is not a|must be a folder"):
+    with pytest.raises(UserError, match=r"is not a|must be a folder"):
         open_model(f"hf:{tmp_path / name}")
 
 
