@@ -9,7 +9,7 @@
     compress tune     smollm2 -o runs/mixed --max-drop 1%    # bits where they count
     compress export   compress:runs/int4 -o runs/vllm --format compressed-tensors
 
-MODEL is smollm2, hf:FOLDER, gguf:FILE, tiny_gpt:RUN or compress:DIR.
+MODEL is smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR or gguf:FILE.
 
 Exit status:
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from compress.options import Flag, Json, Making, Out
 from compress.terminal import console, errors, progress, put
 from shared.errors import UserError
+from shared.model_refs import ModelRef
 from shared.study import PositiveInt
 
 Names = Annotated[tuple[str, ...], Parameter(negative="")]
@@ -221,9 +222,9 @@ def serve(model: str, /) -> None:
     """
     from compress.inspecting import verify
 
-    folder = Path(model.removeprefix("compress:"))
-    verify(folder)
-    console.print(f"uv run serve compress:{folder}")
+    ref = ModelRef("compress", model.removeprefix("compress:"))
+    verify(ref.path)
+    console.print(f"uv run serve {ref.text}")
 
 
 COMMANDS = (bench, sensitivity, tune, export, serve)

@@ -1,7 +1,7 @@
 """What is built in, as rows and as a table.
 
 >>> [row["name"] for row in rows("models")][:2]
-['smollm2', 'hf:PATH']
+['smollm2', 'hf:FOLDER']
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,16 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from shared.model_refs import listed
+
 MODELS = {
     "smollm2": "SmolLM2-135M-Instruct, packaged; the default",
-    "hf:PATH": "a folder of Transformers; nothing is fetched and no code of it is run",
-    "tiny_gpt:RUN": "a run of tiny-gpt",
-    "onnx:DIR": "an export of tiny-gpt",
-    "gguf:FILE": "a LLaMA in llama.cpp's format",
-    "openai:URL#MODEL": "a server that speaks OpenAI's format; the key in OPENAI_API_KEY",
+    "hf": "a folder of Transformers; nothing is fetched and no code of it is run",
+    "tiny_gpt": "a run of tiny-gpt",
+    "compress": "what compress wrote",
+    "gguf": "a LLaMA in llama.cpp's format",
+    "openai": "a server that speaks OpenAI's format; the key in OPENAI_API_KEY",
+    "onnx": "an export of tiny-gpt",
     "dummy": "answers by chance; what a task scores without knowledge",
 }
 
@@ -25,7 +28,7 @@ MODELS = {
 def rows(what: str) -> list[dict[str, Any]]:
     """Tasks, metrics or models, a row each."""
     if what == "models":
-        return [{"name": name, "what": text} for name, text in MODELS.items()]
+        return [{"name": listed([kind]), "what": text} for kind, text in MODELS.items()]
     if what == "metrics":
         return _metrics()
     from llm_eval.tasks.catalog import list_tasks

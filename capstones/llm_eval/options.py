@@ -29,7 +29,8 @@ class Asking:
     Attributes
     ----------
     model
-        smollm2, hf:PATH, tiny_gpt:RUN, onnx:DIR, gguf:FILE, openai:URL or openai:URL#MODEL, dummy.
+        smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR, gguf:FILE, openai:URL[#MODEL], onnx:DIR or
+        dummy.
     model_args
         As lm-eval's: `--model hf --model-args pretrained=PATH,dtype=float32`.
     tasks

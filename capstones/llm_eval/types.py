@@ -125,7 +125,7 @@ class Model(Protocol):
     Attributes
     ----------
     name
-        As a user writes it: `smollm2`, `hf:PATH`, …
+        As a user writes it: `smollm2`, `hf:FOLDER`, …
     identity
         What makes answers of this model its own: digests of weights and tokenizer, dtype, version
         of the code that computes. Two models with equal identities give equal answers.

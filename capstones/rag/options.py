@@ -68,7 +68,8 @@ class Answering(Finding):
     Attributes
     ----------
     llm
-        smollm2, extractive (quotes only), tiny_gpt:RUN, hf:FOLDER or openai:URL.
+        smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR, gguf:FILE, openai:URL[#MODEL] or extractive
+        (quotes only).
     min_confidence
         Below it the answer is that it is not known; as calibrated if not given.
     """

@@ -58,8 +58,8 @@ def serve(
     Parameters
     ----------
     model
-        smollm2, tiny_gpt:RUN, hf:FOLDER, gguf:FILE, compress:DIR, rag:STORE, week28:verilog,
-        week28:teacher, week28:circuits or dummy.
+        smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR, gguf:FILE, rag:STORE, week28:NAME or dummy;
+        NAME is verilog, teacher or circuits.
     host, port
         Where to listen. Another address than the loopback wants a key.
     served_model_name

@@ -20,7 +20,11 @@ from serving.guard.guard import GuardSettings
 from serving.safety.policy import open_safety
 from serving.types import Backend
 from shared.errors import UserError
+from shared.model_refs import LOCAL, parse
 from shared.require import require
+
+ACCEPTS = (*LOCAL, "rag", "week28", "dummy")
+REFUSES = {"openai": "openai:URL is served already"}
 
 
 @dataclass(frozen=True)
@@ -96,18 +100,19 @@ def run(settings: Settings) -> int:
 
 
 def open_backend(ref: str, limits: Limits, metrics: Metrics) -> Backend:
-    """What answers: a model of `models.opening.open_model`, `rag:STORE` or `week28:ASSISTANT`."""
-    if ref.startswith("rag:"):
+    """What answers: a model of `models.opening.open_model`, `rag:STORE` or `week28:NAME`."""
+    found = parse(ref, accepts=ACCEPTS, refuses=REFUSES)
+    if found.kind == "rag":
         from serving.models.rag_pipeline import RagBackend
 
-        return RagBackend(ref.removeprefix("rag:"), limits, metrics)
-    if ref.startswith("week28:"):
+        return RagBackend(str(found.path), limits, metrics)
+    if found.kind == "week28":
         from serving.models.assistants import AssistantBackend
 
-        return AssistantBackend(ref.removeprefix("week28:"), limits, metrics)
+        return AssistantBackend(found.rest, limits, metrics)
     from serving.models.opening import open_model
 
-    return TokenBackend(open_model(ref, batch=limits.max_num_seqs), limits, metrics)
+    return TokenBackend(open_model(found.text, batch=limits.max_num_seqs), limits, metrics)
 
 
 def _log(line: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from compress.benchmark.making import described, float16_bytes, learned_from, ma
 from compress.benchmark.off_grid import BLOCK, distance_from_grid, off_grid_copy
 from compress.benchmark.probe import probe
 from compress.benchmark.speed import signature, speeds
-from compress.models.opening import open_model
+from compress.models.opening import open_model, reference
 from compress.options import Making
 from shared import artifacts
 from shared.errors import UserError
@@ -119,7 +119,7 @@ def bench(
         _note(out, row.name, place, seconds, quick)
     for ref_out in outs:
         row = Row(Path(ref_out).name, form="kernels")
-        place = ref_out if ":" in ref_out else f"compress:{ref_out}"
+        place = reference(ref_out).text
         places[row.name] = row, place
         _note(out, row.name, place, None, quick)
     before = read_record(out).get("about", {})
@@ -144,7 +144,7 @@ def record_of(ref: str) -> Path:
     >>> record_of("tiny_gpt:runs/wiki").relative_to(RECORD.parent).as_posix()
     'tiny_gpt/bench.json'
     """
-    kind = ref.partition(":")[0]
+    kind = reference(ref).kind
     return RECORD if kind == "smollm2" else RECORD.parent / kind / RECORD.name
 
 
@@ -163,8 +163,9 @@ def off_grid(base: str) -> float | None:
 
 def facts(place: str) -> dict[str, Any]:
     """What is known of a row's model without running it."""
-    if place.startswith("compress:"):
-        folder = Path(place.removeprefix("compress:"))
+    ref = reference(place)
+    if ref.kind == "compress":
+        folder = ref.path
         metadata = checked(folder, artifacts.load(folder).metadata)
         digest = hashlib.sha256((folder / artifacts.MANIFEST).read_bytes()).hexdigest()
         text = learned_from(metadata["calibration"])

@@ -1,9 +1,9 @@
-"""Models by name, each as week 18's LLaMA: one family, so that each method knows its layers.
+"""Models by reference, each as week 18's LLaMA: one family, so that each method knows its layers.
 
 >>> open_model("bert")
 Traceback (most recent call last):
-shared.errors.UserError: MODEL must be smollm2, hf:FOLDER, gguf:FILE, tiny_gpt:RUN or \
-compress:DIR, got 'bert'
+shared.errors.UserError: MODEL must be smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR or \
+gguf:FILE, got 'bert'
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from compress.models.opened import OpenedModel
 from compress.models.tokenizers import of_folder, of_gguf, of_tiny_gpt
 from shared import pretrained
 from shared.errors import UserError
+from shared.model_refs import LOCAL, ModelRef, parse
 from shared.require import require
 from tiny_gpt.export.hugging_face import content_of, layout_of, tensors_of
 from tiny_gpt.training.checkpoints import load_checkpoint
@@ -23,7 +24,12 @@ from week18.gguf_file import GGUF
 from week18.llama3 import Llama
 from week18.pretrained import config_from_hugging_face, hugging_face_name, load_pretrained
 
-NAMES = "smollm2, hf:FOLDER, gguf:FILE, tiny_gpt:RUN or compress:DIR"
+REFUSES = {"openai": "openai:URL has no weights here to compress"}
+
+
+def reference(text: str) -> ModelRef:
+    """A model's reference, of a kind that has weights here."""
+    return parse(text, accepts=LOCAL, refuses=REFUSES, what="MODEL")
 
 
 def open_model(ref: str, *, kernels: bool = False) -> OpenedModel:
@@ -32,8 +38,9 @@ def open_model(ref: str, *, kernels: bool = False) -> OpenedModel:
     Parameters
     ----------
     ref
-        `smollm2`; `hf:FOLDER` or the folder itself, a LLaMA of Transformers; `gguf:FILE`, a LLaMA;
-        `tiny_gpt:RUN`, a run whose architecture is `llama`; `compress:DIR`, what `compress` wrote.
+        `smollm2`; `hf:FOLDER`, a LLaMA of Transformers; `tiny_gpt:RUN`, a run whose architecture
+        is `llama`; `compress:DIR`, what `compress` wrote; `gguf:FILE`, a LLaMA; or what a folder
+        or a file is, if it is one of these.
     kernels
         Of a compressed model: keep its codes and multiply by them where torch has a kernel for
         that, instead of making floats of them once.
@@ -43,31 +50,21 @@ def open_model(ref: str, *, kernels: bool = False) -> OpenedModel:
     UserError
         If there is no such model, it cannot be read or it is not a LLaMA.
     """
-    kind, colon, rest = ref.partition(":")
-    if not colon and ref != "smollm2" and Path(ref).is_dir():
-        there = {path.name for path in Path(ref).iterdir()}
-        own = "MANIFEST.json" in there and "model.safetensors" not in there
-        kind, rest = ("compress" if own else "hf"), ref
-    if ref == "smollm2":
-        kind, rest = "gguf", str(pretrained.smollm2())
-    if kind == "compress" and rest:
-        return load(Path(rest), kernels=kernels)
-    openers = {"hf": _hugging_face, "gguf": _gguf, "tiny_gpt": _tiny_gpt}
-    if kind not in openers or not rest:
-        raise UserError(f"MODEL must be {NAMES}, got {ref!r}")
-    found = openers[kind](Path(rest), ref)
+    asked = reference(ref)
+    if asked.kind == "compress":
+        return load(asked.path, kernels=kernels)
+    path = pretrained.smollm2() if asked.kind == "smollm2" else asked.path
+    found = {"hf": _hugging_face, "tiny_gpt": _tiny_gpt}.get(asked.kind, _gguf)(path, asked.text)
     found.model.float().eval().requires_grad_(False)
     return found
 
 
 def _gguf(path: Path, ref: str) -> OpenedModel:
-    require(path.suffix == ".gguf", "gguf:FILE must end in .gguf", path, error=UserError)
     tokenizer = of_gguf(GGUF.open(path))
     return OpenedModel(load_pretrained(path), tokenizer, ref, _digest([path]))
 
 
 def _hugging_face(folder: Path, ref: str) -> OpenedModel:
-    require(folder.is_dir(), "hf:FOLDER must be a folder on this machine", folder, error=UserError)
     model, tokenizer = load_pretrained(folder), of_folder(folder)
     weights = [*folder.glob("*.safetensors"), folder / "config.json"]
     return OpenedModel(model, tokenizer, ref, _digest(weights), folder)

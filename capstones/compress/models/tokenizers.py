@@ -100,6 +100,8 @@ def of_gguf(file: GGUF) -> Tokenizer:
     names = {"eos_token": given["eos_token_id"], "bos_token": given.get("bos_token_id")}
     words = {name: given["tokens"][i] for name, i in names.items() if i is not None}
     words |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if given.get("add_bos_token"):
+        words["add_bos_token"] = True
     if template := file.fields.get("tokenizer.chat_template"):
         words["chat_template"] = str(template)
     files = {"tokenizer.json": _json(content), "tokenizer_config.json": _json(words)}

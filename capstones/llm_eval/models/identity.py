@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_eval.types import digest
+from shared import artifacts
 from shared.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +52,14 @@ def files_digest(paths: Iterable[Path]) -> str:
 def _file_digest(path: Path, size: int, mtime: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def artifact_digests(folder: Path) -> dict[str, str]:
+    """Digests of a compressed model, from its manifest: when and how it was made does not count."""
+    said = artifacts.manifest_of(folder)
+    files = {name: facts["sha256"] for name, facts in said["files"].items()}
+    weights = [files.pop(name) for name in (artifacts.TENSORS, "config.json")]
+    return {"weights": digest([*weights, said["metadata"]["layers"]]), "tokenizer": digest(files)}
 
 
 def tensors_digest(tensors: "Mapping[str, Tensor]") -> str:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from llm_eval.models.scoring import Row, Scores, Tree, headless, score_plainly
 from week18.llama3 import Llama
 from week19.fused_llama import FusedLlama
+from week19.quantized_linear import DynamicInt8Linear
 from week19.sampling import Sampler
 from week19.scheduler import Request, Scheduler
 
@@ -84,7 +85,7 @@ class LlamaNetwork(Network):
     def _writer(self) -> Llama:
         if self.model.embed.weight.device.type != "cpu":
             return self.model
-        return FusedLlama(self.model, batch=TOGETHER)
+        return fused(self.model, batch=TOGETHER)
 
     def write(self, prompts: Sequence[Prompt], ends: frozenset[int], done: Done) -> None:
         """See `Network.write`; the same prompts in the same order give the same bits."""
@@ -101,6 +102,15 @@ class LlamaNetwork(Network):
             for number, token in scheduler.step().items():
                 if done(number_of[number], token) and number not in scheduler.finished:
                     scheduler.cancel(number)
+
+
+def fused(model: Llama, *, batch: int = 1) -> Llama:
+    """Week 19's form of a model, for decoding; itself where its layers have no such form."""
+    scaling = model.config.rope_scaling
+    rounds = any(isinstance(layer, DynamicInt8Linear) for layer in model.modules())
+    if rounds or (scaling is not None and scaling.by_length):
+        return model
+    return FusedLlama(model, batch=batch)
 
 
 class PlainNetwork(Network):

@@ -1,23 +1,23 @@
-"""Models by name.
+"""Models by reference.
 
 >>> open_model("dummy").name
 'dummy'
 >>> open_model("gpt-9")
 Traceback (most recent call last):
-shared.errors.UserError: model must be smollm2, hf:PATH, tiny_gpt:RUN, onnx:DIR, gguf:FILE, \
-openai:URL or dummy, got 'gpt-9'
+shared.errors.UserError: model must be smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR, gguf:FILE, \
+openai:URL[#MODEL], onnx:DIR or dummy, got 'gpt-9'
 """
 
 import dataclasses
-from pathlib import Path
 
 from llm_eval.models.dummy import Dummy
-from llm_eval.models.identity import VERSION, files_digest, tensors_digest
+from llm_eval.models.identity import VERSION, artifact_digests, files_digest, tensors_digest
 from llm_eval.types import Model, digest
 from shared.errors import UserError
+from shared.model_refs import SHARED, ModelRef, parse
 from shared.require import require
 
-NAMES = "smollm2, hf:PATH, tiny_gpt:RUN, onnx:DIR, gguf:FILE, openai:URL or dummy"
+ACCEPTS = (*SHARED, "onnx", "dummy")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 TEXTS = (".json", ".jinja", ".model", ".txt")
@@ -37,9 +37,11 @@ def open_model(
     Parameters
     ----------
     name
-        `smollm2`; `hf:PATH`, a folder of Transformers; `tiny_gpt:RUN`, a run's folder; `onnx:DIR`,
-        an export of tiny-gpt; `gguf:FILE`, a LLaMA; `openai:URL` or `openai:URL#MODEL`, a server
-        that speaks OpenAI's format, the key in OPENAI_API_KEY; `dummy`, which answers by chance.
+        `smollm2`; `hf:FOLDER`, a model of Transformers; `tiny_gpt:RUN`, a run's folder;
+        `compress:DIR`, what `compress` wrote; `gguf:FILE`, a LLaMA; `openai:URL` or
+        `openai:URL#MODEL`, a server that speaks OpenAI's format, the key in OPENAI_API_KEY;
+        `onnx:DIR`, an export of tiny-gpt; `dummy`, which answers by chance; or what a folder or a
+        file is, if it is one of these.
     dtype, device
         Of the weights, where they are here.
     batch_tokens
@@ -52,31 +54,24 @@ def open_model(
     UserError
         There is no such model, or it cannot be read.
     """
-    kind, _, rest = name.partition(":")
-    must = f"dtype must be one of {', '.join(DTYPES)}"
+    ref, must = parse(name, accepts=ACCEPTS), f"dtype must be one of {', '.join(DTYPES)}"
     require(dtype in DTYPES, must, repr(dtype), error=UserError)
     few = batch_tokens is None or batch_tokens >= 1
     require(few, "batch_tokens must be at least 1", batch_tokens, error=UserError)
-    if name == "dummy":
+    if ref.kind == "dummy":
         return Dummy()
-    if kind == "openai" and rest:
+    if ref.kind == "openai":
         from llm_eval.models.remote import OpenAI
 
-        return OpenAI(rest, requests_per_minute=requests_per_minute)
-    openers = {"hf": _hugging_face, "tiny_gpt": _tiny_gpt, "onnx": _onnx, "gguf": _gguf}
-    if name == "smollm2":
-        from shared import pretrained
-
-        kind, rest = "gguf", str(pretrained.smollm2())
-    if kind not in openers or not rest:
-        raise UserError(f"model must be {NAMES}, got {name!r}")
+        return OpenAI(ref.rest, requests_per_minute=requests_per_minute)
     _check_device(device)
-    network, codec, digests = openers[kind](Path(rest), dtype, device)
+    openers = {"hf": _hugging_face, "tiny_gpt": _tiny_gpt, "onnx": _onnx}
+    network, codec, digests = openers.get(ref.kind, _llama)(ref, dtype, device)
     from llm_eval.models.local import LocalModel
 
     identity = {**digests, "dtype": dtype, "device": device, "code": VERSION}
     most = batch_tokens or (4096 if network.shared else PLAIN)
-    return LocalModel(name, network, codec, identity, batch_tokens=most)
+    return LocalModel(ref.text, network, codec, identity, batch_tokens=most)
 
 
 def _check_device(device: str) -> None:
@@ -89,21 +84,21 @@ def _check_device(device: str) -> None:
         raise UserError(f"device {device!r} cannot be used: {reason}") from error
 
 
-def _gguf(path: Path, dtype: str, device: str):
+def _llama(ref: ModelRef, dtype: str, device: str):
     import torch
 
+    from llm_eval.models.llamas import open_llama, path_of
     from llm_eval.models.networks import LlamaNetwork
-    from llm_eval.models.tokens import GGUFCodec
-    from week18.gguf_file import GGUF
-    from week18.pretrained import load_pretrained
 
-    require(path.suffix == ".gguf", "gguf:FILE must end in .gguf", path, error=UserError)
-    codec, content = GGUFCodec(GGUF.open(path)), files_digest([path])
-    model = load_pretrained(path).requires_grad_(False).to(device, getattr(torch, dtype))
-    return LlamaNetwork(model), codec, {"weights": content, "tokenizer": content}
+    (model, codec), path = open_llama(ref), path_of(ref)
+    if ref.kind == "compress":
+        digests = artifact_digests(path)
+    else:
+        digests = dict.fromkeys(("weights", "tokenizer"), files_digest([path]))
+    return LlamaNetwork(model.to(device, getattr(torch, dtype))), codec, digests
 
 
-def _hugging_face(folder: Path, dtype: str, device: str):
+def _hugging_face(ref: ModelRef, dtype: str, device: str):
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -111,7 +106,7 @@ def _hugging_face(folder: Path, dtype: str, device: str):
     from llm_eval.models.networks import HuggingFaceNetwork
     from llm_eval.models.tokens import HuggingFaceCodec
 
-    require(folder.is_dir(), "hf:PATH must be a folder on this machine", folder, error=UserError)
+    folder = ref.path
     options = {"local_files_only": True, "trust_remote_code": False}
     weights = options | {"dtype": getattr(torch, dtype), "use_safetensors": True}
     try:
@@ -122,7 +117,7 @@ def _hugging_face(folder: Path, dtype: str, device: str):
         raise UserError(f"{folder} is not a readable language model: {reason}") from error
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    codec = HuggingFaceCodec(tokenizer, f"hf:{folder}", ends)
+    codec = HuggingFaceCodec(tokenizer, ref.text, ends)
     files = [path for path in folder.iterdir() if path.is_file()]
     heavy = [path for path in files if path.name.endswith(WEIGHTS) or path.name == "config.json"]
     light = [path for path in files if path not in heavy and path.suffix in TEXTS]
@@ -130,22 +125,22 @@ def _hugging_face(folder: Path, dtype: str, device: str):
     return HuggingFaceNetwork(model), codec, digests
 
 
-def _tiny_gpt(run: Path, dtype: str, device: str):
+def _tiny_gpt(ref: ModelRef, dtype: str, device: str):
     import torch
 
     from llm_eval.models.networks import TinyNetwork
     from llm_eval.models.tokens import TinyCodec
     from tiny_gpt.training.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(run)
+    checkpoint = load_checkpoint(ref.path)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     sizes = digest(dataclasses.asdict(model.config))
     digests = {"weights": tensors_digest(model.state_dict()), "tokenizer": tokenizer.sha256}
     network = TinyNetwork(model.requires_grad_(False).to(device, getattr(torch, dtype)))
-    return network, TinyCodec(tokenizer, f"tiny_gpt:{run}"), digests | {"config": sizes}
+    return network, TinyCodec(tokenizer, ref.text), digests | {"config": sizes}
 
 
-def _onnx(folder: Path, dtype: str, device: str):
+def _onnx(ref: ModelRef, dtype: str, device: str):
     import onnxruntime
     import torch
 
@@ -154,7 +149,7 @@ def _onnx(folder: Path, dtype: str, device: str):
     from shared import artifacts
     from tiny_gpt.data.tokenizers import tokenizer_from_bytes
 
-    plain = (dtype, device) == ("float32", "cpu")
+    folder, plain = ref.path, (dtype, device) == ("float32", "cpu")
     require(plain, "onnx:DIR must be float32 on cpu", dtype, device, error=UserError)
     if (folder / artifacts.MANIFEST).exists():
         artifacts.verify(folder)
@@ -177,4 +172,4 @@ def _onnx(folder: Path, dtype: str, device: str):
         raise UserError(f"{path} cannot be read by onnxruntime") from error
     wrong = said.get("tokenizer_sha256") not in (None, tokenizer.sha256)
     require(not wrong, f"{folder} must hold the tokenizer that its graph names", error=UserError)
-    return OnnxNetwork(session, context), TinyCodec(tokenizer, f"onnx:{folder}"), digests
+    return OnnxNetwork(session, context), TinyCodec(tokenizer, ref.text), digests

@@ -28,6 +28,7 @@ from typing import Any
 from llm_eval.models.identity import VERSION
 from llm_eval.models.until import cut, stops
 from llm_eval.types import Request, Response
+from shared import model_refs
 from shared.errors import UserError
 from shared.require import require
 
@@ -84,16 +85,11 @@ class OpenAI:
         attempts: int = ATTEMPTS,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        url, _, model = address.partition("#")
-        if not url.startswith(("http://", "https://")) or "@" in url:
-            raise UserError(
-                "model must be openai:http://… or openai:https://… without a password, got another"
-            )
         slow = requests_per_minute is None or requests_per_minute > 0
         require(slow, "requests_per_minute must be above 0", requests_per_minute, error=UserError)
         for name, value in (("parallel", parallel), ("attempts", attempts)):
             require(value >= 1, f"{name} must be at least 1", value, error=UserError)
-        self.url, self.model = url.rstrip("/"), model or "default"
+        self.url, self.model = model_refs.address(address)
         self.name = f"openai:{address}"
         self.identity = {"server": self.url, "model": self.model, "code": VERSION}
         self.parallel, self.timeout, self.attempts = parallel, timeout, attempts

@@ -96,20 +96,48 @@ def _pair(codec: Codec, context: str | Turns, continuation: str) -> tuple[list[i
 class GGUFCodec:
     """The tokenizer inside a GGUF file. What a text says is text: `<|im_end|>` in it ends nothing.
 
-    Raises
-    ------
-    UserError
-        The file has none that is known.
+    Parameters
+    ----------
+    prefix
+        The token that stands before a text without context; the one that ends a turn if None.
+    begins
+        Whether that token stands before every text.
+    template
+        For conversations; of SmolLM2's the system's message is known.
     """
 
-    def __init__(self, file: GGUF):
-        fields, self.tokenizer = file.fields, GGUFTokenizer.from_gguf(file)
-        self.name, self.ends = file.name, frozenset([self.tokenizer.end])
-        self.prefix = fields.get("tokenizer.ggml.bos_token_id", self.tokenizer.end)
-        self._begins = [self.prefix] if fields.get("tokenizer.ggml.add_bos_token") else []
-        self._control = frozenset(self.tokenizer.special_tokens.values())
-        template = str(fields.get("tokenizer.chat_template", ""))
+    def __init__(
+        self,
+        tokenizer: GGUFTokenizer,
+        name: str,
+        *,
+        prefix: int | None = None,
+        begins: bool = False,
+        template: str = "",
+    ):
+        self.tokenizer, self.name, self.ends = tokenizer, name, frozenset([tokenizer.end])
+        self.prefix = tokenizer.end if prefix is None else prefix
+        self._begins = [self.prefix] if begins else []
+        self._control = frozenset(tokenizer.special_tokens.values())
         self._system = SYSTEM if SYSTEM in template else None
+
+    @classmethod
+    def of(cls, file: GGUF) -> "GGUFCodec":
+        """That of a file.
+
+        Raises
+        ------
+        UserError
+            The file has none that is known.
+        """
+        said = file.fields.get
+        return cls(
+            GGUFTokenizer.from_gguf(file),
+            file.name,
+            prefix=said("tokenizer.ggml.bos_token_id"),
+            begins=bool(said("tokenizer.ggml.add_bos_token")),
+            template=str(said("tokenizer.chat_template", "")),
+        )
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """See `Codec.encode`."""

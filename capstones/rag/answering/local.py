@@ -1,11 +1,14 @@
 """Models of a folder: a run of tiny-gpt, or any causal language model of Transformers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
 
 from rag.answering.prompt import Message
 from shared.errors import UserError
+from week27.streaming import Writing
+
+END = "\n\n"  # of an answer, where a model was never taught to chat
 
 
 def plain(messages: list[Message]) -> str:
@@ -19,6 +22,24 @@ def stopped(pieces: Iterator[str], stop: Event | None) -> Iterator[str]:
     for piece in pieces:
         if stop is not None and stop.is_set():
             return
+        yield piece
+
+
+def written(
+    tokens: Iterable[int],
+    decode: Callable[[Sequence[int]], str],
+    *,
+    ends: Collection[int],
+    stops: Collection[str] = (),
+) -> Iterator[str]:
+    """The text of tokens in whole characters, until one of the `ends` or a stop string."""
+    text = Writing(decode, ends=ends, stops=stops)
+    for token in tokens:
+        if piece := text.feed(token):
+            yield piece
+        if text.finished:
+            return
+    if piece := text.end():
         yield piece
 
 
@@ -54,7 +75,7 @@ class TinyGPT:
         from week19.sampling import Sampler
 
         sampler = Sampler(temperature=temperature)
-        options = {"seed": seed, "sampler": sampler, "stop": "\n\n"}
+        options = {"seed": seed, "sampler": sampler, "stop": END}
         pieces = stream(self.checkpoint, plain(messages), max_new_tokens, **options)
         return stopped(pieces, stop)
 
@@ -98,30 +119,27 @@ class HuggingFace:
         stop: Event | None = None,
     ) -> Iterator[str]:
         """See `Model.stream`."""
-        return stopped(self._pieces(messages, max_new_tokens, seed, temperature), stop)
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends) if isinstance(ends, list) else {ends, self.tokenizer.eos_token_id} - {None}
+        new = self._new(messages, max_new_tokens, seed, temperature)
 
-    def _pieces(self, messages, max_new_tokens, seed, temperature) -> Iterator[str]:
+        def decode(tokens: Sequence[int]) -> str:
+            return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+        return stopped(written(new, decode, ends=ends), stop)
+
+    def _new(self, messages, max_new_tokens, seed, temperature) -> Iterator[int]:
         import torch
 
         from week19.sampling import Sampler
 
         choose, generator = Sampler(temperature=temperature), torch.Generator().manual_seed(seed)
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends, self.tokenizer.eos_token_id}
         history = tokens = self._tokens(messages)
-        first, cache, said = history.shape[1], None, ""
+        cache = None
         for _ in range(max_new_tokens):
             with torch.inference_mode():
                 out = self.model(tokens, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             tokens = choose(out.logits[:, -1], history, generator)[:, None]
-            if int(tokens) in ends:
-                break
             history = torch.cat([history, tokens], dim=1)
-            text = self.tokenizer.decode(history[0, first:], skip_special_tokens=True)
-            if not text.endswith("\ufffd") and text.startswith(said):  # whole characters only
-                yield text[len(said) :]
-                said = text
-        rest = self.tokenizer.decode(history[0, first:], skip_special_tokens=True)
-        if len(rest) > len(said):
-            yield rest[len(said) :]
+            yield int(tokens)

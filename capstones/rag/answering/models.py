@@ -1,22 +1,22 @@
-"""Models that answer, by name: ours, a run of tiny-gpt, a folder, an address, or none at all.
+"""Models that answer, by reference: on this machine, at an address, or none at all.
 
 >>> open_model("extractive").name
 'extractive'
 >>> open_model("gpt-9")
 Traceback (most recent call last):
-shared.errors.UserError: model must be smollm2, extractive, tiny_gpt:RUN, hf:FOLDER or openai:URL, \
-got 'gpt-9'
+shared.errors.UserError: model must be smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR, gguf:FILE, \
+openai:URL[#MODEL] or extractive, got 'gpt-9'
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Event
 from typing import Protocol, runtime_checkable
 
 from rag.answering.prompt import Message
 from shared.errors import UserError
+from shared.model_refs import SHARED, ModelRef, parse
 
-NAMES = "smollm2, extractive, tiny_gpt:RUN, hf:FOLDER or openai:URL"
+ACCEPTS = (*SHARED, "extractive")
 
 
 @runtime_checkable
@@ -70,39 +70,39 @@ def open_model(name: str = "smollm2") -> Model:
     Parameters
     ----------
     name
-        `smollm2`; `extractive`; `tiny_gpt:RUN`, a run's folder; `hf:FOLDER`, a causal language
-        model of Transformers; `openai:URL` or `openai:URL#MODEL`, a server that speaks OpenAI's
-        chat completions, the key in the environment (RAG_API_KEY or OPENAI_API_KEY).
+        `smollm2`; `hf:FOLDER`, a causal language model of Transformers; `tiny_gpt:RUN`, a run's
+        folder; `compress:DIR`, what `compress` wrote; `gguf:FILE`, a LLaMA; `openai:URL` or
+        `openai:URL#MODEL`, a server that speaks OpenAI's chat completions, the key in the
+        environment (RAG_API_KEY or OPENAI_API_KEY); `extractive`, quotes; or what a folder or a
+        file is, if it is one of these.
 
     Raises
     ------
     UserError
         There is no such model, or it cannot be read.
     """
-    kind, _, rest = name.partition(":")
-    if name == "smollm2":
-        return _smollm2()
-    if name == "extractive":
+    ref = parse(name, accepts=ACCEPTS)
+    if ref.kind == "extractive":
         return Extractive()
-    if kind == "tiny_gpt" and rest:
-        from rag.answering.local import TinyGPT
-
-        return TinyGPT(Path(rest))
-    if kind == "hf" and rest:
-        from rag.answering.local import HuggingFace
-
-        return HuggingFace(Path(rest))
-    if kind == "openai" and rest:
+    if ref.kind == "openai":
         from rag.answering.remote import OpenAI
 
-        return OpenAI(rest)
-    raise UserError(f"model must be {NAMES}, got {name!r}")
+        return OpenAI(ref.rest)
+    if ref.kind in ("hf", "tiny_gpt"):
+        from rag.answering.local import HuggingFace, TinyGPT
+
+        return HuggingFace(ref.path) if ref.kind == "hf" else TinyGPT(ref.path)
+    return _llama(ref)
 
 
-def _smollm2() -> Model:
-    from rag.answering.smollm2 import SmolLM2
+def _llama(ref: ModelRef) -> Model:
+    from llm_eval.models.llamas import open_llama
+    from rag.answering.llama import LlamaModel
 
     try:
-        return SmolLM2()
-    except UserError as error:  # its package is missing
-        return Extractive(f"{error}; until then answers are quotes")
+        model, codec = open_llama(ref)
+    except UserError as error:
+        if ref.kind != "smollm2":
+            raise
+        return Extractive(f"{error}; until then answers are quotes")  # its package is missing
+    return LlamaModel(ref.text, model, codec)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from threading import Event
 
 from rag.answering.prompt import Message
+from shared import model_refs
 from shared.errors import UserError
 
 KEYS = ("RAG_API_KEY", "OPENAI_API_KEY")
@@ -26,12 +27,7 @@ class OpenAI:
     """
 
     def __init__(self, address: str, *, context: int = 8192):
-        url, _, model = address.partition("#")
-        if not url.startswith(("http://", "https://")) or "@" in url:
-            raise UserError(
-                "model must be openai:http://… or openai:https://… without a password, got another"
-            )
-        self.url, self.model, self.context = url.rstrip("/"), model or "default", context
+        (self.url, self.model), self.context = model_refs.address(address), context
         self.name, self.note = f"openai:{address}", ""
 
     def fits(self, messages: list[Message], max_new_tokens: int) -> bool:

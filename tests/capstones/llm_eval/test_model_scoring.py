@@ -360,9 +360,9 @@ def test_equal_weights_are_equal_whatever_their_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("gpt-9", {}, "model must be smollm2, hf:PATH"),
+        ("gpt-9", {}, "model must be smollm2, hf:FOLDER"),
         ("hf:", {}, "model must be smollm2"),
-        ("hf:no-such", {}, "hf:PATH must be a folder"),
+        ("hf:no-such", {}, "hf:FOLDER must be a folder"),
         ("gguf:no-such.gguf", {}, "no-such.gguf cannot be read"),
         ("gguf:model.bin", {}, "must end in .gguf"),
         ("onnx:no-such", {}, "no-such"),

@@ -15,7 +15,7 @@ from serving.engine.backend import TokenBackend
 from serving.models.opening import open_model
 
 WRONG = [
-    (["gpt-9"], "model must be smollm2, tiny_gpt:RUN"),
+    (["gpt-9"], "model must be smollm2, hf:FOLDER"),
     (["hf:/nowhere"], "hf:FOLDER must be a folder"),
     (["gguf:model.bin"], "must end in .gguf"),
     (["gguf:/nowhere.gguf"], "nowhere.gguf"),

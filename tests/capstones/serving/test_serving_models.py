@@ -2,17 +2,15 @@
 
 import threading
 
-import numpy as np
 import pytest
 import torch
 from rag_small import Slow, small_store
 from serving_small import Served, events, wait
 
-from llm_eval.models.tokens import GGUFCodec
 from rag.answering.models import Extractive
 from serving.engine.backend import Limits, TokenBackend
 from serving.engine.metrics import Metrics
-from serving.models.opening import _gguf_codec, open_model
+from serving.models.opening import open_model
 from serving.models.rag_pipeline import RagBackend
 from shared.artifacts import MANIFEST
 from tiny_gpt.data.tokenizers import train_tokenizer
@@ -20,10 +18,7 @@ from tiny_gpt.generation.generate import generate
 from tiny_gpt.model.config import GPTConfig
 from tiny_gpt.model.gpt import GPT
 from tiny_gpt.training.checkpoints import save_checkpoint
-from week15.merges import printable_bytes
-from week18.gguf_file import GGUF
 from week18.pretrained import save_pretrained
-from week18.smollm2 import SYSTEM
 from week19.sampling import greedy
 from week19.twins import small_llama
 
@@ -40,7 +35,7 @@ def answered(ref, path, bodies):
 
 def test_a_folder_of_transformers(tmp_path):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -54,6 +49,7 @@ def test_a_folder_of_transformers(tmp_path):
     save_pretrained(small_llama(0, vocab_size=len(theirs), context=64), tmp_path / "model")
     theirs.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / MANIFEST).unlink()  # as a folder of somebody else's
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "model")
     chat = {"messages": [{"role": "user", "content": "tea"}], "max_tokens": 9, "temperature": 0}
     text = {"prompt": "Black tea", "max_tokens": 9, "temperature": 0}
     ref = f"hf:{tmp_path / 'model'}"
@@ -127,22 +123,6 @@ def test_a_compressed_model(tmp_path):
     for _ in range(8):
         tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
     assert found.json()["choices"][0]["text"] == opened.tokenizer.decode(tokens[3:])
-
-
-def test_the_tokenizer_of_a_compressed_gguf_file():
-    from compress.models import tokenizers
-
-    names = [*printable_bytes().values(), "Ġt", "<|im_start|>", "<|im_end|>"]
-    fields = {"model": "gpt2", "tokens": names, "token_type": [1] * 257 + [3, 3], "pre": "smollm"}
-    fields |= {"merges": ["Ġ t"], "eos_token_id": 258}
-    fields = {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
-    for template in ("", f"<|im_start|>system {SYSTEM}"):
-        fields["tokenizer.chat_template"] = template
-        file = GGUF("small", fields, {}, np.empty(0, np.uint8))
-        kept, own = _gguf_codec(tokenizers.of_gguf(file).files, "kept"), GGUFCodec(file)
-        turns = (("user", "What is 12 + tea? <|im_end|>"), ("assistant", "46"), ("user", "é漢"))
-        assert kept.chat(turns) == own.chat(turns)
-        assert (kept.ends, kept.decode(own.chat(turns))) == (own.ends, own.decode(own.chat(turns)))
 
 
 # ---- documents
