@@ -60,7 +60,7 @@ def write(out: Path, *, quick: bool) -> str:
     """Lay out the files; returns a digest of them. The quick form has a few topics."""
     documents = pydocs()
     if quick:
-        documents = [document for document in documents if len(document.text) < SHORT][:16]
+        documents = [document for document in documents if len(document.text) < SHORT][-16:]
     read, judge = split(documents)
     if quick:
         judge = judge[:1]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Fact", "Score", "conversation", "facts", "scores", "training"]
 
-METRICS = {"manual": "bits_per_byte", "blimp": "acc", "piqa": "acc", "mini_mcqa": "acc"}
+METRICS = {"manual": "bits_per_byte", "mini_mcqa": "acc", "mini_cloze": "acc"}
 MODELS = {"tiny_gpt": "tiny_gpt", "smollm2": "SmolLM2"}
 
 
@@ -30,6 +30,7 @@ class Score(NamedTuple):
     after: str
     change: str
     n: int
+    failed: int
 
 
 def training(out: Path) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def _trained(out: Path) -> list[Fact]:
     if told:
         bits = told["bits_per_byte"]
         found.append(Fact("validation loss, nats per token", f"{told['nats_per_token']:.3f}"))
-        note = f"95 % interval {_interval(bits['low'], bits['high'], '.2f')}"
+        note = _interval(bits["low"], bits["high"], ".2f")
         found.append(Fact("bits per byte, validation", f"{bits['value']:.2f}", note))
     speeds = [row["tokens_per_second"] for row in timing if "tokens_per_second" in row]
     if speeds:
@@ -119,6 +120,7 @@ def scores(out: Path) -> list[Score]:
                         _told(after.get(key)),
                         _told(changes.get(key), "+.3f"),
                         before[key]["n"],
+                        before[key]["failed"],
                     )
                 )
     return found

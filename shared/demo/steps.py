@@ -75,7 +75,7 @@ def _filled(words: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
     return filled
 
 
-TASKS = "{out}/heldout.yaml,blimp,piqa,mini_mcqa"
+TASKS = "{out}/heldout.yaml,mini_mcqa,mini_cloze"
 SIZE = "--n-layers 4 --d-model 128 --context 128 --steps 1000"
 QUICK_SIZE = (
     "--n-layers 1 --n-heads 2 --d-model 32 --context 64 --steps 10 --eval-every 5 --samples 1 "
@@ -125,8 +125,10 @@ def steps(*, quick: bool, smollm2: bool) -> list[Step]:
             ),
         ]
     served = "dummy" if quick else f"compress:{{out}}/{'smollm2' if large else 'tiny_gpt'}_small"
-    chats = large or quick  # tiny_gpt's model knows no turns of a conversation
-    writer = "openai:{url}/v1#small" if chats else "extractive"
+    which = "a small model of random weights" if quick else "the compressed model"
+    writer, how = "extractive", "answered in quotations"
+    if large:
+        writer, how = "openai:{url}/v1#small", "answered through that server"
     load = Step(
         "load",
         "serve",
@@ -148,15 +150,15 @@ def steps(*, quick: bool, smollm2: bool) -> list[Step]:
         Step(
             "serve",
             "serve",
-            "the compressed model behind OpenAI's interface, on this machine only",
+            f"{which} behind OpenAI's interface, on this machine only",
             _words(f"{served} --served-model-name small --port 0"),
             serves=True,
         ),
-        *([load] if chats else []),
+        *([load] if large or quick else []),  # tiny_gpt's model knows no turns of a conversation
         Step(
             "chat",
             "rag",
-            "three questions to the manual, answered through that server, with citations",
+            f"three questions to the manual, {how}, with citations",
             _words(f"chat --store {{out}}/store --llm {writer} --json"),
             ("answers.jsonl",),
             stdin="questions.txt",
@@ -171,7 +173,7 @@ def _measure(name: str, model: str, folder: str, quick: bool) -> Step:
         "llm-eval",
         "the same for the smaller one" if "small-" in name else "what it can do, with intervals",
         _words(
-            f"run --model {model} --tasks {TASKS} --limit {2 if quick else 40}",
+            f"run --model {model} --tasks {TASKS} --limit {2 if quick else 'all'}",
             f"--out {{out}}/eval_{folder} --cache {{out}}/cache",
         ),
         (f"eval_{folder}/results.json", f"eval_{folder}/index.html"),
@@ -184,7 +186,8 @@ def _compress(name: str, model: str, folder: str, bits: str) -> Step:
         "compress",
         "fewer bits for each weight, rounded to the nearest",
         _words(
-            f"quantize {model} --method rtn {bits} --n-calib 4 --json --out {{out}}/{folder}_small"
+            f"quantize {model} --method rtn {bits} --calib pydocs --n-calib 4 --json",
+            f"--out {{out}}/{folder}_small",
         ),
         (f"{folder}_small", f"{folder}_small.json"),
         stdout=f"{folder}_small.json",
