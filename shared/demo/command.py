@@ -35,6 +35,10 @@ def demo(out: Path, *, quick: bool, start: str, console: Console) -> None:
     chain = Chain(out, steps(quick=quick, smollm2=smollm2), console, start=start)
     for folder in ("marks", "logs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    chain.run(material.write(out, quick=quick))
+    try:
+        chain.run(material.write(out, quick=quick))
+    except KeyboardInterrupt:
+        console.print("what is done is kept: the same command goes on from there")
+        raise
     written = page.write(chain)
     console.print(f"\n{os.path.relpath(written)} links every report", soft_wrap=True)

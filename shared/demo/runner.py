@@ -25,7 +25,7 @@ from shared.require import require
 __all__ = ["Chain", "StepError"]
 
 ADDRESS = re.compile(r"at (http://\S+)/v1$", re.MULTILINE)
-START, END = 180.0, 20.0  # seconds that a server has to be ready, and a program to end
+START, END = 180.0, 30.0  # seconds that a server has to be ready, and a program to end
 TAIL = 8  # lines of a log that a failure shows
 
 

@@ -76,7 +76,7 @@ def _filled(words: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
 
 
 TASKS = "{out}/heldout.yaml,mini_mcqa,mini_cloze"
-SIZE = "--n-layers 4 --d-model 128 --context 128 --steps 1000"
+SIZE = "--n-layers 4 --d-model 128 --context 128 --steps 600"
 QUICK_SIZE = (
     "--n-layers 1 --n-heads 2 --d-model 32 --context 64 --steps 10 --eval-every 5 --samples 1 "
     "--dtype fp32 --compile off"

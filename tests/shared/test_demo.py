@@ -201,6 +201,15 @@ def test_what_was_made_from_something_older_is_made_again(tmp_path):
     assert (tmp_path / "b").read_text() == "new"
 
 
+def test_what_follows_a_new_one_is_not_done_though_the_server_failed(tmp_path):
+    chain(tmp_path, work("a"), server(), work("b")).run("m")
+    (tmp_path / "a").unlink()
+    with pytest.raises(StepError):
+        chain(tmp_path, work("a"), server(code="exit(1)"), work("b")).run("m")
+    chain(tmp_path, work("a"), server(), work("b")).run("m")
+    assert counts(tmp_path) == {"a": 2, "b": 2}
+
+
 def test_a_program_goes_on_with_what_it_began(tmp_path):
     (tmp_path / "a.broken").touch()
     with pytest.raises(StepError):
