@@ -115,7 +115,7 @@ def steps(*, quick: bool, smollm2: bool) -> list[Step]:
             Step(
                 f"compare-{name}",
                 "llm-eval",
-                "what that cost, document by document",
+                f"what that cost {_title(model)}, document by document",
                 _words(
                     f"compare {{out}}/eval_{small} {{out}}/eval_{model}",
                     f"--html {{out}}/compare_{model}.html --json",
@@ -167,11 +167,21 @@ def steps(*, quick: bool, smollm2: bool) -> list[Step]:
     ]
 
 
+def _title(folder: str) -> str:
+    """What a folder's model is called.
+
+    >>> _title("smollm2_small")
+    'the smaller SmolLM2'
+    """
+    name = folder.replace("smollm2", "SmolLM2")
+    return f"the smaller {name.removesuffix('_small')}" if name.endswith("_small") else name
+
+
 def _measure(name: str, model: str, folder: str, quick: bool) -> Step:
     return Step(
         name,
         "llm-eval",
-        "the same for the smaller one" if "small-" in name else "what it can do, with intervals",
+        f"what {_title(folder)} can do, with intervals",
         _words(
             f"run --model {model} --tasks {TASKS} --limit {2 if quick else 'all'}",
             f"--out {{out}}/eval_{folder} --cache {{out}}/cache",
@@ -184,7 +194,7 @@ def _compress(name: str, model: str, folder: str, bits: str) -> Step:
     return Step(
         name,
         "compress",
-        "fewer bits for each weight, rounded to the nearest",
+        f"fewer bits for each weight of {_title(folder)}, rounded to the nearest",
         _words(
             f"quantize {model} --method rtn {bits} --calib pydocs --n-calib 4 --json",
             f"--out {{out}}/{folder}_small",
