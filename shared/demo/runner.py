@@ -115,6 +115,10 @@ class Chain:
                 return found
         return {}
 
+    def _part(self, step: Step) -> Path:
+        """What it prints, until it is all there."""
+        return self.out / f".{step.stdout}.part"
+
     def _digest(self, step: Step) -> str:
         what = [step.program, step.words, step.stdin, step.stdout, self.material, self.versions]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
@@ -146,12 +150,14 @@ class Chain:
                 given = files.enter_context((self.out / step.stdin).open("rb"))
             said: IO[bytes] = log
             if step.stdout:
-                said = files.enter_context((self.out / step.stdout).open("wb"))
+                said = files.enter_context(self._part(step).open("wb"))
             command = step.command(self.places)
             process = files.enter_context(child(command, stdin=given, stdout=said, stderr=log))
             self._watch(step, process, lambda: process.poll() is not None)
         if process.returncode:
             raise self._failed(step, f"status {process.returncode}")
+        if step.stdout:
+            os.replace(self._part(step), self.out / step.stdout)
         if not step.done(self.out):
             missing = ", ".join(name for name in step.leaves if not (self.out / name).exists())
             raise self._failed(step, f"it did not leave {missing}")

@@ -220,6 +220,17 @@ def test_a_program_goes_on_with_what_it_began(tmp_path):
     assert (tmp_path / "a").read_text() == "half again"
 
 
+def test_what_a_step_prints_is_all_there_or_not_at_all(tmp_path):
+    said = Fake("a", "rag", "", ("{out}", "a"), ("a.json",), stdout="a.json")
+    (tmp_path / "a.broken").touch()
+    with pytest.raises(StepError):
+        chain(tmp_path, said).run("m")
+    assert not (tmp_path / "a.json").exists()
+    (tmp_path / "a.broken").unlink()
+    chain(tmp_path, said).run("m")
+    assert (tmp_path / "a.json").read_text() == "says a\n"
+
+
 def test_a_step_that_leaves_nothing_failed(tmp_path):
     lazy = Fake("a", "rag", "", (), ("a",), code="pass")
     with pytest.raises(StepError, match="it did not leave a"):
