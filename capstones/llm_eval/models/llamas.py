@@ -3,7 +3,8 @@
 >>> from shared.model_refs import ModelRef
 >>> open_llama(ModelRef("gguf", "no-such.gguf"))
 Traceback (most recent call last):
-shared.errors.UserError: no-such.gguf cannot be read (No such file or directory)
+shared.errors.UserError: no-such.gguf cannot be read ([Errno 2] No such file or directory: \
+'no-such.gguf')
 """
 
 import json

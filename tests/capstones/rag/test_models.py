@@ -247,6 +247,23 @@ def test_no_run(tmp_path):
         open_model(f"tiny_gpt:{tmp_path}")
 
 
+# ---- a LLaMA of ours
+
+
+def test_an_answer_without_chat_ends_with_its_paragraph(monkeypatch):
+    from compress.models.testing import tiny_model
+    from llm_eval.models.tokens import TinyCodec
+    from rag.answering.llama import LlamaModel
+
+    opened, _ = tiny_model(0)
+    codec = TinyCodec(opened.tokenizer.inner, "tiny")
+    model = LlamaModel("tiny", opened.model, codec)
+    assert (model.context, model.fits(ASKED, 30), model.fits(ASKED, 40)) == (64, True, False)
+    said = opened.tokenizer.encode("жук\n🐞\n\nQuestion:")
+    monkeypatch.setattr(model, "_new", lambda request, stop: iter(said))
+    assert list(model.stream(ASKED, max_new_tokens=20)) == [*list("жук"), "\n🐞"]
+
+
 # ---- SmolLM2
 
 

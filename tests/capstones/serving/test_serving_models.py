@@ -35,7 +35,7 @@ def answered(ref, path, bodies):
 
 def test_a_folder_of_transformers(tmp_path):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,6 +49,7 @@ def test_a_folder_of_transformers(tmp_path):
     save_pretrained(small_llama(0, vocab_size=len(theirs), context=64), tmp_path / "model")
     theirs.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / MANIFEST).unlink()  # as a folder of somebody else's
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "model")
     chat = {"messages": [{"role": "user", "content": "tea"}], "max_tokens": 9, "temperature": 0}
     text = {"prompt": "Black tea", "max_tokens": 9, "temperature": 0}
     ref = f"hf:{tmp_path / 'model'}"
