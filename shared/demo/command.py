@@ -1,0 +1,44 @@
+"""`study demo`: the chain from its material to its page."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from shared import pretrained
+from shared.demo import material, page
+from shared.demo.runner import Chain
+from shared.demo.steps import steps
+from shared.errors import UserError
+from shared.require import require
+
+__all__ = ["demo"]
+
+
+def demo(out: Path, *, quick: bool, start: str, console: Console) -> None:
+    """Run the chain in a folder and write its page.
+
+    Raises
+    ------
+    UserError
+        A mistake in the command, or a step that failed.
+    """
+    ours = not out.exists() or (out / "marks").is_dir() or (out.is_dir() and not any(out.iterdir()))
+    require(ours, "--out must be a new folder or that of an earlier demo", out, error=UserError)
+    try:
+        pretrained.smollm2()
+        smollm2 = True
+    except UserError as error:
+        smollm2 = False
+        if not quick:
+            console.print(f"without SmolLM2, tiny_gpt's model only: {error}", soft_wrap=True)
+    chain = Chain(out, steps(quick=quick, smollm2=smollm2), console, start=start)
+    for folder in ("marks", "logs"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    try:
+        chain.run(material.write(out, quick=quick))
+    except KeyboardInterrupt:
+        console.print("what is done is kept: the same command goes on from there")
+        raise
+    written = page.write(chain)
+    console.print(f"\n{os.path.relpath(written)} links every report", soft_wrap=True)
