@@ -21,7 +21,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from compress.benchmark import quality
-from compress.benchmark.bench import source
+from compress.benchmark.bench import RUNS, source
 from compress.benchmark.forms import FORMS, FloatSums
 from compress.benchmark.speed import speeds
 from compress.calibration import calibrate
@@ -66,11 +66,18 @@ def measure(
     quick: bool,
     say: Callable[[str], None] = lambda line: None,
     names: Sequence[str] = NAMES,
+    home: Path = RUNS / "rivals",
 ) -> dict[str, Any]:
-    """Add what other libraries do to the record of a bench, on its model and by its protocol."""
+    """Add what other libraries do to the record of a bench, on its model and by its protocol.
+
+    Parameters
+    ----------
+    home
+        Where the models that they write are kept.
+    """
     about = record["about"]
     base, size = source(about["model"], say=say), about["size"]
-    folder = Path(out).with_name("onnx")
+    folder = home / "onnx"
     if "ppl" in metrics:
         counts = {name: size[name] for name in ("windows", "context", "pages")}
         text = quality.wikitext(open_model(base).tokenizer.encode, **counts)

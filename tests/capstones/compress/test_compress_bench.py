@@ -361,7 +361,8 @@ def test_a_library_that_cannot_be_had_is_left_out(ref, record, monkeypatch, tmp_
     out, told = tmp_path / "bench.json", []
     out.write_text(json.dumps(record))
     names = [rivals.COMPRESSOR]
-    options = {"metrics": ["ppl"], "out": out, "quick": True, "say": told.append}
+    options = {"metrics": ["ppl"], "out": out, "quick": True, "home": tmp_path / "home"}
+    options["say"] = told.append
     assert rivals.COMPRESSOR not in rivals.measure(record, names=names, **options)
     assert told[-1] == f"{rivals.COMPRESSOR} is left out: No solution found"
 
