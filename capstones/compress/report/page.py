@@ -56,7 +56,7 @@ def pictures(found: list[Line]) -> list[tuple[str, Markup]]:
         return []
     sizes = [Point(x.name, x.n_bytes / 1e6, x.perplexity, x.on_front) for x in read]
     drawn = [("What is lost, by megabytes on the disk", scatter(sizes, "MB"))]
-    timed = [line for line in read if line.speed and not line.like]
+    timed = [x for x in read if x.speed and (x.on_fast_front or not x.like)]
     if timed:
         count = min(timed[0].speed, key=int)
         steps = [

@@ -11,7 +11,7 @@ from shared import plots
 def write_picture(record: Mapping[str, Any], path: Path) -> None:
     """Write it as PNG."""
     found = [line for line in lines(record) if line.perplexity is not None]
-    timed = [line for line in found if line.speed and not line.like]
+    timed = [x for x in found if x.speed and (x.on_fast_front or not x.like)]
     sides = [(found, "MB on the disk", lambda x: x.n_bytes / 1e6, lambda x: x.on_front)]
     if timed:
         count = min(timed[0].speed, key=int)
