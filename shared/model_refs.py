@@ -99,11 +99,14 @@ def parse(
     got = "an address" if "://" in text else repr(text)
     require(ref is not None and ref.kind in accepts, must, got, error=UserError)
     if ref.kind == "hf":
-        must = "hf:FOLDER must be a folder on this machine"
-        require(os.path.isdir(ref.path), must, ref.rest, error=UserError)
+        must = "hf:FOLDER must be a folder that holds a config.json"
+        there = os.path.isfile(ref.path / "config.json")
+        require(there, must, repr(ref.rest), error=UserError)
     if ref.kind == "gguf":
         must = "gguf:FILE must end in .gguf"
-        require(ref.path.suffix == ".gguf", must, ref.rest, error=UserError)
+        require(ref.path.suffix == ".gguf", must, repr(ref.rest), error=UserError)
+        must = "gguf:FILE must be a file on this machine"  # to open a pipe is to wait for ever
+        require(os.path.isfile(ref.path), must, repr(ref.rest), error=UserError)
     if ref.kind == "openai":
         address(ref.rest)
     return ref
@@ -175,10 +178,11 @@ def address(text: str) -> tuple[str, str]:
     Raises
     ------
     UserError
-        It is no address of the web, or holds a password; the line does not repeat it.
+        It is no address of the web, or holds a password, or a query, to which no path can be added
+        and in which a key may stand; the line does not repeat it.
     """
     url, _, model = text.partition("#")
-    must = "model must be openai:http://… or openai:https://… without a password"
-    good = re.fullmatch(r"https?://[^@\s/][^@\s]*", url)
+    must = "model must be openai:http://… or openai:https://… without a query or a password"
+    good = re.fullmatch(r"https?://[^@\s/?][^@\s?]*", url)
     require(good, must, "another", error=UserError)
     return url.rstrip("/"), model or "default"

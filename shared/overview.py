@@ -82,8 +82,11 @@ def _capstones(console: Console) -> None:
 
 
 def _grid(*columns: str, wide: int) -> Table:
-    """Columns without lines between them, numbers to the right but in the first `wide` + 1."""
+    """Columns without lines between them, numbers to the right but in the first `wide` + 1.
+
+    Where all do not fit, the column `wide` goes on in the next line.
+    """
     grid = Table(box=None, pad_edge=False, show_header=any(columns), header_style="dim")
     for at, name in enumerate(columns):
-        grid.add_column(name, justify="left" if at <= wide else "right", no_wrap=True)
+        grid.add_column(name, justify="left" if at <= wide else "right", no_wrap=at != wide)
     return grid

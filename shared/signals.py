@@ -31,16 +31,16 @@ def _end(name, number, frame):
 
 
 @contextmanager
-def like_ctrl_c() -> Iterator[None]:
-    """Both signals raise KeyboardInterrupt, so that what is half done is cleared away."""
+def like_ctrl_c(*more: int) -> Iterator[None]:
+    """Both signals, and `more`, raise KeyboardInterrupt: what is half done is cleared away."""
 
     def stop(number, frame):
-        raise KeyboardInterrupt("terminated" if number == signal.SIGTERM else "")
+        raise KeyboardInterrupt("" if number == signal.SIGINT else "terminated")
 
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
-    heard = [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [number for number in (*WORDS, *more) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield

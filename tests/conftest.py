@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import hypothesis
 from enforce import PACKAGES
 from jaxtyping import install_import_hook
+from suite_record import pytest_addoption, pytest_terminal_summary  # noqa: F401
 
 # Every annotation of a week's functions is checked at each call, jaxtyping's shapes included.
 hook = install_import_hook(PACKAGES, "enforce.typechecker")
@@ -32,22 +33,3 @@ def pytest_configure(config):
     import torch
 
     torch.set_num_threads(1)
-
-
-def pytest_addoption(parser):
-    """The name under which a run of the whole suite is recorded."""
-    parser.addoption("--record-run", metavar="NAME", help="note outcome and versions in runs.json")
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """Record a run, if it was asked for and nothing was left out."""
-    name = config.getoption("--record-run")
-    if name is None or hasattr(config, "workerinput"):
-        return
-    from suite_record import record
-
-    whole = config.args_source == config.ArgsSource.TESTPATHS
-    if not whole or config.option.keyword or config.option.markexpr:
-        terminalreporter.write_line("not recorded: only some tests were chosen")
-        return
-    record(name, terminalreporter.stats)

@@ -2,9 +2,8 @@
 
 import json
 import platform
-import subprocess
-import sys
 
+import pytest
 import suite_record
 
 from shared import tables
@@ -39,20 +38,60 @@ def test_failed_counts_what_broke_on_the_way(monkeypatch, tmp_path):
     assert (cells["passed"], cells["failed"]) == ("4", "3")
 
 
-def test_some_tests_are_not_a_run():
+TWO = """
+import os
 
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-n0",
-        "--record-run",
-        "lock",
-    ]
-    before = suite_record.RECORD.read_bytes() if suite_record.RECORD.exists() else b""
-    one = f"{__file__}::test_a_run_takes_the_place_of_an_earlier_one_of_its_kind"
-    done = subprocess.run([*words, one], capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert "not recorded: only some tests were chosen" in done.stdout
-    assert (suite_record.RECORD.read_bytes() if suite_record.RECORD.exists() else b"") == before
+def test_one(): pass
+
+def test_two():
+    if "BREAK" in os.environ:
+        raise KeyboardInterrupt
+    assert "FAIL" not in os.environ
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "said"),
+    [
+        ([], "", ""),
+        ([], "FAIL", ""),
+        ([], "BREAK", "the run did not come to its end"),
+        (["tests/test_two.py"], "", "only some tests were chosen"),
+        (["-k", "one"], "", "only some tests were chosen"),
+        (["-m", "not slow"], "", "only some tests were chosen"),
+        (["--deselect", "tests/test_two.py::test_one"], "", "only some tests were chosen"),
+        (["--ignore", "tests/test_three.py"], "", "only some tests were chosen"),
+        (["--ignore-glob", "*three*"], "", "only some tests were chosen"),
+        (["--lf"], "", "only some tests were chosen"),
+        (["--sw"], "", "only some tests were chosen"),
+        (["-x"], "FAIL", "only some tests were chosen"),
+        (["--collect-only"], "", "only some tests were chosen"),
+        (["--setup-plan"], "", "only some tests were chosen"),
+        (["--setup-only"], "", "only some tests were chosen"),
+    ],
+)
+def test_only_a_whole_run_is_recorded(words, variable, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_two.py").write_text(TWO)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    options = ["-p", "suite_record", "-p", "no:faulthandler", "--import-mode=importlib"]
+    pytest.main([*options, "--record-run", "lock", *words])
+    shown = capsys.readouterr().out
+    assert (f"not recorded: {said}" in shown) == bool(said)
+    path = tmp_path / "tests" / "runs.json"
+    assert path.exists() == (not said)
+    if not said:
+        (row,) = json.loads(path.read_text())
+        assert (row["passed"], row["failed"]) == ((1, 1) if variable else (2, 0))
+
+
+def test_a_prerelease_of_python_is_recorded(monkeypatch, tmp_path):
+    monkeypatch.setattr(platform, "python_version", lambda: "3.15.0rc1")
+    for name in ("b", "a"):
+        suite_record.record(name, {}, tmp_path / "runs.json")
+    rows = json.loads((tmp_path / "runs.json").read_text())
+    assert [row["dependencies"] for row in rows] == ["a", "b"]

@@ -1,5 +1,6 @@
 """What measures, chooses and hands over: `bench`, `sensitivity`, `tune`, `export`, `serve`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,6 @@ from cyclopts import Parameter
 from compress.options import Flag, Json, Making, Out
 from compress.terminal import console, errors, progress, put
 from shared.errors import UserError
-from shared.model_refs import ModelRef
 from shared.study import PositiveInt
 
 Names = Annotated[tuple[str, ...], Parameter(negative="")]
@@ -221,10 +221,11 @@ def serve(model: str, /) -> None:
         An artifact, compress:DIR, or its folder.
     """
     from compress.inspecting import verify
+    from compress.models.opening import reference
 
-    ref = ModelRef("compress", model.removeprefix("compress:"))
+    ref = reference(f"compress:{model.strip().removeprefix('compress:')}")
     verify(ref.path)
-    console.print(f"uv run serve {ref.text}")
+    console.print(f"uv run serve {shlex.quote(ref.text)}", soft_wrap=True)
 
 
 COMMANDS = (bench, sensitivity, tune, export, serve)

@@ -9,7 +9,7 @@ Exit status:
     0    all went well
     1    it failed, or a rule of --fail-under was broken
     2    a mistake in the command
-    3    torn, altered or missing results
+    3    torn, altered or missing results, or such a run or artifact as model
     130  interrupted (143: by SIGTERM); the same command goes on from there
     141  nobody reads what is printed
 """

@@ -3,8 +3,8 @@
 Where no store is named, it is Python's manual, which is read on first use.
 
 Exit status: 0 all went well, 1 it failed, 2 a mistake in the command,
-3 a torn or altered store, 130 (Ctrl-C) or 143 (SIGTERM) interrupted,
-141 nobody reads what is printed.
+3 a torn, altered or missing store, or such a run or artifact as model,
+130 (Ctrl-C) or 143 (SIGTERM) interrupted, 141 nobody reads what is printed.
 """
 
 import os

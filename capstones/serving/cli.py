@@ -10,6 +10,7 @@ Exit status:
     0    it was ended by SIGTERM or Ctrl-C, with all answers written
     1    it failed
     2    a mistake in the command, or a model that cannot be read
+    3    a torn, altered or missing artifact, run or store
 """
 
 import os

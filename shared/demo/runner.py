@@ -22,7 +22,7 @@ from shared.errors import UserError
 from shared.files import write_atomic
 from shared.require import require
 
-__all__ = ["Chain", "StepError"]
+__all__ = ["Chain", "StepError", "alone"]
 
 ADDRESS = re.compile(r"at (http://\S+)/v1$", re.MULTILINE)
 START, END = 180.0, 30.0  # seconds that a server has to be ready, and a program to end
@@ -48,6 +48,11 @@ class Chain:
         Where progress goes.
     start
         The step from which on all is done again.
+
+    Attributes
+    ----------
+    held
+        What the steps' programs keep open, see `alone`.
     """
 
     def __init__(self, out: Path, steps: Sequence[Step], console: Console, *, start: str = ""):
@@ -55,7 +60,7 @@ class Chain:
         must = f"--from must be one of {', '.join(names)}"
         require(not start or start in names, must, repr(start), error=UserError)
         self.out, self.steps, self.console, self.start = out, steps, console, start
-        self.material = ""
+        self.material, self.held = "", ()
         self.places = {"out": Path(os.path.relpath(out)).as_posix()}
         self.versions = {name: importlib.metadata.version(name) for name in ("ml-studies", "torch")}
         self.versions["python"] = platform.python_version()
@@ -152,7 +157,8 @@ class Chain:
             if step.stdout:
                 said = files.enter_context(self._part(step).open("wb"))
             command = step.command(self.places)
-            process = files.enter_context(child(command, stdin=given, stdout=said, stderr=log))
+            streams = {"stdin": given, "stdout": said, "stderr": log, "pass_fds": self.held}
+            process = files.enter_context(child(command, **streams))
             self._watch(step, process, lambda: process.poll() is not None)
         if process.returncode:
             raise self._failed(step, f"status {process.returncode}")
@@ -205,6 +211,34 @@ class Chain:
             self.console.print(f"  {line}", style="dim", soft_wrap=True)
         typed, log = step.typed(self.places), os.path.relpath(self.log(step))
         return StepError(f"{step.name} failed ({how}): {typed}; its log is {log}")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[tuple[int, ...]]:
+    """Hold a file against other demos; what a program must keep open to hold it too.
+
+    A demo that is killed cannot end its program, which then still writes into the folder.
+
+    Raises
+    ------
+    UserError
+        Another holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        path.touch()
+        yield ()
+        return
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "another demo, or the last step of one that was killed"
+            raise UserError(f"--out {path.parent} is being worked on by {what}") from None
+        except OSError:  # some network file systems cannot lock
+            pass
+        yield (file.fileno(),)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def open_(name: str, /, *, home: Home = None, limit: Limit = LIMIT) -> bool | No
 
 def _begin(desk: Desk, exercise: Exercise, week: str, kind: str, limit: float) -> bool | None:
     """A session at a terminal, which goes on with that week and kind; elsewhere, its task."""
-    if limit <= 0:
+    if not limit > 0:  # nan too
         raise UserError(f"--limit must be above 0 seconds, got {limit:g}")
     if sys.stdin.isatty() and sys.stdout.isatty():
         return watching.session(console, desk, exercise, week, kind, limit)
@@ -100,7 +100,7 @@ def check(name: Name = "", /, *, home: Home = None, limit: Limit = LIMIT) -> boo
             raise UserError(f"not predicted yet: `study practice open {exercise.name}` asks")
         predict.reveal(console, predict.claims(exercise), said)
         return True
-    if limit <= 0:
+    if not limit > 0:  # nan too
         raise UserError(f"--limit must be above 0 seconds, got {limit:g}")
     with Copy() as copy:
         found = desk.check(exercise, copy, limit)
@@ -114,13 +114,15 @@ def check(name: Name = "", /, *, home: Home = None, limit: Limit = LIMIT) -> boo
 def hint(name: Name = "", /, *, home: Home = None) -> None:
     """Tell a little more, each time it is called."""
     desk = _desk(home)
-    number, of, text = desk.hint(desk.chosen(name))
+    exercise = desk.chosen(name)
+    number, of, text = desk.hint(exercise)
     console.print(f"Hint {number} of {of}. {text}")
     if number == of:
-        exercise = desk.chosen(name)
         action = "answer` shows the change"
         if exercise.kind == "predict":
             action = f"open {exercise.name}` asks what you believe"
+            if desk.done(exercise):
+                action = f"check {exercise.name}` shows what came out"
         console.print(f"Next: `study practice {action}", style="dim")
 
 

@@ -1,14 +1,16 @@
 """The `study` command, in a small project of its own."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from tiny_project import SCRIPT, files_in, git, make_project
 
-from shared import bug_runner, bugs, cli, records, registry
+from shared import bug_runner, bugs, cli, log, overview, records, registry
 from shared.study import call
 
 
@@ -118,10 +120,20 @@ def test_overview(recorded, study):
         "1637 La Géométrie 1/3 1687 Principia",
         "Programs",
         "Ruler (planned)",
-        "Next: uv run study show 13 · study search WORD · study practice",
+        "Next: uv run study show 13 · study search WORD · study practice · study demo",
     ]
     recorded.unlink()  # a script that was not yet recorded hides nothing of the rest
     assert "01  Lengths" in study()[1]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_hides_no_number(width):
+    console = Console(width=width, file=io.StringIO())
+    overview._weeks(console)
+    lines = console.file.getvalue().splitlines()
+    assert "…" not in "".join(lines)
+    numbers = [week["number"] for week in log.curriculum()["week"]]
+    assert [line[:2] for line in lines if line[:2].strip()] == numbers
 
 
 def test_show(recorded, study):

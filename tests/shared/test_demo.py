@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from shared import cli, pretrained
-from shared.demo import material, page, runner
+from shared.demo import command, material, page, runner
 from shared.demo.runner import Chain, StepError
 from shared.demo.steps import MODULES, Step, steps
 from shared.errors import UserError
@@ -262,31 +262,55 @@ def test_a_server_that_does_not_start_is_one_line(tmp_path):
     assert counts(tmp_path) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_the_server_and_the_step(number, tmp_path):
+@contextlib.contextmanager
+def hanging(out):
+    """A demo whose step does not end, and the process ids of its server and step."""
     code = f"""
 import sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}]
-from pathlib import Path
-from shared.signals import like_ctrl_c
 import test_demo as t
-out = Path({str(tmp_path)!r})
-with like_ctrl_c():
-    t.chain(out, t.server(), t.Fake("ask", "rag", "", ("{{out}}",), code=t.HANG)).run("m")
+step = t.Fake("ask", "rag", "", ("{{out}}",), code=t.HANG)
+t.command.steps = lambda **kind: [t.server(), step]
+sys.exit(t.call(t.cli.app, ["demo", "--quick", "--out", {str(out)!r}]))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    process, files = subprocess.Popen([sys.executable, "-c", code], **silent), ("server", "step")
     try:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "step.pid").exists() or not (tmp_path / "step.pid").read_text():
+        while not (out / "step.pid").exists() or not (out / "step.pid").read_text():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(60)
+        yield process, [int((out / f"{name}.pid").read_text()) for name in files]
     finally:
         process.kill()
-    for name in ("server.pid", "step.pid"):
-        assert not alive(int((tmp_path / name).read_text()))
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_the_server_and_the_step(number, tmp_path):
+    with hanging(tmp_path / "out") as (process, children):
+        process.send_signal(number)
+        assert process.wait(60) in (130, 143)
+        assert not any(map(alive, children))
+
+
+def test_the_program_of_a_killed_demo_holds_the_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Chain, "run", lambda self, digest: None)
+    out = tmp_path / "out"
+    with hanging(out) as (process, (server, step)):
+        process.kill()
+        process.wait()
+        os.kill(server, signal.SIGKILL)
+        assert call(cli.app, ["demo", "--quick", "--out", str(out)]) == 2
+        assert f"--out {out} is being worked on by another" in capsys.readouterr().err
+        os.kill(step, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(UserError), runner.alone(out / command.OURS):
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # ---- what it works on
@@ -352,19 +376,27 @@ def test_the_page_of_nothing_links_nothing_that_is_not_there(tmp_path):
         (["--from", "nowhere"], "--from must be one of train, measure-tiny, "),
         (["--out", "file"], "--out must be a new folder or that of an earlier demo, got file"),
         (["--out", "full"], "--out must be a new folder or that of an earlier demo, got full"),
+        (["--out", "theirs"], "--out must be a new folder or that of an earlier demo, got theirs"),
+        (["--out", "link"], "--out must be a new folder or that of an earlier demo, got link"),
         (["--form", "x"], "--form"),
     ],
 )
 def test_a_mistake_is_one_line(words, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Chain, "run", lambda self, digest: None)
     Path("file").touch()
     Path("full").mkdir()
     Path("full/letter.txt").touch()
+    for theirs in ("theirs/marks/maths.json", "theirs/manual/chapter.txt"):
+        Path(theirs).parent.mkdir(parents=True)
+        Path(theirs).touch()
+    Path("link").symlink_to("nowhere")
     assert call(cli.app, ["demo", "--quick", *words]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert expected in said[0]
     assert not Path("runs").exists()
+    assert Path("theirs/manual/chapter.txt").exists()
 
 
 def test_without_smollm2_the_chain_says_so(tmp_path, monkeypatch, capsys):

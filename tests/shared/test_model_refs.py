@@ -42,11 +42,14 @@ PROGRAMS = {
         ("compress:C:\\x", "compress", "C:\\x"),
         ("gguf:a b:c.gguf", "gguf", "a b:c.gguf"),
         ("openai:http://127.0.0.1:8000/v1#a/b@c", "openai", "http://127.0.0.1:8000/v1#a/b@c"),
+        ("openai:http://[::1]/v1#a?b", "openai", "http://[::1]/v1#a?b"),
         ("https://host/v1", "openai", "https://host/v1"),
         ("week28:verilog", "week28", "verilog"),
     ],
 )
-def test_a_kind_and_the_rest(text, kind, rest):
+def test_a_kind_and_the_rest(text, kind, rest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b:c.gguf").touch()
     ref = parse(text, accepts=tuple(KINDS))
     assert ref == ModelRef(kind, rest)
     assert parse(ref.text, accepts=[kind]) == ref
@@ -85,6 +88,8 @@ def test_what_is_no_reference_is_one_line(text, tmp_path, monkeypatch):
         "openai:ftp://secret",
         "openai:http://",
         "http://me:secret@host",
+        "openai:http://host/v1?key=secret",
+        "http://host?key=secret#m",
         "opena:http://me:secret@host",
     ],
 )
@@ -101,6 +106,31 @@ def test_an_address_is_checked_and_not_repeated(text):
 def test_an_address_names_a_model_or_not():
     assert address("http://host/v1/#m") == ("http://host/v1", "m")
     assert address("http://host") == ("http://host", "default")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hf:a file", "hf:FOLDER must be a folder that holds a config.json, got 'a file'"),
+        ("hf:empty", "hf:FOLDER must be a folder that holds a config.json, got 'empty'"),
+        ("hf:a\nb", r"hf:FOLDER must be a folder that holds a config.json, got 'a\nb'"),
+        ("gguf:a file", "gguf:FILE must end in .gguf, got 'a file'"),
+        ("gguf:empty.gguf", "gguf:FILE must be a file on this machine, got 'empty.gguf'"),
+        ("gguf:pipe.gguf", "gguf:FILE must be a file on this machine, got 'pipe.gguf'"),
+        ("gguf:link.gguf", "gguf:FILE must be a file on this machine, got 'link.gguf'"),
+    ],
+)
+def test_what_lies_there_is_looked_at_first(text, said, tmp_path, monkeypatch):
+    """A pipe would be opened until somebody writes into it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").touch()
+    for name in ("empty", "empty.gguf"):
+        (tmp_path / name).mkdir()
+    os.mkfifo("pipe.gguf")
+    os.symlink("nowhere", "link.gguf")
+    with pytest.raises(UserError) as caught:
+        parse(text, accepts=LOCAL)
+    assert str(caught.value) == said
 
 
 def test_a_home_is_found_where_a_kind_stands_before_it(tmp_path, monkeypatch):
@@ -144,7 +174,10 @@ def test_a_torn_manifest_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", SHARED)
-def test_every_program_accepts_the_same_or_says_why_not(kind):
+def test_every_program_accepts_the_same_or_says_why_not(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.json", "a.gguf"):
+        (tmp_path / name).touch()
     rest = {"openai": "http://host", "gguf": "a.gguf", "hf": os.curdir}.get(kind, "a")
     text = ModelRef(kind, rest if KINDS[kind] else "").text
     refuses = {"serve": server.REFUSES, "compress": compress_opening.REFUSES}

@@ -413,7 +413,10 @@ def test_an_exercise_is_opened_by_its_name(toy, capsys):
     assert f"near: {exercise.name}" in said
     status, said = study("open", "what")
     assert (status, said.count("\n")) == (2, 1)
-    assert study("open", short, "--limit", "0")[0] == 2
+    for limit in ("0", "nan"):
+        status, said = study("open", short, "--limit", limit)
+        assert (status, said.count("\n")) == (2, 1)
+        assert "--limit must be above 0 seconds" in said
 
 
 def test_what_was_predicted_is_not_asked_again(tmp_path, capsys):
@@ -421,6 +424,9 @@ def test_what_was_predicted_is_not_asked_again(tmp_path, capsys):
     predict.ask(cli.console, desk, exercise, lambda prompt: "y")
     assert call(cli.app, ["practice", "open", exercise.name, "--home", str(tmp_path)], lost="") == 2
     assert f"{exercise.name} is predicted: " in capsys.readouterr().err
+    for _ in hints.hints(exercise):
+        call(cli.app, ["practice", "hint", exercise.name, "--home", str(tmp_path)], lost="")
+    assert f"practice check {exercise.name}` shows" in capsys.readouterr().out
 
 
 def test_readmes_tell_how_much_there_is():

@@ -90,8 +90,8 @@ def _heads(x: Float[Tensor, "batch seq width"], block: Block) -> Float[Tensor, "
 
 
 def size(x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
-    """Root mean square of each row, which a norm divides it by."""
-    return x.square().mean(-1, keepdim=True).sqrt()
+    """Root mean square of each row, which a norm divides it by; above 0, also of a row of zeros."""
+    return x.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def looked_at(

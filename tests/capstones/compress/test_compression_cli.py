@@ -108,6 +108,13 @@ def test_tables_are_for_people(here, call):
     assert "512 of 1,024" in out
 
 
+def test_what_serve_says_can_be_typed(here, call, monkeypatch):
+    out = f"a {'long ' * 30}name"
+    call("quantize", "model", "-o", out, "--method", "rtn", "--group-size", 16)
+    for words in (out, f"compress:{out}"):
+        assert call("serve", words) == (0, f"uv run serve 'compress:{out}'\n", "")
+
+
 def test_the_same_command_again_finds_it_made(here, call):
     words = ("quantize", "model", "-o", "a", "--method", "rtn", "--group-size", 16)
     call(*words)
@@ -182,6 +189,8 @@ MISTAKES = [
         ("recipe", "model", "-o", "a", "-r", "bad.yaml"),
         "bad.yaml: sparsity must be in [0, 1)",
     ),
+    (("serve", ""), "MODEL must be smollm2"),
+    (("serve", "compress:"), "MODEL must be smollm2"),
     (("recipe", "model", "-o", "a", "-r", "none.yaml"), "none.yaml cannot be read"),
     (("recipe", "model", "-o", "a", "-r", "model"), "model cannot be read"),
 ]
@@ -200,7 +209,10 @@ def test_mistakes_are_told_in_one_line(words, line, here, call):
     assert not (here / "a").exists()
 
 
-@pytest.mark.parametrize("words", [("verify", "none"), ("inspect", "compress:none")])
+MISSING = [("verify", "none"), ("inspect", "compress:none"), ("serve", "none")]
+
+
+@pytest.mark.parametrize("words", MISSING)
 def test_an_artifact_that_is_missing_is_status_3(words, here, call):
     status, _, err = call(*words)
     assert status == 3

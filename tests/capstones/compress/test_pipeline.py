@@ -172,6 +172,31 @@ def test_a_keys_row_counts_as_much_as_it_moves_attention():
     torch.testing.assert_close(looked_at(q, k)[0], moved / 4)
 
 
+def test_keys_are_weighed_by_who_looks_at_them_in_the_compressed_block():
+    """What `v_proj` reads is $A u$, from which the attention of the block can be told."""
+    model = Llama(LlamaConfig(13, 16, 1, 4, 2), torch.Generator().manual_seed(0)).double()
+    block, g = model.blocks[0], torch.Generator().manual_seed(1)
+    x = torch.randn(2, 7, 16, generator=g, dtype=torch.double)
+    waves = [wave.double() for wave in model.waves(torch.arange(7), None)]
+    running = stages(block, x, *waves)
+    next(running)
+    block.q_proj.weight.data.mul_(3)
+    keys, attended, u = next(running)[1], next(running)[1], block.attention_norm(x)
+    a = attended @ torch.linalg.pinv(u)[:, None]  # batch, head, query, key
+    looks = (a * (1 - a)).sum(2).mean(1)
+    torch.testing.assert_close(keys, u * looks.sqrt()[..., None])
+
+
+def test_a_row_of_zeros_counts_for_nothing():
+    model = Llama(LlamaConfig(13, 16, 1, 4, 2), torch.Generator().manual_seed(0))
+    x = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(1))
+    x[0, 0] = 0  # a token whose embedding is zero, at the start of a window
+    read = dict(stages(model.blocks[0], x, *model.waves(torch.arange(5), None)))
+    for name in ("out_proj", "down_proj"):
+        assert read[name].isfinite().all()
+        assert not read[name][0, 0].any()
+
+
 def test_recipes_without_weights_of_rows_say_so():
     step = {"quantize": {"bits": 4, "weighted": False}}
     assert not recipe_from([step]).steps[0].weighted
