@@ -266,7 +266,9 @@ def test_a_server_that_does_not_start_is_one_line(tmp_path):
 def hanging(out):
     """A demo whose step does not end, and the process ids of its server and step."""
     code = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path[:0] = [{str(Path(__file__).parent)!r}]
 import test_demo as t
 step = t.Fake("ask", "rag", "", ("{{out}}",), code=t.HANG)
