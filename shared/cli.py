@@ -58,7 +58,7 @@ def overview() -> None:
 
 
 @app.command
-def show(target: str) -> None:
+def show(target: str, /) -> None:
     """Show what the scripts of a week or paper recorded.
 
     Parameters
@@ -185,8 +185,8 @@ def record(*targets: str) -> bool:
     Parameters
     ----------
     targets
-        Weeks, scripts or papers; everything if none is given. A script that was recorded with
-        --full is recorded so again.
+        Weeks, scripts or papers; everything if none is given.
+        A script that was recorded with --full is recorded so again.
     """
     for script in log.select(targets):
         path, mode = records.record_of(script), []
@@ -258,10 +258,10 @@ def fetch(*names: str) -> None:
     for column in ("name", "files", "MB", "license", "what"):
         grid.add_column(column, justify="right" if column in ("files", "MB") else "left")
     for name, dataset in sorted(registry.registry().items()):
-        size = sum(file.bytes or 0 for file in dataset.files) / 1e6
-        grid.add_row(
-            name, str(len(dataset.files)), f"{size:.1f}", dataset.license, dataset.description
-        )
+        sizes = [file.bytes for file in dataset.files]
+        size = f"{sum(filter(None, sizes)) / 1e6:.1f}" if any(sizes) else ""
+        more = "?" * (None in sizes)  # of some files no size is known
+        grid.add_row(name, str(len(sizes)), size + more, dataset.license, dataset.description)
     console.print(f"cache folder: {registry.cache_dir()}", soft_wrap=True)
     console.print(grid)
 
@@ -275,8 +275,8 @@ def bugs(
 ) -> bool:
     """Make each classic mistake of the catalogue in a copy; exit 1 if its test stays green.
 
-    Without names: those whose source, edit or test changed since they were last proved. What is
-    caught is sealed in tests/bugs.lock.
+    Without names: those whose source, edit or test changed since they were last
+    proved. What is caught is sealed in tests/bugs.lock.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ WHERE: dict[Kind, tuple[str, ...]] = {
     "programs": ("capstones/*/README.md",),
 }
 TITLE_COUNTS = 4  # a word of the title is worth as many in the text
-PROSE = 1.3  # a note explains what a script does
-OF_FILE = 0.3  # what a section gains where the rest of its file speaks of the same
+NOTE, TEXT, CODE, SOURCES = 1.6, 1.1, 0.9, 0.5  # a note explains, a function only does
+OF_FILE = 0.15  # what a section gains where the rest of its file speaks of the same
 ALSO = {  # what a reader may call otherwise than a text does
     "rope": "rotary",
     "rotary": "rope",
@@ -39,7 +39,10 @@ ALSO = {  # what a reader may call otherwise than a text does
     "vae": "autoencoder",
 }
 
-TOKEN = re.compile(r"\w\w+")
+QUESTION = (
+    "an and are do does for how in is it of on or the to what when why with"  # its small words
+)
+TOKEN = re.compile(r"\w+(?:-\w+)+|\w\w+")
 PART = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+")
 GENERATED = re.compile(r"<!-- study:(?:nav|practice|scripts) -->.*?<!-- /study -->", re.DOTALL)
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*\)")
@@ -47,6 +50,7 @@ UNSEEN = re.compile(r"<!--.*?-->|</?[a-z]+>|[*`]")
 DOCSTRING = re.compile(r'\w?"""(.*?)"""', re.DOTALL)
 DEFINITION = re.compile(r"^(?:def|class) ([^\W_]\w*).*\n(?:[ \t)\]].*\n|\n)*", re.MULTILINE)
 HEADING = re.compile(r"#{1,6} +(.+)")
+IMPORT = re.compile(r"^[ >]*(?:from \S+ )?import .*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,7 @@ def of_markdown(file: str, text: str) -> Iterator[Section]:
     start, lines, fenced = 1, [], False
     for number, line in enumerate(text.split("\n"), 1):
         fenced ^= line.lstrip().startswith("```")
-        if not fenced:
-            line = UNSEEN.sub("", LINK.sub(r"\1", line))
+        line = IMPORT.sub("", line) if fenced else UNSEEN.sub("", LINK.sub(r"\1", line))
         heading = None if fenced else HEADING.match(line)
         if heading:
             if "".join(lines).strip():
@@ -113,6 +116,7 @@ def of_markdown(file: str, text: str) -> Iterator[Section]:
 
 def of_python(file: str, text: str) -> Iterator[Section]:
     """A module's docstring, and each of its public functions and classes."""
+    text = IMPORT.sub("", text)  # who imports something does not speak of it
     doc = DOCSTRING.match(text)
     if doc:
         yield Section(file, 1, doc[1].partition("\n")[0].rstrip("."), doc[0])
@@ -127,13 +131,13 @@ def of_python(file: str, text: str) -> Iterator[Section]:
 def parts(word: str) -> tuple[str, ...]:
     """A word and what it is made of, in lower case: `kv_cache` is also *kv* and *cache*.
 
-    >>> parts("MultiHeadAttention")
-    ('multiheadattention', 'multi', 'head', 'attention')
+    >>> parts("MultiHeadAttention"), parts("warm-up")
+    (('multiheadattention', 'multi', 'head', 'attention'), ('warmup', 'warm', 'up'))
     >>> parts("q_proj"), parts("Rotary")
     (('q_proj', 'proj'), ('rotary',))
     """
     pieces = [piece.lower() for piece in PART.findall(word) if len(piece) > 1]
-    return tuple(dict.fromkeys([word.lower(), *pieces]))
+    return tuple(dict.fromkeys([word.lower().replace("-", ""), *pieces]))
 
 
 @cache
@@ -165,6 +169,7 @@ def search(words: list[str], kind: Kind | None = None, limit: int = 10) -> tuple
     require(limit >= 1, "--limit must be at least 1", limit, error=UserError)
     asked = TOKEN.findall(" ".join(words))
     require(asked, "WORD must have at least two letters or digits", *words, error=UserError)
+    asked = [word for word in asked if word.lower() not in QUESTION.split()] or asked
     found = list(sections(kind))
     index = importlib.import_module("week12.bm25").BM25(b=0.4)  # sections are of many lengths
     documents = ([*_terms_of(s.title) * TITLE_COUNTS, *_terms_of(s.text)] for s in found)
@@ -187,13 +192,20 @@ def _ranked(found: list[Section], scores: list[float]) -> list[Section]:
     gain = {file: OF_FILE * sum(own) / len(own) ** 0.5 for file, own in whole.items()}
 
     def worth(i: int) -> float:
-        file = found[i].file
-        return (scores[i] + gain[file]) * (PROSE if file.endswith(".md") else 1.0)
+        return (scores[i] + gain[found[i].file]) * _weight(found[i])
 
     order = sorted((i for i in range(len(found)) if scores[i] > 0), key=worth, reverse=True)
     first = {found[i].file: i for i in reversed(order)}
     order.sort(key=lambda i: first[found[i].file] != i)
     return [found[i] for i in order]
+
+
+def _weight(section: Section) -> float:
+    """How much a section says about what it speaks of."""
+    if section.file.endswith(".py"):
+        return TEXT if section.line == 1 else CODE
+    note = section.file.startswith("weeks/") and not section.file.endswith("README.md")
+    return (NOTE if note else TEXT) * (SOURCES if section.title.endswith("› Sources") else 1)
 
 
 def _absent(words: list[str], found: list[Section], kind: Kind | None) -> str:

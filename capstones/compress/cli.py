@@ -1,13 +1,15 @@
 """`compress`: a smaller language model, and what it cost, measured.
 
-    compress inspect  smollm2                                # where its bytes are
-    compress quantize smollm2 -o runs/int4 --method gptq --bits 4 --group-size 64
+For example:
+
+    compress inspect  smollm2                              # where its bytes are
+    compress quantize smollm2 -o runs/int4 --bits 4 --group-size 64
     compress prune    smollm2 -o runs/half --method wanda --pattern 2:4
     compress recipe   smollm2 -o runs/both -r recipe.yaml
     compress verify   runs/int4
-    compress bench    smollm2 runs/int4 --quick              # methods beside each other
-    compress tune     smollm2 -o runs/mixed --max-drop 1%    # bits where they count
-    compress export   compress:runs/int4 -o runs/vllm --format compressed-tensors
+    compress bench    smollm2 runs/int4 --quick            # what steps cost
+    compress tune     smollm2 -o runs/mixed --max-drop 1%  # bits that count
+    compress export   compress:runs/int4 -o runs/folder --format hf
 
 MODEL is smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR or gguf:FILE.
 
@@ -165,8 +167,10 @@ def prune(
         What weights are compared with: those of their row, their layer, or all (magnitude).
     damping
         Of sparsegpt: share of the Hessian's mean diagonal that is added to it.
-    heads, neurons
-        Of structured: shares that go of the heads of keys and values, and of the MLPs' neurons.
+    heads
+        Of structured: share of the heads of keys and values that goes.
+    neurons
+        Of structured: share of the MLPs' neurons that goes.
     layers
         Of structured: blocks that go.
     json_

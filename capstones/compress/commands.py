@@ -145,8 +145,10 @@ def sensitivity(
         Inputs that share a grid.
     unit
         block, or layer for each matrix by itself (seven times as long).
-    texts, seqlen
-        Windows of the calibration text, and their tokens.
+    texts
+        Windows of the calibration text.
+    seqlen
+        Tokens of a window.
     json_
         Print one JSON object.
     """

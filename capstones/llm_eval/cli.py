@@ -1,5 +1,7 @@
 """`llm-eval`: what a language model can do and what it does to people, with how sure that is.
 
+For example:
+
     llm-eval run                  # SmolLM2 over the standard suites, offline
     llm-eval run --model tiny_gpt:runs/mine --tasks core,blimp --limit 200
     llm-eval compare runs/llm_eval/a runs/llm_eval/b
@@ -44,7 +46,7 @@ def run(
     *,
     asking: Asking | None = None,
     output: Output | None = None,
-    fail_under: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    fail_under: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     strict: bool = False,
     parts: bool = False,
     signatures: bool = False,
@@ -133,4 +135,4 @@ def bench(*rows: str, quick: bool = False, record: bool = False, json_: Json = F
 
 
 for command in looking.COMMANDS:
-    app.command(command)
+    app.command(command, alias="list" if command is looking.ls else None)

@@ -85,8 +85,10 @@ def ingest(
         The store's folder.
     splitter
         Where documents are cut: recursive (paragraphs, then sentences), markdown, code, sentence.
-    chunk_size, chunk_overlap
-        Characters of a passage at most, and those that it shares with the next.
+    chunk_size
+        Characters of a passage at most.
+    chunk_overlap
+        Characters that it shares with the next one.
     embedder
         minilm, lsa, or a folder of sentence-transformers.
     index

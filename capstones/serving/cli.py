@@ -1,5 +1,7 @@
 """`serve`: a language model behind OpenAI's interface, on this machine.
 
+For example:
+
     serve                         # SmolLM2 at http://127.0.0.1:8000/v1
     serve tiny_gpt:runs/mine --served-model-name mine
     serve hf:FOLDER --host 0.0.0.0 --api-key KEY
@@ -25,6 +27,7 @@ from shared import study
 
 options = {"help_format": "plaintext", "version_flags": [], "result_action": "return_value"}
 app = cyclopts.App(name="serve", help=__doc__, **options)
+Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,9 +44,9 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: Port = 8000,
-    served_model_name: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    served_model_name: Names = (),
     api_key: str | None = None,
-    allowed_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    allowed_host: Names = (),
     max_model_len: int | None = None,
     max_num_seqs: int = 8,
     max_queue: int = 64,
@@ -52,7 +55,7 @@ def serve(
     drain: float = 30.0,
     safety: Literal["off", "warn", "block"] = "off",
     redact: Annotated[bool, Parameter(negative="")] = False,
-    quiet: bool = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Serve a model until SIGTERM or Ctrl-C.
 
@@ -61,8 +64,10 @@ def serve(
     model
         smollm2, hf:FOLDER, tiny_gpt:RUN, compress:DIR, gguf:FILE, rag:STORE, week28:NAME or dummy;
         NAME is verilog, teacher or circuits.
-    host, port
+    host
         Where to listen. Another address than the loopback wants a key.
+    port
+        Where to listen; 0 takes one that is free.
     served_model_name
         The model's name in requests; may be given several times.
     api_key

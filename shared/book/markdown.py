@@ -17,6 +17,7 @@ CODE_OR_COMMENT = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)|<!--.*?-->", re.DOTAL
 INLINE_MATH = re.compile(r"\$(?!\s)([^$]*?[^$\s\\])\$(?![\w$])", re.DOTALL)
 DISPLAY_MATH = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 PUNCTUATED = re.compile(r"<math\b(?:(?!<math).)*?</math>[.,;:!?)]+", re.DOTALL)
+INTERVAL = re.compile(r"\[(-?[\d.,]+), (-?[\d.,]+)\]")
 VERDICT = re.compile(r"<strong>(holds|fails|reproduced|not reproduced|inconclusive)</strong>")
 
 
@@ -178,6 +179,8 @@ def _rewrite(tokens, here: str, library: Library) -> None:
         elif token.type == "image":
             token.attrs["src"] = library.href(str(token.attrs["src"]), here)
             token.attrs |= {"loading": "lazy"} | size_of(library, here, token.attrs["src"])
+        elif token.type == "text":
+            token.content = INTERVAL.sub("[\\1,\u00a0\\2]", token.content)  # no line ends within
         _rewrite(token.children or [], here, library)
 
 

@@ -1,4 +1,4 @@
-"""The tree of the book: weeks by part, papers by year, capstones, map and tracks."""
+"""The tree of the book: weeks by part, papers by year, programs, map and tracks."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def navigation(curriculum: dict, titles: dict[str, str], library: Library) -> li
     if papers:
         tree.append({"Papers": ["papers/index.md", *papers]})
     if capstones:
-        tree.append({"Capstones": ["capstones/index.md", *capstones]})
+        tree.append({"Programs": ["capstones/index.md", *capstones]})
     return tree

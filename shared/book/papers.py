@@ -25,7 +25,7 @@ def card(matter: dict) -> str:
             text = escape(matter[field])
             year = str(matter.get("year", ""))
             if field == "venue" and year not in text:
-                text += f", {year}"
+                text = f"{year}, {text}"
             rows.append((label, text))
     if matter.get("arxiv"):
         number = html.escape(str(matter["arxiv"]), quote=True)
@@ -37,10 +37,8 @@ def card(matter: dict) -> str:
     body = "".join(f"<dt>{label}</dt><dd>{text}</dd>\n" for label, text in rows)
     rules = "".join(f"<li>{_rule(rule)}</li>\n" for rule in matter.get("rules", []))
     count = len(matter.get("rules", []))
-    folded = (
-        f"<details><summary>The rules, set before the run ({count})</summary>\n<ul>{rules}</ul>"
-    )
-    folded = f"{folded}</details>\n" if rules else ""
+    folded = f"<details><summary>The rules ({count})</summary>\n<ul>{rules}</ul></details>\n"
+    folded = folded if rules else ""
     return f'<div class="paper">\n<dl>\n{body}</dl>\n{folded}</div>\n'
 
 

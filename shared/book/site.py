@@ -82,8 +82,8 @@ def write(library: Library) -> list[Page]:
     notes = {name: title for name, title in titles.items() if name.endswith(".md")}
     made = [("map.md", "Map", map_page(curriculum, notes, library))]
     made.append(("tracks.md", "Reading tracks", tracks.tracks_page(ways, titles, library)))
-    for kind in ("weeks", "capstones"):
-        name, title = f"{kind}/index.md", kind.capitalize()
+    for kind, title in (("weeks", "Weeks"), ("capstones", "Programs")):
+        name = f"{kind}/index.md"
         table = tables.TABLES[kind](library.root / name)
         made.append((name, title, render(f"# {title}\n\n{table}", name, library).html))
     return found + [Page(name, url_of(name), title, text) for name, title, text in made]

@@ -1,7 +1,7 @@
 """Exercises from the log: find a planted bug, write a function anew, predict what will hold.
 
-Exercises are files in a folder of yours (practice/); the repository is never changed. Without a
-command: go on where you were.
+Exercises are files in a folder of yours (practice/); the repository is never
+changed. Without a command: go on where you were.
 """
 
 from __future__ import annotations

@@ -318,6 +318,12 @@ def test_a_table_keeps_its_bars_and_shows_verdicts(note):
     assert '<strong class="verdict bad">not reproduced</strong>' in note.html
 
 
+def test_no_line_ends_within_an_interval(small):
+    text = render("+1 [-0.5, 1.5] of `[1, 2]`", "weeks/01/note.md", small).html
+    assert "[-0.5,\u00a01.5]" in text
+    assert "<code>[1, 2]</code>" in text
+
+
 def test_a_picture_keeps_its_place(note):
     assert 'width="640" height="480"' in note.html
 
@@ -381,7 +387,8 @@ def test_front_matter_is_a_card():
     assert body == "# A\n"
     text = card(matter)
     assert "A &amp; B" in text
-    assert "V, 2020" in text
+    assert "<dd>2020, V</dd>" in text
+    assert "<dd>V 2021</dd>" in card({"venue": "V 2021", "year": 2021})
     assert 'href="https://arxiv.org/abs/1234.5"' in text
     assert "<strong>&lt;x&gt;</strong>; at least 0.5 for each." in text
     assert "arxiv.org" not in card({"arxiv": "none"})

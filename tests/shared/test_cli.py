@@ -277,6 +277,10 @@ def test_fetch(study, tmp_path, monkeypatch):
     assert said.startswith(f"cache folder: {tmp_path / 'cache'}\n")
     for name in registry.registry():
         assert name in said
+    sizes = {line[0]: line[2] for line in map(str.split, said.splitlines()) if len(line) > 2}
+    assert sizes["tinyshakespeare"] == "1.1"
+    assert sizes["fashion_mnist"] == "?"  # no size is known
+    assert sizes["halueval"].endswith("?")  # of one file only
     status, _, said = study("fetch", "tinyshakespear")
     assert status == 2
     assert said == (

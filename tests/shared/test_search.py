@@ -93,6 +93,8 @@ def test_sections_of_a_module():
         ("q_proj", ("q_proj", "proj")),
         ("Größe", ("größe",)),
         ("SVD", ("svd",)),
+        ("warm-up", ("warmup", "warm", "up")),
+        ("n-grams", ("ngrams", "grams")),
     ],
 )
 def test_parts_of_a_word(word, pieces):
@@ -146,6 +148,24 @@ def test_the_line_and_its_marks(project):
     assert [hit.context[a:b] for a, b in hit.marks] == ["inequality"]
 
 
+@pytest.mark.parametrize("asked", ["tapwater", "tap-water", "why is tap-water"])
+def test_a_hyphen_is_no_difference_and_questions_are_no_words(project, asked):
+    text = "# Rain\n\nA tap-water line.\n\n# Else\n\nWhy is it so, and why is it so?\n"
+    (project / "weeks" / "01" / "water.md").write_text(text, encoding="utf-8")
+    hits, absent = search.search(asked.split())
+    assert [hit.context for hit in hits] == ["A tap-water line."]
+    assert hits[0].marks == ((2, 11),)
+    assert not absent
+    assert len(search.search(["why"], "notes")[0]) == 1  # where nothing else is asked
+
+
+def test_an_import_says_nothing(project):
+    text = "# Use\n\n```python\nfrom week01.norm import gradient\n\ngradient(3)\n```\n"
+    (project / "weeks" / "01" / "use.md").write_text(text, encoding="utf-8")
+    (hit,) = search.search(["gradient"], "notes")[0]
+    assert (hit.line, hit.context) == (6, "gradient(3)")
+
+
 def test_absent_words(project):
     hits, absent = search.search(["inequalty", "triangle"])
     assert hits[0].file == "weeks/01/distance.md"
@@ -194,3 +214,15 @@ def test_the_log_is_found():
         ("posterior collapse", "weeks/22/variational_autoencoders.md"),
     ):
         assert wanted in [hit.file for hit in search.search(asked.split())[0]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ("overfitting", "weeks/04/learning_paradigms.md"),
+        ("why warmup", "weeks/09/optimizers.md"),
+        ("attention mask", "weeks/13/attention.md"),
+    ],
+)
+def test_what_explains_stands_among_the_first_three(asked, wanted):
+    assert wanted in [hit.file for hit in search.search(asked.split(), limit=3)[0]]

@@ -58,7 +58,7 @@ def _pair(by_name: Mapping[str, Line], worse: str, better: str) -> str:
         return ""
     lost = a.lost["mean"], b.lost["mean"]
     share = f", {lost[1] / lost[0]:.0%} of it" if lost[0] > 0 else ""
-    return f"{worse} loses {lost[0]:.3f} nats per token, {better} {lost[1]:.3f}{share}."
+    return f"**{worse}** loses {lost[0]:.3f} nats per token, **{better}** {lost[1]:.3f}{share}."
 
 
 def _bytes(by_name: Mapping[str, Line]) -> list[str]:
@@ -76,8 +76,8 @@ def _pruned_speed(line: Line | None) -> str:
     if line is None or not line.verdicts:
         return ""
     count = min(line.verdicts, key=int)
-    text = f"Half of the weights are zero, the file is {line.of_float16:.2f} of 16 bits"
-    return f"{text}, and writing is {line.verdicts[count]}."
+    text = f"{line.name}: half of the weights are zero, and the file is {line.of_float16:.2f}"
+    return f"{text} of 16 bits; writing is {line.verdicts[count]}."
 
 
 def _speed(by_name: Mapping[str, Line]) -> str:
@@ -87,7 +87,7 @@ def _speed(by_name: Mapping[str, Line]) -> str:
         return ""
     count = min(timed[0].verdicts, key=int)
     told = [f"{x.name} {x.verdicts[count].partition(' ')[0]}" for x in timed]
-    return f"Tokens written per second, float32 = 1, {count} thread: {', '.join(told)}."
+    return f"Tokens written per second, float32 = 1, {count} thread: {'; '.join(told)}."
 
 
 def _unmeasured(record: Mapping[str, Any], by_name: Mapping[str, Line]) -> str:

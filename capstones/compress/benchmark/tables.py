@@ -6,12 +6,13 @@ writes them into `results/`, and the picture, from where `study log` includes th
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.benchmark.bench import RECORD
 from compress.benchmark.findings import findings
+from compress.benchmark.grid import FLOATS
 from compress.benchmark.lines import Line, lines, perplexity
 from compress.benchmark.quality import nats_lost
 from compress.benchmark.rivals import OURS
@@ -51,7 +52,7 @@ def _speed(found: list[Line]) -> str:
     head = ["", "memory, MB"]
     for count in counts:
         threads = "1 thread" if count == "1" else f"{count} threads"
-        head += [f"reads/s, {threads}", f"writes/s, {threads}", "p95, ms", "writes"]
+        head += [f"reads/s, {threads}", f"writes/s, {threads}", "p95, ms", "writes beside float32"]
     rows = []
     for line in found:
         if line.speed and not line.like:
@@ -59,7 +60,8 @@ def _speed(found: list[Line]) -> str:
             for count in counts:
                 own = line.speed[count]
                 row += [f"{own['prefill_per_second']:.0f}", f"{own['decode_per_second']:.1f}"]
-                row += [f"{own['decode_p95_ms']:.0f}", (line.verdicts or {}).get(count, "")]
+                verdict = "" if line.name == FLOATS else (line.verdicts or {}).get(count, "")
+                row += [f"{own['decode_p95_ms']:.0f}", verdict]
             rows.append(row)
     return table(head, rows) if rows else ""
 
@@ -75,20 +77,26 @@ def _rivals(record: Rows) -> str:
             continue
         row, line = record[name], by_name.get(ours)
         read, floats = row.get("ppl"), record.get("float32", {}).get("ppl")
-        sizes = [f"{size / 1e6:.1f} {part}" for part, size in row.get("bytes", {}).items()]
-        text = [name, ", ".join(sizes)]
+        part = next(iter(row.get("bytes", {})), "blocks")
+        text = [name, _megabytes(row, part)]
         text += ["", ""] if not read else [f"{perplexity(read['nats']):.2f}"]
         if read:
             text += [interval(nats_lost(read["nats"], floats["nats"]), ".3f")]
         text += [_number(row.get("seconds"), ".1f"), *_rates(row.get("speed", {}).get("speed"))]
-        text += [ours, "", "", "", ""] if line is None else [ours, *_ours(record, line)]
+        text += [ours, "", "", "", ""] if line is None else [ours, *_ours(record, line, part)]
         rows.append(text)
     return table(head, rows) if rows else ""
 
 
-def _ours(record: Rows, line: Line) -> list[str]:
-    size = record[line.name]["bytes"]["blocks"]
-    return [f"{size / 1e6:.1f} blocks", interval(line.lost, ".3f"), *_rates(line.speed)]
+def _ours(record: Rows, line: Line, part: str) -> list[str]:
+    size = _megabytes(record[line.name], part)
+    return [size, interval(line.lost, ".3f"), *_rates(line.speed)]
+
+
+def _megabytes(row: Rows, part: str) -> str:
+    """Of what the other library's bytes are known of: the matrices of the blocks, or the file."""
+    size = row.get("bytes", {}).get(part)
+    return "" if size is None else f"{size / 1e6:.1f} {part}"
 
 
 def _rates(speed: Rows | None) -> list[str]:
@@ -130,14 +138,16 @@ def change(found: Mapping[str, Any]) -> str:
 def notes(record: Rows, name: str) -> str:
     """The protocols of a table's numbers, and where they were measured."""
     parts = {"quality.md": ("ppl", "acc"), "speed.md": ("speed",), "rivals.md": ("ppl", "speed")}
+    names = {*OURS, *OURS.values()} if name == "rivals.md" else {*record["about"]["rows"]}
+    rows = [row for key, row in record.items() if key in names and any(map(row.get, parts[name]))]
     found: dict[str, None] = {}
-    for row in record.values():
+    for row in rows:
         for part in parts[name]:
             found |= dict.fromkeys(signatures(row.get(part) or {}))
         if name == "quality.md" and row.get("learned"):
             found[row["learned"]] = None
     text = "".join(f"- `{signature}`\n" for signature in found)
-    return f"{text}\n{machines(record)}"
+    return f"{text}\n{machines(rows, record['about'])}"
 
 
 def signatures(part: Rows) -> list[str]:
@@ -147,16 +157,20 @@ def signatures(part: Rows) -> list[str]:
     return found + [own["signature"] for own in part.get("speed", {}).values()]
 
 
-def machines(record: Rows) -> str:
-    """The machines of all rows, each once with its commits."""
+def machines(rows: Iterable[Rows], about: Rows) -> str:
+    """The machines of rows, each once with its commits; of the newest, what its processor can."""
     found: dict[str, dict[str, None]] = {}
-    for row in record.values():
-        where = row["machine"]
+    for where in (row["machine"] for row in rows):
         quick = ", a quick trial" if where["quick"] else ""
         text = f"{where['cpu']}, {where['cores']} cores, {where['date']}{quick}"
         found.setdefault(text, {})[where["commit"]] = None
     texts = [f"Measured on {text}, commits {', '.join(of)}." for text, of in found.items()]
-    return "\n".join([*texts, f"By what it says, {record['about']['probe']}.", ""])
+    if any(commit.endswith("+") for of in found.values() for commit in of):
+        texts.append("A + says that changes were not committed yet.")
+    cpu = about["machine"]["cpu"]
+    if any(text.startswith(cpu) for text in found):
+        texts.append(f"{cpu}, by what it says: {about['probe']}.")
+    return "\n".join([*texts, ""])
 
 
 def main(path: Path = RECORD) -> None:

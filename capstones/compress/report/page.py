@@ -44,7 +44,7 @@ def page(record: Mapping[str, Any]) -> str:
         interval=tables.interval,
         change=tables.change,
         signatures=list(protocols),
-        machines=tables.machines(record),
+        machines=tables.machines(record.values(), about),
     )
     return html.encode("utf-8", "replace").decode()
 

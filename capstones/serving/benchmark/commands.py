@@ -37,8 +37,10 @@ def bench(
         Such as http://127.0.0.1:8000.
     model
         Its name there; the first one that the server tells if not given.
-    rate, duration
-        Requests per second, which come at random times whatever the answers do, and seconds.
+    rate
+        Requests per second; they come at random times, whatever the answers do.
+    duration
+        Seconds in which they come.
     clients
         Instead of a rate: so many clients that wait for each answer; duration times rate requests.
     tokens

@@ -71,6 +71,21 @@ def test_every_number_has_its_protocol(record):
         assert "Measured on" in text
 
 
+def test_a_table_names_the_machines_that_measured_its_rows(record):
+    found = json.loads(json.dumps(record))
+    rival = {"rival": NAMES[0], "ppl": found["float32"]["ppl"], "bytes": {"file": 2_000_000}}
+    found["torchao int8"] = rival | {"machine": found["about"]["machine"] | {"cpu": "Loom"}}
+    pages = tables.pages(found)
+    assert "Loom" not in pages["quality.md"]
+    assert "Measured on Loom" in pages["rivals.md"]
+    assert "by what it says: this processor has" in pages["quality.md"]
+    ours = f"| {found[NAMES[0]]['bytes']['file'] / 1e6:.1f} file |"
+    assert "| 2.0 file |" in pages["rivals.md"]
+    assert ours in pages["rivals.md"]
+    found["about"]["machine"]["cpu"] = "Abacus"  # its words say nothing of another's numbers
+    assert "by what it says" not in tables.pages(found)["quality.md"]
+
+
 def test_a_row_is_the_model_of_its_recipe(ref, record, where):
     for name in NAMES:
         place = f"compress:{where['home'] / grid_folder(name)}"

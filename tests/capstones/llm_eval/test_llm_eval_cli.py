@@ -212,6 +212,7 @@ def test_lists(call, what, name):
     rows = json.loads(call("ls", what, "--json")[1])
     assert name in [row["name"] for row in rows]
     assert name in call("ls", what)[1]
+    assert call("list", what)[1] == call("ls", what)[1]
 
 
 def test_tasks_are_listed_with_license_and_size(call):

@@ -75,6 +75,8 @@ def test_what_was_measured_stands_in_the_tables():
     assert set(pages) == {"goals.md", "load.md", "safety.md"}
     for word in ("LitServe", "FastAPI", "30.0", "not installed", "0.8 requests/s"):
         assert word in pages["load.md"]
+    assert "commit abc: throughput, latency, memory, fuzz." in pages["goals.md"]
+    assert "commit abc: throughput, latency." in pages["load.md"]
     tweets, prose = pages["safety.md"].splitlines()[2:4]
     assert "| 10 | 10.0 [5.0, 20.0] |" in tweets  # of 100 toxic ones 10 pass
     assert "| 90 | 90.0 [80.0, 95.0] |" in prose
