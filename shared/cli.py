@@ -389,7 +389,7 @@ def demo(
 ) -> None:
     """Train, measure, compress, serve and ask: the programs as one chain, and a page of it.
 
-    About ten minutes on two cores, offline. The same command goes on where it was broken off.
+    Offline, on two cores, in minutes. The same command goes on where it was broken off.
 
     Parameters
     ----------
