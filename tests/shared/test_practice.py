@@ -169,10 +169,14 @@ def test_an_endless_loop_is_ended_with_its_children(toy, tmp_path):
     beat = tmp_path / "beat"
     child = f"import time\nwhile True: open({str(beat)!r}, 'a').write('x'); time.sleep(0.02)"
     text = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child!r}])\n"
-    with Copy() as copy:
-        found = copy.grade(of("find"), text + "while True: pass\n", 6)
-    assert not found.passed
-    assert found.said.startswith("ended after 6 s")
+    # How long it takes until the child beats is the machine's affair, so the limit grows.
+    for limit in (6, 20, 60, 180):
+        with Copy() as copy:
+            found = copy.grade(of("find"), text + "while True: pass\n", limit)
+        assert not found.passed
+        assert found.said.startswith(f"ended after {limit} s")
+        if beat.exists():
+            break
     size = beat.stat().st_size
     assert size
     time.sleep(0.3)
