@@ -85,7 +85,7 @@ def launch(worker: Callable[..., Answer], size: int, *args, timeout: float = 300
         return _among_torchruns(worker, args, timeout)
     context, processes, pipes = _context(), [], []
     with tempfile.TemporaryDirectory() as folder:
-        store = str(Path(folder) / "store")  # a file: no port that another may take
+        store = (Path(folder) / "store").as_uri()  # a file: no port that another may take
         try:
             for rank in range(size):
                 reader, writer = context.Pipe(duplex=False)
@@ -143,7 +143,7 @@ def _child(worker, args, rank, size, store, timeout, writer) -> None:
     """Meet the others, work, answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _join(timeout, store=_met(store, rank, size), rank=rank, world_size=size)
+    _join(timeout, init_method=store, rank=rank, world_size=size)
     writer.send_bytes(MET)
     try:
         answer = {name: tensor.contiguous() for name, tensor in worker(*args).items()}
@@ -155,14 +155,6 @@ def _child(worker, args, rank, size, store, timeout, writer) -> None:
         message = (LOST if lost else RAISED) + f"{type(error).__name__}: {said[:500]}".encode()
     writer.send_bytes(message)
     dist.destroy_process_group()
-
-
-def _met(path: str, rank: int, size: int) -> dist.Store:
-    """The processes' store, once all are there: the time-out is of their work, not their start."""
-    store = dist.FileStore(path, size)
-    store.set(f"here {rank}", "")
-    store.wait([f"here {r}" for r in range(size)], timedelta(seconds=START_SECONDS))
-    return store
 
 
 def _join(timeout: float, **where) -> None:
