@@ -88,6 +88,20 @@ def test_red_without_any_bug(project, monkeypatch):
     assert calls == [[bug().test]], "nothing was tried after that"
 
 
+def test_what_is_red_only_beside_others_is_judged_alone(project, monkeypatch):
+    calls = []
+
+    def once(copy, tests, *options):
+        calls.append((tests, *options))
+        late = "FAILED tests/test_a.py::test[x y] - assert 1 < 0\n1 failed, 1 passed"
+        return (bug_runner.TESTS_FAILED, late) if len(calls) == 1 else (0, "1 passed")
+
+    monkeypatch.setattr(bug_runner, "_pytest", once)
+    monkeypatch.setattr(bug_runner.Worker, "run", lambda worker, tests: (1, "1 failed"))
+    assert bug_runner.survivors([bug()], jobs=1) == []
+    assert calls[1:] == [(["tests/test_a.py::test[x y]"], "-n0")]
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
