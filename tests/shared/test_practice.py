@@ -171,7 +171,7 @@ def test_an_endless_loop_is_ended_with_its_children(toy, tmp_path):
     child = f"import time; f = open({str(pipe)!r}, 'wb', 0); f.write(b'x'); time.sleep(200)"
     text = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child!r}])\n"
     with Copy() as copy, Witness(pipe) as witness:
-        for limit in (5, 20, 60, 180):  # on a slow machine the child has not begun when time is over
+        for limit in (5, 20, 60, 180):  # a slow child has not begun at first
             found = copy.grade(of("find"), text + "while True: pass\n", limit)
             assert not found.passed
             assert found.said.startswith(f"ended after {limit} s")
