@@ -65,7 +65,7 @@ class Page:
         """The first one."""
         return self.driver.find_element("css selector", selector)
 
-    def wait(self, true, seconds: float = 30):
+    def wait(self, true, seconds: float = 120):
         """What a function gives, as soon as it is true."""
         end = time.monotonic() + seconds
         while not (found := true()):

@@ -16,7 +16,12 @@ from suite_record import pytest_addoption, pytest_terminal_summary  # noqa: F401
 hook = install_import_hook(PACKAGES, "enforce.typechecker")
 
 hypothesis.settings.register_profile(
-    "study", deadline=None, max_examples=25, derandomize=True, print_blob=True
+    "study",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # that judges the machine
 )
 bugs = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # any failure will do: no shrinking
 hypothesis.settings.register_profile(

@@ -29,15 +29,19 @@ class Held(nn.Module):
     def __init__(self, network):
         super().__init__()
         self.network, self.config, self.embed = network, network.config, network.embed
-        self.go, self.passes, self.fails = threading.Event(), 0, False
+        self.go, self.passes = threading.Event(), 0
+        self.holds_after = self.fails_after = float("inf")
         self.pause = 0.0
         self.go.set()
 
     def forward(self, *args, **options):
         self.passes += 1
-        self.go.wait(20)
+        if self.passes > self.holds_after:
+            self.holds_after = float("inf")
+            self.go.clear()
+        self.go.wait(120)
         time.sleep(self.pause)
-        if self.fails:
+        if self.passes > self.fails_after:
             raise RuntimeError("Hello is secret")
         return self.network(*args, **options)
 
@@ -46,7 +50,7 @@ class Served:
     """An application in a thread, with its parts at hand."""
 
     def __init__(
-        self, limits=None, guard=None, *, load=None, model=DUMMY, header_seconds=10.0, **more
+        self, limits=None, guard=None, *, load=None, model=DUMMY, header_seconds=60.0, **more
     ):
         self.held = Held(model.network)
         held = LanguageModel(model.name, self.held, model.plain, model.codec)
@@ -68,7 +72,7 @@ class Served:
             raise self.service.failure
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.client = httpx.Client(base_url=self.url, timeout=120)
         return self
 
     def __exit__(self, *_):
@@ -98,7 +102,7 @@ class Served:
         return None
 
 
-def wait(true, seconds=8):
+def wait(true, seconds=60):
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "waited in vain"
@@ -111,7 +115,7 @@ def connection(served, body, path="/v1/chat/completions"):
     """A request on a connection that the test may close at any time."""
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as sock:
         sock.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         yield sock
 

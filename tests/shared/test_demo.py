@@ -23,6 +23,7 @@ from shared.errors import UserError
 from shared.study import call
 from shared.texts import Document, pydocs
 
+PATIENCE = 180  # seconds; whatever takes longer hangs
 EVIL = "<script>alert('&')</script>"
 # Leaves its number and counts how often it ran.
 WORK = """
@@ -42,12 +43,12 @@ if deaf:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (out / "server.pid").write_text(str(os.getpid()))
 print("small at http://127.0.0.1:1/v1", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 HANG = """
 import os, pathlib, sys, time
 (pathlib.Path(sys.argv[1]) / "step.pid").write_text(str(os.getpid()))
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -278,7 +279,7 @@ sys.exit(t.call(t.cli.app, ["demo", "--quick", "--out", {str(out)!r}]))
     silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
     process, files = subprocess.Popen([sys.executable, "-c", code], **silent), ("server", "step")
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (out / "step.pid").exists() or not (out / "step.pid").read_text():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -293,7 +294,7 @@ sys.exit(t.call(t.cli.app, ["demo", "--quick", "--out", {str(out)!r}]))
 def test_signals_end_the_server_and_the_step(number, tmp_path):
     with hanging(tmp_path / "out") as (process, children):
         process.send_signal(number)
-        assert process.wait(60) in (130, 143)
+        assert process.wait(PATIENCE) in (130, 143)
         assert not any(map(alive, children))
 
 
@@ -307,7 +308,7 @@ def test_the_program_of_a_killed_demo_holds_the_folder(tmp_path, capsys, monkeyp
         assert call(cli.app, ["demo", "--quick", "--out", str(out)]) == 2
         assert f"--out {out} is being worked on by another" in capsys.readouterr().err
         os.kill(step, signal.SIGKILL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(UserError), runner.alone(out / command.OURS):
             break

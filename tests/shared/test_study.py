@@ -359,7 +359,7 @@ def test_ctrl_c_and_sigterm(tmp_path, monkeypatch, number, status, said):
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.2)
         process.send_signal(number)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=170)
     finally:
         process.kill()
     assert process.returncode == status

@@ -101,7 +101,7 @@ def lives(folder):
     words = [sys.executable, "worker.py", str(folder), json.dumps(steps), json.dumps(CHOSEN)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, cwd=folder, env=environment
+        words, capture_output=True, text=True, timeout=900, cwd=folder, env=environment
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

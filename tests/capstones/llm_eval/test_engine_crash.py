@@ -17,7 +17,7 @@ KILLS = int(os.environ.get("LLM_EVAL_KILLS", "20"))
 
 # One process imports everything and forks those that run, before it has any thread.
 WORKER = """
-import json, os, random, signal, sys, time, traceback
+import json, os, random, shutil, signal, sys, time, traceback
 from pathlib import Path
 from tiny_eval import TinyModel, TinyTask, as_bytes
 from llm_eval.engine.distributed import World
@@ -54,7 +54,7 @@ def records():
     return sum(path.read_bytes().count(b"\\n") - 1 for path in files if path.stat().st_size)
 
 
-draw, kills, seen, window = random.Random(0), 0, [0], 0.08
+draw, kills, runs, window = random.Random(0), 0, [[0]], 0.08
 while kills < kills_wanted:
     size = draw.choice([1, 1, 2])  # some lives have two processes, and one or both are killed
     children = [forked(rank, size) for rank in range(size)]
@@ -63,15 +63,19 @@ while kills < kills_wanted:
         os.kill(child, signal.SIGKILL)
     ended = [os.waitpid(child, 0)[1] for child in children]
     kills += any(os.WIFSIGNALED(status) for status in ended)
+    seen = runs[-1]
     seen.append(records())
     # Lives are short, but not so short that none gets anywhere on a busy machine.
     window *= 1.3 if seen[-1] == seen[-2] else 0.9
-    if Path("result.json").exists():
-        break
+    if Path("result.json").exists() and kills < kills_wanted:
+        Path("result.json").unlink()  # faster than its killer: once more from the beginning
+        shutil.rmtree(cache)
+        runs.append([0])
+        window /= 2
 if not Path("result.json").exists():
     children = [forked(rank, 3) for rank in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-print(json.dumps({"kills": kills, "seen": seen}))
+print(json.dumps({"kills": kills, "runs": runs}))
 """
 
 
@@ -84,7 +88,7 @@ def worker(folder, *words, code=WORKER):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -94,8 +98,8 @@ def worker(folder, *words, code=WORKER):
 def test_killed_at_random_moments(tmp_path):
     lives = worker(tmp_path, str(KILLS))
     assert lives["kills"] >= KILLS
-    assert lives["seen"] == sorted(lives["seen"])  # nothing that was answered is ever lost
-    assert len(set(lives["seen"])) >= min(KILLS, 5)
+    assert lives["runs"] == [sorted(seen) for seen in lives["runs"]]  # no answer is ever lost
+    assert len({n for seen in lives["runs"] for n in seen}) >= min(KILLS, 5)
     tasks = [TinyTask("one", 40, extra=[{"refuse": 1}, {"odd": 1}]), TinyTask("two", 30)]
     straight = evaluate(TinyModel(), tasks, templates=True)
     assert (tmp_path / "result.json").read_bytes() == as_bytes(straight)

@@ -59,7 +59,7 @@ def lines(response) -> list[dict]:
     return [json.loads(line) for line in response.text.splitlines()]
 
 
-def until(true, seconds=20):
+def until(true, seconds=60):
     """Wait for something that another thread does."""
     end = time.monotonic() + seconds
     while not true():

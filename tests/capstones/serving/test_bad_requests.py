@@ -185,7 +185,7 @@ def test_a_page_or_method_that_is_not_here(served):
 def test_who_speaks_no_http(served):
     import socket
 
-    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as sock:
         sock.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         assert b"400" in sock.recv(1000)
 

@@ -17,6 +17,7 @@ def served():
 
 
 LONG = HELLO | {"max_tokens": 400, "ignore_eos": True}
+SLOWLY = 0.05  # seconds per token: a long answer does not end before its reader leaves
 
 
 def free(served):
@@ -26,12 +27,14 @@ def free(served):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_while_the_answer_is_written(served, stream):
-    served.held.pause = 0.003
+    served.held.holds_after = 5
     with connection(served, LONG | {"stream": stream}):
         wait(lambda: served.held.passes > 5)
         assert served.engine.used_blocks > 0
+    wait(lambda: served.service.active == 0)
+    served.held.go.set()
     wait(lambda: free(served))
-    assert served.held.passes < 200
+    assert served.held.passes <= 7  # the token of that moment, and the rest of that step
     assert served.metric("vllm:request_success_total", finished_reason="abort") == 1
     wait(lambda: len(served.lines) > 0)
 
@@ -49,6 +52,7 @@ def test_leaving_while_the_prompt_is_read(served, stream):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_while_waiting(served, stream):
+    served.held.pause = SLOWLY
     with connection(served, LONG), connection(served, LONG):
         wait(lambda: served.engine.running == 2)
         with connection(served, LONG | {"stream": stream}):
@@ -59,18 +63,19 @@ def test_leaving_while_waiting(served, stream):
 
 
 def test_who_leaves_makes_room_for_the_next(served):
-    served.held.pause = 0.002
+    served.held.pause = SLOWLY
     with connection(served, LONG), connection(served, LONG):
         wait(lambda: served.engine.running == 2)
         found = []
         asking = threading.Thread(target=lambda: found.append(served.chat(max_tokens=2)))
         asking.start()
         wait(lambda: served.service.active == 3)
-    asking.join(8)
+    asking.join(60)
     assert found[0].status_code == 200
 
 
 def test_one_of_several_answers_leaves_with_the_others(served):
+    served.held.pause = SLOWLY
     with connection(served, LONG | {"n": 2, "stream": True}):
         wait(lambda: served.engine.running == 2)
     wait(lambda: free(served))
@@ -105,6 +110,7 @@ def test_an_answer_that_takes_too_long():
         assert events(found.text)[-1]["error"]["code"] == "deadline_exceeded"
         served.held.go.set()
         wait(lambda: free(served))
+        served.service.deadline = 60
         assert served.chat(max_tokens=1).status_code == 200
 
 
@@ -135,12 +141,10 @@ def test_a_model_that_fails_in_the_middle(served):
         ) as r:
             lines.append(r.read().decode())
 
-    served.held.pause = 0.002
+    served.held.fails_after = 5
     asking = threading.Thread(target=ask)
     asking.start()
-    wait(lambda: served.held.passes > 5)
-    served.held.fails = True
-    asking.join(8)
+    asking.join(60)
     found = events(lines[0])
     assert found[-1]["error"]["code"] == "engine_dead"
     assert "secret" not in lines[0]
@@ -156,7 +160,7 @@ def test_a_model_that_is_being_loaded():
     go = threading.Event()
 
     def load():
-        go.wait(8)
+        go.wait(60)
         raise ValueError("no weights")
 
     served = Served(load=load)
@@ -198,10 +202,11 @@ def test_the_numbers_of_the_server(served):
         "vllm:inter_token_latency_seconds_count": 7,
         "vllm:e2e_request_latency_seconds_count": 1,
     }.items():
-        assert served.metric(name) == value, name
+        wait(lambda n=name, v=value: served.metric(n) == v)  # the engine counts after it has sent
     assert served.metric("vllm:prompt_tokens_total") > 10
     assert served.metric("vllm:kv_cache_usage_perc") == 0
     assert "# TYPE vllm:time_to_first_token_seconds histogram" in text
+    served.held.pause = SLOWLY
     with connection(served, LONG):
         wait(lambda: served.engine.running == 1)
         assert served.metric("vllm:num_requests_running") == 1

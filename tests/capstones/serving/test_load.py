@@ -49,21 +49,23 @@ def test_arrivals_are_a_poisson_process():
 
 
 def test_requests_come_whatever_the_answers_do():
+    due = arrivals(rate=60, seconds=0.5, seed=1)
     app, seen = served(lambda i: late(i))
-    answered = []
 
-    async def late(i):
-        await asyncio.sleep(0.8)
+    async def late(i):  # nobody is answered before all have asked
+        end = time.monotonic() + 60
+        while len(seen) < len(due) and time.monotonic() < end:
+            await asyncio.sleep(0.01)
         answered.append(time.perf_counter())
         return events("a")
 
+    answered, start = [], time.perf_counter()
     with running(app) as url:
         replies = asyncio.run(open_load(url, body, rate=60, seconds=0.5, seed=1))
-    due = arrivals(rate=60, seconds=0.5, seed=1)
     assert len(seen) == len(due) == len(replies)
     assert max(seen) < min(answered)
-    assert np.abs(np.diff(np.sort(seen)) - np.diff(due)).max() < 0.15
-    assert all(0.8 < r.times[0] - r.due < 1.6 for r in replies)
+    assert (np.sort(seen) - start >= due).all()  # late on a slow machine, but never before its time
+    assert all(r.times[0] > due[-1] for r in replies)
 
 
 def test_a_late_request_has_waited_since_it_was_due():
@@ -87,6 +89,9 @@ def test_a_closed_load_has_so_many_on_their_way_and_no_more():
         nonlocal now, most
         now += 1
         most = max(most, now)
+        end = time.monotonic() + 20
+        while most < 3 and time.monotonic() < end:  # the first ones meet
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)
         now -= 1
         return events("a", "b")
@@ -131,7 +136,7 @@ def test_who_hangs_up_is_gone_for_the_server():
     with running(scripted_app(backend)) as url:
         load = closed_load(url, body, clients=4, requests=4, disconnect=1.0)
         replies = asyncio.run(load)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not all(answer.cancelled for answer in backend.answers):
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from serving_small import Served, events
+from serving_small import Served, events, wait
 
 from serving.engine.backend import Limits
 from serving.engine.metrics import Metrics
@@ -98,7 +98,7 @@ def test_one_at_a_time():
             with lock:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
-            go.wait(5)
+            go.wait(60)
             with lock:
                 inside[0] -= 1
             return "x"
@@ -108,9 +108,10 @@ def test_one_at_a_time():
         asking = [threading.Thread(target=ask, args=(served, "hi")) for _ in range(3)]
         for thread in asking:
             thread.start()
+        wait(lambda: served.service.active == 3)
         go.set()
         for thread in asking:
-            thread.join(8)
+            thread.join(60)
     assert most[0] == 1
 
 

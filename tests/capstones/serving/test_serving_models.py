@@ -205,5 +205,5 @@ def test_whoever_leaves_makes_a_pipeline_stop(documents):
             assert refused.status_code == 429
         wait(model.stopped.is_set)
         model.go_on.set()
-        asked.join(8)
+        asked.join(60)
         wait(lambda: served.service.active == 0)

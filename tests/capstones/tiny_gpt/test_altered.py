@@ -33,7 +33,7 @@ def call(*words) -> tuple[int, str, str]:
         raise AssertionError(f"{words} hangs")
 
     before = signal.signal(signal.SIGALRM, hangs)
-    signal.alarm(60)
+    signal.alarm(150)
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:

@@ -320,7 +320,7 @@ def test_help_is_readable(capsys):
 
 def test_module_is_what_torchrun_starts(folder):
     done = subprocess.run(
-        [sys.executable, "-m", "tiny_gpt", "--help"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "tiny_gpt", "--help"], capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0
     assert "train" in done.stdout
@@ -400,7 +400,7 @@ def test_names_that_are_not_utf8(here, call):
 
 IMPORTING = "import os, sys, time; sys.argv = ['tiny-gpt']; import tiny_gpt; print(1, flush=True)"
 PROGRAMS = {
-    "while it is imported": [sys.executable, "-c", f"{IMPORTING}; time.sleep(60)"],
+    "while it is imported": [sys.executable, "-c", f"{IMPORTING}; time.sleep(600)"],
     "while it works": [sys.executable, "-m", "tiny_gpt", *["sample", "run", "--max-new-tokens"]],
 }
 
@@ -417,5 +417,5 @@ def test_a_signal_takes_one_line(number, said, when, here):
     )
     process.stdout.read(1)
     process.send_signal(number)
-    err = process.communicate(timeout=30)[1]
+    err = process.communicate(timeout=120)[1]
     assert (process.returncode, err) == (128 + number, f"tiny-gpt: {said}\n")

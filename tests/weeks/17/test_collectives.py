@@ -66,8 +66,12 @@ def test_bytes_are_the_formulas(answers, n, length):
 
 
 def test_sending_first_waits_for_ever():
-    with pytest.raises(UserError, match="all 3 processes waited for one another"):
-        launch(send_first, 3, 1000, timeout=4.0)
+    for timeout in (4.0, 12.0, 36.0):  # on a machine that stops, one may be silent
+        with pytest.raises(UserError) as caught:
+            launch(send_first, 3, 1000, timeout=timeout)
+        if str(caught.value).startswith("all 3"):
+            break
+    assert str(caught.value).startswith("all 3 processes waited for one another")
 
 
 @given(n=st.integers(2, 512), alpha=st.floats(1e-6, 1e-2), beta=st.floats(1e-11, 1e-7))

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import threading
+import time
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from week19.kv_cache import generate
 from week19.sampling import Sampler
 from week19.scheduler import Request, Scheduler
 from week19.twins import small_llama
-from week27.serve import Broken, Engine, Full, write
+from week27.serve import Broken, Engine, Full, Stream, write
 
 MODEL = small_llama(0)
 
@@ -33,7 +35,20 @@ async def read(stream):
     return [token async for token in stream]
 
 
-async def until(true, seconds=5):
+async def held(serving):
+    """Lets the model go on; between two steps it waits until then."""
+    go, waits = threading.Event(), threading.Event()
+    work = asyncio.ensure_future(serving.call(lambda: waits.set() or go.wait(60)))
+    await until(waits.is_set)
+
+    async def on():
+        go.set()
+        await work
+
+    return on
+
+
+async def until(true, seconds=60):
     end = asyncio.get_running_loop().time() + seconds
     while not true():
         assert asyncio.get_running_loop().time() < end
@@ -87,11 +102,13 @@ def test_some_read_to_the_end_and_some_leave(drawn):
 def test_more_than_there_is_room_for_is_refused_and_may_come_again():
     async def three():
         with engine(most=2) as serving:
+            go_on = await held(serving)
             first, second = (serving.submit(Request([n], 30)) for n in (1, 2))
             with pytest.raises(Full, match="2 requests"):
                 serving.submit(Request([3], 1))
             first.cancel()
             third = serving.submit(Request([3], 2))
+            await go_on()
             assert len(await read(third)) == 2
             assert len(await read(second)) == 30
             assert serving.submit(Request([3], 1))
@@ -128,7 +145,9 @@ class Fails(nn.Module):
 def test_a_broken_model_leaves_nobody_waiting():
     async def several():
         with engine(Fails(6)) as serving:
+            go_on = await held(serving)
             streams = [serving.submit(Request([n], 50)) for n in range(5)]
+            await go_on()
             found = await asyncio.gather(*map(read, streams), return_exceptions=True)
             assert all(isinstance(error, Broken) for error in found)
             assert isinstance(serving.error, RuntimeError)
@@ -136,12 +155,23 @@ def test_a_broken_model_leaves_nobody_waiting():
                 serving.submit(Request([1], 1))
             assert not serving.active
 
-    asyncio.run(asyncio.wait_for(several(), 6))
+    asyncio.run(asyncio.wait_for(several(), 100))
+
+
+class Slow(Fails):
+    """A model that does not end its answers while a test looks away."""
+
+    def __init__(self):
+        super().__init__(10**6)
+
+    def forward(self, *args, **options):
+        time.sleep(0.1)
+        return super().forward(*args, **options)
 
 
 def test_closing_leaves_nobody_waiting():
     async def several():
-        serving = engine()
+        serving = engine(Slow())
         with serving:
             streams = [serving.submit(Request([n], 58)) for n in range(6)]
             await anext(streams[0])
@@ -152,17 +182,20 @@ def test_closing_leaves_nobody_waiting():
         with pytest.raises(Broken):
             await serving.call(lambda: 1)
 
-    asyncio.run(asyncio.wait_for(several(), 6))
+    asyncio.run(asyncio.wait_for(several(), 100))
 
 
 def test_work_between_two_steps():
     async def ask():
         with engine() as serving:
+            go_on = await held(serving)
             stream = serving.submit(Request([1], 30))
-            known = await serving.call(
-                lambda: serving.scheduler.running + serving.scheduler.waiting
+            known = asyncio.ensure_future(
+                serving.call(lambda: serving.scheduler.running + serving.scheduler.waiting)
             )
-            assert known == [1]
+            await asyncio.sleep(0)  # it has asked
+            await go_on()
+            assert await known == [1]
             with pytest.raises(ZeroDivisionError):
                 await serving.call(lambda: 1 / 0)
             assert len(await read(stream)) == 30
@@ -175,25 +208,29 @@ def test_a_stream_stays_over():
         with engine() as serving:
             stream = serving.submit(Request([1], 1))
             assert len(await read(stream)) == 1
-            assert await asyncio.wait_for(read(stream), 2) == []
+            assert await asyncio.wait_for(read(stream), 60) == []
 
     asyncio.run(ask())
 
 
-def test_tokens_come_while_others_are_written():
+def test_tokens_come_while_others_are_written(monkeypatch):
+    receive, order = Stream._receive, []  # as they come from the thread, whoever reads first
+
+    def noted(self, event):
+        order.append(self.request.prompt)
+        receive(self, event)
+
+    monkeypatch.setattr(Stream, "_receive", noted)
+
     async def ask():
         with engine() as serving:
+            go_on = await held(serving)
             long, short = serving.submit(Request([1], 50)), serving.submit(Request([2], 2))
-            order = []
-
-            async def watch(name, stream):
-                async for _ in stream:
-                    order.append(name)
-
-            await asyncio.gather(watch("long", long), watch("short", short))
-            assert order.index("short") < 10
+            await go_on()
+            assert [len(await read(stream)) for stream in (long, short)] == [50, 2]
 
     asyncio.run(ask())
+    assert order.index([2]) < 10
 
 
 def decode(ids):

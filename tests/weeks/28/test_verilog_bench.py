@@ -1,12 +1,11 @@
 """What is refused, what is let through, and what a bench sees; programs that go wrong end."""
 
 import itertools
-import os
-import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from witness import Witness
 
 from shared import datasets
 from shared.errors import UserError
@@ -119,10 +118,13 @@ def test_outcomes():
 
 @needs_icarus
 def test_a_circuit_that_never_ends_is_ended():
-    start = time.perf_counter()
     loop = f"{HEAD}reg r; initial forever r = 1; assign y = r; endmodule"
-    assert simulate(loop, XOR, seconds=0.5).outcome == "takes too long"
-    assert time.perf_counter() - start < 8
+    for seconds in (0.5, 4, 32):
+        verdict = simulate(loop, XOR, seconds=seconds)
+        assert verdict.outcome == "takes too long"
+        if verdict.why != "the compiler":  # as on a slow machine
+            break
+    assert verdict.why == f"over {seconds:g} s"
 
 
 @needs_icarus
@@ -145,26 +147,20 @@ def test_without_a_simulator_one_line_says_so(monkeypatch):
 
 
 def test_programs_end_with_their_children_and_their_output_is_cut(tmp_path):
-    script = "sleep 30 & echo $! ; sleep 30"
-    start = time.perf_counter()
-    status, said = run_limited(["sh", "-c", script], tmp_path, 0.5)
-    assert status is None
-    assert time.perf_counter() - start < 8
-    child = int(said)
-    for _ in range(50):  # until it is gone, or a zombie that nobody has waited for
-        try:
-            os.kill(child, 0)
-            with open(f"/proc/{child}/stat", encoding="utf-8") as stat:
-                if stat.read().split()[2] == "Z":
-                    break
-        except (ProcessLookupError, FileNotFoundError):
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("the child still runs")
-    _, said = run_limited(["sh", "-c", "yes"], tmp_path, 5)
+    script = f"exec 3> {tmp_path / 'pipe'}; sleep 200 & echo begun; echo >&3; sleep 200"
+    with Witness(tmp_path / "pipe") as witness:
+        for seconds in (0.5, 4, 32):
+            status, said = run_limited(["sh", "-c", script], tmp_path, seconds)
+            assert status is None
+            if said:
+                break
+        assert said == "begun\n"
+        while witness.begun():
+            pass
+        assert witness.ended()
+    _, said = run_limited(["sh", "-c", "yes"], tmp_path, 60)
     assert len(said) <= verilog_bench.MOST_OUTPUT
-    status, said = run_limited(["sh", "-c", "pwd; env; cat"], tmp_path, 5)
+    status, said = run_limited(["sh", "-c", "pwd; env; cat"], tmp_path, 60)
     assert said.startswith(f"{tmp_path}\n")
     assert "HOME=" not in said
     with pytest.raises(ValueError, match="seconds must be above 0, got 0"):
