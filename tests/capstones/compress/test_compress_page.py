@@ -130,7 +130,7 @@ def test_a_time_is_drawn_once_but_for_the_best(record):
     # SmoothQuant computes as int8 dynamic does, and loses less: only it is on the front.
     costs = {point.name: point.cost for point in steps}
     assert costs["int8 SmoothQuant"] == costs["int8 dynamic"] == 50.0
-    record["int8 SmoothQuant"] |= {"ppl": record["int8 dynamic"]["ppl"] | {"nats": [9.0, 9.0]}}
+    record["int8 SmoothQuant"] |= {"ppl": record["int8 dynamic"]["ppl"] | {"nats": [9.0, 9.0, 9.0]}}
     (_, (_, _, steps)) = sides(lines(record))
     assert "int8 SmoothQuant" not in {point.name for point in steps}
 
