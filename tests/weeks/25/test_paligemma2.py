@@ -236,7 +236,8 @@ class Scripted:
     """A decoder that says what it is told to, token after token."""
 
     def __init__(self, decoder, rows):
-        self.config, self.embed, self.steps = decoder.config, decoder.embed, zip(*rows, strict=True)
+        self.config, self.embed, self.new_cache = decoder.config, decoder.embed, decoder.new_cache
+        self.steps = zip(*rows, strict=True)
 
     def __call__(self, x, **options):
         said = F.one_hot(torch.tensor(next(self.steps)), self.config.vocab_size).float()
