@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from shared import records
 from shared.errors import UserError
 from shared.files import write_atomic
+from shared.require import require
 
 
 @contextlib.contextmanager
@@ -66,6 +67,33 @@ def resident(code: str, *arguments: str) -> int:
 # ---- the record
 
 
+def check_rows(
+    names: Sequence[str], known: Collection[str], *, out: Path, record: Path, quick: bool
+) -> None:
+    """Refuse a row that is not known, and a quick trial that would become the record."""
+    for name in names:
+        require(name in known, f"rows must be among {', '.join(known)}", name, error=UserError)
+    if quick and Path(out).resolve() == record.resolve():
+        raise UserError("a quick trial measures nothing; give it a record of its own")
+
+
+def measure(
+    rows: Mapping[str, Callable[[bool], Mapping[str, Any]]],
+    names: Sequence[str],
+    *,
+    out: Path,
+    quick: bool,
+    say: Callable[[str], None],
+    threads: int,
+) -> dict[str, Any]:
+    """Measure rows, all if none is named, put each into the record at once, and return that."""
+    for name, row in rows.items():
+        if not names or name in names:
+            say(f"{name} …")
+            save(out, name, row(quick), quick=quick, threads=threads)
+    return read_record(out)
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A record that `save` wrote, empty where there is none yet."""
     try:
@@ -78,15 +106,21 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def save(path: Path, name: str, row: Mapping[str, Any], *, quick: bool, threads: int = 1) -> None:
     """Put a row into the record, with the machine it was measured on."""
-    made = {"date": datetime.now(UTC).date().isoformat(), "commit": records.commit()}
-    made |= {"versions": records.versions(), "quick": quick, "threads": threads}
-    made |= {"cpu": _cpu(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
-    record = read_record(path) | {name: {**row, "machine": made}}
+    record = read_record(path) | {name: {**row, "machine": machine(threads) | {"quick": quick}}}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(Path(path), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def _cpu() -> str:
+def machine(threads: int) -> dict[str, Any]:
+    """Where, when and with what a row is measured."""
+    made = {"date": datetime.now(UTC).date().isoformat(), "commit": records.commit()}
+    made |= {"versions": records.versions(), "threads": threads, "cpu": cpu_model()}
+    # The load is other programs' work: a timing on a busy machine says so.
+    return made | {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+
+
+def cpu_model() -> str:
+    """The processor's name."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as info:
         for line in info:
             if line.startswith("model name"):

@@ -1,10 +1,12 @@
 """A headless Chromium for tests of pages; where there is none, those tests are skipped."""
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,7 @@ FLAGS += ["--window-size=1280,860", "--disable-dev-shm-usage", "--force-prefers-
 
 
 @contextmanager
-def chromium(profile) -> Iterator:
+def chromium(profile: Path) -> Iterator:
     """A driver whose console and requests are logged; its profile is kept in this folder."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -84,3 +86,30 @@ class Page:
     def script(self, text: str, *given):
         """What a script returns."""
         return self.driver.execute_script(text, *given)
+
+    @contextmanager
+    def sized(self, width: int, height: int) -> Iterator[None]:
+        """The window has this size meanwhile; a narrow one is a phone's."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def contrasts(
+    sheet: Path, scheme: int, pairs: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], float]:
+    """Contrast (WCAG 2) of pairs of a style sheet's colors, in its first or second scheme."""
+    block = re.findall(r":root \{(.*?)\}", sheet.read_text(encoding="utf-8"), re.DOTALL)[scheme]
+    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+    light = {name: luminance(color) + 0.05 for name, color in colors.items()}
+    return {(a, b): max(light[a], light[b]) / min(light[a], light[b]) for a, b in pairs}
+
+
+def luminance(color: str) -> float:
+    """Of a color such as #0a7bc2, from 0 to 1."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -8,6 +8,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hypothesis
+import pytest
+from browser import chromium
 from enforce import PACKAGES
 from jaxtyping import install_import_hook
 from suite_record import pytest_addoption, pytest_terminal_summary  # noqa: F401
@@ -38,3 +40,10 @@ def pytest_configure(config):
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """A headless Chromium, one for each file of tests."""
+    with chromium(tmp_path_factory.mktemp("profile")) as found:
+        yield found

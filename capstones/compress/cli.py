@@ -54,8 +54,6 @@ def inspect(model: str, /, *, json_: Json = False) -> None:
     ----------
     model
         As above.
-    json_
-        Print one JSON object.
     """
     from compress import inspecting
 
@@ -89,8 +87,6 @@ def quantize(
 
     Parameters
     ----------
-    out
-        The folder to write.
     method
         rtn rounds to nearest; gptq makes up for errors in the weights that follow; awq scales up
         what meets large inputs; hqq moves zero points, without any text; smoothquant shares the
@@ -113,8 +109,6 @@ def quantize(
         Round what layers read too (int8 dynamic); with 8 bits, --sym and --per-channel.
     embedding_bits
         Bits of the embedding and the head, 8 or 4; by default they stay floats.
-    json_
-        Print one JSON object.
     """
     from compress.pipeline.recipe import Recipe
     from compress.pipeline.steps import Pass, Quantize
@@ -155,8 +149,6 @@ def prune(
 
     Parameters
     ----------
-    out
-        The folder to write.
     method
         magnitude, wanda and sparsegpt make zeros; structured makes smaller matrices.
     sparsity
@@ -173,8 +165,6 @@ def prune(
         Of structured: share of the MLPs' neurons that goes.
     layers
         Of structured: blocks that go.
-    json_
-        Print one JSON object.
     """
     from compress.pipeline.recipe import Recipe
     from compress.pipeline.steps import Pass, Prune, Structured
@@ -201,12 +191,8 @@ def recipe(
 
     Parameters
     ----------
-    out
-        The folder to write.
     recipe
         The file; `compress/pipeline/recipe.py` shows one.
-    json_
-        Print one JSON object.
     """
     from compress.pipeline.recipe import read_recipe
 
@@ -221,8 +207,6 @@ def verify(out: Path, /, *, json_: Json = False) -> None:
     ----------
     out
         The artifact's folder.
-    json_
-        Print one JSON object.
     """
     from compress import inspecting
 

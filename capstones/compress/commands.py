@@ -4,16 +4,13 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
-import cyclopts
 from cyclopts import Parameter
 
-from compress.options import Flag, Json, Making, Out
+from compress.options import Flag, Json, Making, Out, Scanning
 from compress.terminal import console, errors, progress, put
 from shared.errors import UserError
-from shared.study import PositiveInt
 
 Names = Annotated[tuple[str, ...], Parameter(negative="")]
-Few = Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1, lte=16384))]
 
 
 def bench(
@@ -55,8 +52,6 @@ def bench(
         Write the table as a page too.
     record
         Write into the project's record and tables instead of below runs/.
-    json_
-        Print the record as one JSON object.
     """
     from rich.markdown import Markdown
 
@@ -91,7 +86,7 @@ def export(
     model: str,
     /,
     *,
-    out: Out,
+    out: Annotated[Out, Parameter(help="The folder, or the file for onnx and gguf.")],
     format: Literal["hf", "compressed-tensors", "onnx", "gguf"] = "hf",
     kind: Literal["Q8_0", "Q4_0", "Q4_1"] = "Q8_0",
     json_: Json = False,
@@ -102,16 +97,12 @@ def export(
     ----------
     model
         An artifact, compress:DIR, or any other model.
-    out
-        The folder, or the file for onnx and gguf.
     format
         hf: floats, for Transformers; compressed-tensors: the artifact's own codes, for vLLM and
         Transformers; onnx: a graph of floats with a cache; gguf: rounded to nearest once more in
         llama.cpp's blocks.
     kind
         Of gguf: the blocks of the matrices; the embedding is Q8_0.
-    json_
-        Print one JSON object.
     """
     from compress.export.writing import write
 
@@ -126,11 +117,7 @@ def sensitivity(
     model: str,
     /,
     *,
-    bits: str = "8,4,3",
-    group_size: PositiveInt = 64,
-    unit: Literal["block", "layer"] = "block",
-    texts: PositiveInt = 4,
-    seqlen: Few = 128,
+    scanning: Scanning | None = None,
     json_: Json = False,
 ) -> None:
     """Say how much the loss rises when one part alone has fewer bits.
@@ -139,23 +126,11 @@ def sensitivity(
     ----------
     model
         What is scanned.
-    bits
-        Of 8, 4, 3 and 2, separated by commas.
-    group_size
-        Inputs that share a grid.
-    unit
-        block, or layer for each matrix by itself (seven times as long).
-    texts
-        Windows of the calibration text.
-    seqlen
-        Tokens of a window.
-    json_
-        Print one JSON object.
     """
     from compress.tuning.tune import scanned, show_scan
 
     with progress("parts") as told:
-        found = scanned(model, bits, group_size, unit, (texts, seqlen), told)[1]
+        found = scanned(model, scanning or Scanning(), told)[1]
     if json_:
         put({part.name: {"rises": part.rises, "bytes": part.n_bytes} for part in found})
     else:
@@ -170,11 +145,7 @@ def tune(
     max_drop: str = "1%",
     objective: Literal["size", "latency"] = "size",
     budget: str | None = None,
-    bits: str = "8,4,3",
-    group_size: PositiveInt = 64,
-    unit: Literal["block", "layer"] = "block",
-    texts: PositiveInt = 4,
-    seqlen: Few = 128,
+    scanning: Scanning | None = None,
     method: Literal["rtn", "gptq"] = "gptq",
     making: Making | None = None,
     json_: Json = False,
@@ -195,19 +166,15 @@ def tune(
     budget
         Instead of max_drop: share of the blocks' bytes in 16 bits, such as 40%; the choice is then
         the best within it.
-    bits, group_size, unit, texts, seqlen
-        Of the scan, as `sensitivity` has them.
     method
         How the choice is made real.
-    json_
-        Print one JSON object.
     """
     from compress.tuning.tune import show_tuned, tuned
 
-    scan = {"bits": bits, "group_size": group_size, "unit": unit, "texts": (texts, seqlen)}
+    how = {"scanning": scanning or Scanning(), "making": making or Making()}
     rules = {"max_drop": max_drop, "objective": objective, "budget": budget, "method": method}
     with progress("parts") as told:
-        found = tuned(model, out, **scan, **rules, making=making or Making(), progress=told)
+        found = tuned(model, out, **how, **rules, progress=told)
     if json_:
         put(found)
     else:

@@ -1,10 +1,10 @@
-"""What can be chosen on the command line, for all commands that make a smaller model."""
+"""What can be chosen on the command line of several commands."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from compress.calibration import Calibration, calibrate
 from compress.models.opened import OpenedModel
@@ -13,10 +13,11 @@ from compress.pipeline.recipe import Recipe
 from shared.errors import UserError
 from shared.study import Cores, PositiveInt, whole
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
-Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")]
+Out = Annotated[Path, Parameter(name=["--out", "-o"], help="The folder to write.")]
 Seed = Annotated[int, whole(0)]
 Flag = Annotated[bool, Parameter(negative="")]
+Few = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=16384))]
 
 
 @Parameter(name="*")
@@ -58,3 +59,29 @@ class Making:
             raise UserError(f"seqlen must be at most the model's context {most}, got {self.seqlen}")
         sizes = {"n": self.n_calib, "seqlen": self.seqlen, "seed": self.seed}
         return opened, calibrate(opened.tokenizer, self.calib, **sizes)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Scanning:
+    """How the loss of each part with fewer bits is measured.
+
+    Attributes
+    ----------
+    bits
+        Of 8, 4, 3 and 2, separated by commas.
+    group_size
+        Inputs that share a grid.
+    unit
+        block, or layer for each matrix by itself (seven times as long).
+    texts
+        Windows of the calibration text.
+    seqlen
+        Tokens of a window.
+    """
+
+    bits: str = "8,4,3"
+    group_size: PositiveInt = 64
+    unit: Literal["block", "layer"] = "block"
+    texts: PositiveInt = 4
+    seqlen: Few = 128

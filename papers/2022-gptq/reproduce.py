@@ -23,11 +23,10 @@ import torch
 from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
 from week18.llama3 import Block
-from week19.characters import manual, trained_model
 from week19.gptq import gptq
-from week19.layer_inputs import Inputs, gptq_block, quantized_losses, round_block
+from week19.layer_inputs import Inputs, Quantizer, gptq_block, round_block
 from week19.quantization import fake_quantize
-from week19.wikitext import windows
+from week19.wikitext import added_losses
 
 WIDTHS, GROUP = (4, 3, 2), 32
 
@@ -38,23 +37,15 @@ def diagonal_block(block: Block, inputs: dict[str, Inputs], **options) -> None:
     gptq_block(block, alone, **options)
 
 
-def added_losses(seed: int, steps: int, texts: int) -> tuple[float, dict[str, float]]:
-    """Loss of a model trained here, and what each method adds to it on the held-out text."""
-    text = manual()
-    model = trained_model(text, steps, seed)
-    calibration = windows(text.training, texts, 64, skip=1000 * seed)
-    methods = {"as it is": lambda block, inputs: None}
+def methods_of() -> dict[str, Quantizer]:
+    """What changes a block, by name."""
+    methods: dict[str, Quantizer] = {}
     for bits in WIDTHS:
         options = {"bits": bits, "group_size": GROUP}
         methods[f"nearest, {bits} bits"] = functools.partial(round_block, **options)
         methods[f"GPTQ, {bits} bits"] = functools.partial(gptq_block, **options)
-    options["bits"] = 3
-    methods["diagonal, 3 bits"] = functools.partial(diagonal_block, **options)
-    judged = windows(text.held_out, texts, 64)
-    losses = quantized_losses(model, calibration, judged, methods)
-    means = {name: values.mean().item() for name, values in losses.items()}
-    start = means.pop("as it is")
-    return start, {name: mean - start for name, mean in means.items()}
+    three = functools.partial(diagonal_block, bits=3, group_size=GROUP)
+    return methods | {"diagonal, 3 bits": three}
 
 
 def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 300) -> None:
@@ -74,7 +65,7 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 300) -> None:
     steps, texts = run.budget(quick=(2, 4), default=(steps, 96), full=(4 * steps, 200))
     starts, added = [], []
     for seed in run.progress(range(run.seed, run.seed + seeds), "models"):
-        start, found = added_losses(seed, steps, texts)
+        start, found = added_losses(seed, steps, texts, methods_of())
         starts.append(start)
         added.append(found)
     late = {"quick": False, "rtol": None}

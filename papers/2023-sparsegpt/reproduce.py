@@ -23,10 +23,8 @@ from torch import Tensor
 
 from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
-from week19.characters import manual, trained_model
 from week19.gptq import hessian, layer_error
-from week19.layer_inputs import quantized_losses
-from week19.wikitext import windows
+from week19.wikitext import added_losses
 from week27.one_shot_pruning import Pruned, magnitude, prune_block, refit, sparsegpt
 
 SPARSITIES = (0.1, 0.3, 0.5, 0.6, 0.7)
@@ -60,19 +58,6 @@ def methods_of(sparsities: tuple[float, ...]) -> dict[str, Callable]:
     found["diagonal, masks alone, 50%"] = by_diagonal_alone
     named = {name.replace("%", " %"): method for name, method in found.items()}
     return {name: functools.partial(prune_block, method=m) for name, m in named.items()}
-
-
-def added_losses(seed: int, steps: int, texts: int, methods: dict) -> tuple[float, dict]:
-    """Loss of a model trained here, and what each method adds to it on the held-out text."""
-    text = manual()
-    model = trained_model(text, steps, seed)
-    calibration = windows(text.training, texts, 64, skip=1000 * seed)
-    judged = windows(text.held_out, texts, 64)
-    start = {"as it is": lambda block, inputs: None}
-    losses = quantized_losses(model, calibration, judged, start | methods)
-    means = {name: values.mean().item() for name, values in losses.items()}
-    dense = means.pop("as it is")
-    return dense, {name: mean - dense for name, mean in means.items()}
 
 
 def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 100) -> None:

@@ -23,10 +23,8 @@ from torch import Tensor
 
 from shared import papers, plots
 from shared.study import PositiveInt, Run, cli
-from week19.characters import manual, trained_model
 from week19.gptq import hessian
-from week19.layer_inputs import quantized_losses
-from week19.wikitext import windows
+from week19.wikitext import added_losses
 from week27.one_shot_pruning import Pruned, magnitude, prune_block, sparsegpt, wanda
 from week27.pruning import masks
 
@@ -52,19 +50,6 @@ METHODS = {
     "magnitude in rows": magnitude,
     "mixed norms": mixed_norms,
 }
-
-
-def added_losses(seed: int, steps: int, texts: int) -> dict[str, float]:
-    """What each method adds to the loss of a model trained here, on the held-out text."""
-    text = manual()
-    model = trained_model(text, steps, seed)
-    calibration = windows(text.training, texts, 64, skip=1000 * seed)
-    judged = windows(text.held_out, texts, 64)
-    methods = {"as it is": lambda block, inputs: None}
-    methods |= {name: functools.partial(prune_block, method=m) for name, m in METHODS.items()}
-    losses = quantized_losses(model, calibration, judged, methods)
-    means = {name: values.mean().item() for name, values in losses.items()}
-    return {name: means[name] - means["as it is"] for name in METHODS}
 
 
 def seconds(run: Run, n: int) -> list[float]:
@@ -98,9 +83,10 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 100) -> None:
     seeds = run.budget(quick=2, default=max(seeds, 2), full=max(seeds, 8))
     size = run.budget(quick=(2, 4), default=(steps, 96), full=(8 * steps, 200))
     first = run.seed + 20  # apart from the seeds of week 27
+    methods = {name: functools.partial(prune_block, method=m) for name, m in METHODS.items()}
     models = run.progress(range(seeds), "models")
     with threadpool_limits(1):  # products this small are slower on several threads
-        added = [added_losses(first + i, *size) for i in models]
+        added = [added_losses(first + i, *size, methods)[1] for i in models]
     ratios = {
         "at 50 % Wanda closes half of the gap to magnitude": ("Wanda", "magnitude"),
         "SparseGPT is not worse than Wanda": ("SparseGPT", "Wanda"),

@@ -50,7 +50,7 @@ def test_sparsegpt_controls_take_one_thing_away():
 def test_wanda_judging_by_made_up_losses(tmp_path, monkeypatch):
     row = {"magnitude": 1.0, "Wanda": 0.6, "SparseGPT": 0.5, "Wanda in layers": 0.7}
     row |= {"magnitude in rows": 1.0, "mixed norms": 1.2}
-    monkeypatch.setattr(wanda_paper, "added_losses", lambda *size: row)
+    monkeypatch.setattr(wanda_paper, "added_losses", lambda *size: (2.0, row))
     monkeypatch.setattr(wanda_paper, "seconds", lambda *size: [12.0, 12.5, 12.2])
     run = Run(WANDA, out=tmp_path, quiet=True)
     wanda_paper.main(run)

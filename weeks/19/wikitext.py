@@ -6,6 +6,7 @@ tensor([30, 65])
 `uv run weeks/19/gptq.py`, `awq.py`, `hqq.py` and `smoothquant.py` judge with them.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from shared.require import require
 from week18.llama3 import Llama
 from week18.smollm2 import smollm2
 from week19.characters import manual, trained_model
+from week19.layer_inputs import Quantizer, quantized_losses
 
 CHARACTERS = 100_000
 
@@ -71,3 +73,24 @@ def language_model(
     model = trained_model(text, 2 if quick else 200, seed)
     calibration = windows(text.training, calibrating, context)
     return Judged(name + missing, model, calibration, windows(text.held_out, judging, context))
+
+
+def added_losses(
+    seed: int, steps: int, texts: int, methods: Mapping[str, Quantizer]
+) -> tuple[float, dict[str, float]]:
+    """Loss of a model trained here, and what each method adds to it on the held-out text.
+
+    Parameters
+    ----------
+    texts
+        Windows of 64 tokens to learn from, and as many to be judged by.
+    """
+    text = manual()
+    model = trained_model(text, steps, seed)
+    calibration = windows(text.training, texts, 64, skip=1000 * seed)
+    judged = windows(text.held_out, texts, 64)
+    every = {"as it is": lambda block, inputs: None, **methods}
+    losses = quantized_losses(model, calibration, judged, every)
+    means = {name: values.mean().item() for name, values in losses.items()}
+    start = means.pop("as it is")
+    return start, {name: mean - start for name, mean in means.items()}

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from shared.require import require
 from week13.attention import causal_mask
 from week18.rotary import rope_frequencies, rotate
+from week19.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -98,32 +99,6 @@ class RMSNorm(nn.Module):
         return (wide * (1 + self.weight.to(wide.dtype))).to(x.dtype)
 
 
-class GrowingCache:
-    """Keys and values so far, a pair per layer; of all keys, since masks do the windowing."""
-
-    def __init__(self, n_layers: int):
-        self._pairs: list[tuple[Tensor, Tensor] | None] = [None] * n_layers
-
-    @property
-    def length(self) -> int:
-        """Positions stored so far."""
-        last = self._pairs[-1]
-        return 0 if last is None else last[0].shape[2]
-
-    def update(
-        self,
-        layer: int,
-        k: Float[Tensor, "batch kv_head new dim"],
-        v: Float[Tensor, "batch kv_head new dim"],
-    ) -> tuple[Float[Tensor, "batch kv_head key dim"], Float[Tensor, "batch kv_head key dim"]]:
-        """Store new keys and values; give those of all positions so far."""
-        old = self._pairs[layer]
-        if old is not None:
-            k, v = torch.cat([old[0], k], 2), torch.cat([old[1], v], 2)
-        self._pairs[layer] = k, v
-        return k, v
-
-
 class Block(nn.Module):
     """Attention, then a gated MLP, each between two norms."""
 
@@ -148,7 +123,7 @@ class Block(nn.Module):
         cos: Float[Tensor, "1 1 seq half_dim"],
         sin: Float[Tensor, "1 1 seq half_dim"],
         allowed: Bool[Tensor, "#batch 1 seq key"],
-        cache: GrowingCache | None = None,
+        cache: KVCache | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
         """The residual stream after this layer."""
         u = self.attention_norm(x)
@@ -191,13 +166,20 @@ class Gemma2(nn.Module):
         scale = torch.tensor(self.config.d_model**0.5, dtype=weight.dtype)  # rounded as it is
         return self.embedding(tokens) * scale.to(weight.device)
 
+    def new_cache(self, batch: int, max_length: int) -> KVCache:
+        """For keys and values of all positions, in local layers too: masks do the windowing."""
+        c, weight = self.config, self.embedding.weight
+        sizes = {"n_layers": c.n_layers, "n_kv_heads": c.n_kv_heads, "head_dim": c.head_dim}
+        sizes |= {"batch": batch, "max_length": max_length}
+        return KVCache(**sizes, dtype=weight.dtype, device=weight.device)
+
     def forward(
         self,
         x: Float[Tensor, "batch seq d_model"],
         *,
         allowed: Bool[Tensor, "#batch seq key"] | None = None,
         local: Bool[Tensor, "#batch seq key"] | None = None,
-        cache: GrowingCache | None = None,
+        cache: KVCache | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
         """Logits of the next token after each position.
 
@@ -219,4 +201,6 @@ class Gemma2(nn.Module):
         cos, sin = (wave.to(x.dtype)[None, None] for wave in (angles.cos(), angles.sin()))
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin, (local if i % 2 == 0 else allowed)[:, None], cache)
+        if cache is not None:
+            cache.advance(n)
         return soft_cap(self.norm(x) @ self.embedding.weight.T, self.config.final_cap)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from shared.arguments import checked
 from shared.require import require
 from week25.clip import initialize
-from week25.gemma2 import Gemma2, Gemma2Config, GrowingCache, window_mask
+from week25.gemma2 import Gemma2, Gemma2Config, window_mask
 from week25.siglip import VisionTower
 
 IGNORED = -100  # a target on which no loss falls
@@ -158,7 +158,7 @@ class PaliGemma2(nn.Module):
         require(n >= 1, "n must be at least 1", n)
         x, window = self.prefix(images, question), self.decoder.config.window
         prefix, found = torch.full((len(x),), x.shape[1]), []
-        cache = GrowingCache(self.decoder.config.n_layers) if cached else None
+        cache = self.decoder.new_cache(len(x), x.shape[1] + n - 1) if cached else None
         done = torch.zeros(len(x), dtype=torch.bool)
         for i in range(n):
             if i == 0 or cache is None:

@@ -10,8 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from compress.benchmark import tables
-from compress.benchmark.lines import Line, lines
-from compress.report.scatter import Point, scatter
+from compress.benchmark.lines import lines
+from compress.report.scatter import scatter
+from compress.report.sides import sides
 from shared.files import write_atomic
 
 HERE = Path(__file__).parent
@@ -40,32 +41,13 @@ def page(record: Mapping[str, Any]) -> str:
         off_grid=about["off_grid"],
         lines=found,
         counts=sorted({count for line in found for count in line.speed or ()}, key=int),
-        pictures=pictures(found),
+        pictures=[(title, scatter(points, unit)) for title, unit, points in sides(found)],
         interval=tables.interval,
         change=tables.change,
         signatures=list(protocols),
         machines=tables.machines(record.values(), about),
     )
     return html.encode("utf-8", "replace").decode()
-
-
-def pictures(found: list[Line]) -> list[tuple[str, Markup]]:
-    """Perplexity against bytes, and against the time of a token, of rows that have both."""
-    read = [line for line in found if line.perplexity is not None]
-    if not read:
-        return []
-    sizes = [Point(x.name, x.n_bytes / 1e6, x.perplexity, x.on_front) for x in read]
-    drawn = [("What is lost, by megabytes on the disk", scatter(sizes, "MB"))]
-    timed = [x for x in read if x.speed and (x.on_fast_front or not x.like)]
-    if timed:
-        count = min(timed[0].speed, key=int)
-        steps = [
-            Point(x.name, 1000 / x.speed[count]["decode_per_second"], x.perplexity, x.on_fast_front)
-            for x in timed
-        ]
-        unit = f"ms per new token, threads: {count}"
-        drawn.append(("What is lost, by the time of a token", scatter(steps, unit)))
-    return drawn
 
 
 def write_page(record: Mapping[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from compress.calibration import calibrate
 from compress.making import make
 from compress.models.opened import OpenedModel
 from compress.models.opening import open_model
-from compress.options import Making
+from compress.options import Making, Scanning
 from compress.pipeline.recipe import Recipe
 from compress.pipeline.steps import Pass, Quantize
 from compress.tuning.choosing import Choice, frontier, within_cost, within_loss
@@ -31,21 +31,13 @@ TICKS = 2e5  # in a second: costs are whole numbers, of 5 µs
 
 
 def scanned(
-    ref: str,
-    bits: str,
-    group_size: int,
-    unit: str,
-    texts: tuple[int, int],
-    progress: Callable[[int, int], object],
-    *,
-    symmetric: bool = False,
+    ref: str, how: Scanning, progress: Callable[[int, int], object], *, symmetric: bool = False
 ) -> tuple[OpenedModel, list[Part]]:
-    """The model and its scan, options as the command line has them."""
-    chosen = numbers(bits)
+    """The model and its scan."""
+    options = {"bits": numbers(how.bits), "group_size": how.group_size, "unit": how.unit}
     opened = open_model(ref)
-    ids = calibrate(opened.tokenizer, n=texts[0], seqlen=texts[1]).ids
-    options = {"group_size": group_size, "symmetric": symmetric, "unit": unit}
-    return opened, scan(opened.model, ids, bits=chosen, progress=progress, **options)
+    ids = calibrate(opened.tokenizer, n=how.texts, seqlen=how.seqlen).ids
+    return opened, scan(opened.model, ids, symmetric=symmetric, progress=progress, **options)
 
 
 def numbers(bits: str) -> list[int]:
@@ -83,8 +75,9 @@ def tuned(
     objective: str,
     budget: str | None,
     method: str,
+    scanning: Scanning,
     making: Making,
-    **options: Any,
+    progress: Callable[[int, int], object],
 ) -> dict[str, Any]:
     """Choose, and with `out` make and measure."""
     drop = math.log1p(share(max_drop, "max_drop"))
@@ -92,8 +85,8 @@ def tuned(
     must = "budget must go with objective size"
     require(limit is None or objective == "size", must, objective, error=UserError)
     symmetric = objective == "latency"  # kernels have no zero points
-    opened, parts = scanned(ref, symmetric=symmetric, **options)
-    group_size, full = options["group_size"], 2 * sum(part.n_weights for part in parts)
+    opened, parts = scanned(ref, scanning, progress, symmetric=symmetric)
+    group_size, full = scanning.group_size, 2 * sum(part.n_weights for part in parts)
     costs = [part.n_bytes for part in parts]
     if objective == "latency":
         costs = seconds(opened, parts, group_size)
@@ -111,7 +104,7 @@ def tuned(
             return found
         recipe = recipe_for(chosen, parts, method, group_size, symmetric)
         make(ref, recipe, out, making)
-        measured = rise(ref, f"compress:{out}", *options["texts"])
+        measured = rise(ref, f"compress:{out}", scanning.texts, scanning.seqlen)
         found["tried"].append({"bits": list(chosen.options), "measured": measured})
         found |= {"out": str(out), "measured_rise": measured}
         more = [choice for choice in choices if choice.loss < chosen.loss]

@@ -14,9 +14,7 @@ from typing import Any
 
 from llm_eval.benchmark import known, rows, upkeep
 from llm_eval.benchmark.standard import standard
-from shared.errors import UserError
-from shared.measuring import pinned, read_record, save
-from shared.require import require
+from shared.measuring import check_rows, measure, pinned
 
 RECORD = Path(__file__).parents[1] / "results" / "bench.json"
 ROWS: dict[str, Callable[[bool], dict[str, Any]]] = {
@@ -58,14 +56,7 @@ def bench(
     UserError
         A row is unknown, two sides that must agree do not, or a quick trial would be recorded.
     """
-    for name in names:
-        require(name in ROWS, f"rows must be among {', '.join(ROWS)}", name, error=UserError)
-    if quick and Path(out).resolve() == RECORD.resolve():
-        raise UserError("a quick trial measures nothing; give it a record of its own")
+    check_rows(names, ROWS, out=out, record=RECORD, quick=quick)
     threads = os.cpu_count() or 1
     with pinned(threads):
-        for name, measure in ROWS.items():
-            if not names or name in names:
-                say(f"{name} …")
-                save(out, name, measure(quick), quick=quick, threads=threads)
-    return read_record(out)
+        return measure(ROWS, names, out=out, quick=quick, say=say, threads=threads)

@@ -9,6 +9,7 @@ openai:URL[#MODEL], onnx:DIR or dummy, got 'gpt-9'
 """
 
 import dataclasses
+from typing import Any
 
 from llm_eval.models.dummy import Dummy
 from llm_eval.models.identity import VERSION, artifact_digests, files_digest, tensors_digest
@@ -98,8 +99,19 @@ def _llama(ref: ModelRef, dtype: str, device: str):
     return LlamaNetwork(model.to(device, getattr(torch, dtype))), codec, digests
 
 
-def _hugging_face(ref: ModelRef, dtype: str, device: str):
-    import torch
+def open_hugging_face(ref: ModelRef, *, dtype: Any = "auto", device: str = "cpu"):
+    """A model of Transformers and its tokenizer; nothing is fetched, no code or pickle is run.
+
+    Parameters
+    ----------
+    dtype
+        Of the weights; as they are stored if `"auto"`.
+
+    Raises
+    ------
+    UserError
+        It cannot be read.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -108,7 +120,7 @@ def _hugging_face(ref: ModelRef, dtype: str, device: str):
 
     folder = ref.path
     options = {"local_files_only": True, "trust_remote_code": False}
-    weights = options | {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    weights = options | {"dtype": dtype, "use_safetensors": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, **weights).to(device)
@@ -117,12 +129,18 @@ def _hugging_face(ref: ModelRef, dtype: str, device: str):
         raise UserError(f"{folder} is not a readable language model: {reason}") from error
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    codec = HuggingFaceCodec(tokenizer, ref.text, ends)
-    files = [path for path in folder.iterdir() if path.is_file()]
+    return HuggingFaceNetwork(model), HuggingFaceCodec(tokenizer, ref.text, ends)
+
+
+def _hugging_face(ref: ModelRef, dtype: str, device: str):
+    import torch
+
+    network, codec = open_hugging_face(ref, dtype=getattr(torch, dtype), device=device)
+    files = [path for path in ref.path.iterdir() if path.is_file()]
     heavy = [path for path in files if path.name.endswith(WEIGHTS) or path.name == "config.json"]
     light = [path for path in files if path not in heavy and path.suffix in TEXTS]
     digests = {"weights": files_digest(heavy), "tokenizer": files_digest(light)}
-    return HuggingFaceNetwork(model), codec, digests
+    return network, codec, digests
 
 
 def _tiny_gpt(ref: ModelRef, dtype: str, device: str):

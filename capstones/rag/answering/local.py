@@ -1,9 +1,11 @@
-"""Models of a folder: a run of tiny-gpt, or any causal language model of Transformers."""
+"""Models on this machine: whatever computes tokens, and the text of what it writes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from threading import Event
 
+from llm_eval.models.networks import PlainNetwork, Prompt
+from llm_eval.models.tokens import Codec, prompt
 from rag.answering.prompt import Message
 from shared.errors import UserError
 from week27.streaming import Writing
@@ -43,71 +45,29 @@ def written(
         yield piece
 
 
-class TinyGPT:
-    """A run of tiny-gpt, verified as it is read. It continues text, so an answer ends at a line."""
+class LocalModel(ABC):
+    """A tokenizer and what computes; see `rag.answering.models.Model`.
 
-    def __init__(self, run: Path):
-        from tiny_gpt.training.checkpoints import load_checkpoint
+    One that knows no conversations goes on to the end of a paragraph.
+    """
 
-        self.checkpoint = load_checkpoint(run)
-        self.name, self.note = f"tiny_gpt:{run}", ""
+    def __init__(self, name: str, codec: Codec, context: int):
+        self.name, self.note, self.codec, self.context = name, "", codec, context
 
     def fits(self, messages: list[Message], max_new_tokens: int) -> bool:
         """Whether prompt and answer are within the context."""
-        return len(self._tokens(messages)) + max_new_tokens <= self.checkpoint.model.config.context
+        return len(self._tokens(messages)[0]) + max_new_tokens <= self.context
 
-    def _tokens(self, messages: list[Message]) -> list[int]:
-        from tiny_gpt.generation.writing import prompt_tokens
-
-        return prompt_tokens(self.checkpoint.tokenizer, plain(messages))
-
-    def stream(
-        self,
-        messages: list[Message],
-        *,
-        max_new_tokens: int = 160,
-        seed: int = 0,
-        temperature: float = 0.0,
-        stop: Event | None = None,
-    ) -> Iterator[str]:
-        """See `Model.stream`; a prompt longer than the context is read through its end."""
-        from tiny_gpt.generation.writing import stream
-        from week19.sampling import Sampler
-
-        sampler = Sampler(temperature=temperature)
-        options = {"seed": seed, "sampler": sampler, "stop": END}
-        pieces = stream(self.checkpoint, plain(messages), max_new_tokens, **options)
-        return stopped(pieces, stop)
-
-
-class HuggingFace:
-    """A folder with a tokenizer and a causal language model; nothing is fetched, no code is run."""
-
-    def __init__(self, folder: Path):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder of a model")
+    def _tokens(self, messages: list[Message]) -> tuple[list[int], tuple[str, ...]]:
+        """A conversation, and what ends its answer beside the model's own tokens."""
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{folder} is not a readable language model: {reason}") from error
-        self.name, self.note = f"hf:{folder}", ""
-
-    def fits(self, messages: list[Message], max_new_tokens: int) -> bool:
-        """Whether prompt and answer are within the context."""
-        most = getattr(self.model.config, "max_position_embeddings", 2048)
-        return self._tokens(messages).shape[1] + max_new_tokens <= most
-
-    def _tokens(self, messages: list[Message]):
-        text, special = plain(messages), True
-        if self.tokenizer.chat_template:
-            options = {"tokenize": False, "add_generation_prompt": True}
-            text, special = self.tokenizer.apply_chat_template(messages, **options), False
-        encoded = self.tokenizer(text, return_tensors="pt", add_special_tokens=special)
-        return encoded["input_ids"]
+            return prompt(self.codec, tuple((m["role"], m["content"]) for m in messages)), ()
+        except UserError:  # it was never taught to chat
+            pass
+        try:
+            return prompt(self.codec, plain(messages)), (END,)
+        except ValueError as error:
+            raise UserError(f"prompt cannot be encoded: {error}") from error
 
     def stream(
         self,
@@ -118,28 +78,22 @@ class HuggingFace:
         temperature: float = 0.0,
         stop: Event | None = None,
     ) -> Iterator[str]:
-        """See `Model.stream`."""
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends, self.tokenizer.eos_token_id} - {None}
-        new = self._new(messages, max_new_tokens, seed, temperature)
+        """The answer in pieces of whole characters; see `Model.stream`."""
+        tokens, stops = self._tokens(messages)
+        new = self._new(Prompt(tuple(tokens), max_new_tokens, temperature, seed), stop)
+        return stopped(written(new, self.codec.decode, ends=self.codec.ends, stops=stops), stop)
 
-        def decode(tokens: Sequence[int]) -> str:
-            return self.tokenizer.decode(tokens, skip_special_tokens=True)
+    @abstractmethod
+    def _new(self, asked: Prompt, stop: Event | None) -> Iterator[int]:
+        """New tokens."""
 
-        return stopped(written(new, decode, ends=ends), stop)
 
-    def _new(self, messages, max_new_tokens, seed, temperature) -> Iterator[int]:
-        import torch
+class NetworkModel(LocalModel):
+    """A network that reads and writes for one user at a time."""
 
-        from week19.sampling import Sampler
+    def __init__(self, name: str, network: PlainNetwork, codec: Codec):
+        super().__init__(name, codec, network.context)
+        self.network = network
 
-        choose, generator = Sampler(temperature=temperature), torch.Generator().manual_seed(seed)
-        history = tokens = self._tokens(messages)
-        cache = None
-        for _ in range(max_new_tokens):
-            with torch.inference_mode():
-                out = self.model(tokens, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            tokens = choose(out.logits[:, -1], history, generator)[:, None]
-            history = torch.cat([history, tokens], dim=1)
-            yield int(tokens)
+    def _new(self, asked: Prompt, stop: Event | None) -> Iterator[int]:
+        return self.network.stream(asked)

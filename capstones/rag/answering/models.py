@@ -88,11 +88,22 @@ def open_model(name: str = "smollm2") -> Model:
         from rag.answering.remote import OpenAI
 
         return OpenAI(ref.rest)
-    if ref.kind in ("hf", "tiny_gpt"):
-        from rag.answering.local import HuggingFace, TinyGPT
+    return _network(ref) if ref.kind in ("hf", "tiny_gpt") else _llama(ref)
 
-        return HuggingFace(ref.path) if ref.kind == "hf" else TinyGPT(ref.path)
-    return _llama(ref)
+
+def _network(ref: ModelRef) -> Model:
+    from llm_eval.models.opening import open_hugging_face
+    from rag.answering.local import NetworkModel
+
+    if ref.kind == "hf":
+        return NetworkModel(ref.text, *open_hugging_face(ref))
+    from llm_eval.models.networks import TinyNetwork
+    from llm_eval.models.tokens import TinyCodec
+    from tiny_gpt.training.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(ref.path)
+    codec = TinyCodec(checkpoint.tokenizer, ref.text)
+    return NetworkModel(ref.text, TinyNetwork(checkpoint.model), codec)
 
 
 def _llama(ref: ModelRef) -> Model:

@@ -14,9 +14,7 @@ from rag.benchmark import rows as measured
 from rag.benchmark.crossover import crossover
 from rag.benchmark.growth import growth
 from rag.benchmark.measure import RECORD
-from shared.errors import UserError
-from shared.measuring import pinned, read_record, save
-from shared.require import require
+from shared.measuring import check_rows, pinned, read_record, save
 
 ROWS = {
     "lexical": measured.lexical,
@@ -55,10 +53,7 @@ def bench(
     record
         With everything it held before.
     """
-    for name in rows:
-        require(name in KNOWN, f"rows must be among {', '.join(KNOWN)}", name, error=UserError)
-    if quick and Path(out).resolve() == RECORD.resolve():
-        raise UserError("a quick trial measures nothing; give it a record of its own")
+    check_rows(rows, KNOWN, out=out, record=RECORD, quick=quick)
     chosen = list(rows) or list(KNOWN)
     chunks, queries = (200, 3) if quick else (chunks, queries)
     import faiss  # noqa: F401 (loaded before threads are pinned)

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.benchmark import rows
-from shared.errors import UserError
-from shared.measuring import read_record, save
-from shared.require import require
+from shared.measuring import check_rows, measure
 
 RECORD = Path(__file__).parents[1] / "results" / "bench.json"
 ROWS: dict[str, Callable[[bool], dict[str, Any]]] = {
@@ -50,12 +48,5 @@ def bench(
     UserError
         A row is unknown, or a quick trial would be recorded.
     """
-    for name in names:
-        require(name in ROWS, f"rows must be among {', '.join(ROWS)}", name, error=UserError)
-    if quick and Path(out).resolve() == RECORD.resolve():
-        raise UserError("a quick trial measures nothing; give it a record of its own")
-    for name, measure in ROWS.items():
-        if not names or name in names:
-            say(f"{name} …")
-            save(out, name, measure(quick), quick=quick, threads=os.cpu_count() or 1)
-    return read_record(out)
+    check_rows(names, ROWS, out=out, record=RECORD, quick=quick)
+    return measure(ROWS, names, out=out, quick=quick, say=say, threads=os.cpu_count() or 1)

@@ -127,8 +127,8 @@ def run_duels(b: Bench, names: Sequence[str]) -> None:
 
 def _plan(b: Bench, name: str) -> dict[str, Any]:
     """All that two turns must have in common to stand in the same row."""
+    from shared.measuring import cpu_model
     from tiny_gpt.benchmark import rival
-    from tiny_gpt.benchmark.measure import cpu_model
 
     steps = b.steps(recipes.settings_of(name).steps)
     return {

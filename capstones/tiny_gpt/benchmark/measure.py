@@ -10,13 +10,11 @@ import importlib
 import importlib.metadata
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,32 +78,14 @@ def peak_bytes() -> int:
 
 def machine(threads: int) -> dict[str, Any]:
     """Where, when and with what a row was measured."""
-    from shared.records import commit, versions
+    from shared import measuring
 
     # Of what the processes in `child` compute with, whether it is loaded here or not.
-    loaded = {}
+    found, loaded = measuring.machine(threads), {}
     for name in ("torch", "transformers"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             loaded[name] = importlib.metadata.version(name)
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-        "versions": versions() | loaded,
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        # Other programs' work at the beginning: a timing on a busy machine says so.
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as info:
-        for line in info:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return found | {"versions": found["versions"] | loaded}
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -8,11 +8,9 @@ Each row goes into the record as soon as it is measured.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from shared.errors import UserError
-from shared.require import require
+from shared.measuring import check_rows
 from tiny_gpt.benchmark.ablation import ablate
 from tiny_gpt.benchmark.bench import RECORD, Bench
 from tiny_gpt.benchmark.costs import run_data, run_models, run_sources
@@ -46,12 +44,9 @@ def bench(rows: Sequence[str] = (), **options: Any) -> dict[str, Any]:
     that is returned has everything it held before.
     """
     b = Bench(**options)
-    if b.quick and Path(b.out).resolve() == RECORD.resolve():
-        raise UserError("a quick trial measures nothing; give it a record of its own")
     known = [*DUELS, *ROWS]
     every = [*known, "ablation", *WIKIPEDIA]
-    for name in rows:
-        require(name in every, f"rows must be among {', '.join(every)}", name, error=UserError)
+    check_rows(rows, every, out=b.out, record=RECORD, quick=b.quick)
     chosen = list(rows) or known
     if duels := [name for name in DUELS if name in chosen]:
         run_duels(b, duels)

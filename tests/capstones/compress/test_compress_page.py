@@ -15,6 +15,7 @@ from compress.benchmark.lines import lines
 from compress.report.page import page, write_page
 from compress.report.picture import write_picture
 from compress.report.scatter import Point, marks, scatter
+from compress.report.sides import sides
 
 ATTACK = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>"
 
@@ -117,6 +118,21 @@ def test_what_was_not_measured_is_left_empty(record):
         del record[name]["speed"]
     assert "speed.md" not in tables.pages(record)
     assert page(record).count("<svg") == 1
+
+
+def test_a_time_is_drawn_once_but_for_the_best(record):
+    record |= {"int8 dynamic": row([1.2, 2.2, 3.2], 310, 20.0)}
+    record |= {"int8 SmoothQuant": row([1.15, 2.15, 3.15], 310)}
+    record["about"]["rows"] += ["int8 dynamic", "int8 SmoothQuant"]
+    (_, _, sizes), (title, unit, steps) = sides(lines(record))
+    assert len(sizes) == 5
+    assert (title, unit) == ("What is lost, by the time of a token", "ms per new token, threads: 1")
+    # SmoothQuant computes as int8 dynamic does, and loses less: only it is on the front.
+    costs = {point.name: point.cost for point in steps}
+    assert costs["int8 SmoothQuant"] == costs["int8 dynamic"] == 50.0
+    record["int8 SmoothQuant"] |= {"ppl": record["int8 dynamic"]["ppl"] | {"nats": [9.0, 9.0, 9.0]}}
+    (_, (_, _, steps)) = sides(lines(record))
+    assert "int8 SmoothQuant" not in {point.name for point in steps}
 
 
 def test_page_and_picture_are_written(record, tmp_path):

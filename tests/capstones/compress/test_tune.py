@@ -1,6 +1,7 @@
 """A choice of bits: exact under a budget, and what was chosen is what is made."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -147,16 +148,13 @@ def ref(tmp_path_factory):
     return f"compress:{folder}"
 
 
-OPTIONS_OF_SCAN = {"bits": "8,4,3", "group_size": 16, "unit": "block", "texts": (2, 24)}
-
-
 def choose(ref, out, **rules):
-    from compress.options import Making
+    from compress.options import Making, Scanning
 
     rules = {"max_drop": "1%", "objective": "size", "budget": None, "method": "rtn"} | rules
     making = Making(n_calib=2, seqlen=16, threads=1, calib="pydocs")
-    options = OPTIONS_OF_SCAN | {"progress": lambda done, total: None}
-    return tuned(ref, out, **options, **rules, making=making)
+    how = {"scanning": Scanning(group_size=16, texts=2, seqlen=24), "making": making}
+    return tuned(ref, out, **how, **rules, progress=lambda done, total: None)
 
 
 def test_what_was_chosen_is_made_and_measured(ref, tmp_path):
@@ -191,6 +189,16 @@ def test_the_text_that_judges_was_not_scanned(ref, tmp_path, monkeypatch):
     choose(ref, tmp_path / "mixed", budget="50%")
     scanned, judging = ({tuple(row) for row in text.ids.tolist()} for text in read)
     assert not scanned & judging
+
+
+def test_a_scan_is_told_by_the_command_line(ref, capsys):
+    from compress.cli import main
+
+    options = ["--bits", "8,4", "--group-size", "16", "--texts", "1", "--seqlen", "8"]
+    assert main(["sensitivity", ref, *options, "--unit", "layer", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 3 * 7
+    assert all(list(part["rises"]) == ["8", "4"] for part in found.values())
 
 
 def test_latency_takes_grids_that_kernels_read(ref, tmp_path):

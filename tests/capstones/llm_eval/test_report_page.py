@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import Page, chromium, needs_browser, watched
+from browser import Page, contrasts, needs_browser, watched
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_eval_report import ATTACK, LONG, TEXTS, number, outcome
@@ -278,12 +278,6 @@ class Report(Page):
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def address(html, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
     path.write_text(html, encoding="utf-8")
@@ -400,12 +394,8 @@ def test_without_scripts_the_tables_are_there(driver, address):
 @needs_browser
 @pytest.mark.parametrize("width", [320, 390, 768, 1400])
 def test_it_fits(browser, width):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
+    with browser.sized(width, 800):
         assert browser.script("return document.documentElement.scrollWidth <= innerWidth")
-    finally:
-        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 # ---- colors
@@ -415,17 +405,7 @@ PAIRS += [("accent", "ground"), ("accent", "surface"), ("accent", "tint"), ("bad
 PAIRS += [("bad", "ground"), ("good", "good-tint"), ("on-accent", "accent"), ("text", "bad-tint")]
 
 
-def luminance(color):
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_colors_keep_their_contrast(scheme):
-    text = Path(pages.HERE, "page.css").read_text(encoding="utf-8")
-    block = re.findall(r":root \{(.*?)\}", text, re.DOTALL)[scheme]
-    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
-    for ink, ground in PAIRS:
-        light, dark = sorted((luminance(colors[ink]), luminance(colors[ground])), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+    of = contrasts(Path(pages.HERE, "page.css"), scheme, PAIRS)
+    assert {pair: ratio for pair, ratio in of.items() if ratio < 4.5} == {}

@@ -182,10 +182,11 @@ def test_a_folder_says_what_transformers_generates(folder):
     model = open_model(f"hf:{folder}")
     assert isinstance(model, Model)
     pieces = list(model.stream(ASKED, max_new_tokens=20))
-    prompt = model.tokenizer(f"{ASKED[0]['content']}\nAnswer:", return_tensors="pt")
-    tokens = model.model.generate(**prompt, max_new_tokens=20, do_sample=False)
+    tokenizer = model.codec.tokenizer
+    prompt = tokenizer(f"{ASKED[0]['content']}\nAnswer:", return_tensors="pt")
+    tokens = model.network.model.generate(**prompt, max_new_tokens=20, do_sample=False)
     new = tokens[0, prompt["input_ids"].shape[1] :]
-    assert "".join(pieces) == model.tokenizer.decode(new, skip_special_tokens=True)
+    assert "".join(pieces) == tokenizer.decode(new, skip_special_tokens=True)
     assert len(pieces) > 1
 
 
@@ -230,13 +231,14 @@ def run(tmp_path_factory):
 
 def test_a_run_of_tiny_gpt(run):
     from tiny_gpt.generation.writing import write
+    from tiny_gpt.training.checkpoints import load_checkpoint
 
     model = open_model(f"tiny_gpt:{run}")
     said = "".join(model.stream(ASKED, max_new_tokens=20, seed=1, temperature=1.0))
     from week19.sampling import Sampler
 
     prompt = f"{ASKED[0]['content']}\nAnswer:"
-    (text,) = write(model.checkpoint, prompt, 20, seeds=[1], sampler=Sampler(), stop="\n\n")
+    (text,) = write(load_checkpoint(run), prompt, 20, seeds=[1], sampler=Sampler(), stop="\n\n")
     assert said == text
     assert model.fits(ASKED, 90)
     assert not model.fits(ASKED, 110)

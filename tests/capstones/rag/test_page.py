@@ -1,13 +1,12 @@
 """The page in headless Chromium: ask, read the source, come back, find the conversation again."""
 
-import re
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import uvicorn
-from browser import Page, chromium, needs_browser, watched
+from browser import Page, contrasts, needs_browser, watched
 from rag_small import DOCUMENTS, Slow, small_store
 from selenium.webdriver import Keys
 
@@ -50,17 +49,11 @@ def server(tmp_path_factory):
     thread.join()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
 @pytest.fixture
-def page(server, browser):
+def page(server, driver):
     url, library = server
-    page = RagPage(browser, url)
-    with watched(browser, url):
+    page = RagPage(driver, url)
+    with watched(driver, url):
         page.open()
         yield page
         for info in library.sessions.names():
@@ -241,9 +234,7 @@ def test_forgetting_asks_first(page):
 @needs_browser
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_it_fits(page, width):
-    size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 600}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
+    with page.sized(width, 740):
         page.open()
         page.ask(QUESTION)
         for view in ("#chat", "#search", "#documents"):
@@ -254,8 +245,6 @@ def test_it_fits(page, width):
             page.one("#menu").click()
             page.see("#side nav a[data-view=search]").click()
             page.see("#query")
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 # ---- what needs no browser
@@ -266,17 +255,7 @@ PAIRS += [("on-accent", "accent"), ("accent", "tint"), ("on-mark", "mark"), ("gr
 PAIRS += [("ground", "danger")]
 
 
-def luminance(color):
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_colors_keep_their_contrast(scheme):
-    text = Path(STATIC, "page.css").read_text()
-    block = re.findall(r":root \{(.*?)\}", text, re.DOTALL)[scheme]
-    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
-    for ink, ground in PAIRS:
-        light, dark = sorted((luminance(colors[ink]), luminance(colors[ground])), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+    of = contrasts(Path(STATIC, "page.css"), scheme, PAIRS)
+    assert {pair: ratio for pair, ratio in of.items() if ratio < 4.5} == {}

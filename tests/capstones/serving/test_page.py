@@ -6,7 +6,7 @@ import time
 
 import httpx
 import pytest
-from browser import Page, chromium, needs_browser, watched
+from browser import Page, contrasts, needs_browser, watched
 from selenium.webdriver import Keys
 from serving_scripted import ScriptedBackend, running, scripted_app
 
@@ -36,18 +36,12 @@ def server():
         yield url, backend, app.state.service.metrics
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
 @pytest.fixture
-def page(server, browser):
+def page(server, driver):
     url, backend, _ = server
     vars(backend).update(vars(ScriptedBackend()))
-    page = Chat(browser, url)
-    with watched(browser, url, forgiven="429"):
+    page = Chat(driver, url)
+    with watched(driver, url, forgiven="429"):
         page.open()
         yield page
 
@@ -171,9 +165,7 @@ def test_what_prometheus_says_is_read(page):
 @needs_browser
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_it_fits(page, width):
-    size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 600}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
+    with page.sized(width, 740):
         page.open()
         page.ask("word" * 40)
         page.one("summary").click()
@@ -181,8 +173,6 @@ def test_it_fits(page, width):
         box = page.one("#composer").rect
         assert box["y"] + box["height"] <= 740
         assert all(section.is_displayed() for section in page.all("aside section"))
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @needs_browser
@@ -230,17 +220,7 @@ PAIRS += [(ink, ground) for ink in ("second", "danger") for ground in GROUNDS[:2
 PAIRS += [("on-accent", "accent")]
 
 
-def luminance(color):
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_colors_keep_their_contrast(scheme):
-    text = (STATIC / "page.css").read_text(encoding="utf-8")
-    block = re.findall(r":root \{(.*?)\}", text, re.DOTALL)[scheme]
-    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
-    for ink, ground in PAIRS:
-        light, dark = sorted((luminance(colors[ink]), luminance(colors[ground])), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+    of = contrasts(STATIC / "page.css", scheme, PAIRS)
+    assert {pair: ratio for pair, ratio in of.items() if ratio < 4.5} == {}

@@ -7,6 +7,7 @@ from shared import pretrained
 from shared.errors import UserError
 from week18.llama3 import Llama, LlamaConfig
 from week19 import wikitext
+from week19.characters import Text
 from week19.layer_inputs import quantized_losses
 
 
@@ -59,3 +60,22 @@ def test_texts_must_be_as_long_as_calibration():
 
 def test_the_package_is_found():
     assert pretrained.smollm2().exists()
+
+
+def test_added_losses_are_judged_by_a_text_that_no_method_has_read(monkeypatch):
+    read = []
+
+    def losses(model, calibration, judged, methods):
+        read.append((calibration, judged))
+        return {name: torch.tensor([i + 1.0, i + 3.0]) for i, name in enumerate(methods)}
+
+    text = Text(torch.arange(5000), torch.arange(5000, 9000), "")
+    monkeypatch.setattr(wikitext, "manual", lambda: text)
+    monkeypatch.setattr(wikitext, "trained_model", lambda *size: None)
+    monkeypatch.setattr(wikitext, "quantized_losses", losses)
+    methods = dict.fromkeys(("a", "b"), lambda block, inputs: None)
+    start, found = wikitext.added_losses(1, 5, 3, methods)
+    assert (start, found) == (2.0, {"a": 1.0, "b": 2.0})
+    ((calibration, judged),) = read
+    assert calibration.shape == judged.shape == (3, 64)
+    assert 1000 == calibration.min() <= calibration.max() < 5000 <= judged.min()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from week25.answering import learn, right, rows
-from week25.gemma2 import Gemma2, Gemma2Config, GrowingCache, RMSNorm, soft_cap, window_mask
+from week25.gemma2 import Gemma2, Gemma2Config, RMSNorm, soft_cap, window_mask
 from week25.paligemma2 import IGNORED, PaliGemma2, answer_targets, prefix_mask
 from week25.scenes import END, WORDS
 from week25.vision_twins import gemma_twin, matched, paligemma_twin, randomize
@@ -75,7 +75,7 @@ def test_window_mask_by_enumeration(query, more, window):
 def test_a_cache_changes_nothing(cut, seed):
     model = new_gemma(seed)
     x = model.embed(torch.randint(1, 31, (2, 10), generator=gen(seed)))
-    cache = GrowingCache(3)
+    cache = model.new_cache(2, 10)
     parts = [model(x[:, :cut], cache=cache)]
     parts += [model(x[:, i : i + 1], cache=cache) for i in range(cut, 10)]
     assert cache.length == 10
@@ -236,7 +236,8 @@ class Scripted:
     """A decoder that says what it is told to, token after token."""
 
     def __init__(self, decoder, rows):
-        self.config, self.embed, self.steps = decoder.config, decoder.embed, zip(*rows, strict=True)
+        self.config, self.embed, self.new_cache = decoder.config, decoder.embed, decoder.new_cache
+        self.steps = zip(*rows, strict=True)
 
     def __call__(self, x, **options):
         said = F.one_hot(torch.tensor(next(self.steps)), self.config.vocab_size).float()
