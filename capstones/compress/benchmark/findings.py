@@ -31,6 +31,7 @@ def findings(record: Mapping[str, Any]) -> str:
     found += [_pair(by_name, *pair) for pair in PAIRS]
     found += _bytes(by_name)
     found.append(_pruned_speed(by_name.get("50 % SparseGPT")))
+    found.append(_memory(by_name))
     found.append(_speed(by_name))
     found.append(_unmeasured(record, by_name))
     return "".join(f"- {text}\n" for text in found if text)
@@ -78,6 +79,17 @@ def _pruned_speed(line: Line | None) -> str:
     count = min(line.verdicts, key=int)
     text = f"{line.name}: half of the weights are zero, and the file is {line.of_float16:.2f}"
     return f"{text} of 16 bits; writing is {line.verdicts[count]}."
+
+
+def _memory(by_name: Mapping[str, Line]) -> str:
+    """What a process holds of a form, beyond torch."""
+    known = [line for line in by_name.values() if line.memory and not line.like]
+    if not known:
+        return ""
+    told = [f"{line.name} {line.memory['held'] / 1e6:.0f}" for line in known]
+    bare = max(line.memory["bare"] for line in known)
+    text = "Memory in MB beyond a process that has imported torch and nothing else, which holds up"
+    return f"{text} to {bare / 1e6:.0f}: {'; '.join(told)}."
 
 
 def _speed(by_name: Mapping[str, Line]) -> str:
