@@ -21,7 +21,15 @@ from shared.artifacts import ArtifactError
 STEPS = [
     {"prune": {"method": "sparsegpt", "pattern": "2:4"}},
     {"recover": {"steps": 3, "batch_size": 2}},
-    {"quantize": {"method": "awq", "bits": 4, "group_size": 16}},
+    {
+        "quantize": {
+            "method": "awq",
+            "bits": 4,
+            "group_size": 16,
+            "embedding_bits": 4,
+            "embedding_method": "gptq",
+        }
+    },
 ]
 CHOSEN = {"calib": "pydocs", "n_calib": 4, "seqlen": 16, "threads": 1}
 

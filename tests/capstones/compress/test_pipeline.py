@@ -12,6 +12,7 @@ from compress.artifact import folder
 from compress.artifact.folder import load, save
 from compress.artifact.packing import unpack
 from compress.methods.matrix import compress_matrix
+from compress.methods.rounding import rtn
 from compress.models.testing import tiny_model
 from compress.pipeline import passes
 from compress.pipeline.recipe import Recipe, recipe_from
@@ -230,6 +231,8 @@ MIXED = {"blocks.0.*": {"bits": None}, "*.up_proj": {"bits": 8}}
 RECIPES = [
     [{"quantize": {"bits": 3, "group_size": 7, "embedding_bits": 4}}, {"cast": {}}],
     [{"quantize": {"method": "rtn", "bits": 3, "group_size": 7}}],
+    [{"quantize": {"embedding_bits": 4, "embedding_group_size": 8, "embedding_method": "gptq"}}],
+    [{"quantize": {"embedding_bits": 4, "embedding_group_size": 7, "embedding_method": "gptq"}}],
     [{"quantize": {"method": "awq", "bits": 4, "group_size": 12}}],
     [{"quantize": {"method": "smoothquant", "bits": 8, "embedding_bits": 8}}],
     [{"quantize": {"method": "hqq", "bits": 2, "group_size": 16}}],
@@ -350,7 +353,7 @@ def test_a_head_of_16_bits_computes_the_same_bits(tmp_path):
 
 def test_rows_of_nibbles_need_whole_blocks(tmp_path):
     options = INT8 | {"embedding_bits": 4, "vocab_size": 272}
-    done, text = quantized(tmp_path / "a", **options)
+    done, _ = quantized(tmp_path / "a", **options)
     model = load(tmp_path / "a", kernels=True).model
     assert torch.equal(model.embed.weight, done.model.embed.weight)
 
@@ -369,6 +372,48 @@ def test_opening_never_holds_two_copies(tmp_path, monkeypatch):
     load(tmp_path / "a", kernels=True)
     assert len(seen) == 14
     assert max(seen) <= 2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gptq_of_the_head_weighs_errors_by_what_it_reads(tied):
+    """Less is lost of the logits than by rounding, and the blocks are made for what is embedded."""
+    lost = {}
+    for method in ("rtn", "gptq"):
+        opened, text = tiny_model(0, tied=tied)
+        dense = copy.deepcopy(opened.model)
+        chosen = {"embedding_bits": 4, "embedding_group_size": 16, "embedding_method": method}
+        quantize = {"method": "rtn", "overrides": {"*": {"bits": None}}, **chosen}
+        done = compress(opened, recipe_from([{"quantize": quantize}]), text)
+        read = dense.norm(torch.cat([x for *_, x in [stream(dense, row) for row in text.ids]]))
+        head = unpack(*done.layers["embed" if tied else "head"])
+        assert head.scale.shape == (257, 2)
+        assert torch.equal(head.dense(), done.model.head.weight)
+        lost[method] = (read @ (head.dense() - dense.head.weight).T).norm().item()
+        if tied:
+            assert done.model.embed.weight is done.model.head.weight
+        else:  # what is looked up has no inputs to be weighed by
+            nearest = rtn(dense.embed.weight.detach(), bits=4, group_size=16, symmetric=True)
+            assert torch.equal(unpack(*done.layers["embed"]).dense(), nearest.dense())
+    assert lost["gptq"] < 0.9 * lost["rtn"]
+
+
+def stream(model, ids):
+    """What each block gives, by the model's own forward."""
+    seen = []
+    hooks = [block.register_forward_hook(lambda *a: seen.append(a[2])) for block in model.blocks]
+    model(ids[None])
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_a_recipe_says_what_it_said_before_there_were_more_choices():
+    """An artifact knows itself by its recipe: with another text it would be made again."""
+    said = recipe_from([{"quantize": {"embedding_bits": 8}}]).as_json()[0]["quantize"]
+    assert "embedding_bits" in said
+    assert not {"embedding_group_size", "embedding_method"} & said.keys()
+    chosen = {"embedding_bits": 4, "embedding_group_size": 32, "embedding_method": "gptq"}
+    assert chosen.items() <= recipe_from([{"quantize": chosen}]).as_json()[0]["quantize"].items()
 
 
 def test_layers_are_told_apart_by_their_names():
