@@ -11,7 +11,8 @@ from compress.benchmark.grid import rows
 from compress.benchmark.lines import Line, lines
 
 MOST = 0.30  # of 16 bits per weight, for int4 with its scales
-INT4, SMALLEST = "int4 GPTQ g64 sym", "int4 GPTQ g64 sym, int8 embedding"
+INT4 = "int4 GPTQ g64 sym"
+OUTER = (f"{INT4}, int8 embedding", f"{INT4}, int4 embedding")
 PAIRS = (
     ("int4 RTN g64", "int4 GPTQ g64"),
     ("int4 RTN g64", "int4 GPTQ g64, plain"),
@@ -67,8 +68,9 @@ def _bytes(by_name: Mapping[str, Line]) -> list[str]:
     if (line := by_name.get(INT4)) and line.blocks_of_float16:
         found.append(goal(f"{INT4}, matrices of the blocks", line.blocks_of_float16, MOST) + ".")
         found.append(goal(f"{INT4}, whole file", line.of_float16, MOST) + ".")
-    if line := by_name.get(SMALLEST):
-        found.append(goal(f"{SMALLEST}, whole file", line.of_float16, MOST) + ".")
+    for name in OUTER:
+        if line := by_name.get(name):
+            found.append(goal(f"{name}, whole file", line.of_float16, MOST) + ".")
     return found
 
 

@@ -17,7 +17,7 @@ from compress.models.testing import tiny_model
 from compress.pipeline import passes
 from compress.pipeline.recipe import Recipe, recipe_from
 from compress.pipeline.run import compress
-from compress.pipeline.stages import READ, begin, looked_at, measure, stages
+from compress.pipeline.stages import READ, begin, head_reads, looked_at, measure, stages
 from compress.pipeline.steps import Pass, Quantize, Structured
 from compress.pipeline.structured import influence, shrink
 from shared.errors import UserError
@@ -385,6 +385,7 @@ def test_gptq_of_the_head_weighs_errors_by_what_it_reads(tied):
         quantize = {"method": "rtn", "overrides": {"*": {"bits": None}}, **chosen}
         done = compress(opened, recipe_from([{"quantize": quantize}]), text)
         read = dense.norm(torch.cat([x for *_, x in [stream(dense, row) for row in text.ids]]))
+        torch.testing.assert_close(torch.cat(list(head_reads(dense, text.ids))), read)
         head = unpack(*done.layers["embed" if tied else "head"])
         assert head.scale.shape == (257, 2)
         assert torch.equal(head.dense(), done.model.head.weight)
