@@ -20,14 +20,15 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.errors import UserError
 from shared.files import locked, sync_folder, write_atomic, write_synced
-from shared.tensors import pack, unpack
+from shared.tensors import Lazy, pack, unpack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,12 +40,14 @@ __all__ = [
     "inside",
     "load",
     "load_tensors",
+    "open_tensors",
     "save",
     "save_tensors",
     "verify",
     "write_atomic",
 ]
 
+T = TypeVar("T")
 MANIFEST = "MANIFEST.json"
 TENSORS = "tensors.safetensors"
 # One path component that means the same on every system: no separator, no leading dot.
@@ -125,17 +128,24 @@ def load(target: Path) -> Artifact:
         There is none, or a file is missing, altered, torn, unexpected or a link; the message
         names it.
     """
+    return _settled(target, _read)
+
+
+def _settled(target: Path, read: Callable[[Path, Path], T]) -> T:
+    """What is read of one folder: if a save swaps it under our eyes, the new one is read."""
     target = absolute(target)
     while True:
         folder, identity = current(target)
         try:
             if identity is None:
                 raise ArtifactError(f"there is no artifact at {target}")
-            return _read(target, folder)
+            found = read(target, folder)
         except ArtifactError:
-            # A save may have swapped the folder under our eyes; then the new one is read.
             if current(target) == (folder, identity):
                 raise
+        else:
+            if current(target) == (folder, identity):
+                return found
 
 
 def verify(target: Path) -> None:
@@ -146,11 +156,7 @@ def verify(target: Path) -> None:
     ArtifactError
         As `load`.
     """
-    target = absolute(target)
-    folder, identity = current(target)
-    if identity is None:
-        raise ArtifactError(f"there is no artifact at {target}")
-    _read(target, folder, keep=False)
+    _settled(target, partial(_read, keep=lambda name: False))
 
 
 def save_tensors(
@@ -206,6 +212,25 @@ def load_tensors(
     except Exception as error:  # whatever a header may say that is none
         what = f"{artifact.path / TENSORS} is no safetensors file ({error})"
         raise ArtifactError(what) from error
+
+
+def open_tensors(target: Path) -> "tuple[Mapping[str, torch.Tensor], Artifact]":
+    """As `load_tensors`, but each tensor is read from the file when it is asked for.
+
+    Every byte is verified first. A big model is never in memory twice, as bytes and as tensors.
+    """
+
+    def read(target: Path, folder: Path) -> tuple[Lazy, Artifact]:
+        artifact = _read(target, folder, keep=lambda name: name != TENSORS)
+        if not (folder / TENSORS).exists():
+            raise ArtifactError(f"artifact {target} holds no tensors: {TENSORS} is missing")
+        try:
+            return Lazy(folder / TENSORS), artifact
+        except Exception as error:  # whatever a header may say that is none
+            what = f"{target / TENSORS} is no safetensors file ({error})"
+            raise ArtifactError(what) from error
+
+    return _settled(target, read)
 
 
 def _manifest(contents: Mapping[str, bytes], metadata: Mapping[str, Any]) -> bytes:
@@ -284,15 +309,16 @@ def manifest_of(folder: Path, manifest: str = MANIFEST) -> dict[str, Any]:
     return body
 
 
-def _read(target: Path, folder: Path, *, keep: bool = True) -> Artifact:
+def _read(target: Path, folder: Path, *, keep: Callable[[str], bool] = lambda _: True) -> Artifact:
     try:
         body, files = manifest_of(folder), {}
         for name, facts in body["files"].items():
             if not (folder / name).exists():
                 raise ArtifactError(f"{name} is missing")
-            if keep:
+            if keep(name):
                 files[name] = (folder / name).read_bytes()
-            if (_facts(files[name]) if keep else _facts_on_disk(folder / name)) != facts:
+            found = _facts(files[name]) if keep(name) else _facts_on_disk(folder / name)
+            if found != facts:
                 raise ArtifactError(f"{name} was altered or is torn")
         if not isinstance(body.get("metadata"), dict):
             raise ArtifactError(f"{MANIFEST} holds no metadata")

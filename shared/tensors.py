@@ -1,7 +1,10 @@
 """Arrays and tensors as bytes, through safetensors and never through pickles."""
 
+import contextlib
+import ctypes
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["pack", "unpack"]
+__all__ = ["Lazy", "give_back_memory", "pack", "unpack"]
 
 
 def pack(tensors: "Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]") -> bytes:
@@ -58,3 +61,38 @@ def unpack(data: bytes) -> "dict[str, np.ndarray] | dict[str, torch.Tensor]":
     else:
         from safetensors.numpy import load
     return load(data)
+
+
+class Lazy(Mapping):
+    """The torch tensors of a safetensors file, each read anew whenever it is asked for.
+
+    What is given has memory of its own; the file is mapped as long as this lives.
+
+    Raises
+    ------
+    Exception
+        Of several kinds, if the file is no such one: safetensors names no narrower.
+    """
+
+    def __init__(self, path: Path):
+        from safetensors import safe_open
+
+        self._file = safe_open(path, framework="pt")
+        self._names = dict.fromkeys(self._file.keys())
+
+    def __getitem__(self, name: str) -> "torch.Tensor":
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name).clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def give_back_memory() -> None:
+    """Hand what was freed back to the system, where the C library (glibc) would keep it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

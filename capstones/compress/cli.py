@@ -80,6 +80,8 @@ def quantize(
     alpha: float = 0.5,
     int8_inputs: Flag = False,
     embedding_bits: Annotated[int | None, whole(2, 8)] = None,
+    embedding_group_size: PositiveInt | None = None,
+    embedding_method: Literal["rtn", "gptq"] = "rtn",
     making: Making | None = None,
     json_: Json = False,
 ) -> None:
@@ -109,6 +111,10 @@ def quantize(
         Round what layers read too (int8 dynamic); with 8 bits, --sym and --per-channel.
     embedding_bits
         Bits of the embedding and the head, 8 or 4; by default they stay floats.
+    embedding_group_size
+        Their columns that share a grid; by default a grid per token.
+    embedding_method
+        rtn or gptq, for the head and an embedding that is tied to it.
     """
     from compress.pipeline.recipe import Recipe
     from compress.pipeline.steps import Pass, Quantize
@@ -124,6 +130,8 @@ def quantize(
         alpha=alpha,
         int8_inputs=int8_inputs,
         embedding_bits=embedding_bits,
+        embedding_group_size=embedding_group_size,
+        embedding_method=embedding_method,
     )
     _make(model, Recipe((Pass(quantize=chosen),)), out, making, json_)
 

@@ -19,7 +19,7 @@ def bench(
     *outs: str,
     grid: Literal["default", "full"] = "default",
     quick: Flag = False,
-    metrics: str = "ppl,acc,speed",
+    metrics: str = "ppl,acc,memory,speed",
     rows: Names = (),
     rivals: Flag = False,
     html: Path | None = None,
@@ -43,7 +43,7 @@ def bench(
     quick
         A few rows and little of everything: minutes.
     metrics
-        Of ppl, acc and speed, separated by commas.
+        Of ppl, acc, memory and speed, separated by commas.
     rows
         Only this row of the grid; may be given several times.
     rivals

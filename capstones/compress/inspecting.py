@@ -20,7 +20,7 @@ def inspect(ref: str) -> dict[str, Any]:
     model, packed, said = opened.model, {}, {}
     n_of = {name.removesuffix(".weight"): p.numel() for name, p in model.named_parameters()}
     if opened.name.startswith("compress:"):
-        tensors, artifact = artifacts.load_tensors(opened.folder)
+        tensors, artifact = artifacts.open_tensors(opened.folder)
         said = artifact.metadata
         for name, tensor in tensors.items():
             layer = name.rpartition(".")[0]
@@ -74,10 +74,10 @@ def show_made(console: Console, found: dict[str, Any]) -> None:
 def verify(folder: Path) -> dict[str, Any]:
     """Every byte, every count and the logits of a few tokens; ArtifactError where one is wrong."""
     model = load(folder).model
-    tensors, artifact = artifacts.load_tensors(folder)
+    tensors, artifact = artifacts.open_tensors(folder)
     said = checked(folder, artifact.metadata)
     last = {each["layer"]: each for each in said["records"]}
-    for name, weight in weights_of(dict(tensors), said["layers"]):
+    for name, weight in weights_of(tensors, said["layers"]):
         wanted = last.get(name, {}).get("n_pruned", 0)
         zeros = int((weight.dense() == 0).sum())
         if weight.n_pruned != wanted or zeros < wanted:

@@ -1,14 +1,24 @@
 """A model's matrices by name, and what computes with each: floats, or a kernel for integers."""
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from compress.kernels import HalfLinear, Rows
 from compress.weights import Weight
+from shared.require import require
 from week18.llama3 import Llama
 from week19.folding import LAYERS
-from week19.quantized_linear import MIDDLE, DynamicInt8Linear, Int4Linear, Int8Linear
+from week19.quantized_linear import (
+    MIDDLE,
+    NIBBLE_ROWS,
+    DynamicInt8Linear,
+    Int4Linear,
+    Int8Linear,
+)
 
 INT4_GROUPS = (32, 64, 128, 256)
+OUTER = ("embed", "head")
 
 
 def layer_names(model: Llama) -> list[str]:
@@ -29,33 +39,59 @@ def install(model: Llama, name: str, weight: Weight, *, kernels: bool = False) -
         the kernel's rounding of inputs and scales to bfloat16. A layer that rounds its inputs
         always keeps them: its results are defined by it.
     """
-    dense = weight.dense()
-    if name == "embed":
-        model.embed.weight.copy_(dense)
-        if not model.config.tied or not kernels:
-            return "float32"
-        name = "head"  # the same integers, read as a matrix
     kind = kernel_of(weight) if kernels or weight.int8_inputs else None
-    layer = model.get_submodule(name)
+    if kind is Int4Linear and name in OUTER and len(weight.values) % NIBBLE_ROWS:
+        kind = None  # rows could not be found in what is left over
     if kind is None:
-        layer.weight.copy_(dense)
+        install_floats(model, name, weight.dense())
         return "float32"
-    options = {"group": _group_size(weight)} if kind is Int4Linear else {}
-    module = kind(dense, **options)
-    middle = 1 << (weight.bits - 1)
-    codes = (
-        weight.values if weight.mask is None else torch.where(weight.mask, weight.values, middle)
-    )
+    codes, middle = weight.values, 1 << (weight.bits - 1)
+    if weight.mask is not None:
+        codes = torch.where(weight.mask, codes, middle)
+    # Our own codes and scales, not those of a second rounding.
     if kind is Int4Linear:
-        scale = weight.scale.T.contiguous().bfloat16()
-        module.scale_and_zero = torch.stack([scale, 0 * scale], dim=-1)
-        module.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
-    else:  # our own codes and scales, not those of a second rounding
-        module.q = (codes.short() - 128).to(torch.int8)
-        module.scale = weight.scale[:, 0].clone()
+        module = kind.from_codes(codes, weight.scale, group=_group_size(weight))
+    else:
+        q = (codes ^ middle).view(torch.int8)  # minus 128, bit by bit
+        module = kind.from_codes(q, weight.scale[:, 0].clone())
+    _put(model, name, module)
+    return kind.__name__
+
+
+@torch.no_grad()
+def install_floats(
+    model: Llama, name: str, w: Float[Tensor, "..."], *, kernels: bool = False
+) -> None:
+    """Let a layer or norm compute with floats, in place; `w` belongs to it from now on.
+
+    Parameters
+    ----------
+    kernels
+        Keep an embedding and a head of 16 bits in these, and widen what is needed of them.
+    """
+    if kernels and name in OUTER and w.element_size() == 2:
+        _put(model, name, HalfLinear(w))
+        return
+    layer = model.get_submodule(name)
+    _fits(name, w.shape, layer.weight.shape)
+    layer.weight = nn.Parameter(w.float(), requires_grad=False)
+    if name == "embed" and model.config.tied:
+        model.head.weight = layer.weight
+
+
+def _put(model: Llama, name: str, module: nn.Module) -> None:
+    shape = torch.Size((module.n_out, module.n_in))
+    _fits(name, shape, model.get_submodule(name).weight.shape)
+    if name == "embed":
+        if model.config.tied:
+            model.head = module
+        module = Rows(module)
     parent, _, own = name.rpartition(".")
     setattr(model.get_submodule(parent), own, module)
-    return kind.__name__
+
+
+def _fits(name: str, got: torch.Size, shape: torch.Size) -> None:
+    require(got == shape, f"{name} must have shape {tuple(shape)}", tuple(got))
 
 
 def kernel_of(weight: Weight) -> type[nn.Module] | None:

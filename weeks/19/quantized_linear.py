@@ -29,7 +29,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
 from shared.require import require
@@ -40,6 +40,8 @@ FEW_ROWS = 16
 LANES = 32  # bytes that the int8 kernel reads at a time: other widths read past a row's end
 # Without VNNI the shared grid's kernel adds pairs of products in 16 bits; 7 bits cannot overflow.
 ACTIVATION_BITS = 8 if torch.cpu._is_vnni_supported() else 7
+WIDENED = 256  # rows of a weight that are floats at one time: few enough to stay in the cache
+NIBBLE_ROWS = 64  # that the int4 kernel lays out together, or a divisor of it
 MIDDLE = 8  # the int4 kernel stores 0 to 15 and takes 8 for zero
 
 
@@ -49,8 +51,33 @@ class _Quantized(nn.Module):
     def __init__(self, weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None):
         super().__init__()
         require(weight.ndim == 2, "weight must have shape (n_out, n_in)", tuple(weight.shape))
-        self.n_out, self.n_in = weight.shape
+        self._begin(weight.shape, bias)
+
+    def _begin(self, shape: torch.Size, bias: Tensor | None) -> None:
+        self.n_out, self.n_in = shape
         self.register_buffer("bias", bias)
+
+    @classmethod
+    def from_codes(
+        cls, q: Integer[Tensor, "n_out n_in"], scale: Float[Tensor, "..."], **options
+    ) -> "_Quantized":
+        """The layer of integers and scales that are there already: nothing is rounded again.
+
+        Parameters
+        ----------
+        q
+            From -128 to 127; of `Int4Linear` from 0 to 15, and 8 stands for zero.
+        scale
+            One per output; of `Int4Linear` one per output and group of inputs.
+        """
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._begin(q.shape, None)
+        layer._keep(q, scale, **options)
+        return layer
+
+    def _keep(self, q: Tensor, scale: Tensor) -> None:
+        raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """X times the weight's integers, plus the bias."""
@@ -73,8 +100,11 @@ class Int8Linear(_Quantized):
     ):
         super().__init__(weight, bias)
         q, scale, _ = quantize_weight(weight, bits=8, symmetric=True, granularity="channel")
+        self._keep(q, scale.flatten())
+
+    def _keep(self, q: Tensor, scale: Tensor) -> None:
         self.register_buffer("q", q)
-        self.register_buffer("scale", scale.flatten())
+        self.register_buffer("scale", scale)
         # The kernel takes the scales in bfloat16, and they would lose 16 bits: it gets ones, and
         # its result the scales.
         self.register_buffer("ones", torch.ones(self.n_out, dtype=torch.bfloat16))
@@ -86,7 +116,7 @@ class Int8Linear(_Quantized):
     def product(self, x: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_out"]:
         """The fused kernel for few rows of a width that it can read, else the widened weight."""
         if len(x) > FEW_ROWS or self.n_in % LANES:
-            return F.linear(x, self.dequantized())
+            return widened_product(x, self.q) * self.scale
         y = torch._weight_int8pack_mm(x.bfloat16(), self.q, self.ones)
         return y.to(x.dtype) * self.scale
 
@@ -105,13 +135,15 @@ class Int4Linear(_Quantized):
         require(group in (32, 64, 128, 256), "group must be 32, 64, 128 or 256", group)
         require(self.n_out % 16 == 0, "n_out must be a multiple of 16", self.n_out)
         q, scale, _ = quantize_weight(weight, bits=4, symmetric=True, granularity=group)
-        scale = scale.squeeze(-1).T.contiguous().bfloat16()
+        self._keep(q.flatten(1) + MIDDLE, scale.squeeze(-1), group=group)
+
+    def _keep(self, q: Tensor, scale: Tensor, *, group: int) -> None:
+        scale = scale.T.contiguous().bfloat16()
         self.group = group
         # The kernel's zero is a float that is added to (q - 8) scale. A bfloat16 of it would be off
         # by up to half a step, so the grid is symmetric and the zero is 0.
         self.register_buffer("scale_and_zero", torch.stack([scale, 0 * scale], dim=-1))
-        codes = q.flatten(1).to(torch.int32) + MIDDLE
-        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1))
+        self.register_buffer("packed", nibbles(q))
 
     def dequantized(self) -> Float[Tensor, "n_out n_in"]:
         """The weight that the nibbles stand for: the kernel's product with the unit vectors."""
@@ -149,8 +181,12 @@ class DynamicInt8Linear(_Quantized):
         if shared_grid:
             self.packed = _prepack(q, scale.flatten(), zero.flatten())
         else:
-            self.register_buffer("q", q)
-            self.register_buffer("scale", scale.flatten())
+            self._keep(q, scale.flatten())
+
+    def _keep(self, q: Tensor, scale: Tensor) -> None:
+        self.shared_grid = False
+        self.register_buffer("q", q)
+        self.register_buffer("scale", scale)
 
     def product(self, x: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_out"]:
         """A sum of integers, scaled once by the token's step and once by the output's."""
@@ -159,6 +195,26 @@ class DynamicInt8Linear(_Quantized):
             return torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed, reduce_range)
         p, scale = quantize_tokens(x)
         return torch._int_mm(p, self.q.T).to(x.dtype) * scale * self.scale
+
+
+def widened_product(
+    x: Float[Tensor, "rows n_in"], w: Shaped[Tensor, "n_out n_in"]
+) -> Float[Tensor, "rows n_out"]:
+    """X times a matrix of few bits, `WIDENED` of its rows being made floats at a time."""
+    y = x.new_empty(len(x), len(w))
+    floats = x.new_empty(min(WIDENED, len(w)), w.shape[1])
+    for start in range(0, len(w), WIDENED):
+        rows = w[start : start + WIDENED]
+        y[:, start : start + WIDENED] = F.linear(x, floats[: len(rows)].copy_(rows))
+    return y
+
+
+def nibbles(q: Integer[Tensor, "n_out n_in"]) -> Integer[Tensor, "n_out half"]:
+    """Integers from 0 to 15 as the int4 kernel reads them, which it lays out in blocks of rows."""
+    pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+    blocks = len(q) // NIBBLE_ROWS * NIBBLE_ROWS  # what is left has a layout of its own
+    parts = [*q[:blocks].split(16 * NIBBLE_ROWS), q[blocks:]]
+    return torch.cat([pack(part.int(), 1) for part in parts if len(part)])
 
 
 def quantize_tokens(

@@ -9,7 +9,7 @@ It is written whole or not at all, and read only if every byte is as it was writ
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from compress.artifact.packing import Packed, unpack
-from compress.layers import install
+from compress.layers import install, install_floats
 from compress.models.opened import OpenedModel
 from compress.models.tokenizers import of_files
 from compress.pipeline.compressed import Compressed
+from compress.weights import Weight
 from shared import artifacts
 from shared.artifacts import ArtifactError
 from shared.errors import UserError
+from shared.tensors import give_back_memory
 from week18.llama3 import Llama
 from week18.pretrained import Skeleton, config_from_hugging_face, hugging_face_config
 
@@ -67,28 +69,29 @@ def save(compressed: Compressed, out: Path, *, identity: str = "") -> None:
 def load(folder: Path, *, kernels: bool = False) -> OpenedModel:
     """Read it back; the model computes what it computed in memory, to the bit.
 
+    Layer by layer, from the file to what computes: there never is another copy of the model.
+
     Parameters
     ----------
     kernels
-        Keep integers where torch has a kernel for them (see `compress.layers.install`).
+        Keep integers where torch has a kernel for them (see `compress.layers.install`), and of 16
+        bits an embedding and a head that are floats.
 
     Raises
     ------
     ArtifactError
         If it is none, or was altered or torn.
     """
-    tensors, artifact = artifacts.load_tensors(folder)
+    tensors, artifact = artifacts.open_tensors(folder)
     metadata = checked(folder, artifact.metadata)
     try:
         config = config_from_hugging_face(json.loads(artifact.files["config.json"]))
         tokenizer = of_files(metadata["tokenizer"], artifact.files)
         with Skeleton():
             model = Llama(config)
-        model.to_empty(device="cpu")
-        if config.tied:
-            model.head.weight = model.embed.weight
-        model.eval().requires_grad_(False)
         fill(model, tensors, metadata["layers"], kernels=kernels)
+        model.eval().requires_grad_(False)
+        give_back_memory()
     except (UserError, *CONTENT) as error:
         raise ArtifactError(
             f"artifact {folder} holds another model than it says ({error})"
@@ -112,29 +115,32 @@ def fill(
     kernels: bool,
 ) -> None:
     """Give a model its numbers, each exactly once."""
-    left = dict(tensors)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.removesuffix(".weight") not in layers:
-                tensor = left.pop(name)
-                if tensor.shape != p.shape:
-                    raise ValueError(f"{name} has shape {tuple(tensor.shape)}")
-                p.copy_(tensor)
-        for name, weight in weights_of(left, layers):
-            install(model, name, weight, kernels=kernels)
-    if left:
-        raise ValueError(f"{min(left)} is of no layer")
+    floats = [name.removesuffix(".weight") for name, _ in model.named_parameters()]
+    floats = [name for name in floats if name not in layers]
+    known = {f"{name}.weight" for name in floats}
+    unknown = [name for name in tensors if name not in known and _layer_of(name) not in layers]
+    if unknown:
+        raise ValueError(f"{min(unknown)} is of no layer")
+    for name in floats:
+        install_floats(model, name, tensors[f"{name}.weight"], kernels=kernels)
+    for name, weight in weights_of(tensors, layers):
+        install(model, name, weight, kernels=kernels)
 
 
-def weights_of(left: dict[str, Tensor], layers: Mapping[str, Mapping[str, Any]]):
-    """Each packed layer's name and weight; its tensors are taken out of `left`."""
+def weights_of(
+    tensors: Mapping[str, Tensor], layers: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Weight]]:
+    """Each packed layer's name and weight, read when it is its turn."""
+    names: dict[str, list[str]] = {}
+    for name in tensors:
+        names.setdefault(_layer_of(name), []).append(name)
     for name, meta in layers.items():
-        parts = {
-            key.removeprefix(f"{name}."): left.pop(key)
-            for key in list(left)
-            if key.rpartition(".")[0] == name
-        }
+        parts = {each.removeprefix(f"{name}."): tensors[each] for each in names.get(name, [])}
         yield name, unpack(*Packed({k: _float32(v) for k, v in parts.items()}, dict(meta)))
+
+
+def _layer_of(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _float32(tensor: Tensor) -> Tensor:

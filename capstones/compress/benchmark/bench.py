@@ -22,7 +22,7 @@ from compress.benchmark.grid import BY_NAME, FLOATS, Grid, Row, rows
 from compress.benchmark.making import described, float16_bytes, learned_from, made, stored
 from compress.benchmark.off_grid import BLOCK, distance_from_grid, off_grid_copy
 from compress.benchmark.probe import probe
-from compress.benchmark.speed import signature, speeds
+from compress.benchmark.speed import MEMORY, memory, signature, speeds
 from compress.models.opening import open_model, reference
 from compress.options import Making
 from shared import artifacts
@@ -32,7 +32,7 @@ from shared.require import require
 
 RECORD = Path(__file__).parents[1] / "results" / "bench.json"
 RUNS = Path("runs/compress")
-METRICS = ("ppl", "acc", "speed")
+METRICS = ("ppl", "acc", "memory", "speed")
 Say = Callable[[str], None]
 
 
@@ -133,6 +133,8 @@ def bench(
     save(out, "about", about, quick=quick)
     if {"ppl", "acc"} & {*metrics}:
         measure_quality(places, metrics, size, out, quick, say)
+    if "memory" in metrics:
+        measure_memory(places, out, quick, say)
     if "speed" in metrics:
         measure_speed(places, size, out, quick, say)
     return read_record(out)
@@ -222,8 +224,17 @@ def measure_quality(places, metrics, size: Size, out: Path, quick: bool, say: Sa
             put(out, name, "acc", {"answers": found}, key, quick)
 
 
+def measure_memory(places, out: Path, quick: bool, say: Say) -> None:
+    """Memory of the rows that are timed; other work on the machine does not matter to it."""
+    for name, (row, place) in places.items():
+        key = _key(read_record(out)[name]["digest"], row.form, MEMORY)
+        if not row.like and not kept(out, name, "memory", key):
+            say(f"weighing {name}")
+            put(out, name, "memory", memory(place, row.form), key, quick)
+
+
 def measure_speed(places, size: Size, out: Path, quick: bool, say: Say) -> None:
-    """Memory and tokens per second of the rows that are timed, in turns."""
+    """Tokens per second of the rows that are timed, in turns."""
     counts = {"prefill": size.prefill, "decode": size.decode, "repeats": size.repeats}
     timed = {name: pair for name, pair in places.items() if not pair[0].like}
     forms = [(place, row.form) for row, place in timed.values()]

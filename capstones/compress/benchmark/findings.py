@@ -11,7 +11,8 @@ from compress.benchmark.grid import rows
 from compress.benchmark.lines import Line, lines
 
 MOST = 0.30  # of 16 bits per weight, for int4 with its scales
-INT4, SMALLEST = "int4 GPTQ g64 sym", "int4 GPTQ g64 sym, int8 embedding"
+INT4 = "int4 GPTQ g64 sym"
+OUTER = (f"{INT4}, int8 embedding", f"{INT4}, int4 embedding")
 PAIRS = (
     ("int4 RTN g64", "int4 GPTQ g64"),
     ("int4 RTN g64", "int4 GPTQ g64, plain"),
@@ -31,6 +32,7 @@ def findings(record: Mapping[str, Any]) -> str:
     found += [_pair(by_name, *pair) for pair in PAIRS]
     found += _bytes(by_name)
     found.append(_pruned_speed(by_name.get("50 % SparseGPT")))
+    found.append(_memory(by_name))
     found.append(_speed(by_name))
     found.append(_unmeasured(record, by_name))
     return "".join(f"- {text}\n" for text in found if text)
@@ -66,8 +68,9 @@ def _bytes(by_name: Mapping[str, Line]) -> list[str]:
     if (line := by_name.get(INT4)) and line.blocks_of_float16:
         found.append(goal(f"{INT4}, matrices of the blocks", line.blocks_of_float16, MOST) + ".")
         found.append(goal(f"{INT4}, whole file", line.of_float16, MOST) + ".")
-    if line := by_name.get(SMALLEST):
-        found.append(goal(f"{SMALLEST}, whole file", line.of_float16, MOST) + ".")
+    for name in OUTER:
+        if line := by_name.get(name):
+            found.append(goal(f"{name}, whole file", line.of_float16, MOST) + ".")
     return found
 
 
@@ -78,6 +81,17 @@ def _pruned_speed(line: Line | None) -> str:
     count = min(line.verdicts, key=int)
     text = f"{line.name}: half of the weights are zero, and the file is {line.of_float16:.2f}"
     return f"{text} of 16 bits; writing is {line.verdicts[count]}."
+
+
+def _memory(by_name: Mapping[str, Line]) -> str:
+    """What a process holds of a form, beyond torch."""
+    known = [line for line in by_name.values() if line.memory and not line.like]
+    if not known:
+        return ""
+    told = [f"{line.name} {line.memory['held'] / 1e6:.0f}" for line in known]
+    bare = max(line.memory["bare"] for line in known)
+    text = "Memory in MB beyond a process that has imported torch and nothing else, which holds up"
+    return f"{text} to {bare / 1e6:.0f}: {'; '.join(told)}."
 
 
 def _speed(by_name: Mapping[str, Line]) -> str:

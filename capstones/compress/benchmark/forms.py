@@ -16,6 +16,7 @@ from torch import nn
 from compress.models.opened import OpenedModel
 from compress.models.opening import open_model
 from shared.require import require
+from shared.tensors import give_back_memory
 from week18.llama3 import Llama
 from week19.quantized_linear import DynamicInt8Linear, _prepack, quantize_tokens
 
@@ -26,7 +27,9 @@ def opened(ref: str, form: str) -> OpenedModel:
     """A model in one of `FORMS`."""
     require(form in FORMS, f"form must be one of {', '.join(FORMS)}", repr(form))
     found = open_model(ref, kernels=form in ("kernels", "fused"))
-    return replace(found, model=FORMS[form](found.model))
+    found = replace(found, model=FORMS[form](found.model))
+    give_back_memory()
+    return found
 
 
 def blocks_only(name: str, module: nn.Module) -> bool:

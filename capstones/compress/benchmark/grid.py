@@ -66,6 +66,11 @@ ROWS = (
     Row("float32", grid="quick"),
     Row("bfloat16", ({"cast": {"dtype": "bfloat16"}},), "bfloat16"),
     small("int8 weight-only", quantized("rtn", 8, None, **SYM), form="kernels", grid="quick"),
+    small(
+        "int8 weight-only, int8 embedding",
+        quantized("rtn", 8, None, embedding_bits=8, **SYM),
+        form="kernels",
+    ),
     small("int8 dynamic", quantized("rtn", 8, None, int8_inputs=True, **SYM), form="fused"),
     small("int8 SmoothQuant", quantized("smoothquant", 8, None), like="int8 dynamic"),
     small("int4 RTN g64 sym", quantized("rtn", 4, GROUP, **SYM), form="kernels", grid="quick"),
@@ -107,6 +112,19 @@ ROWS = (
     small(
         "int4 GPTQ g64 sym, int8 embedding",
         quantized("gptq", 4, GROUP, embedding_bits=8, **SYM),
+        form="kernels",
+    ),
+    small(
+        "int4 GPTQ g64 sym, int4 embedding",
+        quantized(
+            "gptq",
+            4,
+            GROUP,
+            embedding_bits=4,
+            embedding_group_size=32,
+            embedding_method="gptq",
+            **SYM,
+        ),
         form="kernels",
     ),
     small("4 blocks gone, recovered", {"structured": {"layers": 4}}, RECOVER),

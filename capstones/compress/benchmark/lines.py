@@ -32,8 +32,8 @@ class Line:
         Bytes of the file and of the blocks' matrices, as shares of 16 bits per weight.
     lost, accuracy
         Beside float32, with intervals; as `nats_lost` and `accuracy_change` give them.
-    speed
-        By thread count; that of row `like` where it is not empty.
+    memory, speed
+        In bytes and by thread count; those of row `like` where it is not empty.
     on_front, on_fast_front
         Whether no row loses less with fewer bytes, or with faster decoding.
     """
@@ -48,7 +48,7 @@ class Line:
     lost: dict[str, float] | None = None
     accuracy: dict[str, Any] | None = None
     seconds: float | None = None
-    resident: int | None = None
+    memory: dict[str, Any] | None = None
     speed: dict[str, dict[str, Any]] | None = None
     like: str = ""
     verdicts: dict[str, str] | None = None
@@ -69,7 +69,8 @@ def lines(record: Mapping[str, Any]) -> list[Line]:
 def _line(record: Mapping[str, Any], name: str) -> Line:
     row, full = record[name], record["about"]["float16"]
     like = BY_NAME[name].like if name in BY_NAME else ""
-    timed = record.get(like or name, {}).get("speed")
+    same_kernels = record.get(like or name, {})
+    timed = same_kernels.get("speed")
     facts: dict[str, Any] = {"what": row.get("what", ""), "seconds": row.get("seconds")}
     facts |= {"n_bytes": row["bytes"]["file"], "of_float16": row["bytes"]["file"] / full["file"]}
     if row["bytes"]["blocks"]:
@@ -83,10 +84,10 @@ def _line(record: Mapping[str, Any], name: str) -> Line:
         floats = record.get(FLOATS, {}).get("acc", answered)
         facts["accuracy"] = accuracy_change(answered["answers"], floats["answers"])
     if timed:
-        facts |= {"resident": timed["resident"], "speed": timed["speed"], "like": like}
+        facts |= {"speed": timed["speed"], "like": like}
         if floats := record.get(FLOATS, {}).get("speed"):
             facts["verdicts"] = verdicts(timed["speed"], floats["speed"])
-    return Line(name=name, **facts)
+    return Line(name=name, memory=same_kernels.get("memory"), **facts)
 
 
 def same(read: Mapping[str, Any], floats: Mapping[str, Any]) -> bool:

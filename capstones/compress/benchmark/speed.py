@@ -20,6 +20,7 @@ import numpy as np
 
 from shared.errors import UserError
 
+MEMORY = "memory:VmRSS and VmHWM beyond torch imported|threads:1|prefill:8|decode:2"
 REST = 0.25  # seconds in which the last form's idle threads stop spinning
 
 
@@ -70,8 +71,8 @@ def speeds(
         for ref, form in forms:
             say(f"opening {ref} as {form}")
             workers.append(_start(ref, form, max(threads)))
-            memory = _read(workers[-1])
-            found.append({"resident": memory["resident"], "empty": memory["before"], "speed": {}})
+            _read(workers[-1])
+            found.append({"speed": {}})
         for count in threads:
             turns: list[list] = [[] for _ in workers]
             for i in range(repeats + 1):
@@ -87,6 +88,25 @@ def speeds(
     finally:
         for worker in workers:
             _stop(worker)
+
+
+def memory(ref: str, form: str) -> dict[str, Any]:
+    """Bytes of a form in a process of its own, beside one that has only imported torch.
+
+    Returns
+    -------
+    dict
+        `bare`: what such a process holds; `held`: what this one holds beyond that when it has read
+        and written a little; `peak`: the most beyond that, also while it opened the model.
+    """
+    worker = _start(ref, form, 1)
+    try:
+        found = _read(worker)
+    finally:
+        _stop(worker)
+    bare = found["bare"]
+    beyond = {"held": found["resident"] - bare, "peak": found["peak"] - bare}
+    return {"form": form, "bare": bare, **beyond, "signature": MEMORY}
 
 
 def _start(ref: str, form: str, most: int) -> subprocess.Popen:

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 
 
-def resident() -> int:
-    """Bytes of memory that this process has now; 0 where Linux does not say."""
+def memory() -> dict[str, int]:
+    """Bytes that this process has now, and the most it had; 0 where Linux does not say."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return 0
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+        lines = []
+    said = {name: line.split() for name, _, line in (line.partition(":") for line in lines)}
+    names = {"resident": "VmRSS", "peak": "VmHWM"}
+    return {key: 1024 * int(said[name][0]) if said else 0 for key, name in names.items()}
 
 
 class Network:
@@ -88,11 +90,11 @@ def turn(network: Network | Graph, prefill: int, decode: int) -> dict[str, Any]:
 
 def main(ref: str, form: str) -> None:
     """Answer until the input ends."""
-    before = resident()
+    bare = memory()["resident"]
     torch.set_num_threads(1)
     network = (Graph if form.startswith("onnxruntime") else Network)(ref, form)
     turn(network, 8, 2)
-    answer({"resident": resident(), "before": before})
+    answer(memory() | {"bare": bare})
     for line in sys.stdin:
         asked = json.loads(line)
         network.on(asked.pop("threads"))

@@ -49,15 +49,19 @@ def _quality(found: list[Line]) -> str:
 
 def _speed(found: list[Line]) -> str:
     counts = sorted({count for line in found for count in line.speed or ()}, key=int)
-    head = ["", "memory, MB"]
+    head = ["", "file, MB", "memory, MB", "peak, MB"]
     for count in counts:
         threads = "1 thread" if count == "1" else f"{count} threads"
         head += [f"reads/s, {threads}", f"writes/s, {threads}", "p95, ms", "writes beside float32"]
     rows = []
     for line in found:
-        if line.speed and not line.like:
-            row = [line.name, f"{line.resident / 1e6:.0f}"]
+        if (line.speed or line.memory) and not line.like:
+            row = [line.name, f"{line.n_bytes / 1e6:.0f}"]
+            row += [f"{line.memory[x] / 1e6:.0f}" if line.memory else "" for x in ("held", "peak")]
             for count in counts:
+                if not line.speed:
+                    row += ["", "", "", ""]
+                    continue
                 own = line.speed[count]
                 row += [f"{own['prefill_per_second']:.0f}", f"{own['decode_per_second']:.1f}"]
                 verdict = "" if line.name == FLOATS else (line.verdicts or {}).get(count, "")
@@ -137,7 +141,11 @@ def change(found: Mapping[str, Any]) -> str:
 
 def notes(record: Rows, name: str) -> str:
     """The protocols of a table's numbers, and where they were measured."""
-    parts = {"quality.md": ("ppl", "acc"), "speed.md": ("speed",), "rivals.md": ("ppl", "speed")}
+    parts = {
+        "quality.md": ("ppl", "acc"),
+        "speed.md": ("memory", "speed"),
+        "rivals.md": ("ppl", "speed"),
+    }
     names = {*OURS, *OURS.values()} if name == "rivals.md" else {*record["about"]["rows"]}
     rows = [row for key, row in record.items() if key in names and any(map(row.get, parts[name]))]
     found: dict[str, None] = {}

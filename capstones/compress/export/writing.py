@@ -83,6 +83,5 @@ def codes_of(opened: OpenedModel) -> dict[str, Weight]:
     ours = opened.name.startswith("compress:") and opened.folder is not None
     must = "MODEL must be an artifact, compress:DIR, for compressed-tensors"
     require(ours, must, opened.name, error=UserError)
-    tensors, artifact = artifacts.load_tensors(opened.folder)
-    layers = checked(opened.folder, artifact.metadata)["layers"]
-    return dict(weights_of(dict(tensors), layers))
+    tensors, artifact = artifacts.open_tensors(opened.folder)
+    return dict(weights_of(tensors, checked(opened.folder, artifact.metadata)["layers"]))

@@ -74,6 +74,10 @@ class Journal:
             raise UserError(f"the journal {self.folder} cannot be made ({reason})") from error
         write_atomic(self._path(key), hashlib.sha256(body).digest() + body)
 
+    def drop(self, key: str) -> None:
+        """One entry, if it is there."""
+        self._path(key).unlink(missing_ok=True)
+
     def remove(self) -> None:
         """All of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -91,6 +95,9 @@ class NoJournal:
 
     def put(self, key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Nowhere."""
+
+    def drop(self, key: str) -> None:
+        """There is nothing to drop."""
 
     def remove(self) -> None:
         """There is nothing to remove."""

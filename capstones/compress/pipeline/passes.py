@@ -15,12 +15,13 @@ from torch import Tensor
 from compress.artifact.packing import Packed, pack, unpack
 from compress.layers import install, layer_names
 from compress.methods.equalizing import equalize
+from compress.methods.gptq import gptq
 from compress.methods.masks import global_masks
 from compress.methods.matrix import compress_matrix
 from compress.methods.rounding import rtn
 from compress.pipeline.compressed import Compressed
 from compress.pipeline.journal import Journal, NoJournal
-from compress.pipeline.stages import READ, begin, inputs_of, measure, stages
+from compress.pipeline.stages import READ, begin, head_reads, inputs_of, measure, stages
 from compress.pipeline.steps import Pass
 from shared.errors import UserError
 from shared.require import require
@@ -51,7 +52,7 @@ class PassRun:
     def run(self, ids: Int[Tensor, "window seqlen"] | None) -> None:
         """All blocks in turn, with the stream between them."""
         model, step = self.done.model, self.step
-        self._embedding()
+        self._embedding(ids)
         self.masks = {}
         if step.prune is not None and step.prune.scope == "global":
             weights = {name: self.done.matrix(name) for name in layer_names(model)}
@@ -113,15 +114,28 @@ class PassRun:
         for reader in reversed(READERS):
             fold_block(block, reader, entry[0][reader])
 
-    def _embedding(self) -> None:
+    def _embedding(self, ids: Int[Tensor, "window seqlen"] | None) -> None:
         quantize, model = self.step.quantize, self.done.model
         if quantize is None or quantize.embedding_bits is None:
             return
-        for name in ("embed",) if model.config.tied else ("embed", "head"):
-            w = model.get_submodule(name).weight.detach()
-            weight = rtn(w, bits=quantize.embedding_bits, symmetric=True)
-            self.done.layers[name] = pack(weight)
-            install(model, name, weight)
+        options = {"bits": quantize.embedding_bits, "group_size": quantize.embedding_group_size}
+        for name in ("head",) if model.config.tied else ("head", "embed"):
+            own = "embed" if model.config.tied else name
+            key = f"{self.number}.{own}"
+            entry = self.journal.get(key)
+            if entry is None:
+                w = model.get_submodule(own).weight.detach()
+                if quantize.embedding_method == "gptq" and name == "head":
+                    h = measure(head_reads(model, ids)).h
+                    weight = gptq(w, h, symmetric=True, damping=quantize.damping, **options)[0]
+                else:
+                    weight = rtn(w, symmetric=True, **options)
+                packed = pack(weight)
+                self.journal.put(key, packed.tensors, {"meta": packed.meta})
+            else:
+                packed = Packed(entry[0], entry[1]["meta"])
+            self.done.layers[own] = packed
+            install(model, own, unpack(*packed))
 
 
 @dataclass

@@ -71,15 +71,24 @@ class Recipe:
         return others or any(step.needs_inputs for step in passes)
 
     def as_json(self) -> list[dict[str, Any]]:
-        """As a YAML file would have it, every choice said."""
+        """As a YAML file would have it, every choice said.
+
+        What could not be chosen at first is left out where it is as it was then: so a recipe is
+        the same one in artifacts of any age.
+        """
         found = []
         for step in self.steps:
             parts = {"structured": step, "recover": step, "cast": step}
             if isinstance(step, Pass):
                 parts = {"prune": step.prune, "quantize": step.quantize}
             kinds = {name: part for name, part in parts.items() if isinstance(part, PARTS[name])}
-            found.append({name: plain(part) for name, part in kinds.items()})
+            found.append({name: _said(part) for name, part in kinds.items()})
         return found
+
+
+def _said(part: Any) -> dict[str, Any]:
+    later = {"embedding_group_size": None, "embedding_method": "rtn"}
+    return {k: v for k, v in plain(part).items() if k not in later or v != later[k]}
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -28,6 +28,7 @@ from compress.pipeline.recipe import Recipe
 from compress.pipeline.steps import Cast, Pass, Recover, Structured
 from compress.pipeline.structured import shrink
 from compress.recovery.distilling import recover
+from compress.recovery.resuming import drop
 from shared.errors import UserError
 from shared.require import require
 from week18.llama3 import Llama
@@ -118,8 +119,9 @@ def _recover(
     key = f"{number}.recover"
     entry = journal.get(key)
     if entry is None:
-        record = recover(done.model, teacher, step, ids, masks, fixed)
+        record = recover(done.model, teacher, step, ids, masks, fixed, journal, key)
         journal.put(key, dict(done.model.named_parameters()), {"record": record})
+        drop(journal, key, step.steps)
     else:
         record = entry[1]["record"]
         for name, p in done.model.named_parameters():

@@ -133,3 +133,12 @@ def begin(
     """The stream of each window as the first block reads it, and the rotary waves."""
     waves = model.waves(torch.arange(seqlen), None)
     return [model.embed(ids[None]) for ids in windows], waves
+
+
+def head_reads(model: Llama, windows: Iterable[Tensor]) -> Iterator[Float[Tensor, "1 seq d_model"]]:
+    """What the head multiplies by in each window: what the last norm gives."""
+    for ids in windows:
+        (x,), waves = begin(model, [ids], len(ids))
+        for block in model.blocks:
+            x = block(x, *waves)
+        yield model.norm(x)

@@ -94,7 +94,12 @@ class Quantize:
     alpha
         Of SmoothQuant: how much of the inputs' range moves into the weights.
     embedding_bits
-        Bits of the embedding and the output head, a grid per token; None leaves them as they are.
+        Bits of the embedding and the output head, symmetric; None leaves them as they are.
+    embedding_group_size
+        Columns of theirs that share a grid; None for a grid per token.
+    embedding_method
+        GPTQ weighs errors by what the head reads, in the model as it came to this pass. An
+        embedding that is not the head is rounded to nearest all the same.
     overrides
         What is otherwise for some layers, by names with wildcards: `{"blocks.0.*": {"bits": 8},
         "*.down_proj": {"bits": None}}`, where None leaves a layer as it is. The first that fits
@@ -111,6 +116,8 @@ class Quantize:
     int8_inputs: bool = False
     alpha: float = 0.5
     embedding_bits: int | None = None
+    embedding_group_size: int | None = None
+    embedding_method: Literal["rtn", "gptq"] = "rtn"
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -125,6 +132,11 @@ class Quantize:
         must_hold(0 <= self.alpha <= 1, "alpha must be in [0, 1]", self.alpha)
         known = self.embedding_bits in (None, 4, 8)
         must_hold(known, "embedding_bits must be 4 or 8", self.embedding_bits)
+        size, method = self.embedding_group_size, self.embedding_method
+        must_hold(size is None or size >= 2, "embedding_group_size must be at least 2", size)
+        asked = self.embedding_bits is not None or (size, method) == (None, "rtn")
+        must = "embedding_bits must be given with embedding_group_size or embedding_method"
+        must_hold(asked, must, "none")
         weights = (self.bits, self.symmetric, self.group_size)
         fits = not self.int8_inputs or weights == (8, True, None)
         must = "int8_inputs must go with symmetric weights of 8 bits, one grid per row"
@@ -160,7 +172,7 @@ class Quantize:
     @property
     def needs_inputs(self) -> bool:
         """Whether it has to see what layers read."""
-        return self.folds or self.method == "gptq"
+        return self.folds or "gptq" in (self.method, self.embedding_method)
 
 
 @dataclass(frozen=True, kw_only=True)

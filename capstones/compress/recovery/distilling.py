@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from compress.pipeline.journal import Journal, NoJournal
 from compress.pipeline.steps import Recover
+from compress.recovery.resuming import keep, take_up
 from week18.llama3 import Llama
 from week19.folding import LAYERS
 from week20.lora import LoRAConfig, LoRALinear, inject, merge, unload
@@ -51,6 +53,8 @@ def recover(
     ids: Int[Tensor, "window seqlen"],
     masks: Mapping[str, Bool[Tensor, "out in"]],
     fixed: set[str],
+    journal: Journal | NoJournal | None = None,
+    key: str = "recover",
 ) -> dict[str, Any]:
     """Train in place; return the loss on the first batch before and after, and what was trained.
 
@@ -60,7 +64,10 @@ def recover(
         By layer: False for weights that stay zero.
     fixed
         Layers that are not trained: their numbers are codes.
+    journal, key
+        Where it is kept how far the training is, and as what; it goes on from there.
     """
+    journal = journal or NoJournal()
     generator = torch.Generator().manual_seed(step.seed)
     first = ids[: step.batch_size]
     before = _loss(model, teacher, first, step).item()
@@ -75,24 +82,26 @@ def recover(
         _adapt(model, floats, masks, step, generator)
     else:
         _free(model, fixed)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=step.lr)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.Adam(trained.values(), lr=step.lr)
+    done = take_up(journal, key, step.steps, trained, optimizer, generator)
     with torch.enable_grad():
-        for number in range(step.steps):
+        for number in range(done, step.steps):
             for group in optimizer.param_groups:
                 group["lr"] = step.lr * (1 - number / step.steps)
             rows = torch.randint(len(ids), (step.batch_size,), generator=generator)
             optimizer.zero_grad()
             _loss(model, teacher, ids[rows], step).backward()
-            nn.utils.clip_grad_norm_(trained, CLIP)
+            nn.utils.clip_grad_norm_(trained.values(), CLIP)
             optimizer.step()
             if step.method == "full":
                 _mask(model, masks)
+            keep(journal, key, number + 1, trained, optimizer, generator)
     if step.method == "lora":
         unload(merge(model))
     model.requires_grad_(False)
     after = _loss(model, teacher, first, step).item()
-    n_trained = sum(p.numel() for p in trained)
+    n_trained = sum(p.numel() for p in trained.values())
     return {"loss_before": before, "loss_after": after, "n_trained": n_trained}
 
 

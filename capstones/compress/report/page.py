@@ -31,7 +31,9 @@ def page(record: Mapping[str, Any]) -> str:
     style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    parts = (row.get(part) or {} for row in record.values() for part in ("ppl", "acc", "speed"))
+    parts = (
+        row.get(part) or {} for row in record.values() for part in ("ppl", "acc", "memory", "speed")
+    )
     protocols = dict.fromkeys(text for part in parts for text in tables.signatures(part))
     html = environment.get_template("page.html").render(
         policy=policy,

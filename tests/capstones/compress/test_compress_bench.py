@@ -254,9 +254,19 @@ def test_forms_are_timed_in_processes_of_their_own_in_turns(ref, tmp_path):
         [(ref, "float32")], threads=(1,), prefill=8, decode=2, repeats=2, say=said.append
     )
     (row,) = found
-    assert row["resident"] > row["empty"] > 0
     assert row["speed"]["1"]["signature"].startswith("threads:1|batch:1|prefill:8|decode:2")
     assert [line for line in said if "round" in line][-1] == "1 threads, round 2 of 2"
+
+
+def test_memory_is_measured_in_a_process_and_kept(ref, where, monkeypatch):
+    found = bench(ref, names=NAMES[:1], size=SIZE, metrics=("memory",), **where)
+    for name in ("float32", NAMES[0]):
+        kept = found[name]["memory"]
+        assert 0 < kept["held"] <= kept["peak"] < kept["bare"]
+        assert kept["bare"] > 50e6
+    monkeypatch.setattr(benchmark, "memory", pytest.fail)
+    again = bench(ref, names=NAMES[:1], size=SIZE, metrics=("memory",), **where)
+    assert again["float32"]["memory"] == found["float32"]["memory"]
 
 
 def test_a_process_that_ends_is_one_line(monkeypatch):
@@ -402,7 +412,7 @@ def test_the_first_round_warms_up(monkeypatch):
 
     told = iter([100.0, 1.0, 2.0, 3.0])
     monkeypatch.setattr(speed, "_start", lambda *_: None)
-    monkeypatch.setattr(speed, "_read", lambda _: {"resident": 2, "before": 1})
+    monkeypatch.setattr(speed, "_read", lambda _: {})
     turns = ({"prefill": t, "steps": [t]} for t in told)
     monkeypatch.setattr(speed, "_ask", lambda *_, **__: next(turns))
     monkeypatch.setattr(speed, "_stop", lambda _: None)

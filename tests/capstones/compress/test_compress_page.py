@@ -26,7 +26,8 @@ def row(nats, size, decode=10.0, **more):
     speed |= {"decode_p95_ms": 120.0, "signature": "threads:1"}
     found = {"bytes": {"file": size, "blocks": size // 2}, "what": "rtn", "seconds": 1.0}
     found |= {"ppl": text | {"word_perplexity": 99.0}}
-    found |= {"speed": {"resident": 700_000_000, "empty": 5, "speed": {"1": speed}}}
+    memory = {"held": 300_000_000, "peak": 400_000_000, "bare": 600_000_000, "signature": "VmRSS"}
+    found |= {"memory": memory, "speed": {"speed": {"1": speed}}}
     machine = {"cpu": "a chip", "cores": 2, "date": "2026-11-29", "commit": "abc", "quick": False}
     return found | more | {"machine": machine}
 
@@ -105,6 +106,15 @@ def test_speeds_say_whether_they_are_any_gain(record):
     assert "`threads:1`" in text
 
 
+def test_memory_is_what_a_process_holds_beyond_torch(record):
+    assert "| 300 | 400 |" in tables.pages(record)["speed.md"]
+    assert "which holds up to 600: float32 300;" in tables.pages(record)["findings.md"]
+    del record["int8 weight-only"]["speed"]  # measured by itself
+    text = tables.pages(record)["speed.md"]
+    assert "| int8 weight-only | 0 | 300 | 400 |  |" in text
+    assert "- `VmRSS`" in text
+
+
 def test_rivals_stand_beside_ours(record):
     (line,) = [line for line in tables.pages(record)["rivals.md"].splitlines() if "torchao" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -115,7 +125,7 @@ def test_rivals_stand_beside_ours(record):
 
 def test_what_was_not_measured_is_left_empty(record):
     for name in ("float32", "int8 weight-only", ATTACK):
-        del record[name]["speed"]
+        del record[name]["speed"], record[name]["memory"]
     assert "speed.md" not in tables.pages(record)
     assert page(record).count("<svg") == 1
 

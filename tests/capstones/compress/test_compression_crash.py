@@ -21,7 +21,15 @@ from shared.artifacts import ArtifactError
 STEPS = [
     {"prune": {"method": "sparsegpt", "pattern": "2:4"}},
     {"recover": {"steps": 3, "batch_size": 2}},
-    {"quantize": {"method": "awq", "bits": 4, "group_size": 16}},
+    {
+        "quantize": {
+            "method": "awq",
+            "bits": 4,
+            "group_size": 16,
+            "embedding_bits": 4,
+            "embedding_method": "gptq",
+        }
+    },
 ]
 CHOSEN = {"calib": "pydocs", "n_calib": 4, "seqlen": 16, "threads": 1}
 
@@ -134,7 +142,7 @@ class Stop(BaseException):
     """As if it had been killed."""
 
 
-def broken_off(folder, out, monkeypatch, after):
+def broken_off(folder, out, monkeypatch, after, steps=STEPS):
     """A run that ends when so many entries have been written; its journal's folder."""
     put, n = Journal.put, [0]
 
@@ -146,7 +154,7 @@ def broken_off(folder, out, monkeypatch, after):
 
     monkeypatch.setattr(Journal, "put", counted)
     with pytest.raises(Stop):
-        make(folder, out)
+        make(folder, out, steps)
     monkeypatch.setattr(Journal, "put", put)
     (journal,) = out.parent.glob(f".{out.name}.*.journal")
     assert len(list(journal.iterdir())) == after
@@ -172,6 +180,59 @@ def test_what_is_done_is_not_done_again(folder, tmp_path, monkeypatch, straight)
 
 def sizes_and_tensors(out):
     return {name: d for name, d in digests(out).items() if name != "MANIFEST.json"}
+
+
+TRAINING = [STEPS[0], {"recover": {"steps": 7, "batch_size": 2}}]
+
+
+def killed_at(step, folder, out, monkeypatch, steps=TRAINING):
+    """A run that is killed when its loss is computed for this step; how many steps it had made."""
+    from compress.recovery import distilling
+
+    real, n = distilling.soft_loss, [0]
+
+    def counted(*args, **options):
+        n[0] += 1  # the first is the loss before
+        if step is not None and n[0] == step + 1:
+            raise Stop
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distilling, "soft_loss", counted)
+        if step is None:
+            make(folder, out, steps)
+        else:
+            with pytest.raises(Stop):
+                make(folder, out, steps)
+    return n[0] - 2
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_training_that_was_killed_goes_on(method, folder, tmp_path, monkeypatch):
+    from compress.recovery import resuming
+
+    monkeypatch.setattr(resuming, "EVERY", 2)
+    steps = [TRAINING[0], {"recover": TRAINING[1]["recover"] | {"method": method, "r": 2}}]
+    make(folder, tmp_path / "straight", steps)
+    out = tmp_path / "out"
+    killed_at(6, folder, out, monkeypatch, steps)  # after 5: 4 are kept
+    assert killed_at(3, folder, out, monkeypatch, steps) == 2  # after 6
+    (journal,) = tmp_path.glob(".out.*.journal")
+    assert {entry.name.split(".")[2] for entry in journal.glob("1.recover.*")} == {"6"}
+    assert killed_at(None, folder, out, monkeypatch, steps) == 1
+    assert sizes_and_tensors(out) == sizes_and_tensors(tmp_path / "straight")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_step_that_was_half_kept_is_made_again(folder, tmp_path, monkeypatch):
+    from compress.recovery import resuming
+
+    monkeypatch.setattr(resuming, "EVERY", 3)
+    make(folder, tmp_path / "straight", TRAINING)
+    out = tmp_path / "out"
+    broken_off(folder, out, monkeypatch, 14 + 3 + 2, TRAINING)  # of step 6 two of three parts
+    assert killed_at(None, folder, out, monkeypatch) == 4
+    assert sizes_and_tensors(out) == sizes_and_tensors(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])

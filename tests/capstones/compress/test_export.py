@@ -128,6 +128,17 @@ def test_transformers_reads_layers_of_different_bits(tmp_path):
     torch.testing.assert_close(found, logits(ref), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("format", ["compressed-tensors", "hf"])
+def test_codes_of_an_embedding_are_written_as_floats(format, tmp_path):
+    options = {"method": "rtn", "bits": 4, "group_size": 16, "symmetric": True}
+    options |= {"embedding_bits": 4, "embedding_group_size": 8}
+    ref = made(tmp_path / "small", {"quantize": options})
+    write(ref, tmp_path / "out", format)
+    torch.testing.assert_close(
+        transformers_logits(tmp_path / "out"), logits(ref), atol=1e-4, rtol=0
+    )
+
+
 def test_floats_of_sixteen_bits_stay_so(tmp_path):
     options = {"method": "rtn", "bits": 4, "group_size": 16}
     ref = made(tmp_path / "small", {"quantize": options}, {"cast": {"dtype": "float16"}})

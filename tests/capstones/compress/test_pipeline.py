@@ -8,14 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.artifact import folder
 from compress.artifact.folder import load, save
 from compress.artifact.packing import unpack
 from compress.methods.matrix import compress_matrix
+from compress.methods.rounding import rtn
 from compress.models.testing import tiny_model
 from compress.pipeline import passes
 from compress.pipeline.recipe import Recipe, recipe_from
 from compress.pipeline.run import compress
-from compress.pipeline.stages import READ, begin, looked_at, measure, stages
+from compress.pipeline.stages import READ, begin, head_reads, looked_at, measure, stages
 from compress.pipeline.steps import Pass, Quantize, Structured
 from compress.pipeline.structured import influence, shrink
 from shared.errors import UserError
@@ -229,6 +231,8 @@ MIXED = {"blocks.0.*": {"bits": None}, "*.up_proj": {"bits": 8}}
 RECIPES = [
     [{"quantize": {"bits": 3, "group_size": 7, "embedding_bits": 4}}, {"cast": {}}],
     [{"quantize": {"method": "rtn", "bits": 3, "group_size": 7}}],
+    [{"quantize": {"embedding_bits": 4, "embedding_group_size": 8, "embedding_method": "gptq"}}],
+    [{"quantize": {"embedding_bits": 4, "embedding_group_size": 7, "embedding_method": "gptq"}}],
     [{"quantize": {"method": "awq", "bits": 4, "group_size": 12}}],
     [{"quantize": {"method": "smoothquant", "bits": 8, "embedding_bits": 8}}],
     [{"quantize": {"method": "hqq", "bits": 2, "group_size": 16}}],
@@ -283,6 +287,134 @@ def test_kernels_compute_nearly_the_same(tmp_path):
             assert torch.equal(module.dequantized(), weight.dense())
         y, expected = fast(text.ids[:1, :5]), done.model(text.ids[:1, :5])
         assert (y - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def quantized(folder, *, vocab_size=320, cast="float16", tied=True, **options):
+    """An artifact of integers on symmetric grids, and what was in memory."""
+    sizes = {"d_model": 64, "n_heads": 4, "d_ff": 128, "vocab_size": vocab_size, "tied": tied}
+    opened, text = tiny_model(0, **sizes)
+    quantize = {"method": "rtn", "symmetric": True, **options}
+    steps = [{"quantize": quantize}, {"cast": {"dtype": cast}}]
+    done = compress(opened, recipe_from(steps), text)
+    save(done, folder)
+    return done, text
+
+
+def reachable(model):
+    """Bytes of the tensors that a model holds, each memory once."""
+    found = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            for tensor in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(tensor, torch.Tensor):
+                    storage = tensor.untyped_storage()
+                    found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
+
+
+INT8, INT4 = {"bits": 8, "group_size": None}, {"bits": 4, "group_size": 64}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("options", [INT8, INT4, INT4 | {"embedding_bits": 8}])
+def test_a_model_takes_the_memory_of_its_file(options, tied, tmp_path):
+    sizes = {"vocab_size": 4096, "tied": tied}
+    done, _ = quantized(tmp_path / "a", **sizes, **options)
+    file = (tmp_path / "a" / "tensors.safetensors").stat().st_size
+    model = load(tmp_path / "a", kernels=True).model
+    assert reachable(model) <= 1.1 * file
+    assert reachable(done.model) > 1.5 * file  # what it says of floats
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("embedding_bits", [None, 8, 4])
+def test_the_embedding_looks_up_what_the_head_multiplies_by(embedding_bits, tied, tmp_path):
+    options = INT8 | {"embedding_bits": embedding_bits}
+    done, _ = quantized(tmp_path / "a", **options, tied=tied)
+    model, tokens = load(tmp_path / "a", kernels=True).model, torch.tensor([[7, 319], [64, 0]])
+    rounding = 2**-8 if embedding_bits == 4 else 0  # scales in bfloat16
+    torch.testing.assert_close(model.embed(tokens), done.model.embed(tokens), rtol=rounding, atol=0)
+    if tied:
+        assert model.embed.layer is model.head
+    for rows in (1, 40):  # a new token, a prompt
+        x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows))
+        y, expected = model.head(x), done.model.head(x)
+        rounding = 1e-6 if embedding_bits is None or (rows > 16 and embedding_bits == 8) else 0.01
+        assert (y - expected).norm() < rounding * expected.norm()
+    assert not any(isinstance(module, torch.nn.Embedding) for module in model.modules())
+
+
+def test_a_head_of_16_bits_computes_the_same_bits(tmp_path):
+    done, text = quantized(tmp_path / "a", **INT8, overrides={"*": {"bits": None}})
+    again = load(tmp_path / "a", kernels=True).model
+    assert again.head.half_weight.dtype == torch.float16
+    assert torch.equal(again(text.ids), done.model(text.ids))
+
+
+def test_rows_of_nibbles_need_whole_blocks(tmp_path):
+    options = INT8 | {"embedding_bits": 4, "vocab_size": 272}
+    done, _ = quantized(tmp_path / "a", **options)
+    model = load(tmp_path / "a", kernels=True).model
+    assert torch.equal(model.embed.weight, done.model.embed.weight)
+
+
+def test_opening_never_holds_two_copies(tmp_path, monkeypatch):
+    """Each packed layer is gone when the next one is read."""
+    quantized(tmp_path / "a", **INT4)
+    alive, seen = [], []
+
+    def spy(tensors, meta):
+        seen.append(sum(ref() is not None for ref in alive))
+        alive.extend(weakref.ref(tensor) for tensor in tensors.values())
+        return unpack(tensors, meta)
+
+    monkeypatch.setattr(folder, "unpack", spy)
+    load(tmp_path / "a", kernels=True)
+    assert len(seen) == 14
+    assert max(seen) <= 2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gptq_of_the_head_weighs_errors_by_what_it_reads(tied):
+    """Less is lost of the logits than by rounding, and the blocks are made for what is embedded."""
+    lost = {}
+    for method in ("rtn", "gptq"):
+        opened, text = tiny_model(0, tied=tied)
+        dense = copy.deepcopy(opened.model)
+        chosen = {"embedding_bits": 4, "embedding_group_size": 16, "embedding_method": method}
+        quantize = {"method": "rtn", "overrides": {"*": {"bits": None}}, **chosen}
+        done = compress(opened, recipe_from([{"quantize": quantize}]), text)
+        read = dense.norm(torch.cat([x for *_, x in [stream(dense, row) for row in text.ids]]))
+        torch.testing.assert_close(torch.cat(list(head_reads(dense, text.ids))), read)
+        head = unpack(*done.layers["embed" if tied else "head"])
+        assert head.scale.shape == (257, 2)
+        assert torch.equal(head.dense(), done.model.head.weight)
+        lost[method] = (read @ (head.dense() - dense.head.weight).T).norm().item()
+        if tied:
+            assert done.model.embed.weight is done.model.head.weight
+        else:  # what is looked up has no inputs to be weighed by
+            nearest = rtn(dense.embed.weight.detach(), bits=4, group_size=16, symmetric=True)
+            assert torch.equal(unpack(*done.layers["embed"]).dense(), nearest.dense())
+    assert lost["gptq"] < 0.9 * lost["rtn"]
+
+
+def stream(model, ids):
+    """What each block gives, by the model's own forward."""
+    seen = []
+    hooks = [block.register_forward_hook(lambda *a: seen.append(a[2])) for block in model.blocks]
+    model(ids[None])
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_a_recipe_says_what_it_said_before_there_were_more_choices():
+    """An artifact knows itself by its recipe: with another text it would be made again."""
+    said = recipe_from([{"quantize": {"embedding_bits": 8}}]).as_json()[0]["quantize"]
+    assert "embedding_bits" in said
+    assert not {"embedding_group_size", "embedding_method"} & said.keys()
+    chosen = {"embedding_bits": 4, "embedding_group_size": 32, "embedding_method": "gptq"}
+    assert chosen.items() <= recipe_from([{"quantize": chosen}]).as_json()[0]["quantize"].items()
 
 
 def test_layers_are_told_apart_by_their_names():

@@ -71,6 +71,11 @@ BAD = [
     ("[{quantize: {method: smoothquant, bits: 8, alpha: 2}}]", "alpha must be in [0, 1]"),
     ("[{quantize: {bits: 8, int8_inputs: true}}]", "int8_inputs must go with symmetric weights"),
     ("[{quantize: {embedding_bits: 3}}]", "embedding_bits must be 4 or 8, got 3"),
+    (
+        "[{quantize: {embedding_bits: 4, embedding_group_size: 1}}]",
+        "embedding_group_size must be at least 2, got 1",
+    ),
+    ("[{quantize: {embedding_method: gptq}}]", "embedding_bits must be given with"),
     ("[{quantize: {overrides: 3}}]", "overrides must be a mapping, got 3"),
     ("[{quantize: {overrides: {a: 3}}}]", "overrides must hold bits, group_size, symmetric for a"),
     ("[{quantize: {overrides: {a: {bits: 7}}}}]", "bits must be 2, 3, 4 or 8, got 7"),
