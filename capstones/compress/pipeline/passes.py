@@ -127,7 +127,10 @@ class PassRun:
                 w = model.get_submodule(own).weight.detach()
                 if quantize.embedding_method == "gptq" and name == "head":
                     h = measure(head_reads(model, ids)).h
-                    weight = gptq(w, h, symmetric=True, damping=quantize.damping, **options)[0]
+                    # Where its rows are looked up as well, all columns count the same: the
+                    # identity is added at the size of what the head reads.
+                    damping = 1.0 if model.config.tied else quantize.damping
+                    weight = gptq(w, h, symmetric=True, damping=damping, **options)[0]
                 else:
                     weight = rtn(w, symmetric=True, **options)
                 packed = pack(weight)

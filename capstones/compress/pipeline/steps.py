@@ -98,8 +98,9 @@ class Quantize:
     embedding_group_size
         Columns of theirs that share a grid; None for a grid per token.
     embedding_method
-        GPTQ weighs errors by what the head reads, in the model as it came to this pass. An
-        embedding that is not the head is rounded to nearest all the same.
+        GPTQ weighs errors by what the head reads, in the model as it came to this pass; those of
+        an embedding that is the head too, as much again by themselves. An embedding that is not the
+        head is rounded to nearest all the same.
     overrides
         What is otherwise for some layers, by names with wildcards: `{"blocks.0.*": {"bits": 8},
         "*.down_proj": {"bits": None}}`, where None leaves a layer as it is. The first that fits

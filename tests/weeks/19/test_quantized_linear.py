@@ -7,14 +7,16 @@ from torch import nn
 from torchao.quantization.granularity import PerRow
 from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor
 
-from week19.quantization import fake_quantize
+from week19.quantization import fake_quantize, quantize_weight
 from week19.quantized_linear import (
     FEW_ROWS,
     DynamicInt8Linear,
     Int4Linear,
     Int8Linear,
+    nibbles,
     quantize_linears,
     quantize_tokens,
+    widened_product,
 )
 from week19.twins import small_llama
 
@@ -78,6 +80,29 @@ def test_int4_holds_the_rounded_weight(group):
     found = Int4Linear(w, group=group).dequantized()
     in_bfloat16 = 2**-7  # the scale, their product and the sum
     torch.testing.assert_close(found, rounded, rtol=in_bfloat16, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_out", [16, 64, 80, 1104])
+def test_nibbles_made_part_by_part_are_those_of_the_whole(n_out):
+    q = torch.randint(0, 16, (n_out, 96), dtype=torch.uint8)
+    whole = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int(), 1)
+    assert torch.equal(nibbles(q), whole)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 600])
+def test_a_matrix_widened_in_parts_gives_the_product(rows):
+    x, w = random_weight(rows, 32, 1), random_weight(601, 32).half()
+    torch.testing.assert_close(widened_product(x, w), F.linear(x, w.float()))
+
+
+def test_layers_of_codes_are_those_of_the_weight():
+    w, x = random_weight(), random_weight(3, 64, 1)
+    for layer in (Int8Linear(w), DynamicInt8Linear(w)):
+        again = type(layer).from_codes(layer.q, layer.scale)
+        assert torch.equal(again(x), layer(x))
+    q, scale, _ = quantize_weight(w, bits=4, symmetric=True, granularity=32)
+    again = Int4Linear.from_codes(q.flatten(1) + 8, scale[..., 0], group=32)
+    assert torch.equal(again(x), Int4Linear(w, group=32)(x))
 
 
 def test_int8_holds_torchaos_weight():
