@@ -19,7 +19,14 @@ from compress.artifact.folder import checked
 from compress.benchmark import quality
 from compress.benchmark.forms import opened
 from compress.benchmark.grid import BY_NAME, FLOATS, Grid, Row, rows
-from compress.benchmark.making import described, float16_bytes, learned_from, made, stored
+from compress.benchmark.making import (
+    described,
+    float16_bytes,
+    learned_from,
+    made,
+    stored,
+    unpacked,
+)
 from compress.benchmark.off_grid import BLOCK, distance_from_grid, off_grid_copy
 from compress.benchmark.probe import probe
 from compress.benchmark.speed import MEMORY, memory, signature, speeds
@@ -174,10 +181,7 @@ def facts(place: str) -> dict[str, Any]:
         what = {"what": described(metadata), "learned": text}
         return {"digest": digest, "bytes": stored(folder), **what}
     found = open_model(place)
-    if found.folder is None:  # one file, its weights unpacked in the cache
-        size = {"file": sum(p.nbytes for p in found.model.parameters()), "blocks": 0}
-    else:
-        size = stored(found.folder)
+    size = stored(found.folder) if ref.kind == "hf" else unpacked(found.model)
     return {"digest": found.digest, "bytes": size, "what": "as it came"}
 
 

@@ -59,7 +59,7 @@ def _pair(by_name: Mapping[str, Line], worse: str, better: str) -> str:
     if not (a and b and a.lost and b.lost):
         return ""
     lost = a.lost["mean"], b.lost["mean"]
-    share = f", {lost[1] / lost[0]:.0%} of it" if lost[0] > 0 else ""
+    share = f", {lost[1] / lost[0]:.0%} of it" if a.lost.get("low", 0) > 0 else ""
     return f"**{worse}** loses {lost[0]:.3f} nats per token, **{better}** {lost[1]:.3f}{share}."
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import nn
 
 from compress.benchmark.grid import Row, recipe_of
 from compress.making import make
@@ -67,11 +68,15 @@ def is_matrix(name: str) -> bool:
 
 def float16_bytes(ref: str) -> dict[str, int]:
     """What all weights, and the blocks' matrices, would take in 16 bits."""
-    model = open_model(ref).model
+    return {name: size // 2 for name, size in unpacked(open_model(ref).model).items()}
+
+
+def unpacked(model: nn.Module) -> dict[str, int]:
+    """Bytes of all weights in memory, and of the blocks' matrices among them."""
     named = dict(model.named_parameters())
     return {
-        "file": 2 * sum(p.numel() for p in named.values()),
-        "blocks": 2 * sum(p.numel() for name, p in named.items() if is_matrix(name)),
+        "file": sum(p.nbytes for p in named.values()),
+        "blocks": sum(p.nbytes for name, p in named.items() if is_matrix(name)),
     }
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.benchmark import tables
-from compress.benchmark.lines import lines
+from compress.benchmark import findings, tables
+from compress.benchmark.lines import Line, lines
 from compress.report.page import page, write_page
 from compress.report.picture import write_picture
 from compress.report.scatter import Point, marks, scatter
@@ -113,6 +113,14 @@ def test_memory_is_what_a_process_holds_beyond_torch(record):
     text = tables.pages(record)["speed.md"]
     assert "| int8 weight-only | 0 | 300 | 400 |  |" in text
     assert "- `VmRSS`" in text
+
+
+def test_what_is_left_of_no_loss_is_no_share():
+    lost = [{"mean": 0.02, "low": low, "high": 0.03} for low in (0.01, -0.01)]
+    for loss, share in zip(lost, (", 50% of it", ""), strict=True):
+        rows = {"a": Line(name="a", lost=loss), "b": Line(name="b", lost={"mean": 0.01})}
+        said = findings._pair(rows, "a", "b")
+        assert said == f"**a** loses 0.020 nats per token, **b** 0.010{share}."
 
 
 def test_rivals_stand_beside_ours(record):

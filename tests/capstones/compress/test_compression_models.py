@@ -9,6 +9,7 @@ import torch
 from tiny_llama import tiny_folder
 
 from compress.artifact.folder import load, save
+from compress.benchmark.bench import facts
 from compress.calibration import calibrate
 from compress.models.opening import open_model
 from compress.models.testing import tiny_model
@@ -40,6 +41,10 @@ def test_a_folder_of_hugging_face_by_both_names(tmp_path):
     assert other.digest != ours.digest
 
 
+def model_bytes(model):
+    return sum(4 * p.numel() for p in model.parameters())
+
+
 def test_a_run_of_tiny_gpt(tmp_path):
     tokenizer = train_tokenizer("char", ["abcdefg "])
     config = GPTConfig.of("llama", tokenizer.vocab_size, **SMALL)
@@ -48,6 +53,7 @@ def test_a_run_of_tiny_gpt(tmp_path):
     opened = open_model(f"tiny_gpt:{tmp_path / 'run'}")
     ids = torch.tensor([opened.tokenizer.encode("a bad cab")])
     torch.testing.assert_close(opened.model(ids), model(ids), rtol=1e-5, atol=1e-5)
+    assert facts(f"tiny_gpt:{tmp_path / 'run'}")["bytes"]["file"] == model_bytes(opened.model)
     steps = recipe_from([{"quantize": {"method": "rtn", "group_size": 8}}])
     save(compress(opened, steps), tmp_path / "a")
     again = load(tmp_path / "a").tokenizer
