@@ -150,14 +150,17 @@ async def _sent(client: httpx.AsyncClient, rng: random.Random) -> tuple[str, str
         case 3:
             headers["Host"] = b"evil.example"
     method = "POST" if rng.random() < 0.95 else rng.choice(("PUT", "HEAD", "OPTIONS", "TRACE"))
-    try:
-        response = await client.request(method, path, content=data, headers=headers)
-    except (httpx.InvalidURL, httpx.LocalProtocolError):
-        return "not sent", None
-    except httpx.HTTPError as error:
-        if len(data) > LARGE:  # the server need not read it, so its answer may not be read either
-            return "cut", None
-        return "lost", f"no answer: {error!r}"
+    for again in (True, False):
+        try:
+            response = await client.request(method, path, content=data, headers=headers)
+            break
+        except (httpx.InvalidURL, httpx.LocalProtocolError):
+            return "not sent", None
+        except httpx.HTTPError as error:
+            if len(data) > LARGE:  # the server need not read it, so its answer may be lost
+                return "cut", None
+            if not again:  # once: a connection that was kept may end just when it is used
+                return "lost", f"no answer: {error!r}"
     return str(response.status_code), _wrong(response)
 
 

@@ -112,6 +112,27 @@ def test_the_fuzzer_sees_what_may_not_happen(answer, status, what, monkeypatch):
     assert {(f["status"], what in f["what"]) for f in found["failures"]} == {(status, True)}
 
 
+@pytest.mark.parametrize(("times", "status"), [(1, "200"), (2, "lost")])
+def test_what_is_lost_is_asked_again_once(times, status):
+    asked = []
+
+    def answer(request):
+        asked.append(request.content)
+        if len(asked) <= times:
+            raise httpx.ReadError("")
+        return httpx.Response(200, json={})
+
+    async def sent():
+        async with httpx.AsyncClient(
+            base_url="http://test", transport=httpx.MockTransport(answer)
+        ) as client:
+            return await fuzzing._sent(client, random.Random(0))
+
+    assert asyncio.run(sent())[0] == status
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+
+
 def test_a_request_that_never_ends_is_seen(monkeypatch):
     monkeypatch.setattr(fuzzing, "SETTLING", 600)
     backend = ScriptedBackend()
