@@ -1,8 +1,8 @@
 r"""What boosting needs of a loss: its value, two derivatives, and the best constant.
 
 A model gives *margins*: the prediction itself for numbers, the log-odds for two classes, one number
-per class up to a constant for more. The derivatives of the loss by the margin are the same for all,
-the prediction minus the target: for two classes, with $p = 1 / (1 + e^{-m})$,
+per class up to a constant for more. The first derivative of the loss by the margin is the same for
+all, the prediction minus the target: for two classes, with $p = 1 / (1 + e^{-m})$,
 
 $$ \ell = \ln(1 + e^m) - y m, \qquad g = \ell' = p - y, \qquad h = \ell'' = p (1 - p) . $$
 

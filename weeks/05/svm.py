@@ -7,7 +7,7 @@ what remains is a quadratic program in one weight for each sample,
 $$\max_\alpha \sum_i \alpha_i - \tfrac12 \sum_{ij} \alpha_i \alpha_j y_i y_j k(x_i, x_j)
   \quad\text{subject to}\quad 0 \le \alpha_i \le C, \;\; \sum_i \alpha_i y_i = 0 .$$
 
-Sequential minimal optimization solves it for two $\alpha$ at a time, which has a closed form. Most
+Sequential minimal optimization solves it for two $\alpha$ at a time, which has a closed form. Many
 $\alpha$ end at 0: the classifier $\mathrm{sign}(\sum_i \alpha_i y_i k(x_i, x) + b)$ rests on the
 others, the support vectors. The solver stands in smo.py.
 
