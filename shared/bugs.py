@@ -8,6 +8,8 @@ again (and a sample of the others, another one every time).
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import random
 import tomllib
@@ -65,16 +67,52 @@ class Bug:
 
     def digest(self) -> str:
         """SHA-256 of the source's and the test's code (blind to comments) and of the edit."""
-        parts = [self.before, self.after, self.test.split("::", 1)[-1]]
-        parts += [_code(self.file), _code(self.test.split("::")[0])]
+        file, _, test = self.test.partition("::")
+        parts = [self.before, self.after, test, _code(self.file), _test_code(file, test)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _code(name: str) -> str:
+    text = _text(name)
+    return _digest(text) if name.endswith(".py") else text
+
+
+def _test_code(name: str, test: str) -> str:
+    """A test and what its file has beside other tests, for these have no say in its outcome."""
+    text, named = _text(name), test.partition("[")[0].partition("::")[0]
+    lines = text.split("\n")
+    for kind, first, last in _tests(text):
+        if kind != named:
+            lines[first - 1 : last] = [""] * (last - first + 1)
+    return _digest("\n".join(lines))
+
+
+@functools.cache
+def _tests(text: str) -> list[tuple[str, int, int]]:
+    """Name, first and last line of the tests of a file, and of its classes of tests."""
+    return [
+        (node.name, min(n.lineno for n in (node, *node.decorator_list)), node.end_lineno)
+        for node in ast.parse(text).body
+        if _is_test(node)
+    ]
+
+
+def _is_test(node: ast.AST) -> bool:
+    if isinstance(node, ast.ClassDef):
+        return node.name.startswith("Test") and any(map(_is_test, node.body))
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith(
+        "test_"
+    )
+
+
+_digest = functools.cache(records.source_digest)
+
+
+def _text(name: str) -> str:
     path = records.ROOT / name
     if not path.exists():
         raise UserError(f"there is no file {name}, which the bug catalogue names")
-    return records.code_digest(path) if path.suffix == ".py" else path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def catalogue() -> list[Bug]:

@@ -180,7 +180,11 @@ def digest_of(script: Path) -> str:
 
 def code_digest(script: Path) -> str:
     """SHA-256 of a file's code, blind to comments, docstrings and blank lines."""
-    source = script.read_text(encoding="utf-8")
+    return source_digest(script.read_text(encoding="utf-8"))
+
+
+def source_digest(source: str) -> str:
+    """The same of a text."""
     lines = source.split("\n")
     strings, comments = [], []
     inside = set()  # lines that end within a string, where blanks count

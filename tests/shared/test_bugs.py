@@ -202,6 +202,41 @@ def test_only_what_changed_is_proved_again(project):
     git(project, "checkout", "-q", ".")
 
 
+def test_a_seal_is_of_one_test_and_what_it_may_use(project):
+    tests = project / "tests" / "test_area.py"
+    text = """import pytest
+PI = 3
+
+
+@pytest.mark.parametrize("r", [1, 2])
+def test_one(r):
+    assert area(r) == PI
+
+
+class TestTwo:
+    def test_two(self):
+        assert area(2) == 12
+
+
+class TestHelper:
+    pass
+"""
+    named = {"one": "test_one[1]", "two": "TestTwo::test_two"}
+    chosen = [bug(id=name, test=f"tests/test_area.py::{test}") for name, test in named.items()]
+    tests.write_text(text, encoding="utf-8")
+    bugs.seal(chosen, known=chosen)
+    for change, broken in {
+        ("[1, 2]", "[1, 3]"): ["one"],
+        ("== 12", "== 13"): ["two"],
+        ("PI = 3", "PI = 4"): ["one", "two"],
+        ("    pass", "    x = 1"): ["one", "two"],
+    }.items():
+        tests.write_text(text.replace(*change), encoding="utf-8")
+        assert [bug.id for bug in bugs.unproved(chosen)] == broken
+    (project / bugs.LOCK).unlink()
+    git(project, "checkout", "-q", ".")
+
+
 def test_seals_of_others_stay_and_those_of_the_dead_go(project):
     one, other, dead = bug(), bug(id="other"), bug(id="dead")
     bugs.seal([one, other, dead], known=[one, other, dead])
