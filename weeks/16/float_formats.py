@@ -4,7 +4,8 @@ A float of $E$ exponent and $M$ mantissa bits with bias $b$ stands for
 
 $$ (-1)^s \, 2^{\max(e, 1) - b} \, \big([e > 0] + m / 2^M\big), \qquad 0 \le e < 2^E,\; m < 2^M , $$
 
-so neighbors are $2^{-M}$ apart relative to their size, until subnormals end at $2^{1-b-M}$.
+so neighbors are between $2^{-M-1}$ and $2^{-M}$ of their size apart, down to the subnormals, which
+end at $2^{1-b-M}$.
 
 >>> x = torch.tensor([1 + 2.0**-11, 1 + 3 * 2.0**-11])  # halfway between neighbors of fp16
 >>> (round_to(x, FP16) - 1).mul(2**10).tolist()  # to the even one: down, and up

@@ -1,1 +1,1 @@
-"""Week 19 · Inference."""
+"""Week 17 · Parallelism."""
