@@ -1,8 +1,8 @@
 r"""Batching requests: wait for a full batch, wait a little, or let everybody in at each token.
 
-A pass of the model costs $a + b\,r$ for $r$ rows, and $a$, the reading of all weights, is most of
-it. Answers have different lengths $n_i$. A **static** batch of $B$ starts when it is full and ends
-with its longest answer, so that of its $B \max_i n_i$ places only
+A pass of the model costs $a + b\,r$ for $r$ rows, and all of them share $a$, mostly the reading of
+the weights. Answers have different lengths $n_i$. A **static** batch of $B$ starts when it is full
+and ends with its longest answer, so that of its $B \max_i n_i$ places only
 
 $$ \frac{\sum_i n_i}{B \max_i n_i} \;\approx\;
    \frac{\mathbb{E}[n]}{\mathbb{E}[\max(n_1, \dots, n_B)]} $$

@@ -1,13 +1,13 @@
 r"""FlashAttention: exact attention in tiles, without ever writing down the square of scores.
 
-Attention needs one softmax a query over all N keys, so it seems to need the whole row of scores.
+Attention needs one softmax per query over all N keys, so it seems to need the whole row of scores.
 It does not. With the largest score so far $m$, the sum $\ell$ and the mixture $a$ of the values,
 
 $$ m' = \max(m, \max_j s_j), \quad \ell' = e^{m - m'} \ell + \sum_j e^{s_j - m'}, \quad
    a' = e^{m - m'} a + \sum_j e^{s_j - m'} v_j, \qquad o = a / \ell , $$
 
 absorbs a block of keys at a time. For the backward pass only $L = m + \ln \ell$ is kept, one number
-a query: from it every probability comes back as $p_{ij} = e^{s_{ij} - L_i}$.
+per query: from it every probability comes back as $p_{ij} = e^{s_{ij} - L_i}$.
 
 >>> q, k, v = torch.randn(3, 1, 2, 50, 8, generator=torch.Generator().manual_seed(0))
 >>> memory = SlowMemory()

@@ -1,7 +1,8 @@
 r"""Project 4: a general model becomes a writer of Verilog, by LoRA, and what that is worth.
 
-SmolLM2-135M-Instruct answers questions; it has seen little hardware. From about a hundred circuits,
-each a sentence, a list of ports and the code between, a correction of low rank learns the rest:
+SmolLM2-135M-Instruct answers questions; presumably it has seen little hardware. From a few dozen
+circuits, each a sentence, a list of ports and the code between, a correction of low rank learns the
+rest:
 
 $$\min_{A, B} \; -\sum_{t\, >\, s} \log p_{W_0 + \frac{\alpha}{r} B A}(x_t \mid x_{<t}),$$
 

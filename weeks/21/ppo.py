@@ -6,7 +6,7 @@ with the clipped losses of `policy_gradients.py`:
 
 $$L = L_\text{policy} + c_V L_\text{value} - c_H\, \mathbb{E}[H(\pi)].$$
 
-Half of what makes it work is in no equation: weights drawn orthogonal with a small last layer,
+Much of what programs add is in no equation: weights drawn orthogonal with a small last layer,
 advantages whitened in each minibatch, the norm of the gradient clipped, a learning rate that falls
 to 0, and the value of the state in which a time limit cut an episode off. Each has a switch here.
 

@@ -14,7 +14,7 @@ density comes with it,
 $$ \frac{d}{dt} \log p_t(x_t) = -\nabla \cdot v(x_t, t) . $$
 
 The second idea, **reflow**: pair each noise with the data that the flow takes it to, and learn
-again. Those pairs do not cross, so the lines of the next flow are straighter, and few steps do.
+again. The lines between those pairs cross less, so the next flow is straighter, and few steps do.
 
 >>> data = Mixture(torch.ones(1), torch.tensor([[3.0, -1.0]]), torch.tensor([0.5]))
 >>> x = integrate(exact_velocity(data), torch.tensor([[1.0, 1.0]]), steps=20, method="rk4")
