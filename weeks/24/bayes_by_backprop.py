@@ -20,7 +20,7 @@ row's activations instead and has less noise, but ends in no weights that one co
 >>> q.sd.round(decimals=2)  # weight and bias, of precision 9 each
 tensor([0.3300, 0.3300], dtype=torch.float64)
 >>> exact = torch.tensor([[9.0, 8.0], [8.0, 9.0]]).inverse()
->>> exact.diagonal().sqrt()  # their own spread is twice that: they make up for each other
+>>> exact.diagonal().sqrt()  # their own spread is over twice that: they make up for each other
 tensor([0.7276, 0.7276])
 
 Source: Blundell, Cornebise, Kavukcuoglu & Wierstra, "Weight uncertainty in neural networks" (2015),

@@ -8,9 +8,9 @@ $$\nabla_\phi E_q[f] = E_q[(f(z) - b)\, \nabla_\phi \ln q_\phi(z)]
 $$\nabla_\phi E_q[f] = E_\varepsilon[\nabla_\phi f(z)], \quad z = m + L \varepsilon
   \qquad\text{(reparameterized)}.$$
 
-The first needs no derivative of $p$ and varies far more. Of the second there are two forms: with
-the entropy in closed form, or *sticking the landing*: $\ln q$ is evaluated with $\phi$ held fixed,
-and the noise vanishes when $q = p$. A diagonal $L$ is mean field.
+The first needs no derivative of $p$ and, without a baseline, varies far more. Of the second there
+are two forms: with the entropy in closed form, or *sticking the landing*: $\ln q$ is evaluated with
+$\phi$ held fixed, and the noise vanishes when $q = p$. A diagonal $L$ is mean field.
 
 >>> precision = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.double)
 >>> normal = lambda z: -((z @ precision) * z).sum(-1) / 2

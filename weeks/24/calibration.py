@@ -7,7 +7,7 @@ $$p(\tilde\theta, \theta) = \int p(\tilde\theta)\, p(y \mid \tilde\theta)\, p(\t
   \quad\text{is symmetric in } \tilde\theta \text{ and } \theta ,$$
 
 so the number of draws below the truth is uniform over $0 \dots L$. Nothing about the posterior has
-to be known. Draws that hang together pile up at the ends, so they are thinned.
+to be known. With autocorrelated draws the ranks pile up at the ends, so draws are thinned.
 
 >>> exact = np.random.default_rng(0).integers(0, 20, size=(500, 3))  # what a right one gives
 >>> uniformity(exact) > 0.01, uniformity(exact // 2) > 0.01

@@ -10,9 +10,9 @@ Metropolis and Hastings get it from nearly any proposal $q$ by refusing some of 
 $$\alpha(x \to y) = \min\!\left(1, \frac{\pi(y)\, q(x \mid y)}{\pi(x)\, q(y \mid x)}\right) .$$
 
 *Gibbs* proposes from the exact conditional law of one coordinate, and is never refused. *Slice*
-sampling draws a height under the density and then a place above that height; its width sets the
-price and not the law. *Parallel tempering* runs copies at $\pi^\beta$ and lets neighbors swap, so
-that a copy which crosses between modes easily carries the others over.
+sampling draws a height under the density and then a place where the density exceeds it; its width
+sets the price and not the law. *Parallel tempering* runs copies at $\pi^\beta$ and lets neighbors
+swap, so that a copy which crosses between modes easily carries the others over.
 
 >>> rng = np.random.default_rng(0)
 >>> chain = metropolis_hastings(

@@ -7,7 +7,7 @@ $$ L = \frac{1}{2n} \sum_i \left[ -\log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
      - \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}} \right] . $$
 
 SigLIP asks of each pair alone whether it is one: with $z_{ij} = 1$ if $i = j$ and else $-1$,
-$L = -\frac{1}{n} \sum_{ij} \log \sigma(z_{ij} (s_{ij} + b))$. No sum runs over the batch.
+$L = -\frac{1}{n} \sum_{ij} \log \sigma(z_{ij} (s_{ij} + b))$. No softmax runs over the batch.
 
 >>> round(contrastive_loss(torch.zeros(8, 8)).item() / math.log(8), 5)  # knows nothing: log n
 1.0

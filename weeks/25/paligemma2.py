@@ -7,7 +7,7 @@ at i sees a key at j if
 $$ j \le i \quad \text{or} \quad (i < p \text{ and } j < p), $$
 
 so that a patch knows the question, and the answer is written from left to right. Only the answer is
-learned: no loss falls on the prefix. Padding comes last.
+learned: no loss falls on the prefix. Padding comes last; only itself sees it.
 
 >>> 1 * prefix_mask(4, torch.tensor([2]), torch.tensor([3]))[0]  # 2 of prefix, 1 of answer
 tensor([[1, 1, 0, 0],

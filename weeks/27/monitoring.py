@@ -27,7 +27,7 @@ $\alpha / (k(k+1))$, which sums to $\alpha$ over all of them.
     uv run weeks/27/monitoring.py
 
 [latencies](latencies.py) watches the other side, how long answers take. Sources: Hodges, "The
-significance probability of the Smirnov two-sample test" (1957), for the paths; Yurdakul,
+significance probability of the Smirnov two-sample test" (1958), for the paths; Yurdakul,
 "Statistical properties of population stability index" (2018); Székely & Rizzo, "Energy statistics"
 (2013).
 """
