@@ -10,8 +10,7 @@ a reweighting of a bound on the negative log-likelihood,
 $$ L = E_q\Big[\mathrm{KL}(q(x_T \mid x_0) \,\|\, p(x_T)) + \sum_{t > 1} \mathrm{KL}(q(x_{t-1} \mid
    x_t, x_0) \,\|\, p_\theta(x_{t-1} \mid x_t)) - \log p_\theta(x_0 \mid x_1)\Big] , $$
 
-whose last term gives each gray level the probability of its bin. In the code times count from 0, so
-that time 0 is $x_1$.
+whose last term gives each gray level the probability of its bin. The code counts $x_1$ as time 0.
 
 >>> schedule = Schedule.linear(100, 1e-3, 0.2)
 >>> net = TimeMLP(4, 16, len(schedule), torch.Generator().manual_seed(0))
