@@ -12,10 +12,11 @@ from shared.errors import UserError
 
 @runtime_checkable
 class Network(Protocol):
-    """What `week19.scheduler` computes with: a `Llama`, or what can be called like one."""
+    """What `week19.scheduler` computes with: a `Llama`, or what can be called like one.
 
-    config: Any
-    embed: Any
+    It has a `config` and an `embed` too. They are not members: from Python 3.12 on `isinstance`
+    does not see the submodules of a torch module.
+    """
 
     def __call__(self, tokens: Any, **options: Any) -> Any:
         """Logits, see `week18.llama3.Llama.forward`."""

@@ -296,10 +296,7 @@ def test_recovery_gives_what_is_complete(tmp_path):
 def test_a_run_that_could_not_begin_is_not_recovered(tmp_path):
     evaluate(TinyModel(), TASKS[:1], cache=tmp_path, limit=2)
 
-    class Absent:
-        def __getattr__(self, name):
-            return getattr(TASKS[1], name)
-
+    class Absent(TinyTask):
         def documents(self, limit=None):
             raise UserError("its data is not here")
 
