@@ -20,8 +20,9 @@ memory as one more whole; it counts if all three are there. Those before it are 
 ...     journal = Journal(Path(folder) / "OUT", {})
 ...     _ = trained(journal, stop=23)
 ...     (done, resumed), (_, straight) = trained(journal), trained(NoJournal())
->>> done, torch.equal(resumed, straight)
-(20, True)
+...     twice = [trained(Journal(Path(folder) / "B", {}), stop=20)[0] for _ in range(2)]
+>>> done, torch.equal(resumed, straight), twice
+(20, True, [0, 20])
 """
 
 from collections.abc import Mapping

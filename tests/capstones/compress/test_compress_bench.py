@@ -269,6 +269,20 @@ def test_memory_is_measured_in_a_process_and_kept(ref, where, monkeypatch):
     assert again["float32"]["memory"] == found["float32"]["memory"]
 
 
+def test_memory_is_told_beyond_the_bare_process(monkeypatch):
+    from compress.benchmark import speed
+
+    said = {"bare": 600, "resident": 650, "peak": 690}
+    for name, answer in (("_start", None), ("_read", said), ("_stop", None)):
+        monkeypatch.setattr(speed, name, lambda *words, answer=answer: answer)
+    found = speed.memory("smollm2", "float32")
+    assert {key: found[key] for key in ("bare", "held", "peak")} == {
+        "bare": 600,
+        "held": 50,
+        "peak": 90,
+    }
+
+
 def test_a_process_that_ends_is_one_line(monkeypatch):
     from compress.benchmark import speed
 
