@@ -40,7 +40,9 @@ FEW_ROWS = 16
 LANES = 32  # bytes that the int8 kernel reads at a time: other widths read past a row's end
 # Without VNNI the shared grid's kernel adds pairs of products in 16 bits; 7 bits cannot overflow.
 ACTIVATION_BITS = 8 if torch.cpu._is_vnni_supported() else 7
-WIDENED = 256  # rows of a weight that are floats at one time: few enough to stay in the cache
+# Rows of a weight that are floats at one time: of one thread few enough to stay in the cache; of
+# several, enough that to wake them for each part costs little.
+WIDENED, WIDENED_TOGETHER = 256, 4096
 NIBBLE_ROWS = 64  # that the int4 kernel lays out together, or a divisor of it
 MIDDLE = 8  # the int4 kernel stores 0 to 15 and takes 8 for zero
 
@@ -200,12 +202,13 @@ class DynamicInt8Linear(_Quantized):
 def widened_product(
     x: Float[Tensor, "rows n_in"], w: Shaped[Tensor, "n_out n_in"]
 ) -> Float[Tensor, "rows n_out"]:
-    """X times a matrix of few bits, `WIDENED` of its rows being made floats at a time."""
+    """X times a matrix of few bits, a part of whose rows is made floats at a time."""
+    part = min(len(w), WIDENED if torch.get_num_threads() == 1 else WIDENED_TOGETHER)
     y = x.new_empty(len(x), len(w))
-    floats = x.new_empty(min(WIDENED, len(w)), w.shape[1])
-    for start in range(0, len(w), WIDENED):
-        rows = w[start : start + WIDENED]
-        y[:, start : start + WIDENED] = F.linear(x, floats[: len(rows)].copy_(rows))
+    floats = x.new_empty(part, w.shape[1])
+    for start in range(0, len(w), part):
+        rows = w[start : start + part]
+        y[:, start : start + part] = F.linear(x, floats[: len(rows)].copy_(rows))
     return y
 
 

@@ -10,6 +10,7 @@ from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor
 from week19.quantization import fake_quantize, quantize_weight
 from week19.quantized_linear import (
     FEW_ROWS,
+    WIDENED_TOGETHER,
     DynamicInt8Linear,
     Int4Linear,
     Int8Linear,
@@ -89,9 +90,11 @@ def test_nibbles_made_part_by_part_are_those_of_the_whole(n_out):
     assert torch.equal(nibbles(q), whole)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows", [1, 7, 600])
-def test_a_matrix_widened_in_parts_gives_the_product(rows):
-    x, w = random_weight(rows, 32, 1), random_weight(601, 32).half()
+def test_a_matrix_widened_in_parts_gives_the_product(rows, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x, w = random_weight(rows, 32, 1), random_weight(WIDENED_TOGETHER + 345, 32).half()
     torch.testing.assert_close(widened_product(x, w), F.linear(x, w.float()))
 
 
