@@ -45,7 +45,8 @@ def benchmark(run: Run, tables: list[Table], rounds: int) -> None:
             level = corrected_interval(scores["ours"] - scores["xgboost"])
             options = {"unit": measure, "note": "each with its own bins", "quick": False}
             name = f"as good as xgboost on {table.name}"
-            run.claim(name, level, at_least=-0.02, at_most=0.02, **options)
+            # A gap near 0 is made of ties, which xgboost breaks otherwise from version to version.
+            run.claim(name, level, at_least=-0.02, at_most=0.02, rtol=None, **options)
             if not table.classes:
                 gap = corrected_interval(scores["ours"] - scores["ridge or logistic"])
                 name = f"trees beat the linear model on {table.name}"
