@@ -132,7 +132,8 @@ def judge(run: Run, right: dict[str, Tensor]) -> None:
 
 def draw(run: Run, right: dict[str, Tensor], logits: Tensor, y: Tensor, images: np.ndarray) -> None:
     """The table, what is taken for what, and the pictures of the largest losses."""
-    with run.figure("table", "What does a minute of training reach?") as ax:
+    long = "half an hour" if run.mode == "full" else "a minute"
+    with run.figure("table", f"What does {long} of training reach?") as ax:
         names = (LINEAR, NEAREST, LENET, RESNET, FLIPS, SHUFFLED)
         values = {name: 100 * right[name].double().mean(1) for name in names}
         colors = (plots.GRAY, plots.GRAY, plots.ORANGE, plots.BLUE, plots.BLUE, plots.SKY)
