@@ -84,7 +84,7 @@ class _Quantized(nn.Module):
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """X times the weight's integers, plus the bias."""
         require(x.shape[-1] == self.n_in, f"x must end in {self.n_in} inputs", tuple(x.shape))
-        y = self.product(x.reshape(-1, self.n_in)).reshape(*x.shape[:-1], self.n_out)
+        y = self.product(x.reshape(-1, self.n_in)).view(*x.shape[:-1], self.n_out)
         return y if self.bias is None else y + self.bias
 
     def product(self, x: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_out"]:
@@ -120,7 +120,7 @@ class Int8Linear(_Quantized):
         if len(x) > FEW_ROWS or self.n_in % LANES:
             return widened_product(x, self.q) * self.scale
         y = torch._weight_int8pack_mm(x.bfloat16(), self.q, self.ones)
-        return y.to(x.dtype) * self.scale
+        return (y * self.scale).to(x.dtype)  # one operation: the product is float32 by promotion
 
 
 class Int4Linear(_Quantized):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from compress import cli
 from compress.artifact.folder import save
 from compress.benchmark import bench as benchmark
-from compress.benchmark import grid, probe, quality, rivals, tables
+from compress.benchmark import grid, probe, quality, rivals, speed, tables
 from compress.benchmark.bench import QUICK, Size, bench
 from compress.benchmark.forms import FORMS, FloatSums, fused, judged, opened
 from compress.benchmark.lines import lines, perplexity
@@ -152,6 +154,15 @@ def test_answers_are_paired_by_document():
         quality.accuracy_change(side([1] * 20), other)
 
 
+def test_a_row_made_again_with_the_same_bytes_is_the_same_row(ref, tmp_path, monkeypatch):
+    digests = []
+    for place, name in (("a", "int4 RTN g64"), ("b", "int4 RTN g64"), ("c", "int8 weight-only")):
+        monkeypatch.setattr(sys, "argv", ["compress", place])
+        found, _ = benchmark.made(ref, grid.BY_NAME[name], tmp_path / place, Making(), print)
+        digests.append(benchmark.facts(found)["digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_bytes_of_blocks_are_their_matrices(ref):
     model = open_model(ref).model
     found = stored(open_model(ref).folder)
@@ -258,6 +269,21 @@ def test_forms_are_timed_in_processes_of_their_own_in_turns(ref, tmp_path):
     assert [line for line in said if "round" in line][-1] == "1 threads, round 2 of 2"
 
 
+def test_how_a_shell_lets_threads_wait_is_not_measured(monkeypatch):
+    started, popen = {}, subprocess.Popen
+
+    def instead(command, **how):
+        started.update(how)
+        return popen(["true"], **how)
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("HF_HOME", "here")
+    monkeypatch.setattr(speed.subprocess, "Popen", instead)
+    speed._stop(speed._start("ref", "judged", 2))
+    assert "OMP_WAIT_POLICY" not in started["env"]
+    assert (started["env"]["OMP_NUM_THREADS"], started["env"]["HF_HOME"]) == ("2", "here")
+
+
 def test_memory_is_measured_in_a_process_and_kept(ref, where, monkeypatch):
     found = bench(ref, names=NAMES[:1], size=SIZE, metrics=("memory",), **where)
     for name in ("float32", NAMES[0]):
@@ -270,8 +296,6 @@ def test_memory_is_measured_in_a_process_and_kept(ref, where, monkeypatch):
 
 
 def test_memory_is_told_beyond_the_bare_process(monkeypatch):
-    from compress.benchmark import speed
-
     said = {"bare": 600, "resident": 650, "peak": 690}
     for name, answer in (("_start", None), ("_read", said), ("_stop", None)):
         monkeypatch.setattr(speed, name, lambda *words, answer=answer: answer)
@@ -284,8 +308,6 @@ def test_memory_is_told_beyond_the_bare_process(monkeypatch):
 
 
 def test_a_process_that_ends_is_one_line(monkeypatch):
-    from compress.benchmark import speed
-
     monkeypatch.setattr(speed.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="cannot be measured"):
         speeds([("nowhere", "float32")], threads=(1,), prefill=8, decode=2, repeats=1)
@@ -422,8 +444,6 @@ def test_a_number_of_another_protocol_is_not_taken_for_this_one(ref, record, whe
 
 
 def test_the_first_round_warms_up(monkeypatch):
-    from compress.benchmark import speed
-
     told = iter([100.0, 1.0, 2.0, 3.0])
     monkeypatch.setattr(speed, "_start", lambda *_: None)
     monkeypatch.setattr(speed, "_read", lambda _: {})
