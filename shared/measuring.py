@@ -23,6 +23,17 @@ from shared.errors import UserError
 from shared.files import write_atomic
 from shared.require import require
 
+# How threads wait, and where, is a matter of several times on two cores: what a shell sets for
+# itself is no part of what is measured.
+OF_THREADS = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a process that is measured is started in: this one's, with so many threads as usual."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_THREADS)}
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return kept | dict.fromkeys(names, str(threads))
+
 
 @contextlib.contextmanager
 def pinned(threads: int = 1) -> Iterator[None]:
@@ -56,7 +67,7 @@ def resident(code: str, *arguments: str) -> int:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment(threads=1),
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

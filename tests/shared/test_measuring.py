@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import UserError
-from shared.measuring import check_rows, measure, read_record
+from shared.measuring import check_rows, environment, measure, read_record
 
 
 def test_a_quick_trial_does_not_become_the_record(tmp_path, monkeypatch):
@@ -35,3 +35,11 @@ def test_rows_are_kept_one_by_one(tmp_path):
     assert said == ["a …", "b …"]
     out.unlink()
     assert list(measure(rows, ["a"], **options)) == ["a"]
+
+
+def test_how_a_shell_lets_threads_wait_is_not_measured(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("HF_HOME", "here")
+    found = environment(2)
+    assert "OMP_WAIT_POLICY" not in found
+    assert (found["OMP_NUM_THREADS"], found["HF_HOME"]) == ("2", "here")

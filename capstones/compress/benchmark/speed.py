@@ -9,7 +9,6 @@ processes, and each round goes through all: A B C, A B C, … The first round wa
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,12 +18,10 @@ from typing import Any
 import numpy as np
 
 from shared.errors import UserError
+from shared.measuring import environment
 
 MEMORY = "memory:VmRSS and VmHWM beyond torch imported|threads:1|prefill:8|decode:2"
 REST = 0.25  # seconds in which the last form's idle threads stop spinning
-# How threads wait, and where, is a matter of several times on two cores: what a shell sets for
-# itself is no part of what is measured.
-SHELL = ("OMP_", "GOMP_", "KMP_", "MKL_")
 
 
 def summary(turns: Sequence[dict[str, Any]], *, prefill: int) -> dict[str, float]:
@@ -114,14 +111,13 @@ def memory(ref: str, form: str) -> dict[str, Any]:
 
 def _start(ref: str, form: str, most: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "compress.benchmark.speed_worker", ref, form]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(SHELL)}
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=env | {"OMP_NUM_THREADS": str(most), "TOKENIZERS_PARALLELISM": "false"},
+        env=environment(most) | {"TOKENIZERS_PARALLELISM": "false"},
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from shared.errors import UserError
+from shared.measuring import environment
 
 NAME = "smollm2"  # in requests, whatever the model is
 STARTING = 180.0  # seconds
@@ -49,7 +50,7 @@ def started(kind: str, *options: str, model: str = "smollm2") -> Iterator[Runnin
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count() or 1)},
+        env=environment(os.cpu_count() or 1),
     )
     try:
         url = f"http://127.0.0.1:{port}"

@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -20,10 +19,10 @@ from typing import Any
 
 from shared.errors import UserError
 from shared.files import locked, write_atomic
+from shared.measuring import environment
 
 __all__ = ["child", "machine", "merge", "peak_bytes", "read_record"]
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MARK = "tiny-gpt-measured: "  # before the line of JSON, so that a library's chatter is not it
 
 
@@ -35,10 +34,10 @@ def child(name: str, *, threads: int, timeout: float = 7200, **arguments: Any) -
     """
     words = [name, json.dumps({"threads": threads, **arguments}, default=str)]
     command = [sys.executable, "-m", "tiny_gpt.benchmark.measure", *words]
-    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    around = environment(threads)
     # Without it every import of torch would be compiled again: seconds that no user waits for.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    options = {"capture_output": True, "text": True, "env": environment, "check": False}
+    around.pop("PYTHONDONTWRITEBYTECODE", None)
+    options = {"capture_output": True, "text": True, "env": around, "check": False}
     begin = time.perf_counter()
     try:
         done = subprocess.run(command, timeout=timeout, **options)
