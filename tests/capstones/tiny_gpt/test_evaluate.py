@@ -216,7 +216,7 @@ def test_dropout_is_off_and_modes_come_back(documents):
     model.train()
     model.blocks[0].eval()
     modes = [module.training for module in model.modules()]
-    assert evaluate(model, split, tokenizer) == expected
+    assert repr(evaluate(model, split, tokenizer)) == repr(expected)  # its interval is nan
     assert [module.training for module in model.modules()] == modes
 
     def fail(*_):
@@ -346,7 +346,7 @@ def test_signature_says_what_the_numbers_depend_on(documents, model):
     assert result.nats_per_token != default.nats_per_token
     assert result.nats_per_token == pytest.approx(default.nats_per_token, rel=0.02)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert evaluate(model, split, tokenizer) == default
+        assert repr(evaluate(model, split, tokenizer)) == repr(default)
     assert f"{default.nats_per_token:.4f} nats/token" in str(default)
 
 
