@@ -295,7 +295,7 @@ def main(
     steps: PositiveInt = 800,
     lr: PositiveFloat = 3e-3,
     networks: PositiveInt = 4,
-    updates: PositiveInt = 300,
+    updates: PositiveInt = 200,
     width: PositiveInt = 64,
     layers: PositiveInt = 1,
 ) -> None:
