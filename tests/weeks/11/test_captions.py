@@ -99,6 +99,15 @@ WRITTEN = ["a b c d e", "a b c d x", "a x c d e f g", "x b c d e"] * 2
 REFERENCES = ["a b c d e"] * 8
 
 
+def test_a_resample_has_the_corpus_score_of_the_sentences_drawn():
+    found = resampled(counts(WRITTEN, REFERENCES), rng=np.random.default_rng(0), n_resamples=5)[0]
+    drawn = np.random.default_rng(0).multinomial(8, [1 / 8] * 8, size=5)
+    for score, times in zip(found, drawn, strict=True):
+        written, references = np.repeat(WRITTEN, times).tolist(), np.repeat(REFERENCES, times)
+        expected = BLEU().corpus_score(written, [references.tolist()]).score
+        assert score == pytest.approx(expected)
+
+
 def test_gain_is_paired():
     same = gain(*[counts(WRITTEN, REFERENCES)] * 2, np.random.default_rng(0), 50)
     assert same.low == same.high == 0  # a system is never ahead of itself, whatever is drawn
