@@ -268,7 +268,7 @@ def translation(run: Run, paper: papers.Paper, *, networks: int, updates: int, *
     sizes
         `d_model` and `n_layers`.
     """
-    learn, judge, vocab_size = captions(*run.budget(quick=(40, 60), default=(29_000, 1000)))
+    learn, judge, vocab_size = captions(29_000, 1000)
     losses: dict[int, list[float]] = {h: [] for h in TRANSLATION_HEADS}
     each = list(itertools.product(range(run.seed, run.seed + networks), TRANSLATION_HEADS))
     start = time.perf_counter()
@@ -351,8 +351,7 @@ def main(
     _figure_beside_paper(run, paper, scores, single, relu)
     shown = {f"h = {h}": models[h][0] for h in (1, 2, 64)} | {"h = 1, ReLU layer": hidden[0]}
     _figure_weights(run, shown)
-    if run.mode != "default":
-        networks, updates = run.budget(quick=(2, 2), default=(networks, updates))
+    if run.mode == "full":
         sizes = {"d_model": width, "n_layers": layers}
         translation(run, paper, networks=networks, updates=updates, **sizes)
 

@@ -91,13 +91,10 @@ def test_translators_of_all_heads_have_as_many_parameters_and_the_same_start():
 class _Told:
     """Stands for a run and a paper: keeps what is judged."""
 
-    mode, seed, rng = "quick", 5, None
+    seed = 5
 
     def __init__(self):
         self.judged, self.seeds = {}, []
-
-    def budget(self, *, quick, default):
-        return quick
 
     def progress(self, rows, _):
         return rows
