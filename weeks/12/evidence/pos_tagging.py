@@ -253,7 +253,7 @@ def judge_classes(run: Run, overall: dict[str, np.ndarray]) -> None:
     run.falsifier("classes of other words", vain, breaks=bar)
 
 
-def draw(run: Run, overall: dict[str, np.ndarray], new: dict[str, list[float]]) -> None:
+def draw(run: Run, overall: dict[str, list[float]], new: dict[str, list[float]]) -> None:
     """Accuracy of all words and of unknown ones, by tagger."""
     with run.figure("accuracy", "Who tags words that were never seen?", size=(8.5, 4.2)) as axes:
         names = list(overall)
