@@ -10,6 +10,8 @@ GRUs of 64 units instead of 1000; learned on lengths 5 to 20 and tested up to 40
 attention, without, and with all weights equal; the second has wider GRUs, to have as many
 parameters in use. The rules stand in the front matter of README.md.
 
+`--full` adds sentences of a language: Multi30k's captions, German to English, with BLEU by length.
+
     uv run papers/2014-bahdanau-attention/reproduce.py
 
 Bahdanau, Cho and Bengio (2015), "Neural Machine Translation by Jointly Learning to Align and
@@ -25,15 +27,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared import papers, plots
+from shared.datasets import multi30k
 from shared.require import require
 from shared.stats import mean_interval
 from shared.study import PositiveInt, Run, cli
+from week11.bleu import bleu, counts, gain_of_gains, resampled
+from week11.captions import Captions, split, write
+from week11.captions import in_use as used_of_captions
+from week11.captions import train as train_on_captions
 from week11.seq2seq_attention import Attention, Seq2Seq, greedy_decode
 
 SYMBOLS, FIRST, BOS = 8, 2, 1
 VOCAB = FIRST + SYMBOLS
 SHORT, LONG = (5, 10, 15, 20), (25, 30, 35, 40)
 WIDTHS = {"attention": 64, "no attention": 105, "equal weights": 64}
+CAPTION_WIDTHS = {"attention": 96, "no attention": 220}
+BINS = {"up to 8": (1, 8), "9 to 11": (9, 11), "12 to 15": (12, 15)}  # words and marks in German
+BINS |= {"16 to 19": (16, 19), "20 and more": (20, 999)}
+EPOCHS = 2  # at the best of three rates, after 80 updates on another seed
 LRS = {"attention": 5e-3, "no attention": 1e-2, "equal weights": 1e-2}  # the better of these two
 
 
@@ -128,7 +139,7 @@ def alignment(
 
 
 def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 300) -> None:
-    """Train three kinds of networks and judge by the front matter's rules.
+    """Train three kinds of networks and judge by the front matter's rules; `--full`: captions too.
 
     Parameters
     ----------
@@ -139,9 +150,8 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 300) -> None:
     """
     paper = papers.load(__file__)
     check(run)
-    seeds = run.budget(quick=2, default=max(seeds, 3), full=max(seeds, 8))
-    steps = run.budget(quick=2, default=steps, full=5 * steps)
-    n = run.budget(quick=4, default=64, full=256)
+    seeds = run.budget(quick=2, default=max(seeds, 3))
+    steps, n = run.budget(quick=(2, 4), default=(steps, 64))
     short, long = run.budget(quick=((5,), (9,)), default=(SHORT, LONG))
     models = {
         arm: [train(arm, run.seed + s, steps, LRS[arm]) for s in range(seeds)]
@@ -178,11 +188,13 @@ def main(run: Run, *, seeds: PositiveInt = 3, steps: PositiveInt = 300) -> None:
     run.falsifier("equal weights, place", peaks["equal weights"], breaks=place)
     run.metric("entropy of the weights", nats, "nats", rtol=0.05)
     run.metric("largest weight within 2 of the place, not in the rule", near, "%", rtol=None)
-    draw(run, paper, short + long, right, alignment(models["attention"][0], short[-1], 1)[3])
+    draw(run, short + long, right, alignment(models["attention"][0], short[-1], 1)[3])
+    if run.mode != "default":
+        captions(run, paper)
 
 
-def draw(run: Run, paper, lengths, right, weights) -> None:
-    """Accuracy against length, the paper's scores, and one alignment."""
+def draw(run: Run, lengths, right, weights) -> None:
+    """Accuracy against length, and one alignment."""
     title = "Does looking back keep its quality where strings grow long?"
     with run.figure("lengths", title, size=(9, 4.2)) as axes:
         labels = {"xlabel": "length of the string", "ylabel": "symbols right (%)", "ylim": (0, 103)}
@@ -190,11 +202,73 @@ def draw(run: Run, paper, lengths, right, weights) -> None:
         plots.curves(axes, lengths, right, marker="o", reference=guess, **labels)
         axes.axvline(SHORT[-1], color=plots.REFERENCE, linewidth=1, linestyle=":")
         axes.text(SHORT[-1], 1, " longest trained", color=plots.REFERENCE, fontsize=9)
-    with run.figure("paper", "The paper: BLEU, all sentences", size=(7, 3)) as axes:
-        plots.bars(axes, paper.matter["paper_bleu"], colors=(plots.GRAY, plots.BLUE), xlabel="BLEU")
     with run.figure("alignment", "Reading backwards", size=(6, 5)) as axes:
         labels = {"xlabel": "position read", "ylabel": "position written"}
         plots.heat_map(axes, weights, label="weight", limits=(0, 1), **labels)
+
+
+def captions(run: Run, paper: papers.Paper) -> None:
+    """Train with attention and without, as many parameters; BLEU by the length of the source."""
+    pairs = multi30k("train")[: run.budget(quick=30, default=29_000)]
+    tests = ("test_2016_flickr", "test_2017_flickr", "test_2017_mscoco")
+    test = [pair for part in tests for pair in multi30k(part)]
+    test = test[:: run.budget(quick=10, default=1)]
+    words = Captions(pairs, least=run.budget(quick=1, default=5))
+    new = [(words.encode(de, "de"), split(en)) for de, en in test]
+    counted = {}
+    for arm in run.progress(CAPTION_WIDTHS, "captions"):
+        torch.manual_seed(run.seed)
+        score = {"attention": "additive", "no attention": "none"}[arm]
+        sizes = {"d_model": 64, "hidden_size": CAPTION_WIDTHS[arm], "dropout": 0.2}
+        model = words.network(score=score, **sizes)
+        run.metric(f"captions, {arm}: parameters in use", used_of_captions(model))
+        options = {"epochs": run.budget(quick=1, default=EPOCHS), "generator": run.generator()}
+        losses = train_on_captions(model, words.ids, **options)
+        run.metric(f"captions, {arm}: loss of the last epoch", losses[-1], "nats", rtol=0.05)
+        written = [words.decode(ids) for ids in write(model, [source for source, _ in new])]
+        counted[arm] = counts(written, [reference for _, reference in new])
+        run.metric(f"captions, {arm}: BLEU", bleu(counted[arm].sum(axis=0)), "BLEU", rtol=None)
+        run.say(f"{arm}: {written[0]!r} for {new[0][1]!r}")
+    lengths = np.array([len(source) for source, _ in new])
+    rows = {name: (low <= lengths) & (lengths <= high) for name, (low, high) in BINS.items()}
+    for name, of in rows.items():
+        run.metric(f"captions of {name} words", of.sum(), rtol=0.0)
+        for arm, each in counted.items():
+            score = bleu(each[of].sum(axis=0))
+            run.metric(f"captions, {arm}: BLEU, {name} words", score, "BLEU", rtol=None)
+    both = [[counted[arm][of] for arm in CAPTION_WIDTHS] for of in (lengths >= 16, lengths <= 8)]
+    grows = gain_of_gains(*both, run.rng)
+    note = "bootstrap over captions, one training of each network"
+    late = {"quick": False, "rtol": None}
+    paper.judge(run, "on captions the gap grows with length", grows, note=note, **late)
+    mixed = run.rng.permutation(lengths)  # the same captions, in bins of other captions' lengths
+    any_ = [[counted[arm][of] for arm in CAPTION_WIDTHS] for of in (mixed >= 16, mixed <= 8)]
+    broken = {"breaks": "on captions the gap grows with length"}
+    run.falsifier("lengths of other captions", gain_of_gains(*any_, run.rng), **broken)
+    draw_captions(run, paper, rows, counted)
+
+
+def draw_captions(run: Run, paper: papers.Paper, rows, counted) -> None:
+    """BLEU of each length with its interval, beside the paper's scores."""
+    title = "With attention and without: BLEU of the paper, and here by length"
+    with run.figure("captions", title, columns=2, size=(10, 4.2)) as (left, right):
+        colors = {"attention": plots.BLUE, "no attention": plots.ORANGE}
+        both = (colors["no attention"], colors["attention"])
+        plots.bars(left, paper.matter["paper_bleu"], colors=both, xlabel="BLEU, English to French")
+        left.set_title("The paper, table 1: all sentences", fontsize=11, weight="normal")
+        for arm, each in counted.items():
+            bins = {name: resampled(each[of], rng=run.rng)[0] for name, of in rows.items()}
+            means = np.array([bleu(each[of].sum(axis=0)) for of in rows.values()])
+            ends = np.percentile(list(bins.values()), [2.5, 97.5], axis=1)
+            error = np.abs(ends - means)
+            style = {"marker": "o", "capsize": 3, "color": colors[arm], "label": arm}
+            right.errorbar(range(len(rows)), means, error, **style)
+        names = [f"{name}\n(n = {of.sum()})" for name, of in rows.items()]
+        right.set_xticks(range(len(rows)), names, fontsize=8)
+        right.set(xlabel="words of the German caption", ylabel="BLEU, German to English")
+        right.set_ylim(bottom=0)
+        right.legend()
+        right.set_title("Here: captions, intervals of 95 %", fontsize=11, weight="normal")
 
 
 def check(run: Run) -> None:

@@ -9,12 +9,16 @@ $$ \mathrm{MultiHead}(x, m) = \mathrm{Concat}(\mathrm{head}_1, …, \mathrm{head
    m W_i^V . $$
 
 This is not translation: it is the mechanism that the paper names ("with a single attention head,
-averaging inhibits this"), in isolation. The rules stand in the front matter of README.md.
+averaging inhibits this"), in isolation. `--full` adds translation, of Multi30k's captions and by
+small Transformers. The rules stand in the front matter of README.md.
 
     uv run papers/2017-attention-is-all-you-need/reproduce.py
 
 Vaswani et al. (2017), "Attention is all you need", sections 3.2.2 and 6.2, table 3 rows (A).
 """
+
+import itertools
+import time
 
 import numpy as np
 import torch
@@ -23,13 +27,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared import papers, plots
+from shared.datasets import multi30k
 from shared.require import require
 from shared.study import PositiveFloat, PositiveInt, Run, cli
 from week13.attention import MultiHeadAttention
+from week13.subwords import PAD, Subwords
+from week13.transformer import Transformer, cross_entropy
+from week13.translate import Pair, as_batch, translator
+from week13.translate import train as train_translator
 
 HEADS = (1, 2, 4, 8, 16, 64)
+TRANSLATION_HEADS = (1, 4, 8, 32)
 LENGTH, N_SYMBOLS, D_MODEL = 16, 32, 64
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # the grid of --full, the same for every h
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # the grid of --tuned, the same for every h
 
 # ---- the task and the layer
 
@@ -223,7 +233,73 @@ def _scores(h: int, n_lookups: int, seeds: list[int], held_out: int, **training)
     return np.array([accuracy(model, held_out).mean() for model in models])
 
 
-def main(run: Run, *, steps: PositiveInt = 800, lr: PositiveFloat = 3e-3) -> None:
+# ---- translation, with --full
+
+
+def captions(n: int, n_merges: int) -> tuple[list[Pair], list[Pair], int]:
+    """Pairs to learn from and pairs to judge by, German to English, and how many subwords."""
+    parts = [multi30k("train")[:n], multi30k("test_2016_flickr")[:n]]
+    lower = [[(de.lower(), en.lower()) for de, en in part] for part in parts]
+    words = Subwords(itertools.chain(*lower[0]), n_merges)
+    learn, judge = ([(words.encode(de), words.encode(en)) for de, en in part] for part in lower)
+    return learn, judge, len(words)
+
+
+@torch.no_grad()
+def nats_per_token(model: Transformer, pairs: list[Pair]) -> float:
+    """Mean over all tokens and ends of sentences, given the right ones before."""
+    total, n = 0.0, 0
+    for first in range(0, len(pairs), 100):
+        source, target = as_batch(pairs[first : first + 100])
+        wanted = target[:, 1:]
+        counted = int((wanted != PAD).sum())
+        total += counted * cross_entropy(model(source, target[:, :-1]), wanted, pad=PAD).item()
+        n += counted
+    return total / n
+
+
+def translation(run: Run, paper: papers.Paper, *, networks: int, updates: int, **sizes) -> None:
+    """Train each number of heads on the same seeds and batches; judge by the loss of new captions.
+
+    Parameters
+    ----------
+    networks
+        Seeds of each number of heads.
+    sizes
+        `d_model` and `n_layers`.
+    """
+    learn, judge, vocab_size = captions(29_000, 1000)
+    losses: dict[int, list[float]] = {h: [] for h in TRANSLATION_HEADS}
+    each = list(itertools.product(range(run.seed, run.seed + networks), TRANSLATION_HEADS))
+    start = time.perf_counter()
+    for seed, h in run.progress(each, "translation"):
+        torch.manual_seed(seed)
+        model = translator(vocab_size, n_heads=h, dropout=0.1, **sizes)
+        options = {"generator": torch.Generator().manual_seed(seed), "lr": 2e-3}  # week 13's rate
+        train_translator(model, learn, steps=updates, warmup_steps=max(1, updates // 10), **options)
+        losses[h].append(nats_per_token(model, judge))
+    seconds = (time.perf_counter() - start) / len(each) / updates
+    run.metric("translation: seconds per update", seconds, "s", rtol=None)
+    run.metric("translation: parameters", sum(p.numel() for p in model.parameters()))
+    for h, values in losses.items():
+        run.metric(f"translation: loss, h = {h}", np.mean(values), "nats", rtol=0.05)
+    eight, late = np.array(losses[8]), {"quick": False, "rtol": None}
+    paper.judge(run, "one head is worse in translation", losses[1] - eight, **late)
+    paper.judge(run, "32 heads are worse in translation", losses[32] - eight, **late)
+    _figure_translation(run, paper, losses)
+
+
+def main(
+    run: Run,
+    *,
+    steps: PositiveInt = 800,
+    lr: PositiveFloat = 3e-3,
+    tuned: bool = False,
+    networks: PositiveInt = 4,
+    updates: PositiveInt = 200,
+    width: PositiveInt = 64,
+    layers: PositiveInt = 1,
+) -> None:
     """Train every number of heads on the same seeds and judge both halves of the claim.
 
     Parameters
@@ -231,15 +307,20 @@ def main(run: Run, *, steps: PositiveInt = 800, lr: PositiveFloat = 3e-3) -> Non
     steps
         Training steps of 16 sequences each.
     lr
-        Adam's first learning rate, for every h; --full tunes it for each on the same grid.
+        Adam's first learning rate, for every h.
+    tuned
+        Instead give every h the best rate of the same grid, on other seeds.
+    networks, updates, width, layers
+        Of the translation that --full adds: seeds of each number of heads, updates of each, and
+        sizes (layers of the encoder and of the decoder).
     """
     paper = papers.load(__file__)
-    n_seeds = run.budget(quick=2, default=5, full=8)
+    n_seeds = run.budget(quick=2, default=5)
     steps = run.budget(quick=3, default=steps)
     _check_layer(run)
     _check_task(run)
     torch.set_num_threads(1)  # matrices this small only lose time to a second thread
-    rates = _tune(run, steps) if run.mode == "full" else dict.fromkeys(HEADS, lr)
+    rates = _tune(run, steps) if tuned else dict.fromkeys(HEADS, lr)
     seeds = [run.seed + s for s in range(n_seeds)]
     models = {
         h: [train(h, n_lookups=2, seed=s, lr=rates[h], steps=steps) for s in seeds]
@@ -270,6 +351,31 @@ def main(run: Run, *, steps: PositiveInt = 800, lr: PositiveFloat = 3e-3) -> Non
     _figure_beside_paper(run, paper, scores, single, relu)
     shown = {f"h = {h}": models[h][0] for h in (1, 2, 64)} | {"h = 1, ReLU layer": hidden[0]}
     _figure_weights(run, shown)
+    if run.mode == "full":
+        sizes = {"d_model": width, "n_layers": layers}
+        translation(run, paper, networks=networks, updates=updates, **sizes)
+
+
+def _figure_translation(run: Run, paper: papers.Paper, losses: dict[int, list[float]]) -> None:
+    perplexity, title = (
+        paper.matter["paper_perplexity"],
+        "Heads in translation, at equal parameters",
+    )
+    with run.figure("translation", title, columns=2, size=(9.0, 4.2)) as (left, right):
+        left.plot(list(perplexity), np.log(list(perplexity.values())), "o-", color=plots.REFERENCE)
+        left.set(ylabel="log perplexity per wordpiece, dev set")
+        left.set_title("The paper, table 3 (A)", fontsize=11, weight="normal")
+        values = np.array(list(losses.values()))  # (heads, seeds)
+        apart = values - values[list(losses).index(8)]
+        right.plot(list(losses), apart, ".", color=plots.GRAY)
+        right.plot(list(losses), apart.mean(axis=1), "o-", color=plots.BLUE)
+        right.set(ylabel="nats per subword above h = 8 (dots: seeds)")
+        right.set_title("Here: captions", fontsize=11, weight="normal")
+        for axes, ticks in ((left, perplexity), (right, losses)):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(list(ticks), [str(t) for t in ticks])
+            axes.minorticks_off()
+            axes.set_xlabel("heads h")
 
 
 def _figure_beside_paper(run: Run, paper: papers.Paper, scores: dict, single: dict, relu) -> None:

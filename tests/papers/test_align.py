@@ -1,10 +1,13 @@
 """Task, arms and alignments of papers/2014-bahdanau-attention."""
 
+import numpy as np
 import pytest
 import torch
 from test_scripts import load
 
 from shared import records
+from shared.datasets import multi30k
+from week11.bleu import counts
 
 paper = load(records.ROOT / "papers/2014-bahdanau-attention/reproduce.py")
 
@@ -39,6 +42,70 @@ def test_arms_have_nearly_as_many_parameters_in_use():
     )
     total = sum(p.numel() for p in model.parameters())
     assert total - paper.in_use(model) == dead - unseen
+
+
+def test_caption_networks_have_nearly_as_many_parameters_in_use():
+    words = paper.Captions(multi30k("train"), least=5)
+    sizes, scores = {"d_model": 64}, {"attention": "additive", "no attention": "none"}
+    used = [
+        paper.used_of_captions(words.network(score=scores[arm], hidden_size=width, **sizes))
+        for arm, width in paper.CAPTION_WIDTHS.items()
+    ]
+    assert abs(used[0] / used[1] - 1) < 0.02
+
+
+class _Told:
+    """Stands for a run and a paper: keeps what is judged."""
+
+    seed = 0
+
+    def __init__(self):
+        self.judged, self.metrics, self.rng = {}, {}, np.random.default_rng(0)
+
+    def budget(self, *, quick, default):
+        return quick
+
+    def progress(self, rows, _):
+        return rows
+
+    def generator(self):
+        return torch.Generator()
+
+    def say(self, _):
+        pass
+
+    def metric(self, name, value, *_, **__):
+        self.metrics[name] = value
+
+    def judge(self, _, name, values, **__):
+        self.judged[name] = values
+
+    def falsifier(self, name, values, **__):
+        self.judged[name] = values
+
+
+def test_captions_are_judged_by_the_length_of_what_is_read(monkeypatch):
+    def by_length(written, references):
+        """The first network is always right, the second where the English is short."""
+        told.calls += 1
+        right = [told.calls == 1 or len(text.split()) <= 12 for text in references]
+        return counts(
+            [r if ok else "x" for r, ok in zip(references, right, strict=True)], references
+        )
+
+    told = _Told()
+    told.calls = 0
+    monkeypatch.setattr(paper, "train_on_captions", lambda *_, **__: [1.0])
+    monkeypatch.setattr(paper, "write", lambda _, sources: [[2] for _ in sources])
+    monkeypatch.setattr(paper, "counts", by_length)
+    monkeypatch.setattr(paper, "draw_captions", lambda *_: None)
+    paper.captions(told, told)
+    sizes = [value for name, value in told.metrics.items() if name.startswith("captions of ")]
+    assert sum(sizes) == 247  # each tenth caption is in one bin
+    grows = told.judged["on captions the gap grows with length"]
+    assert grows.low > 50
+    assert grows.n == sizes[0] + sum(sizes[3:])
+    assert abs(told.judged["lengths of other captions"].mean) < grows.low
 
 
 def test_equal_weights_are_equal_and_know_padding():

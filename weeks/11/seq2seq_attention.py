@@ -64,7 +64,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Tensor, "batch memory"], Float[Tensor, "batch source"]]:
         """The context and the weights; `keep` is True at real tokens."""
         if self.score == "none":
-            return torch.zeros_like(memory[:, 0]), torch.zeros_like(memory[..., 0])
+            return torch.zeros_like(memory[:, 0]), memory.new_zeros(memory.shape[:2])
         if self.score == "additive":
             scores = torch.tanh(self.q_proj(state)[:, None] + keys) @ self.v
         else:

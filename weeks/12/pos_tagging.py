@@ -165,17 +165,18 @@ class HMM:
 # ---- the averaged perceptron
 
 
-def features(words: Sequence[str], hints: Sequence[str] = ()) -> list[list[str]]:
+def features(words: Sequence[str], *hints: Sequence[str]) -> list[list[str]]:
     """What can be seen of each word and its neighbors, as strings, before any tag is known.
 
     Parameters
     ----------
     hints
-        Something else that is known of each word, such as a tag of another tagger.
+        What else is known of each word, one sequence per kind: a tag of another tagger, a class.
     """
-    require(len(hints) in (0, len(words)), f"hints must be one per word = {len(words)}", len(hints))
+    sizes = [len(words), *map(len, hints)]
+    require(len({*sizes}) == 1, f"hints must be one per word = {len(words)}", sizes[1:])
     around = ["<s>", "<s>", *map(normal, words), "</s>", "</s>"]
-    known = ["<s>", *hints, "</s>"]
+    kinds = [["<s>", *kind, "</s>"] for kind in hints]
     rows = []
     for i, word in enumerate(words):
         before2, before, this, after, after2 = around[i : i + 5]
@@ -184,10 +185,10 @@ def features(words: Sequence[str], hints: Sequence[str] = ()) -> list[list[str]]
         row += [f"w-1 {before}", f"w+1 {after}", f"w-2 {before2}", f"w+2 {after2}"]
         row += [f"end-1 {before[-3:]}", f"end+1 {after[-3:]}"]
         row += [f"w-1,0 {before} {this}", f"w0,+1 {this} {after}"]
-        if len(hints):
+        for k, known in enumerate(kinds):
             left, here, right = known[i : i + 3]
-            row += [f"h {here}", f"h-1 {left}", f"h+1 {right}", f"h,w {here} {this}"]
-            row += [f"h-1,0 {left} {here}", f"h0,+1 {here} {right}"]
+            row += [f"{k}h {here}", f"{k}h-1 {left}", f"{k}h+1 {right}", f"{k}h,w {here} {this}"]
+            row += [f"{k}h-1,0 {left} {here}", f"{k}h0,+1 {here} {right}"]
         rows.append(row)
     return rows
 
@@ -233,12 +234,18 @@ class AveragedPerceptron:
         *,
         rng: np.random.Generator,
         epochs: int = 8,
-        hints: Sequence[Sequence[str]] | None = None,
+        hints: Sequence[Sequence[Sequence[str]]] = (),
     ) -> "AveragedPerceptron":
-        """Go through the sentences `epochs` times, in a new order each time."""
+        """Go through the sentences `epochs` times, in a new order each time.
+
+        Parameters
+        ----------
+        hints
+            Of each kind one sequence per sentence, see `features`.
+        """
         require(epochs >= 1, "epochs must be at least 1", epochs)
         words = [[word for word, _ in sentence] for sentence in sentences]
-        seen = [features(w, hints[i] if hints else ()) for i, w in enumerate(words)]
+        seen = [features(w, *kinds) for w, *kinds in zip(words, *hints, strict=True)]
         for _ in range(epochs):
             for i in rng.permutation(len(sentences)):
                 tags = ["<s>", "<s>"]
@@ -247,11 +254,11 @@ class AveragedPerceptron:
         self.averaged = self.average()
         return self
 
-    def tag(self, words: Sequence[str], hints: Sequence[str] = ()) -> list[str]:
+    def tag(self, words: Sequence[str], *hints: Sequence[str]) -> list[str]:
         """Tags by the averaged weights; features that were never seen say nothing."""
         require(hasattr(self, "averaged"), "AveragedPerceptron must be fitted before use")
         tags = ["<s>", "<s>"]
-        for row, word in zip(features(words, hints), words, strict=True):
+        for row, word in zip(features(words, *hints), words, strict=True):
             row = row + _history(tags, word)
             codes = [self.rows[feature] for feature in row if feature in self.rows]
             tags.append(self.tags[int(self.averaged[codes].sum(axis=0).argmax())])

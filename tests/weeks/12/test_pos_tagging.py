@@ -100,11 +100,23 @@ def test_the_perceptron_learns_and_follows_its_generator():
     assert one.tag([]) == []
 
 
-def test_hints_reach_their_word_and_its_neighbors():
-    rows = features(["a", "b"], ["X", "Y"])
-    assert {"h X", "h+1 Y", "h-1 <s>"} <= set(rows[0])
-    assert {"h Y", "h-1 X", "h+1 </s>"} <= set(rows[1])
-    assert not any(feature.startswith("h") for feature in features(["a"])[0])
+def test_hints_reach_their_word_and_its_neighbors_and_kinds_are_told_apart():
+    rows = features(["a", "b"], ["X", "Y"], ["1", "2"])
+    assert {"0h X", "0h+1 Y", "0h-1 <s>", "1h 1", "1h+1 2"} <= set(rows[0])
+    assert {"0h Y", "0h-1 X", "0h+1 </s>", "1h 2", "1h-1 1"} <= set(rows[1])
+    assert not any("h " in feature[:3] for feature in features(["a"])[0])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_hint_of_either_kind_is_learned(place):
+    words = [[(f"w{i}{j}", "AB"[(i + j) % 2]) for j in range(3)] for i in range(9)]
+    told = [[tag.lower() for _, tag in sentence] for sentence in words]
+    kinds = [[["same"] * 3 for _ in words]] * 2
+    kinds[place] = told
+    model = AveragedPerceptron("AB").fit(words, rng=np.random.default_rng(0), hints=kinds)
+    hints = [["same"] * 3] * 2
+    hints[place] = ["b", "b", "a"]
+    assert model.tag(["x", "y", "z"], *hints) == ["B", "B", "A"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +139,7 @@ def test_shapes(word, looks, form):
         (lambda: AveragedPerceptron("ab").tag(["a"]), "AveragedPerceptron must be fitted"),
         (lambda: AveragedPerceptron({"DET"}).fit(SENTENCES, rng=RNG), "truth must be one of the 1"),
         (lambda: AveragedPerceptron("ab").fit([], rng=RNG, epochs=0), "epochs must be at least 1"),
-        (lambda: features(["a", "b"], ["X"]), "hints must be one per word = 2, got 1"),
+        (lambda: features(["a", "b"], ["X"]), r"hints must be one per word = 2, got \[1\]"),
         (
             lambda: plain("12", "pos_tagging").viterbi(
                 np.zeros((2, 3)), np.zeros((3, 3)), start=np.zeros(2), stop=np.zeros(3)

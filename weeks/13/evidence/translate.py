@@ -18,9 +18,9 @@ from torch.optim.swa_utils import AveragedModel
 from shared import plots
 from shared.datasets import multi30k
 from shared.study import PositiveInt, Run
+from week11.bleu import bleu, counts, gain
 from week11.seq2seq_attention import Seq2Seq
 from week11.seq2seq_attention import greedy_decode as greedy_gru
-from week13.evidence.bleu import bleu, counts, gain
 from week13.subwords import BOS, EOS, PAD, SPECIAL, Subwords, learn, learn_by_recounting, words_of
 from week13.transformer import Transformer, cross_entropy, greedy_decode
 from week13.translate import (
