@@ -156,6 +156,8 @@ def judge_smollm2(
     steps = run.budget(quick=2, default=40, full=600)
     draft = imitate(embedding, texts, known=KNOWN, **sizes, steps=steps, generator=generator)
     run.metric("seconds to train the draft", time.perf_counter() - start, "s", rtol=None)
+    state = draft.model.state_dict() | {"known": draft.known}
+    artifacts.save_tensors(run.out / "draft", state)  # for the benchmark
     first = new_draft(embedding, draft.known, n_layers=2, **sizes, generator=generator)
     target = FusedLlama(model, last=max(GUESSES) + 1)
     judged = prompts[-run.budget(quick=1, default=2, full=JUDGED) :]
