@@ -167,21 +167,20 @@ class Guesser:
     def __init__(self, draft: Draft, vocab_size: int, max_length: int):
         self.draft, self.vocab_size = draft, vocab_size
         self.cache = KVCache.for_model(draft.model, 1, max_length)
-        self.seen = torch.zeros(max_length, dtype=torch.long)  # what the cache has read
 
     @torch.inference_mode()
     def __call__(self, text: Int[Tensor, " n"], *, gamma: int) -> Int[Tensor, " most_gamma"]:
-        """At most `gamma` tokens, fewer where the draft wants to say one that it does not know."""
+        """At most `gamma` tokens, fewer where the draft wants to say one that it does not know.
+
+        A text must be the last one, guesses of it that were kept, and one token.
+        """
         known, guesses = self.draft.known, []
         ids = self.draft.read(text, self.vocab_size)
-        n = min(self.cache.length, len(text) - 1)
-        same = (self.seen[:n] == ids[:n]).long().cumprod(0).sum()
-        self.cache.crop(int(same))  # guesses that were rejected were read, too
+        self.cache.crop(min(self.cache.length, len(text) - 1))  # rejected guesses were read, too
         while len(guesses) < gamma:
-            start = self.cache.length
-            new = ids[start:]
-            self.seen[start : len(ids)] = new
-            guess = self.draft.model(new[None], cache=self.cache)[0, -1].argmax()
+            guess = self.draft.model(ids[None, self.cache.length :], cache=self.cache)[
+                0, -1
+            ].argmax()
             if guess == len(known):
                 break
             guesses.append(known[guess])
