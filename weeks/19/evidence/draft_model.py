@@ -37,7 +37,7 @@ GUESSES = (1, 2, 4, 8)
 GAMMA = 4  # where seconds are measured
 KNOWN = 6144  # tokens of the draft
 TRAINING, ANSWER = 1280, 96  # articles that are asked about, and tokens of an answer
-JUDGED, LENGTH = 16, 64  # other articles, the last ones, and tokens that are written on each
+JUDGED, LENGTH = 12, 64  # other articles, the last ones, and tokens that are written on each
 
 
 def main(run: Run) -> None:
