@@ -183,8 +183,9 @@ def judge_texts(
             start = time.perf_counter()
             found[name] = writes()
             seconds[name].append(time.perf_counter() - start)
-        ours += [found[name].tokens for name in ("draft", "untrained", "lookup")]
-        reference += 3 * [found["greedy"]]
+        own = len(prompt)  # where the model's tokens begin
+        ours += [found[name].tokens[own:] for name in ("draft", "untrained", "lookup")]
+        reference += 3 * [found["greedy"][own:]]
         lookup.append(LENGTH / found["lookup"].target_passes)
         for name, draft in drafts.items():
             right = agreement(draft, found["greedy"], len(prompt), target.config.vocab_size)
