@@ -20,16 +20,17 @@ script (2023), for the names and the order of the rows.
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float32, Shaped
 
 from shared import artifacts
 from shared.errors import UserError
 from shared.require import require
-from shared.tensors import pack
 from week18.gguf_file import GGUF
 
 FIELDS = {
@@ -115,9 +116,8 @@ def config_of(file: GGUF) -> dict[str, Any]:
     return content
 
 
-def tensors_of(file: GGUF, config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All weights in float32, by Hugging Face's names and in its order of rows."""
-    found = {}
+def tensors_of(file: GGUF, config: dict[str, Any]) -> Iterator[Float32[np.ndarray, "..."]]:
+    """One weight after the other in float32, in Hugging Face's order of rows."""
     for name in file.tensors:
         array = file.array(name)
         if name.endswith(("attn_q.weight", "attn_k.weight")):
@@ -127,8 +127,31 @@ def tensors_of(file: GGUF, config: dict[str, Any]) -> dict[str, np.ndarray]:
             must = f"{file.name}: {name} must be of {heads} heads of even size"
             require(whole, must, array.shape, error=UserError)
             array = half_split(array, heads)
-        found[hugging_face_name(name)] = array
-    return found
+        yield array
+
+
+def safetensors_of(file: GGUF, config: dict[str, Any]) -> bytearray:
+    """All weights as a safetensors file, by Hugging Face's names.
+
+    They are written where they will stay, so that no more than one of them is in memory twice.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    end = 0
+    for name, entry in file.tensors.items():
+        start, end, theirs = end, end + 4 * prod(entry.shape), hugging_face_name(name)
+        must = f"{file.name}: there must be one weight {theirs}"
+        require(theirs not in header, must, "two", error=UserError)
+        facts = {"dtype": "F32", "shape": entry.shape, "data_offsets": [start, end]}
+        header[theirs] = facts
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8
+    data = bytearray(8 + len(text) + end)
+    data[: 8 + len(text)] = len(text).to_bytes(8, "little") + text
+    numbers, at = np.frombuffer(data, "<f4", offset=8 + len(text)), 0
+    for array in tensors_of(file, config):
+        numbers[at : at + array.size] = array.ravel()
+        at += array.size
+    return data
 
 
 def cache_dir() -> Path:
@@ -161,6 +184,6 @@ def hugging_face_folder(path: Path) -> Path:
         file = GGUF.open(path)
         config = config_of(file)
         content = (json.dumps(config, indent=2) + "\n").encode()
-        weights = pack(tensors_of(file, config))
+        weights = safetensors_of(file, config)
         artifacts.save(folder, {"config.json": content, "model.safetensors": weights})
     return folder

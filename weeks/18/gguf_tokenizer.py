@@ -20,6 +20,7 @@ specification" (2023); llama.cpp's table of pre-tokenizers (2024).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Literal
 
 from shared.errors import UserError
@@ -60,11 +61,14 @@ class GGUFTokenizer:
         require(cut in CUTS, f"cut must be among {', '.join(CUTS)}", repr(cut))
         require(len(tokens) == len(kinds), "tokens and kinds must be as many", len(kinds))
         require(0 <= end < len(tokens), f"end must be an id below {len(tokens)}", end)
-        byte_of = {char: byte for byte, char in printable_bytes().items()}
+        visible = {char: chr(byte) for byte, char in printable_bytes().items()}
+        table = str.maketrans(visible)
 
+        @cache  # a token is a part of merges, too
         def spelled(token: str) -> bytes:
-            require(set(token) <= set(byte_of), "tokens must be spelled in visible bytes", token)
-            return bytes(byte_of[char] for char in token)
+            seen = visible.keys() >= set(token)
+            require(seen, "tokens must be spelled in visible bytes", token)
+            return token.translate(table).encode("latin-1")
 
         special = [t for t, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
         pairs = [merge.split(" ") for merge in merges]

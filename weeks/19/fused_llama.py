@@ -7,7 +7,7 @@ $$t \ge \frac{\text{bytes of the weights}}{\text{bytes per second}} .$$
 What stands above the floor is overhead, and that is what goes here. Queries, keys and values are
 one product, the MLP's gate and value another; the norms' gains are multiplied into the matrices
 that follow them; cosines and sines stand in a table; the query heads that share a key are one
-small matrix; only the last position gets logits. For several rows every matrix lies in the order
+small matrix; only the last positions get logits. For several rows every matrix lies in the order
 in which oneDNN's kernels read it: torch would bring it into that order anew each time.
 
 >>> from week18.llama3 import LlamaConfig
@@ -46,7 +46,7 @@ def packed(weight: Float[Tensor, "rows d"], batch: int) -> Product:
 
 
 class FusedLlama(Llama):
-    """The logits of a `Llama` after the last token; nothing in it can be trained.
+    """The logits of a `Llama` after the last tokens; nothing in it can be trained.
 
     Parameters
     ----------
@@ -56,13 +56,22 @@ class FusedLlama(Llama):
         How many rows the products are prepared for; others are right too, and slower.
     product
         `product(weight, batch)` gives what multiplies by a matrix: `packed`, or integers of it.
+    last
+        How many tokens get logits: one to go on, and one more for each guess that is checked.
     """
 
     @torch.no_grad()
     def __init__(
-        self, model: Llama, *, batch: int = 1, product: Callable[[Tensor, int], Product] = packed
+        self,
+        model: Llama,
+        *,
+        batch: int = 1,
+        product: Callable[[Tensor, int], Product] = packed,
+        last: int = 1,
     ):
         nn.Module.__init__(self)  # the parts of a Llama are not wanted, only to be one
+        require(last >= 1, "last must be at least 1", last)
+        self.last = last
         self.config, self.embed, self.frequencies = model.config, model.embed, model.frequencies
         scaling, dtype = self.config.rope_scaling, model.embed.weight.dtype
         must = "rope_scaling must be one whose angles do not depend on the text's length"
@@ -98,8 +107,8 @@ class FusedLlama(Llama):
         positions: Int[Tensor, "batch seq"] | None = None,
         cache: Cache | None = None,
         mask: Bool[Tensor, "batch key"] | None = None,
-    ) -> Float[Tensor, "batch 1 vocab"]:
-        """As `Llama.forward`, for the last token only."""
+    ) -> Float[Tensor, "batch most_last vocab"]:
+        """As `Llama.forward`, for the last tokens only."""
         past, n = 0 if cache is None else cache.length, tokens.shape[1]
         at = slice(past, past + n) if positions is None else positions
         cos, sin = (table[at].reshape(-1, 1, n, table.shape[1]) for table in (self.cos, self.sin))
@@ -111,7 +120,7 @@ class FusedLlama(Llama):
             x = x + down(F.silu(gate) * up)
         if cache is not None:
             cache.advance(n)
-        return self.head(self.norm(x[:, -1:]))
+        return self.head(self.norm(x[:, -self.last :]))
 
     def attend(
         self,

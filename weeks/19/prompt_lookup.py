@@ -25,6 +25,9 @@ Source: Saxena, "Prompt lookup decoding" (2023), a repository; Leviathan et al. 
 is the special case of a draft that puts all its probability on one token.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -34,7 +37,10 @@ from week18.llama3 import Llama, LlamaConfig
 from week19.kv_cache import KVCache
 from week19.speculative_decoding import Generation
 
-__all__ = ["Generation", "LlamaConfig", "guess", "prompt_lookup_generate"]
+__all__ = ["Generation", "LlamaConfig", "checked_generate", "guess", "prompt_lookup_generate"]
+
+# `guesser(text, gamma=…)` says how the text may go on, in at most gamma tokens.
+Guesser = Callable[..., Int[Tensor, " most_gamma"]]
 
 
 def guess(tokens: Int[Tensor, " n"], *, ngram: int, gamma: int) -> Int[Tensor, " most_gamma"]:
@@ -50,7 +56,6 @@ def guess(tokens: Int[Tensor, " n"], *, ngram: int, gamma: int) -> Int[Tensor, "
     return tokens[start : start + gamma]
 
 
-@torch.inference_mode()
 def prompt_lookup_generate(
     model: Llama,
     prompt: Int[Tensor, " n"],
@@ -77,6 +82,21 @@ def prompt_lookup_generate(
         Tokens, passes of the model, and the guesses kept in each of them.
     """
     require(ngram >= 1 and gamma >= 1, "ngram and gamma must be at least 1", ngram, gamma)
+    search = partial(guess, ngram=ngram)
+    return checked_generate(model, prompt, max_new_tokens, search, gamma=gamma, end=end)
+
+
+@torch.inference_mode()
+def checked_generate(
+    model: Llama,
+    prompt: Int[Tensor, " n"],
+    max_new_tokens: int,
+    guesser: Guesser,
+    *,
+    gamma: int,
+    end: int | None = None,
+) -> Generation:
+    """Continue greedily, with guesses from anywhere; the arguments are those of prompt lookup."""
     require(len(prompt) > 0, "prompt must hold at least one token, got none")
     require(max_new_tokens >= 1, "max_new_tokens must be at least 1", max_new_tokens)
     total, context = len(prompt) + max_new_tokens, model.config.context
@@ -85,7 +105,7 @@ def prompt_lookup_generate(
     while len(found.tokens) < total:
         n = len(found.tokens)
         # The last token of a pass comes from the model, so one guess fewer is wanted.
-        guesses = guess(found.tokens, ngram=ngram, gamma=min(gamma, total - n - 1))
+        guesses = guesser(found.tokens, gamma=min(gamma, total - n - 1))
         unread = torch.cat([found.tokens[cache.length :], guesses])
         choices = model(unread[None], cache=cache)[0, -len(guesses) - 1 :].argmax(-1)
         right = choices[:-1] == guesses

@@ -1,6 +1,8 @@
 """GGUF: blocks against gguf.quants, files against their reader, and files that lie."""
 
 import struct
+import tracemalloc
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -13,7 +15,7 @@ from shared import artifacts
 from shared.errors import UserError
 from week18.gguf_blocks import LAYOUT, NUMBERS, dequantize
 from week18.gguf_file import GGUF
-from week18.gguf_llama import cache_dir, half_split, interleaved
+from week18.gguf_llama import cache_dir, config_of, half_split, interleaved, safetensors_of
 from week18.gguf_twin import write_gguf
 from week18.llama3 import Llama, LlamaConfig
 from week18.pretrained import load_pretrained
@@ -134,6 +136,28 @@ def test_second_load_takes_the_cache_and_a_damaged_one_is_made_again(tmp_path, m
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
     assert torch.equal(load_pretrained(path)(TOKENS), model(TOKENS))
     assert folder.stat().st_ino != before
+
+
+def test_unpacking_holds_the_weights_once(tmp_path):
+    """Beside what is stored there is one weight at a time, with what it is made from."""
+    path = tmp_path / "a.gguf"
+    write_gguf(Llama(LlamaConfig(96, 64, 12, 4, 2, d_ff=96)), path)
+    file = GGUF.open(path)
+    tracemalloc.start()
+    data = safetensors_of(file, config_of(file))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.4 * len(data)
+
+
+def test_two_names_of_one_weight_are_refused(tmp_path):
+    path = tmp_path / "a.gguf"
+    a_file(path)
+    file = GGUF.open(path)
+    entry = file.tensors["output_norm.weight"]
+    twice = replace(file, tensors=file.tensors | {"model.norm.weight": entry})
+    with pytest.raises(UserError, match=r"there must be one weight model\.norm\.weight, got two"):
+        safetensors_of(twice, config_of(twice))
 
 
 def test_another_file_of_the_same_name_is_another_model(tmp_path):

@@ -12,8 +12,10 @@ from shared import pretrained
 from shared.errors import UserError
 from week15.bpe import ByteLevelBPE
 from week15.merges import printable_bytes
+from week18.evidence.memory import STATUS, smollm2_alone
 from week18.evidence.smollm2 import losses, with_mistake
 from week18.gguf_file import GGUF
+from week18.gguf_llama import hugging_face_folder
 from week18.gguf_tokenizer import GGUFTokenizer
 from week18.llama3 import Llama, LlamaConfig
 from week18.smollm2 import attention, continue_greedily, induction_scores, smollm2
@@ -209,3 +211,20 @@ def test_only_rotated_rows_have_an_order():
     assert losses(model, with_mistake(model, "values"), rows) == pytest.approx(right, rel=1e-5)
     for mistake in ("rows", "packing"):
         assert losses(model, with_mistake(model, mistake), rows) != pytest.approx(right, rel=1e-3)
+
+
+# ---- memory
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux says how much memory a process has")
+def test_the_model_is_in_memory_once():
+    """In a process of its own it adds its weights and at most a tenth; next to nothing is private.
+
+    Unpacked by an earlier test or run, it is mapped from the user's cache.
+    """
+    hugging_face_folder(pretrained.smollm2())
+    found = smollm2_alone()
+    added = {kind: found["in use"][kind] - found["tokenizer"][kind] for kind in found["in use"]}
+    weights = 134_515_008 * 4 / 2**20
+    assert added["resident"] < 1.1 * weights
+    assert added["private"] < 0.1 * weights

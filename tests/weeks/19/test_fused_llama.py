@@ -38,6 +38,19 @@ def test_last_logits_in_any_split(batch, parts, n_kv, tied, prepared):
         torch.testing.assert_close(out[:, 0], expected[:, end - 1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("last", [1, 3, 9])
+def test_as_many_logits_as_were_asked_for(last):
+    model, _ = pair()
+    fused, tokens = FusedLlama(model, last=last), torch.randint(31, (2, 6))
+    expected = model(tokens)[:, -last:]
+    torch.testing.assert_close(fused(tokens), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_no_logits_at_all_are_refused():
+    with pytest.raises(ValueError, match="last must be at least 1, got 0"):
+        FusedLlama(pair()[0], last=0)
+
+
 def test_padded_rows_and_generate():
     model, fused = pair(batch=3)
     prompts = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3]]

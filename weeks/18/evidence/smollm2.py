@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shared import plots, pretrained
 from shared.datasets import multi30k, path, pydocs_text
 from shared.study import Run, UserError
+from week18.evidence.memory import smollm2_alone
 from week18.gguf_blocks import LAYOUT, dequantize
 from week18.gguf_file import GGUF
 from week18.gguf_llama import interleaved
@@ -139,12 +140,32 @@ def check_smollm2(run: Run) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     run.metric("seconds to load", seconds, "s", rtol=None)
     run.metric("peak memory with all libraries", peak, "GiB", rtol=None)
+    measure_memory(run, sum(p.nbytes for p in model.parameters()) / 2**20)
     run.metric("parameters", sum(p.numel() for p in model.parameters()) / 1e6, "million")
     theirs, their_tokenizer = check_tokens(run, tokenizer)
     check_answers(run, model, tokenizer, theirs, their_tokenizer)
     del theirs
     judge_mistakes(run, model, tokenizer)
     judge_induction(run, model, tokenizer)
+
+
+def measure_memory(run: Run, weights: float) -> None:
+    """What torch, the tokenizer and the model take, in a process that does nothing else."""
+    try:
+        found = smollm2_alone()
+    except UserError as error:
+        run.say(str(error))
+        return
+    torch_only, before, after = (found[stage] for stage in ("torch", "tokenizer", "in use"))
+    measured = {
+        "torch alone": torch_only["resident"],
+        "SmolLM2 in use, all": after["resident"],
+        "added by the model": after["resident"] - before["resident"],
+        "added by the model, private": after["private"] - before["private"],
+        "the model's numbers": weights,
+    }
+    for name, size in measured.items():
+        run.metric(f"memory, {name}", size, "MiB", rtol=None)
 
 
 def texts(run: Run) -> list[str]:
