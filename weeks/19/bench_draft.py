@@ -40,7 +40,7 @@ def bench(repeats: int = 3) -> dict:
             "limit": 1.0,
             "equal_work": "nothing was run",
         }
-    target = FusedLlama(model, last=9)
+    target, checker = FusedLlama(model, last=9), FusedLlama(model, batch=GAMMA + 1, last=9)
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
     prompts = [torch.tensor(tokenizer.chat(chat, system=SYSTEM)) for chat in chats]
 
@@ -49,7 +49,7 @@ def bench(repeats: int = 3) -> dict:
         return [torch.cat([p, *new]) for p, new in zip(prompts, steps, strict=True)]
 
     def drafted():
-        return [draft_generate(target, draft, p, NEW_TOKENS, gamma=GAMMA).tokens for p in prompts]
+        return [draft_generate(checker, draft, p, NEW_TOKENS, gamma=GAMMA).tokens for p in prompts]
 
     def searched():
         return [prompt_lookup_generate(target, p, NEW_TOKENS).tokens for p in prompts]
