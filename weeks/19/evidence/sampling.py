@@ -16,6 +16,7 @@ from week18.transformers_twin import transformers_twin
 from week19 import sampling
 from week19.beam_search import beam_search, cached_step
 from week19.characters import WINDOW, Text, manual, trained_model
+from week19.evidence.sampling_smollm2 import judge_smollm2
 from week19.evidence.threads import one_thread
 from week19.kv_cache import generate
 from week19.sampling import Sampler, draw, greedy
@@ -41,6 +42,8 @@ def main(run: Run, *, steps: PositiveInt = 200, tokens: PositiveInt = 240) -> No
     draw_filters(run, model, text.held_out)
     top_p_off_by_one(run, model, text.held_out)
     draw_loops(run, model, text.held_out, run.budget(quick=24, default=tokens))
+    if run.mode != "quick":  # the real model takes longer than a quick run may
+        judge_smollm2(run)
 
 
 # ---- checks
