@@ -177,10 +177,10 @@ def facts(place: str) -> dict[str, Any]:
     if ref.kind == "compress":
         folder = ref.path
         metadata = checked(folder, artifacts.load(folder).metadata)
-        # Of the files, not of the manifest, which names the command: of a row that is made again
-        # with the same bytes, what was measured still holds.
-        files = artifacts.manifest_of(folder)["files"]
-        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        # Of the files and how they compute, not of the manifest, which names the command: of a row
+        # that is made again with the same bytes, what was measured still holds.
+        content = [artifacts.manifest_of(folder)["files"], metadata["recipe"]]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         text = learned_from(metadata["calibration"])
         what = {"what": described(metadata), "learned": text}
         return {"digest": digest, "bytes": stored(folder), **what}

@@ -154,12 +154,14 @@ def test_answers_are_paired_by_document():
 
 
 def test_a_row_made_again_with_the_same_bytes_is_the_same_row(ref, tmp_path, monkeypatch):
+    names = ["int4 RTN g64", "int4 RTN g64", "int8 weight-only", "int8 dynamic"]
     digests = []
-    for place, name in (("a", "int4 RTN g64"), ("b", "int4 RTN g64"), ("c", "int8 weight-only")):
+    for place, name in zip("abcd", names, strict=True):
         monkeypatch.setattr(sys, "argv", ["compress", place])
         found, _ = benchmark.made(ref, grid.BY_NAME[name], tmp_path / place, Making(), print)
         digests.append(benchmark.facts(found)["digest"])
-    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] == digests[1]
+    assert len({*digests}) == 3  # the last two have the same integers and compute otherwise
 
 
 def test_bytes_of_blocks_are_their_matrices(ref):
