@@ -123,7 +123,8 @@ def draw_both(
         x, y = likely.mean(1), distinct.mean(1)
         axes[1].plot(x, y, "o-", color=plots.BLUE)
         for t, *point in zip(TEMPERATURES, x, y, strict=True):
-            place = {"xytext": (6, -11), "textcoords": "offset points", "fontsize": 10}
+            left_of = -46 if t == 0 else 6  # its point lies on that of the next temperature
+            place = {"xytext": (left_of, -11), "textcoords": "offset points", "fontsize": 10}
             axes[1].annotate(f"T = {t:g}", point, **place)
         axes[1].set(xlabel="mean log-probability (nats per token)", ylabel="distinct pairs (share)")
         axes[1].margins(x=0.15)
