@@ -19,6 +19,7 @@ Vaswani et al. (2017), "Attention is all you need", sections 3.2.2 and 6.2, tabl
 
 import itertools
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -357,10 +358,8 @@ def main(
 
 
 def _figure_translation(run: Run, paper: papers.Paper, losses: dict[int, list[float]]) -> None:
-    perplexity, title = (
-        paper.matter["paper_perplexity"],
-        "Heads in translation, at equal parameters",
-    )
+    perplexity = paper.matter["paper_perplexity"]
+    title = "Heads in translation, at equal parameters"
     with run.figure("translation", title, columns=2, size=(9.0, 4.2)) as (left, right):
         left.plot(list(perplexity), np.log(list(perplexity.values())), "o-", color=plots.REFERENCE)
         left.set(ylabel="log perplexity per wordpiece, dev set")
@@ -371,11 +370,8 @@ def _figure_translation(run: Run, paper: papers.Paper, losses: dict[int, list[fl
         right.plot(list(losses), apart.mean(axis=1), "o-", color=plots.BLUE)
         right.set(ylabel="nats per subword above h = 8 (dots: seeds)")
         right.set_title("Here: captions", fontsize=11, weight="normal")
-        for axes, ticks in ((left, perplexity), (right, losses)):
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(list(ticks), [str(t) for t in ticks])
-            axes.minorticks_off()
-            axes.set_xlabel("heads h")
+        _axis_of_heads(left, perplexity, "heads h")
+        _axis_of_heads(right, losses, "heads h")
 
 
 def _figure_beside_paper(run: Run, paper: papers.Paper, scores: dict, single: dict, relu) -> None:
@@ -391,11 +387,15 @@ def _figure_beside_paper(run: Run, paper: papers.Paper, scores: dict, single: di
         guess = {"one right, the other guessed": 100 / N_SYMBOLS}
         plots.curves(right, places, lines, marker="o", reference=guess, ends=False, **labels)
         right.set_title("Here: a task of two look-ups", fontsize=11, weight="normal")
-        for axes, ticks in ((left, bleu), (right, HEADS)):
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(list(ticks), [str(t) for t in ticks])
-            axes.minorticks_off()
-            axes.set_xlabel("heads h, at equal parameters")
+        _axis_of_heads(left, bleu, "heads h, at equal parameters")
+        _axis_of_heads(right, HEADS, "heads h, at equal parameters")
+
+
+def _axis_of_heads(axes, numbers: Iterable[int], label: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(numbers), [str(h) for h in numbers])
+    axes.minorticks_off()
+    axes.set_xlabel(label)
 
 
 @torch.no_grad()

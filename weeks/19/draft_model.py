@@ -178,9 +178,8 @@ class Guesser:
         ids = self.draft.read(text, self.vocab_size)
         self.cache.crop(min(self.cache.length, len(text) - 1))  # rejected guesses were read, too
         while len(guesses) < gamma:
-            guess = self.draft.model(ids[None, self.cache.length :], cache=self.cache)[
-                0, -1
-            ].argmax()
+            logits = self.draft.model(ids[None, self.cache.length :], cache=self.cache)
+            guess = logits[0, -1].argmax()
             if guess == len(known):
                 break
             guesses.append(known[guess])
