@@ -102,6 +102,8 @@ class Settings(TextSettings):
         Peak learning rate of AdamW.
     matrix_lr
         Peak learning rate of Muon.
+    momentum
+        Decay rate of Muon's running mean of the gradient; a short run wants less.
     ns_steps
         Newton–Schulz iterations of Muon.
     weight_decay
@@ -173,6 +175,7 @@ class Settings(TextSettings):
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 0.012
     matrix_lr: float = 0.02
+    momentum: float = 0.95
     ns_steps: Annotated[int, whole(1, 100)] = 5
     weight_decay: float = 0.0
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
@@ -211,6 +214,7 @@ class Settings(TextSettings):
             require(0 <= value < float("inf"), f"{name} must be at least 0", value)
         must = "final_lr must be a share of the peak, in [0, 1]"
         require(self.final_lr <= 1, must, self.final_lr)
+        require(0 <= self.momentum < 1, "momentum must lie in [0, 1)", self.momentum)
         must = "spike_factor must be above 1, or 0 to apply all"
         require(self.spike_factor == 0 or self.spike_factor > 1, must, self.spike_factor)
         must = f"warmup_steps must be below steps = {self.steps}"

@@ -274,14 +274,9 @@ class SlicedMuon(Muon):
 
 
 class SlicedOptimizers(Optimizers):
-    """The optimizers of a model whose parameters are slices; arguments as in `Optimizers`."""
+    """The optimizers of a model whose parameters are slices."""
 
-    def __init__(self, model: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32):
-        super().__init__(model, settings, dtype)
-        if muon := self.members.get("muon"):
-            self.members["muon"] = SlicedMuon(
-                muon.params, lr=muon.lr, weight_decay=muon.weight_decay, dtype=dtype
-            )
+    muon = SlicedMuon
 
     def gradient_norm(self) -> Tensor:
         """Euclidean norm of all gradients together, of all processes' slices."""

@@ -35,6 +35,8 @@ class Optimizers:
     Muon's products are of `dtype`. The next step takes the share `factor` of the peak rates.
     """
 
+    muon: type[Muon] = Muon
+
     def __init__(self, model: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32):
         self.settings = settings
         matrices, others = [], []
@@ -44,8 +46,9 @@ class Optimizers:
         decay = settings.weight_decay
         self.members: dict[str, Optimizer] = {}
         if settings.optimizer == "muon":
-            options = {"lr": settings.matrix_lr, "ns_steps": settings.ns_steps, "dtype": dtype}
-            self.members["muon"] = Muon(matrices, weight_decay=decay, **options)
+            options = {"lr": settings.matrix_lr, "momentum": settings.momentum}
+            options |= {"ns_steps": settings.ns_steps, "weight_decay": decay, "dtype": dtype}
+            self.members["muon"] = self.muon(matrices, **options)
             self.members["adamw"] = AdamW(others, weight_decay=0.0, **adamw)
         else:
             tables = [p for p in others if p.ndim == 2]

@@ -36,7 +36,8 @@ from tiny_gpt.training.distributed import Copies, World, join
 
 # A bias of the keys has no gradient but rounding, of which Adam would make steps: no biases.
 GPT2_ADAMW = replace(SMALL, arch="gpt2", bias=False, optimizer="adamw", lr=3e-3, weight_decay=0.1)
-CASES = {"modern-muon": SMALL, "gpt2-adamw": GPT2_ADAMW}
+MODERN_MUON = replace(SMALL, momentum=0.8, ns_steps=3)
+CASES = {"modern-muon": MODERN_MUON, "gpt2-adamw": GPT2_ADAMW}
 
 
 def alone(settings, **options):

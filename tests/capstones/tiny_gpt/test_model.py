@@ -248,7 +248,8 @@ def test_adamw_is_torchs():
 @pytest.mark.parametrize("arch", ["llama", "modern"])
 def test_muon_is_torchs(arch):
     """Torch's takes its products in bfloat16 always, and so do ours here, one shape each."""
-    settings = Settings(arch=arch, lr=1e-2, matrix_lr=0.02, weight_decay=0.1)
+    options = {"weight_decay": 0.1, "momentum": 0.9, "ns_steps": 4}
+    settings = Settings(arch=arch, lr=1e-2, matrix_lr=0.02, **options)
     model = model_of(arch, n_layers=1)
     names = [n for n, p in model.named_parameters() if "blocks." in n and p.ndim == 2]
     optimizers = Optimizers(model, settings)
@@ -256,7 +257,7 @@ def test_muon_is_torchs(arch):
 
     def make(other):
         named = dict(other.named_parameters())
-        muon = torch.optim.Muon([named[n] for n in names], lr=0.02, weight_decay=0.1)
+        muon = torch.optim.Muon([named[n] for n in names], lr=0.02, **options)
         rest = [p for n, p in named.items() if n not in names]
         adamw = torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
         muon.param_groups[0]["initial"], adamw.param_groups[0]["initial"] = 0.02, 1e-2

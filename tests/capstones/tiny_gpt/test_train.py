@@ -561,6 +561,7 @@ def test_presets_are_settings(preset):
     [
         ({"lr": -1e-9}, "lr must be at least 0"),
         ({"matrix_lr": math.inf}, "matrix_lr must be at least 0, got inf"),
+        ({"momentum": 1.0}, "momentum must lie in"),
         ({"spike_factor": math.nan}, "spike_factor must be at least 0, got nan"),
         ({"spike_factor": 1.0}, "spike_factor must be above 1"),
         ({"final_lr": 1.001}, "final_lr must be a share of the peak"),
