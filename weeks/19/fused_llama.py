@@ -8,7 +8,9 @@ What stands above the floor is overhead, and that is what goes here. Queries, ke
 one product, the MLP's gate and value another; the norms' gains are multiplied into the matrices
 that follow them; cosines and sines stand in a table; the query heads that share a key are one
 small matrix; only the last positions get logits. For several rows every matrix lies in the order
-in which oneDNN's kernels read it: torch would bring it into that order anew each time.
+in which oneDNN's kernels read it: torch would bring it into that order anew each time. For one row
+without AVX-512, one with more outputs than inputs lies transposed, which reads it nearly twice as
+fast.
 
 >>> from week18.llama3 import LlamaConfig
 >>> model = Llama(LlamaConfig(vocab_size=50, n_kv_heads=2), torch.Generator().manual_seed(0))
@@ -29,20 +31,46 @@ from torch import Tensor, nn
 
 from shared.require import require
 from week18.llama3 import Cache, Llama, allowed_keys
-from week18.rotary import rotate
 
+MANY_HEADS = 16  # from here on plain products are faster: measured with two threads
 Product = Callable[[Float[Tensor, "*batch d"]], Float[Tensor, "*batch rows"]]
 
 
 def packed(weight: Float[Tensor, "rows d"], batch: int) -> Product:
-    """`x @ weight.T`, the weight in oneDNN's own order where torch has it."""
+    """`x @ weight.T`, the weight in the order that is read fastest here.
+
+    The order depends on shapes and on the processor alone, and not on a clock: what a model
+    computes is the same to the last bit each time it is made.
+    """
     weight, ops = weight.clone(memory_format=torch.contiguous_format), torch.ops.mkldnn
+    n_rows, d = weight.shape
     there = torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise")
-    # One row reads a matrix once in either order, and the plain kernel costs less to call.
     if batch > 1 and weight.is_cpu and there:
         ordered = ops._reorder_linear_weight(weight, batch)
         return lambda x: ops._linear_pointwise(x, ordered, None, "none", [], "")
+    if batch == 1 and n_rows > d and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        transposed = weight.T.contiguous()
+        return lambda x: x @ transposed
     return lambda x: F.linear(x, weight)
+
+
+def attention_of_one(
+    q: Float[Tensor, "batch kv_head query dim"],
+    k: Float[Tensor, "batch kv_head key dim"],
+    v: Float[Tensor, "batch kv_head key dim"],
+    allowed: Bool[Tensor, "#batch #kv_head #query key"] | None = None,
+) -> Float[Tensor, "batch kv_head query dim"]:
+    """Attention where all of `k` may be seen, unless `allowed` says less: that of a new token.
+
+    torch's fused kernel pays for every head; for many heads of few queries three plain operations
+    are faster.
+    """
+    if q.shape[0] * q.shape[1] < MANY_HEADS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    return scores.softmax(dim=-1) @ v
 
 
 class FusedLlama(Llama):
@@ -77,7 +105,9 @@ class FusedLlama(Llama):
         must = "rope_scaling must be one whose angles do not depend on the text's length"
         require(scaling is None or not scaling.by_length, must, scaling)
         waves = model.waves(torch.arange(self.config.context), None)
-        self.cos, self.sin = (table[0, 0].to(dtype) for table in waves)
+        cos, sin = (table[0, 0].to(dtype) for table in waves)
+        # (a, b) turned is (a, b)·(cos, cos) + (b, a)·(-sin, sin).
+        self.cos, self.sin = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
         # x / √(‖x‖²/d + ε) = √d x / √(‖x‖² + dε): on a processor F.rms_norm is ten operations.
         self.least = torch.tensor(self.config.d_model * self.config.norm_eps, dtype=dtype).sqrt()
         root = self.config.d_model**0.5
@@ -113,37 +143,38 @@ class FusedLlama(Llama):
         at = slice(past, past + n) if positions is None else positions
         cos, sin = (table[at].reshape(-1, 1, n, table.shape[1]) for table in (self.cos, self.sin))
         allowed = allowed_keys(past, n, mask, tokens.device)
-        x = self.embed(tokens)
+        x = self.embed(tokens).flatten(0, 1)
         for layer, (qkv, out, gated, down) in enumerate(self.layers):
-            x = x + out(self.attend(qkv(self.norm(x)), layer, cos, sin, cache, allowed))
+            wide = qkv(self.norm(x)).view(*tokens.shape, -1)
+            x = x + out(self.attend(wide, layer, cos, sin, cache, allowed))
             gate, up = gated(self.norm(x)).chunk(2, dim=-1)
             x = x + down(F.silu(gate) * up)
         if cache is not None:
             cache.advance(n)
-        return self.head(self.norm(x[:, -self.last :]))
+        return self.head(self.norm(x.view(*tokens.shape, -1)[:, -self.last :]))
 
     def attend(
         self,
         qkv: Float[Tensor, "batch seq width"],
         layer: int,
-        cos: Float[Tensor, "row 1 seq half_dim"],
-        sin: Float[Tensor, "row 1 seq half_dim"],
+        cos: Float[Tensor, "row 1 seq dim"],
+        sin: Float[Tensor, "row 1 seq dim"],
         cache: Cache | None,
         allowed: Bool[Tensor, "#batch 1 seq key"] | None,
-    ) -> Float[Tensor, "batch seq d"]:
+    ) -> Float[Tensor, "tokens d"]:
         """All heads' outputs side by side."""
         n_heads, n_kv = self.config.n_heads, self.config.n_kv_heads
         batch, n = qkv.shape[:2]
         heads = qkv.view(batch, n, n_heads + 2 * n_kv, -1).transpose(1, 2)
-        q, k = rotate(heads[:, :-n_kv], cos, sin).split([n_heads, n_kv], dim=1)
-        v = heads[:, -n_kv:]
+        qk, v = heads.split([n_heads + n_kv, n_kv], dim=1)
+        swapped = qk.roll(qk.shape[-1] // 2, -1)
+        q, k = torch.addcmul(qk * cos, swapped, sin).split([n_heads, n_kv], dim=1)
         if cache is not None:
             k, v = cache.update(layer, k, v)
         if n == 1:  # the queries of a key's group are rows of one product
             q = q.reshape(batch, n_kv, n_heads // n_kv, -1)
-        causal = allowed is None and n > 1
-        grouped = q.shape[1] != n_kv
-        found = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, is_causal=causal, enable_gqa=grouped
-        )
-        return found.reshape(batch, n_heads, n, -1).transpose(1, 2).flatten(2)
+            found = attention_of_one(q, k, v, allowed)
+        else:
+            options = {"is_causal": allowed is None, "enable_gqa": n_heads != n_kv}
+            found = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, **options)
+        return found.reshape(batch, n_heads, n, -1).transpose(1, 2).reshape(batch * n, -1)

@@ -68,6 +68,8 @@ def ingredients(d_model: int) -> list[Ingredient]:
         one("ReLU² → SwiGLU", "swiglu", mlp="swiglu", d_ff=round(8 * d_model / 3)),
         one("linear to zero → cosine to 10 %", "cosine", schedule="cosine", final_lr=0.1),
         one("5 → 3 Newton–Schulz steps", "ns-3", ns_steps=3),
+        one("momentum 0.95 → 0.9", "momentum", momentum=0.9),
+        one("AdamW's rate 0.012 → 0.024", "rate", lr=0.024),
     ]
 
 

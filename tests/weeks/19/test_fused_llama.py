@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from week18.llama3 import Llama, LlamaConfig
 from week18.long_context import DynamicNTK, YaRN
 from week18.transformers_twin import randomize
-from week19.fused_llama import FusedLlama
+from week19.fused_llama import FusedLlama, attention_of_one, packed
 from week19.kv_cache import KVCache, generate, left_pad
 from week19.quantized_linear import DynamicInt8Linear
 from week19.sampling import greedy
@@ -22,7 +22,7 @@ def pair(batch=1, **sizes):
 
 @settings(max_examples=15)
 @given(
-    batch=st.integers(1, 3),
+    batch=st.sampled_from([1, 2, 3, 9]),
     parts=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     n_kv=st.sampled_from([1, 2, 6]),
     tied=st.booleans(),
@@ -36,6 +36,33 @@ def test_last_logits_in_any_split(batch, parts, n_kv, tied, prepared):
         out = fused(part, cache=cache)
         assert out.shape == (batch, 1, 31)
         torch.testing.assert_close(out[:, 0], expected[:, end - 1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (5, 5)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_product_is_the_same_in_every_order(batch, shape, capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    weight = torch.randn(shape)
+    for rows in (1, 3):
+        x = torch.randn(rows, 1, shape[1])
+        torch.testing.assert_close(packed(weight, batch)(x), x @ weight.T)
+
+
+@given(
+    batch=st.sampled_from([1, 5, 8]),
+    n_kv=st.sampled_from([1, 2, 3]),
+    queries=st.integers(1, 3),
+    keys=st.integers(1, 9),
+    masked=st.booleans(),
+)
+def test_attention_of_one_is_torchs(batch, n_kv, queries, keys, masked):
+    q, k, v = (torch.randn(batch, n_kv, n, 4) for n in (queries, keys, keys))
+    allowed = (torch.rand(batch, 1, 1, keys) < 0.5) if masked else None
+    if masked:
+        allowed[..., -1] = True  # a token sees itself
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    torch.testing.assert_close(attention_of_one(q, k, v, allowed), expected)
 
 
 @pytest.mark.parametrize("last", [1, 3, 9])
