@@ -25,8 +25,8 @@ _RIVALS_SIZE = {**_CHARS, "n_layers": 4, "n_heads": 2, "d_model": 128, "dtype": 
 _SHORT = {"momentum": 0.9, "lr": 0.024, "ns_steps": 4}
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "speed": _SMALL | _SHORT | {"batch_size": 16, "steps": 220, "lr": 0.03, "matrix_lr": 0.025},
-    "same-size": _RIVALS_SIZE | _SHORT | {"context": 64, "batch_size": 12, "steps": 168},
+    "speed": _SMALL | _SHORT | {"batch_size": 16, "steps": 250, "lr": 0.03, "matrix_lr": 0.025},
+    "same-size": _RIVALS_SIZE | _SHORT | {"context": 64, "batch_size": 12, "steps": 176},
     "quality-64": _RIVALS_SIZE
     | _SHORT
     | {"context": 64, "batch_size": 32, "steps": 780, "weight_decay": 0.1},

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from week18.llama3 import Llama, LlamaConfig
@@ -21,6 +21,7 @@ def pair(batch=1, **sizes):
 
 
 @settings(max_examples=15)
+@example(batch=1, parts=[3, 1, 1], n_kv=2, tied=False, prepared=1)
 @given(
     batch=st.sampled_from([1, 2, 3, 9]),
     parts=st.lists(st.integers(1, 5), min_size=1, max_size=4),
