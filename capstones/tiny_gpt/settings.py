@@ -103,7 +103,7 @@ class Settings(TextSettings):
     matrix_lr
         Peak learning rate of Muon.
     momentum
-        Decay rate of Muon's running mean of the gradient; a short run wants less.
+        Decay rate of Muon's running mean of the gradient.
     ns_steps
         Newton–Schulz iterations of Muon.
     weight_decay

@@ -9,8 +9,7 @@ one product, the MLP's gate and value another; the norms' gains are multiplied i
 that follow them; cosines and sines stand in a table; the query heads that share a key are one
 small matrix; only the last positions get logits. For several rows every matrix lies in the order
 in which oneDNN's kernels read it: torch would bring it into that order anew each time. For one row
-without AVX-512, one with more outputs than inputs lies transposed, which reads it nearly twice as
-fast.
+without AVX-512, one with more outputs than inputs lies transposed, which is read faster there.
 
 >>> from week18.llama3 import LlamaConfig
 >>> model = Llama(LlamaConfig(vocab_size=50, n_kv_heads=2), torch.Generator().manual_seed(0))
@@ -39,18 +38,18 @@ Product = Callable[[Float[Tensor, "*batch d"]], Float[Tensor, "*batch rows"]]
 def packed(weight: Float[Tensor, "rows d"], batch: int) -> Product:
     """`x @ weight.T`, the weight in the order that is read fastest here.
 
-    The order depends on shapes and on the processor alone, and not on a clock: what a model
-    computes is the same to the last bit each time it is made.
+    The order depends on shapes and on the processor alone: a clock might choose differently the
+    next time, and a model made twice would not round alike.
     """
-    weight, ops = weight.clone(memory_format=torch.contiguous_format), torch.ops.mkldnn
     n_rows, d = weight.shape
+    if batch == 1 and n_rows > d and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        transposed = weight.T.clone(memory_format=torch.contiguous_format)
+        return lambda x: x @ transposed
+    weight, ops = weight.clone(memory_format=torch.contiguous_format), torch.ops.mkldnn
     there = torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise")
     if batch > 1 and weight.is_cpu and there:
         ordered = ops._reorder_linear_weight(weight, batch)
         return lambda x: ops._linear_pointwise(x, ordered, None, "none", [], "")
-    if batch == 1 and n_rows > d and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        transposed = weight.T.contiguous()
-        return lambda x: x @ transposed
     return lambda x: F.linear(x, weight)
 
 

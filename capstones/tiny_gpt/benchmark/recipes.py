@@ -21,7 +21,7 @@ _CHARS = {**_ONCE, "tokenizer": "char", "split": "tail", "dtype": "fp32", "compi
 _SMALL = {**_CHARS, "context": 64, "n_layers": 2, "n_heads": 2, "d_model": 64}
 _RIVALS_SIZE = {**_CHARS, "n_layers": 4, "n_heads": 2, "d_model": 128, "dtype": "auto"}
 
-# What is short wants a shorter memory of gradients and faster rates than a long training does.
+# Tuned on a slice of the training text.
 _SHORT = {"momentum": 0.9, "lr": 0.024, "ns_steps": 4}
 
 RECIPES: dict[str, dict[str, Any]] = {
