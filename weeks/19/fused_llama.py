@@ -9,7 +9,8 @@ one product, the MLP's gate and value another; the norms' gains are multiplied i
 that follow them; cosines and sines stand in a table; the query heads that share a key are one
 small matrix; only the last positions get logits. For several rows every matrix lies in the order
 in which oneDNN's kernels read it: torch would bring it into that order anew each time. For one row
-without AVX-512, one with more outputs than inputs lies transposed, which is read faster there.
+without AVX-512 it lies transposed, in four parts that all threads share: a product with one row
+would otherwise be one thread's.
 
 >>> from week18.llama3 import LlamaConfig
 >>> model = Llama(LlamaConfig(vocab_size=50, n_kv_heads=2), torch.Generator().manual_seed(0))
@@ -32,6 +33,7 @@ from shared.require import require
 from week18.llama3 import Cache, Llama, allowed_keys
 
 MANY_HEADS = 16  # from here on plain products are faster: measured with two threads
+PARTS = 4  # of a matrix that meets one row
 Product = Callable[[Float[Tensor, "*batch d"]], Float[Tensor, "*batch rows"]]
 
 
@@ -42,9 +44,16 @@ def packed(weight: Float[Tensor, "rows d"], batch: int) -> Product:
     next time, and a model made twice would not round alike.
     """
     n_rows, d = weight.shape
-    if batch == 1 and n_rows > d and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    if batch == 1 and d % PARTS == 0 and torch.backends.cpu.get_cpu_capability() == "AVX2":
         transposed = weight.T.clone(memory_format=torch.contiguous_format)
-        return lambda x: x @ transposed
+        parts = transposed.view(PARTS, -1, n_rows)
+
+        def product(x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch rows"]:
+            if x.numel() > d:
+                return x @ transposed
+            return (x.reshape(PARTS, 1, -1) @ parts).sum(0).view(*x.shape[:-1], n_rows)
+
+        return product
     weight, ops = weight.clone(memory_format=torch.contiguous_format), torch.ops.mkldnn
     there = torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise")
     if batch > 1 and weight.is_cpu and there:
