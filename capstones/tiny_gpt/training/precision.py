@@ -1,8 +1,9 @@
 """In which number format to compute: measured on the step that will be taken, not assumed.
 
-Week 16's probe times a matrix product. That is not enough here: on a CPU with bfloat16 units the
-product is many times faster, yet a step of a small model may be slower, since everything around
-the products is converted to and fro. So whole training steps are timed.
+Week 16's probe times a matrix product. Where the narrow one is no quicker, no step can be. Where it
+is, that is not enough: on a CPU with bfloat16 units the product is many times faster, yet a step of
+a small model may be slower, since everything around the products is converted to and fro. So whole
+training steps are timed then.
 """
 
 import time
@@ -50,6 +51,9 @@ def precision_for(name: str, model: nn.Module, batch: Batch, device: torch.devic
     if name != "auto":
         dtype = DTYPES[name]
         return Precision(dtype, dtype == torch.float16, f"{name}: as asked")
+    of_products = choose_precision(device, least_gain=1.0)
+    if of_products.dtype == torch.float32:  # a step in a format that is emulated may take seconds
+        return of_products
 
     def seconds(device: torch.device, dtype: torch.dtype) -> float:
         """The quickest of three steps, after one to warm up."""

@@ -24,7 +24,7 @@ from tiny_gpt.data.prepare import prepare
 from tiny_gpt.data.shards import open_data
 from tiny_gpt.model.gpt import GPT
 from tiny_gpt.settings import PRESETS, Settings, seconds_of
-from tiny_gpt.training import checkpoints, state, stopping, train
+from tiny_gpt.training import checkpoints, precision, state, stopping, train
 from tiny_gpt.training.checkpoints import load_checkpoint
 from tiny_gpt.training.optimizers import Guard, learning_rate
 from tiny_gpt.training.precision import loss_sum, precision_for
@@ -483,12 +483,41 @@ def test_auto_precision_says_why_and_leaves_no_gradient(data, tmp_path):
     said = []
     settings = replace(SMALL, out=tmp_path / "run", dtype="auto", steps=1)
     train.train(data, settings, Listener(say=said.append))
-    assert any("precision" in line and "training step" in line for line in said)
+    assert any("precision" in line and "float32's time in" in line for line in said)
     assert Settings.of_run(tmp_path / "run").dtype in ("fp32", "bf16", "fp16")
     model = state.GPT(settings.model_config(data.tokenizer.vocab_size))
     batch = state.Batches(data.splits["train"], context=8, batch_size=4, seed=0)(0)
     precision_for("auto", model, batch, torch.device("cpu"))
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("product", "step", "steps_timed"), [(2.0, 9.0, 0), (0.1, 2.0, 8)])
+def test_auto_precision_times_steps_only_where_products_gain(
+    product, step, steps_timed, data, monkeypatch
+):
+    """Seconds of bfloat16 where float32 takes one; a gain of the product alone decides nothing."""
+    clock, timed = [0.0], []
+
+    def pretended(model, batch, device, dtype):
+        timed.append(dtype)
+        clock[0] += 1.0 if dtype == torch.float32 else step
+        return torch.zeros((), requires_grad=True), 1
+
+    def probed(device, dtype):
+        return 1.0 if dtype == torch.float32 else product
+
+    choose = precision.choose_precision
+
+    def chosen(device, measure=probed, **options):
+        return choose(device, measure=measure, **options)
+
+    monkeypatch.setattr(precision, "loss_sum", pretended)
+    monkeypatch.setattr(precision, "choose_precision", chosen)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[0])
+    batch = state.Batches(data.splits["train"], context=8, batch_size=4, seed=0)(0)
+    found = precision_for("auto", torch.nn.Linear(1, 1), batch, torch.device("cpu"))
+    assert found.dtype == torch.float32
+    assert len(timed) == steps_timed
 
 
 @given(
