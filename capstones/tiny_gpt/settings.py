@@ -117,7 +117,7 @@ class Settings(TextSettings):
     clip
         Longest gradient; 0 never clips.
     dtype
-        fp32, bf16 or fp16; auto times a training step in each and says what it chose.
+        fp32, bf16 or fp16; auto times them and says what it chose.
     compile
         Whether to use torch.compile; auto does where the run is long enough to repay it.
     checkpoint_activations
