@@ -26,7 +26,7 @@ _SHORT = {"momentum": 0.9, "lr": 0.024, "ns_steps": 4}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "speed": _SMALL | _SHORT | {"batch_size": 16, "steps": 250, "lr": 0.03, "matrix_lr": 0.025},
-    "same-size": _RIVALS_SIZE | _SHORT | {"context": 64, "batch_size": 12, "steps": 176},
+    "same-size": _RIVALS_SIZE | _SHORT | {"context": 64, "batch_size": 12, "steps": 172},
     "quality-64": _RIVALS_SIZE
     | _SHORT
     | {"context": 64, "batch_size": 32, "steps": 815, "weight_decay": 0.1},
