@@ -44,7 +44,8 @@ def packed(weight: Float[Tensor, "rows d"], batch: int) -> Product:
     next time, and a model made twice would not round alike.
     """
     n_rows, d = weight.shape
-    if batch == 1 and d % PARTS == 0 and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    narrow = weight.is_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if narrow and batch == 1 and d % PARTS == 0:
         transposed = weight.T.clone(memory_format=torch.contiguous_format)
         parts = transposed.view(PARTS, -1, n_rows)
 
