@@ -491,9 +491,16 @@ def test_auto_precision_says_why_and_leaves_no_gradient(data, tmp_path):
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize(("product", "step", "steps_timed"), [(2.0, 9.0, 0), (0.1, 2.0, 8)])
+@pytest.mark.parametrize(
+    ("product", "step", "steps_timed", "dtype"),
+    [
+        (2.0, 0.5, 0, torch.float32),
+        (0.9, 2.0, 8, torch.float32),
+        (0.9, 0.5, 8, torch.bfloat16),
+    ],
+)
 def test_auto_precision_times_steps_only_where_products_gain(
-    product, step, steps_timed, data, monkeypatch
+    product, step, steps_timed, dtype, data, monkeypatch
 ):
     """Seconds of bfloat16 where float32 takes one; a gain of the product alone decides nothing."""
     clock, timed = [0.0], []
@@ -516,7 +523,7 @@ def test_auto_precision_times_steps_only_where_products_gain(
     monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[0])
     batch = state.Batches(data.splits["train"], context=8, batch_size=4, seed=0)(0)
     found = precision_for("auto", torch.nn.Linear(1, 1), batch, torch.device("cpu"))
-    assert found.dtype == torch.float32
+    assert found.dtype == dtype
     assert len(timed) == steps_timed
 
 
