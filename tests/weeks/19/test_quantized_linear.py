@@ -33,6 +33,14 @@ def random_weight(n_out=48, n_in=64, seed=0):
     return torch.randn(n_out, n_in, generator=torch.Generator().manual_seed(seed))
 
 
+def test_scales_are_not_rounded_to_sixteen_bits():
+    layer = Int8Linear(torch.randn(32, 64))
+    weight = torch.cat([layer(row) for row in torch.eye(64).split(8)]).T
+    torch.testing.assert_close(
+        weight, layer.dequantized(), rtol=1e-6, atol=0
+    )  # one float32 product
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(64,), (1, 64), (2, 3, 64), (FEW_ROWS + 5, 64)])
 def test_any_leading_shape_and_a_bias(kind, shape):
